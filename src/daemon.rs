@@ -1,0 +1,1 @@
+//! The only loop: event, engine, effect, event.

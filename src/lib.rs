@@ -1,0 +1,23 @@
+//! scnpm keeps nftables rules in step with the systemd units and cgroups that they name.
+//!
+//! ```text
+//! nftables.conf ──► policy ──► dispatch ──► kernel, once per load        (native syntax, one transaction)
+//!                                 │
+//! cgroupfs, D-Bus, journal ──► engine ──► JSON batches of elements       (one transaction per change)
+//!                                 ▲
+//!                                 └── nftables notifications, signals, timers
+//! ```
+//!
+//! `policy`, `dispatch` and `engine` are pure: no I/O, no clock. `nft` and `watch` touch the machine,
+//! `load` and `daemon` bring the two together.
+
+pub mod cli;
+pub mod commands;
+pub mod daemon;
+pub mod dispatch;
+pub mod engine;
+pub mod load;
+pub mod model;
+pub mod nft;
+pub mod policy;
+pub mod watch;

@@ -1,0 +1,1 @@
+//! Policy to kernel: compile, try, blame, leave out, try again.

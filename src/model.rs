@@ -1,0 +1,305 @@
+//! NOUNS. The things every room speaks of: units, cgroups, tables, chains, sets and their elements.
+//!
+//! Plain values with order and display, nothing that reads or decides.
+
+use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Where the cgroup v2 hierarchy is mounted; libnftables has the same path built in.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// What every object of ours in the kernel is named after.
+pub const PREFIX: &str = "scnpm.";
+
+/// A unit's full name as in systemd.unit(5), such as `postfix.service`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct UnitName(pub String);
+
+impl fmt::Display for UnitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A cgroup's path below [`CGROUP_ROOT`]: not empty, without leading, trailing or doubled slashes,
+/// `.` or `..`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CgroupPath(String);
+
+/// Why a text is not a [`CgroupPath`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupPathError {
+    /// It names the root of the hierarchy, or nothing.
+    Empty,
+    /// It has a `..` in it.
+    Parent,
+}
+
+impl fmt::Display for CgroupPathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "the cgroup's path is empty",
+            Self::Parent => "`..` in a cgroup's path",
+        })
+    }
+}
+
+impl std::error::Error for CgroupPathError {}
+
+impl FromStr for CgroupPath {
+    type Err = CgroupPathError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        if parts.is_empty() {
+            return Err(CgroupPathError::Empty);
+        }
+        if parts.contains(&"..") {
+            return Err(CgroupPathError::Parent);
+        }
+        Ok(Self(parts.join("/")))
+    }
+}
+
+impl CgroupPath {
+    /// The path relative to the root of the hierarchy.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The directory in the file system.
+    pub fn directory(&self) -> PathBuf {
+        PathBuf::from(CGROUP_ROOT).join(&self.0)
+    }
+
+    /// Its names from the top down; their number is the level of `socket cgroupv2 level`.
+    pub fn components(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/')
+    }
+}
+
+impl fmt::Display for CgroupPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A cgroup's number: the inode number of its directory. Unique, increasing, never reused
+/// (kernfs, `fs/kernfs/dir.c`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CgroupId(pub u64);
+
+impl fmt::Display for CgroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An nft address family, as nft(8) lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4; what nft takes where no family is written.
+    Ip,
+    /// IPv6.
+    Ip6,
+    /// IPv4 and IPv6.
+    Inet,
+    /// ARP.
+    Arp,
+    /// Frames that cross a bridge.
+    Bridge,
+    /// Ingress and egress of a device.
+    Netdev,
+}
+
+impl Family {
+    /// As nft spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+            Self::Inet => "inet",
+            Self::Arp => "arp",
+            Self::Bridge => "bridge",
+            Self::Netdev => "netdev",
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Family {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Ip, Self::Ip6, Self::Inet, Self::Arp, Self::Bridge, Self::Netdev]
+            .into_iter()
+            .find(|family| family.as_str() == text)
+            .ok_or(())
+    }
+}
+
+/// A table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TableRef {
+    /// Its family.
+    pub family: Family,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for TableRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.family, self.name)
+    }
+}
+
+/// A chain of a table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ChainRef {
+    /// The table that it is in.
+    pub table: TableRef,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ChainRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.name)
+    }
+}
+
+/// A set or a map of a table (nft keeps both in one name space).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SetRef {
+    /// The table that it is in.
+    pub table: TableRef,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for SetRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.name)
+    }
+}
+
+/// What an element is found by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Key {
+    /// A cgroup: a path that libnftables resolves to an id when the element is added.
+    Cgroup(CgroupPath),
+    /// Every packet: the one element of a gate, the range of all packet marks.
+    Everything,
+}
+
+/// What a map's element leads to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Data {
+    /// Take the packet.
+    Accept,
+    /// Discard the packet.
+    Drop,
+    /// Go on with the next rule.
+    Continue,
+    /// Go back to the calling chain.
+    Return,
+    /// Call a chain.
+    Jump(String),
+    /// Go to a chain for good.
+    Goto(String),
+    /// A value of the map's data type, in nft's words; several are a concatenation.
+    Value(Vec<String>),
+}
+
+impl fmt::Display for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Continue => f.write_str("continue"),
+            Self::Return => f.write_str("return"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Value(words) => f.write_str(&words.join(" . ")),
+        }
+    }
+}
+
+/// An element of a set or map, by name: what should be in the kernel under a [`Condition`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Element {
+    /// The set or map.
+    pub set: SetRef,
+    /// What it is found by.
+    pub key: Key,
+    /// What it leads to, in a map.
+    pub data: Option<Data>,
+}
+
+/// When an element is due.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Condition {
+    /// While the cgroup exists.
+    Cgroup(CgroupPath),
+    /// While all of them exist.
+    AllCgroups(BTreeSet<CgroupPath>),
+    /// While the unit's ActiveState is neither `inactive` nor `failed`.
+    UnitActive(UnitName),
+}
+
+/// The line that a thing comes from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Location {
+    /// The file, as it was named.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// An element, when it is due, and whose it is: one row of what the engine keeps true.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Binding {
+    /// The element.
+    pub element: Element,
+    /// When it is due.
+    pub condition: Condition,
+    /// The unit whose annotation asked for it first.
+    pub unit: UnitName,
+    /// Where that annotation begins.
+    pub location: Location,
+}
+
+/// Where the daemon learns of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// cgroupfs, by inotify(7).
+    Cgroup,
+    /// systemd's signals on the system bus.
+    Dbus,
+    /// The journal.
+    Journal,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cgroup => "cgroup",
+            Self::Dbus => "dbus",
+            Self::Journal => "journal",
+        })
+    }
+}

@@ -1,0 +1,1 @@
+//! Elements to libnftables' JSON and back to nothing else.

@@ -1,0 +1,1 @@
+//! libnftables, opened at run time.

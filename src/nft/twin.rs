@@ -1,0 +1,1 @@
+//! An nftables in memory, for tests of what is pure.

@@ -1,0 +1,129 @@
+//! What a policy is made of.
+
+use super::{
+    mistake::Mistake,
+    text::{SourceMap, Span},
+    token::Token,
+};
+use crate::model::{CgroupPath, ChainRef, Data, SetRef, UnitName};
+
+/// An annotation's index in [`Policy::annotations`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AnnotationId(pub usize);
+
+/// Everything that the files say.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// The files.
+    pub sources: SourceMap,
+    /// The annotations that are well-formed, in the order in which nft would read them.
+    pub annotations: Vec<Annotation>,
+    /// The variables, in the same order.
+    pub defines: Vec<Define>,
+    /// What is wrong, in the order of the files.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl Policy {
+    /// An annotation with its id.
+    pub fn annotation(&self, id: AnnotationId) -> &Annotation {
+        &self.annotations[id.0]
+    }
+
+    /// All annotations with their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (AnnotationId, &Annotation)> {
+        self.annotations.iter().enumerate().map(|(index, annotation)| (AnnotationId(index), annotation))
+    }
+}
+
+/// A `define NAME = …` of the base file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Define {
+    /// The variable's name, unique within the policy: a variable that is defined again gets a
+    /// new name, and what follows refers to that.
+    pub name: String,
+    /// What stands right of the `=`. Variables in it are named uniquely too.
+    pub value: Vec<Token>,
+    /// Where the statement stands.
+    pub span: Span,
+}
+
+/// `UNIT :: STATEMENT` in a comment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotation {
+    /// The unit.
+    pub unit: UnitName,
+    /// Where its name stands.
+    pub unit_span: Span,
+    /// From the unit's name to the end of the statement.
+    pub span: Span,
+    /// What is to be in force.
+    pub statement: Statement,
+}
+
+/// What an annotation asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// `add rule`, `insert rule`.
+    Rule(RuleStatement),
+    /// `add element`.
+    Element(ElementStatement),
+}
+
+/// Where in its chain a rule goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// At the end: `add rule`.
+    End,
+    /// At the beginning: `insert rule`.
+    Beginning,
+    /// Where nft's `index N`, `handle N` or `position N` says: the verb (`add` or `insert`) and
+    /// these two words.
+    Explicit(String, Vec<Token>),
+}
+
+/// A rule, with the cgroup matches found in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleStatement {
+    /// Where it goes.
+    pub placement: Placement,
+    /// The chain.
+    pub chain: ChainRef,
+    /// Where the chain is named, from the family on.
+    pub chain_span: Span,
+    /// The rule itself.
+    pub body: Vec<Part>,
+}
+
+/// A piece of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// nft's business.
+    Verbatim(Token),
+    /// `socket cgroupv2 level N …` with paths.
+    Cgroup(CgroupMatch),
+}
+
+/// `socket cgroupv2 level N "path"`, also with `!=`, `==` and several paths in braces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupMatch {
+    /// The level.
+    pub level: u32,
+    /// Whether it is `!=`.
+    pub negated: bool,
+    /// The paths, each once, in order, with their places (inside the quotes, if any).
+    pub paths: Vec<(CgroupPath, Span)>,
+    /// From `socket` to the path or the closing brace.
+    pub span: Span,
+}
+
+/// `add element F T SET { … }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ElementStatement {
+    /// The user's set or map.
+    pub set: SetRef,
+    /// Where it is named, from the family on.
+    pub set_span: Span,
+    /// The elements: path, its place, and the data in a map.
+    pub elements: Vec<(CgroupPath, Span, Option<Data>)>,
+}

@@ -1,0 +1,19 @@
+//! TEXT -> POLICY. nftables.conf files to annotations, and every mistake with its place.
+//!
+//! Pure but for [`files::Files`], through which it reads. Good annotations survive bad neighbours.
+
+pub mod annotation;
+pub mod files;
+pub mod hosts;
+pub mod mistake;
+pub mod parse;
+pub mod text;
+pub mod token;
+
+pub use annotation::{
+    Annotation, AnnotationId, CgroupMatch, Define, ElementStatement, Part, Placement, Policy, RuleStatement,
+    Statement,
+};
+pub use mistake::{Mistake, Severity};
+pub use text::{FileId, SourceMap, Span};
+pub use token::{Token, TokenKind};

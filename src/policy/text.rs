@@ -1,0 +1,66 @@
+//! Source files and places in them.
+
+use crate::model::Location;
+
+/// A file of the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub usize);
+
+/// A run of bytes in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// The file.
+    pub file: FileId,
+    /// Its first byte.
+    pub start: usize,
+    /// The byte after its last one.
+    pub end: usize,
+}
+
+impl Span {
+    /// From the beginning of this one to the end of `last`, which is in the same file.
+    pub fn to(self, last: Self) -> Self {
+        Self { end: last.end, ..self }
+    }
+}
+
+/// A file as it was read.
+#[derive(Debug, Clone)]
+pub struct SourceFile {
+    /// Its path, as it was named.
+    pub path: String,
+    /// Its text; bytes that are not UTF-8 are replaced.
+    pub text: String,
+}
+
+/// All files of a policy.
+#[derive(Debug, Clone, Default)]
+pub struct SourceMap {
+    /// In the order in which they were first read.
+    pub files: Vec<SourceFile>,
+}
+
+impl SourceMap {
+    /// Keeps a file.
+    pub fn add(&mut self, path: impl Into<String>, text: impl Into<String>) -> FileId {
+        self.files.push(SourceFile { path: path.into(), text: text.into() });
+        FileId(self.files.len() - 1)
+    }
+
+    /// A file.
+    pub fn file(&self, id: FileId) -> &SourceFile {
+        &self.files[id.0]
+    }
+
+    /// The file and line that a span begins in.
+    pub fn location(&self, span: Span) -> Location {
+        Location { file: self.file(span.file).path.clone(), line: self.line_column(span).0 }
+    }
+
+    /// The line (from 1) and column (from 1, in characters) that a span begins at.
+    pub fn line_column(&self, span: Span) -> (usize, usize) {
+        let before = &self.file(span.file).text[..span.start];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+}

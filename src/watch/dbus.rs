@@ -1,0 +1,1 @@
+//! systemd's signals on the system bus.

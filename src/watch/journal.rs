@@ -1,0 +1,1 @@
+//! What systemd and user managers write to the journal about units.

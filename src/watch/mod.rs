@@ -1,0 +1,5 @@
+//! SOURCES. Where the daemon learns that something changed. None of them decides anything.
+
+pub mod cgroups;
+pub mod dbus;
+pub mod journal;
