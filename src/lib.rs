@@ -12,11 +12,10 @@
 //! `load` and `daemon` bring the two together.
 
 pub mod cli;
-pub mod commands;
-pub mod daemon;
 pub mod dispatch;
 pub mod engine;
 pub mod load;
+pub mod log;
 pub mod model;
 pub mod nft;
 pub mod policy;

@@ -2,4 +2,5 @@
 
 pub mod cgroups;
 pub mod dbus;
+pub mod hosts;
 pub mod journal;
