@@ -83,6 +83,11 @@ impl Joined {
         Span { file: self.file, start, end }
     }
 
+    /// Whether lines were joined after this place of the file.
+    pub fn is_continued_after(&self, place: Span) -> bool {
+        self.pieces.last().is_some_and(|&(_, start)| place.start < start)
+    }
+
     /// The empty place after the text.
     pub fn end(&self) -> Span {
         let last = self.pieces.last().map_or(0, |piece| piece.1 + self.text.len() - piece.0);
@@ -245,18 +250,16 @@ fn is_address(text: &str) -> bool {
 }
 
 fn word(rest: &str) -> usize {
-    let mut previous_is_backslash_at_line_end = false;
-    rest.char_indices()
-        .find(|&(at, c)| {
-            previous_is_backslash_at_line_end =
-                c == '\\' && (rest[at + 1..].starts_with('\n') || rest[at + 1..].starts_with("\r\n"));
-            previous_is_backslash_at_line_end
-                || !(is_name(c)
-                    || matches!(c, '*' | '\\')
-                    || (at > 0 && c == '@')
-                    || (!c.is_ascii() && !c.is_whitespace()))
-        })
-        .map_or(rest.len(), |(at, _)| at)
+    rest.char_indices().find(|&(at, c)| !is_in_word(rest, at, c)).map_or(rest.len(), |(at, _)| at)
+}
+
+fn is_in_word(rest: &str, at: usize, c: char) -> bool {
+    match c {
+        '\\' => !rest[at + 1..].starts_with('\n') && !rest[at + 1..].starts_with("\r\n"),
+        '@' => at > 0,
+        '*' => true,
+        _ => is_name(c) || !(c.is_ascii() || c.is_whitespace()),
+    }
 }
 
 fn punctuation(rest: &str, first: char) -> usize {
