@@ -3,3 +3,5 @@
 pub mod cgroups;
 pub mod dbus;
 pub mod journal;
+pub mod readable;
+pub mod sigbus;
