@@ -4,3 +4,5 @@ pub mod cgroups;
 pub mod dbus;
 pub mod hosts;
 pub mod journal;
+pub mod readable;
+pub mod sigbus;
