@@ -169,8 +169,11 @@ impl Reader<'_> {
     /// Follows an include to the first place where something is.
     fn include(&mut self, name: &str, span: Span) -> Result<(), Mistake> {
         if self.open.len() >= MAX_DEPTH {
-            return Err(Mistake::warning(span, format!("files include each other more than {MAX_DEPTH} deep"))
-                .help("nft refuses such files"));
+            return Err(Mistake::warning(
+                span,
+                format!("files include each other more than {MAX_DEPTH} deep"),
+            )
+            .help("nft refuses such files"));
         }
         if name.contains(['*', '?', '[']) {
             return self.include_pattern(name, span);

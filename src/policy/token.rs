@@ -245,7 +245,8 @@ fn address(rest: &str) -> Option<usize> {
 }
 
 fn is_address(text: &str) -> bool {
-    let is_octet = |octet: &str| (1..=2).contains(&octet.len()) && octet.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_octet =
+        |octet: &str| (1..=2).contains(&octet.len()) && octet.bytes().all(|b| b.is_ascii_hexdigit());
     text.parse::<Ipv6Addr>().is_ok() || (text.split(':').count() == 6 && text.split(':').all(is_octet))
 }
 

@@ -136,7 +136,8 @@ impl Reader<'_> {
         let first = self.at;
         while let Some(token) = self.token(self.at) {
             if token.is("{") {
-                let keyword = if self.is(first, "add") || self.is(first, "create") { first + 1 } else { first };
+                let keyword =
+                    if self.is(first, "add") || self.is(first, "create") { first + 1 } else { first };
                 let has_scope = self.is(keyword, "table") || self.is(keyword, "chain");
                 let statement = if has_scope { Statement::Open } else { Statement::OpenOther };
                 return self.keep(statement, self.at + 1);
@@ -201,7 +202,9 @@ mod tests {
     #[test]
     fn broken_text_does_not_stop_the_search() {
         assert_eq!(
-            found("define\ndefine a\ndefine a =\ndefine 1 = 2\ninclude a\n}\n\"\ndefine b = 1\ndefine c = { 1"),
+            found(
+                "define\ndefine a\ndefine a =\ndefine 1 = 2\ninclude a\n}\n\"\ndefine b = 1\ndefine c = { 1"
+            ),
             ["}", "b = 1", "c = { 1"]
         );
     }

@@ -41,7 +41,17 @@ pub(super) fn find(file: FileId, text: &str) -> Vec<Comment> {
 
 /// The types of units, as systemd.unit(5) lists them.
 const UNIT_TYPES: [&str; 11] = [
-    "service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope",
+    "service",
+    "socket",
+    "device",
+    "mount",
+    "automount",
+    "swap",
+    "target",
+    "path",
+    "timer",
+    "slice",
+    "scope",
 ];
 
 /// nft's verbs, but for those that an annotation may have.
@@ -50,8 +60,25 @@ const OTHER_VERBS: [&str; 9] =
 
 /// What nft's verbs act upon.
 const OBJECTS: [&str; 19] = [
-    "chain", "chains", "counter", "counters", "ct", "element", "flowtable", "limit", "map", "maps", "meter",
-    "quota", "rule", "rules", "ruleset", "secmark", "set", "sets", "table",
+    "chain",
+    "chains",
+    "counter",
+    "counters",
+    "ct",
+    "element",
+    "flowtable",
+    "limit",
+    "map",
+    "maps",
+    "meter",
+    "quota",
+    "rule",
+    "rules",
+    "ruleset",
+    "secmark",
+    "set",
+    "sets",
+    "table",
 ];
 
 /// Whether a statement begins with what nft does, but annotations can't.
@@ -125,7 +152,12 @@ impl<'a> Line<'a> {
         if rest.is_empty() || rest.len() == after.len() {
             return None;
         }
-        Some(Head { unit, unit_at: at, rest: without_backslash(rest), rest_at: at + content.len() - rest.len() })
+        Some(Head {
+            unit,
+            unit_at: at,
+            rest: without_backslash(rest),
+            rest_at: at + content.len() - rest.len(),
+        })
     }
 
     /// Whether an annotation begins here beyond doubt, so that it can't continue another one.
@@ -189,8 +221,11 @@ impl<'a> Lines<'a> {
         };
         if !is_unit {
             comment.mistakes.push(
-                Mistake::warning(unit_span, format!("{} is no type of a unit", quoted(&format!(".{suffix}"))))
-                    .help(format!("the types are {}", UNIT_TYPES.join(", "))),
+                Mistake::warning(
+                    unit_span,
+                    format!("{} is no type of a unit", quoted(&format!(".{suffix}"))),
+                )
+                .help(format!("the types are {}", UNIT_TYPES.join(", "))),
             );
         }
         comment.statement.push(head.rest, head.rest_at);
@@ -341,10 +376,7 @@ mod tests {
     #[test]
     fn wrong_continuations_are_told_and_the_next_line_stands_for_itself() {
         let text = "# a.service :: add rule f c \\\n# b.service :: add rule f c accept \\ \nadd table x";
-        assert_eq!(
-            statements(text),
-            ["a.service :: add rule f c", "b.service :: add rule f c accept"]
-        );
+        assert_eq!(statements(text), ["a.service :: add rule f c", "b.service :: add rule f c accept"]);
         assert_eq!(
             mistakes(text),
             [

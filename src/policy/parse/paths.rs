@@ -38,10 +38,17 @@ pub(super) fn check(written: &Written, mistakes: &mut Vec<Mistake>) -> Option<Cg
     }
     match written.text.parse::<CgroupPath>() {
         Ok(path) => {
-            if path.directory().strip_prefix(CGROUP_ROOT).is_ok_and(|path| path.starts_with(&CGROUP_ROOT[1..])) {
+            if path
+                .directory()
+                .strip_prefix(CGROUP_ROOT)
+                .is_ok_and(|path| path.starts_with(&CGROUP_ROOT[1..]))
+            {
                 mistakes.push(
-                    Mistake::warning(written.span, format!("{} is looked for below {CGROUP_ROOT}", quoted(path.as_str())))
-                        .help(format!("leave out {CGROUP_ROOT}")),
+                    Mistake::warning(
+                        written.span,
+                        format!("{} is looked for below {CGROUP_ROOT}", quoted(path.as_str())),
+                    )
+                    .help(format!("leave out {CGROUP_ROOT}")),
                 );
             }
             Some(path)

@@ -108,8 +108,11 @@ impl<'a> Reader<'a> {
             [first, ..] if is_family(first) => self.rule("add", 0),
             ["insert", ..] => Err(Self::other_verb(self.span(0))),
             _ if is_other_statement(&words) => Err(Self::other_verb(self.span(0))),
-            _ => Err(Mistake::error(self.span(0), format!("{} is neither a verb nor a family", quoted(words[0])))
-                .help("write `add rule FAMILY TABLE CHAIN …`")),
+            _ => Err(Mistake::error(
+                self.span(0),
+                format!("{} is neither a verb nor a family", quoted(words[0])),
+            )
+            .help("write `add rule FAMILY TABLE CHAIN …`")),
         }
     }
 
@@ -135,8 +138,11 @@ impl<'a> Reader<'a> {
     fn name(&mut self, what: &str) -> Read<(String, Span)> {
         let token = self.tokens.get(self.at).ok_or_else(|| self.missing(&format!("{what}'s name")))?;
         if token.kind != TokenKind::Word || !is_identifier(&token.text) {
-            return Err(Mistake::error(token.span, format!("{} can't be the name of a {what}", quoted(&token.text)))
-                .help("a name is a letter, then letters, digits, `/`, `-`, `_` and `.`"));
+            return Err(Mistake::error(
+                token.span,
+                format!("{} can't be the name of a {what}", quoted(&token.text)),
+            )
+            .help("a name is a letter, then letters, digits, `/`, `-`, `_` and `.`"));
         }
         self.at += 1;
         Ok((token.text.clone(), token.span))
@@ -354,7 +360,10 @@ impl<'a> Reader<'a> {
             [verb, chain] if verb.is("jump") || verb.is("goto") => {
                 let name = self.value(chain)?;
                 if !is_identifier(&name) {
-                    return Err(Mistake::error(chain.span, format!("{} can't be the name of a chain", quoted(&name))));
+                    return Err(Mistake::error(
+                        chain.span,
+                        format!("{} can't be the name of a chain", quoted(&name)),
+                    ));
                 }
                 Ok(if verb.is("jump") { Data::Jump(name) } else { Data::Goto(name) })
             }
@@ -395,7 +404,16 @@ fn is_statement_keyword(token: &Token) -> bool {
     token.kind == TokenKind::Word
         && matches!(
             token.text.as_str(),
-            "accept" | "drop" | "reject" | "return" | "continue" | "jump" | "goto" | "counter" | "log" | "queue"
+            "accept"
+                | "drop"
+                | "reject"
+                | "return"
+                | "continue"
+                | "jump"
+                | "goto"
+                | "counter"
+                | "log"
+                | "queue"
         )
 }
 
@@ -404,7 +422,19 @@ fn is_operator_keyword(token: &Token) -> bool {
     token.kind == TokenKind::Word
         && matches!(
             token.text.as_str(),
-            "map" | "vmap" | "and" | "or" | "xor" | "lshift" | "rshift" | "lt" | "gt" | "le" | "ge" | "mod" | "seed"
+            "map"
+                | "vmap"
+                | "and"
+                | "or"
+                | "xor"
+                | "lshift"
+                | "rshift"
+                | "lt"
+                | "gt"
+                | "le"
+                | "ge"
+                | "mod"
+                | "seed"
         )
 }
 

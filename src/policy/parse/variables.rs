@@ -23,7 +23,12 @@ pub(super) struct Variables {
 
 impl Variables {
     pub(super) fn new() -> Self {
-        Self { scopes: vec![BTreeMap::new()], braces: Vec::new(), defines: Vec::new(), index: BTreeMap::new() }
+        Self {
+            scopes: vec![BTreeMap::new()],
+            braces: Vec::new(),
+            defines: Vec::new(),
+            index: BTreeMap::new(),
+        }
     }
 
     /// A brace opens, with variables of its own or not.
@@ -51,7 +56,12 @@ impl Variables {
     ///
     /// # Errors
     /// The variables of the value that are not defined. The new one is kept all the same.
-    pub(super) fn define(&mut self, name: &str, mut value: Vec<Token>, span: Span) -> Result<(), Vec<Mistake>> {
+    pub(super) fn define(
+        &mut self,
+        name: &str,
+        mut value: Vec<Token>,
+        span: Span,
+    ) -> Result<(), Vec<Mistake>> {
         let result = self.rename(&mut value);
         let unique = self.unique(name);
         if let Some(scope) = self.scopes.last_mut() {
