@@ -12,7 +12,10 @@
 //! `load` and `daemon` bring the two together.
 
 pub mod cli;
+pub mod commands;
+pub mod daemon;
 pub mod dispatch;
+pub mod effects;
 pub mod engine;
 pub mod load;
 pub mod log;

@@ -59,7 +59,14 @@ pub fn form(body: &[Part]) -> Form<'_> {
 /// The verdict that is all of a rule's rest and means the same in a map as in the rule. A chain that is named is
 /// not looked for before the element is added, so `jump` and `goto` are no such verdicts.
 pub fn verdict(rest: &[&Token]) -> Option<Data> {
-    let [word] = rest else { return None };
+    match rest {
+        [] => Some(Data::Continue),
+        [word] => only_verdict(word),
+        _ => None,
+    }
+}
+
+fn only_verdict(word: &Token) -> Option<Data> {
     match word {
         word if word.is("accept") => Some(Data::Accept),
         word if word.is("drop") => Some(Data::Drop),

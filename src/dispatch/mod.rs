@@ -55,7 +55,7 @@ pub fn compile(policy: &Policy, left_out: &BTreeSet<AnnotationId>, hosts: &Hosts
             Statement::Rule(statement) => match hosts::resolve(policy, &statement.body, hosts) {
                 Err(unresolved) => compiler.dispatch.unresolved.push((id, unresolved)),
                 Ok(body) => {
-                    let rule = Rule { id, annotation, statement, body };
+                    let rule = Rule { id, annotation, statement, body: apart(body) };
                     match chains.iter_mut().find(|(chain, _)| **chain == statement.chain) {
                         Some((_, rules)) => rules.push(rule),
                         None => chains.push((&statement.chain, vec![rule])),
@@ -109,6 +109,21 @@ fn element_line(bound: &Bound) -> Line {
     };
     let data = data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
     Line::new(format!("add element {set} {{ {key}{data} }}")).of(bound.annotations.iter().copied())
+}
+
+/// A body whose matches may be taken out without joining what stood on both sides.
+fn apart(mut body: Vec<Part>) -> Vec<Part> {
+    let mut after_match = true;
+    for part in &mut body {
+        match part {
+            Part::Verbatim(token) => {
+                token.spaced |= after_match;
+                after_match = false;
+            }
+            Part::Cgroup(_) => after_match = true,
+        }
+    }
+    body
 }
 
 struct Rule<'a> {
@@ -208,8 +223,7 @@ impl Compiler<'_> {
         for define in &self.policy.defines {
             let Some(ids) = users.get(&define.name) else { continue };
             let mut line = Line::new(format!("define {} =", define.name)).of(ids.iter().copied());
-            line.write(" ");
-            define.value.iter().for_each(|token| line.write_token(token));
+            line.write_tokens(&define.value);
             self.dispatch.script.push(line);
         }
     }
@@ -280,8 +294,11 @@ impl Compiler<'_> {
         let ids: Vec<AnnotationId> = group.rules.iter().map(|mapped| mapped.rule.id).collect();
         self.command(format!("add chain {table} {name}"), &ids);
         for mapped in &group.rules {
-            let mut line = Line::new(format!("add rule {table} {name} ")).of([mapped.rule.id]);
-            mapped.rest.iter().for_each(|token| line.write_token(token));
+            let mut line = Line::new(format!("add rule {table} {name}")).of([mapped.rule.id]);
+            line.write_tokens(mapped.rest.iter().copied());
+            if mapped.rest.is_empty() {
+                line.write(" continue");
+            }
             self.dispatch.script.push(line);
         }
     }
@@ -295,12 +312,8 @@ impl Compiler<'_> {
         }
         for part in &rule.body {
             match part {
-                Part::Verbatim(token) => {
-                    if !token.spaced && line.to_string().ends_with(|c: char| c.is_ascii_alphanumeric()) {
-                        line.write(" ");
-                    }
-                    line.write_token(token);
-                }
+                Part::Verbatim(token) if token.spaced => line.write_tokens([token]),
+                Part::Verbatim(token) => line.write_for(&token.text, token.span),
                 Part::Cgroup(cgroup) => {
                     let set = self.paths_set(&chain.table, &run, rule, cgroup);
                     let not = if cgroup.negated { "!= " } else { "" };

@@ -80,12 +80,14 @@ impl Line {
         self.pieces.push(Piece { text: text.into(), origin: Some(origin) });
     }
 
-    /// Appends a token as it was written, apart from what precedes it where it was so.
-    pub fn write_token(&mut self, token: &Token) {
-        if token.spaced {
-            self.write(" ");
+    /// Appends tokens as they were written, after a space.
+    pub fn write_tokens<'t>(&mut self, tokens: impl IntoIterator<Item = &'t Token>) {
+        for (number, token) in tokens.into_iter().enumerate() {
+            if token.spaced || number == 0 {
+                self.write(" ");
+            }
+            self.write_for(&token.text, token.span);
         }
-        self.write_for(&token.text, token.span);
     }
 
     /// What columns `first` to `last` (from 1, in bytes, as nft counts) come from: the nearest piece with an

@@ -6,3 +6,4 @@ pub mod hosts;
 pub mod journal;
 pub mod readable;
 pub mod sigbus;
+pub mod units;
