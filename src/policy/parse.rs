@@ -226,7 +226,7 @@ impl Reader<'_> {
         }
         let including = Path::new(&self.policy.sources.file(span.file).path);
         let directory = including.parent().map_or(String::new(), |parent| escape(&parent.to_string_lossy()));
-        let beside = Path::new(&directory).join(name);
+        let beside = Path::new(&directory).join(name.trim_start_matches("./"));
         if name.starts_with("./") || name.starts_with("../") {
             vec![path, beside]
         } else {

@@ -139,7 +139,7 @@ impl Variables {
             .into_iter()
             .filter(|candidate| candidate.len().abs_diff(name.len()) <= 3)
             .map(|candidate| (distance(candidate, name), candidate))
-            .filter(|&(distance, _)| distance <= 1.max(name.len() / 3))
+            .filter(|&(distance, _)| distance < name.len() && distance <= 1.max(name.len() / 3))
             .min()
             .map(|(_, candidate)| candidate)
     }
