@@ -117,12 +117,19 @@ impl<'a> Reader<'a> {
             [first, ..] if is_family(first) => self.rule("add", 0),
             ["insert", ..] => Err(Self::other_verb(self.span(0))),
             _ if is_other_statement(&words) => Err(Self::other_verb(self.span(0))),
+            // nft's default family, as the original only puts `add rule` in front of what it finds.
+            [_, _, ..] if self.has_cgroup_match_after(2) => self.rule("add", 0),
             _ => Err(Mistake::error(
                 self.span(0),
                 format!("{} is neither a verb nor a family", quoted(words[0])),
             )
             .help("write `add rule FAMILY TABLE CHAIN …`")),
         }
+    }
+
+    fn has_cgroup_match_after(&self, first: usize) -> bool {
+        (first..self.tokens.len())
+            .any(|at| self.is(at, "socket") && self.is(at + 1, "cgroupv2") && self.is(at + 2, "level"))
     }
 
     fn other_verb(span: Span) -> Mistake {
