@@ -1,4 +1,8 @@
-//! Files to a policy.
+//! Files to a policy, in the order in which nft reads them.
+//!
+//! `comments` finds the annotations of a file, `base` its own variables, includes and blocks;
+//! `statement` reads what an annotation asks for, with `paths` and `variables`. Nothing here
+//! judges a rule beyond its shape: that is nft's business.
 
 use std::{
     collections::BTreeMap,
