@@ -56,10 +56,12 @@ impl Mistake {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let snippet = Snippet::source(&text[first..last])
+        let shown = text[first..last].trim_end_matches('\r');
+        let [start, end] = [self.span.start, self.span.end].map(|at| (at - first).min(shown.len()));
+        let snippet = Snippet::source(shown)
             .line_start(sources.line_column(self.span).0)
             .path(file.path.as_str())
-            .annotation(AnnotationKind::Primary.span(self.span.start - first..self.span.end - first));
+            .annotation(AnnotationKind::Primary.span(start..end));
         let mut report = level.primary_title(self.message.as_str()).element(snippet);
         if let Some(help) = &self.help {
             report = report.element(Level::HELP.message(help.as_str()));

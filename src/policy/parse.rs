@@ -1,4 +1,8 @@
-//! Files to a policy.
+//! Files to a policy, in the order in which nft reads them.
+//!
+//! `comments` finds the annotations of a file, `base` its own variables, includes and blocks;
+//! `statement` reads what an annotation asks for, with `paths` and `variables`. Nothing here
+//! judges a rule beyond its shape: that is nft's business.
 
 use std::{
     collections::BTreeMap,
@@ -226,7 +230,7 @@ impl Reader<'_> {
         }
         let including = Path::new(&self.policy.sources.file(span.file).path);
         let directory = including.parent().map_or(String::new(), |parent| escape(&parent.to_string_lossy()));
-        let beside = Path::new(&directory).join(name);
+        let beside = Path::new(&directory).join(name.trim_start_matches("./"));
         if name.starts_with("./") || name.starts_with("../") {
             vec![path, beside]
         } else {
@@ -255,4 +259,102 @@ fn unreadable(path: &str, error: &io::Error, span: Span) -> Mistake {
     };
     Mistake::warning(span, format!("{} cannot be included: {reason}", quoted(path)))
         .help("nft refuses the file for this; the rest of it is used here")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct InMemory(BTreeMap<PathBuf, &'static str>);
+
+    impl Files for InMemory {
+        fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+            match self.0.get(path) {
+                Some(text) => Ok(text.as_bytes().to_vec()),
+                None => Err(io::ErrorKind::NotFound.into()),
+            }
+        }
+
+        fn glob(&self, pattern: &str) -> Vec<PathBuf> {
+            let pattern = pattern.trim_end_matches('*');
+            self.0.keys().filter(|path| path.to_string_lossy().starts_with(pattern)).cloned().collect()
+        }
+    }
+
+    fn files(files: &[(&str, &'static str)]) -> InMemory {
+        InMemory(files.iter().map(|(path, text)| (PathBuf::from(path), *text)).collect())
+    }
+
+    /// The units of the annotations, in order.
+    fn units(all: &[(&str, &'static str)], read_first: &str) -> Vec<String> {
+        let policy = read(&files(all), &[Path::new(read_first)]).unwrap();
+        policy.annotations.into_iter().map(|annotation| annotation.unit.0).collect()
+    }
+
+    const A: &str = "# a.service :: inet f c accept";
+    const B: &str = "# b.service :: inet f c accept";
+
+    #[test]
+    fn bare_name_is_looked_for_in_etc_and_then_beside_the_file() {
+        let main = ("/srv/main", "include \"one\"");
+        assert_eq!(units(&[main, ("/etc/one", A), ("/srv/one", B)], "/srv/main"), ["a.service"]);
+        assert_eq!(units(&[main, ("one", A), ("/srv/one", B)], "/srv/main"), ["b.service"]);
+    }
+
+    #[test]
+    fn dotted_name_is_looked_for_here_and_then_beside_the_file() {
+        let main = ("/srv/main", "include \"./one\"");
+        assert_eq!(units(&[main, ("./one", A), ("/srv/one", B)], "/srv/main"), ["a.service"]);
+        assert_eq!(units(&[main, ("/etc/one", A), ("/srv/one", B)], "/srv/main"), ["b.service"]);
+    }
+
+    #[test]
+    fn pattern_takes_all_of_the_first_place_with_a_match() {
+        let main = ("/srv/main", "include \"d/*\"");
+        assert_eq!(units(&[main, ("/etc/d/1", B), ("/etc/d/2", A)], "/srv/main"), ["b.service", "a.service"]);
+        assert_eq!(units(&[main, ("/srv/d/1", A)], "/srv/main"), ["a.service"]);
+        assert_eq!(read(&files(&[main]), &[Path::new("/srv/main")]).unwrap().mistakes, []);
+    }
+
+    #[test]
+    fn unreadable_file_of_the_command_line_is_named() {
+        let unreadable = read(&files(&[("/a", A)]), &[Path::new("/a"), Path::new("/b")]).unwrap_err();
+        assert_eq!(unreadable.path, Path::new("/b"));
+        assert_eq!(unreadable.error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn file_named_twice_gives_its_annotations_once() {
+        let policy = read(&files(&[("/a", A)]), &[Path::new("/a"), Path::new("/a")]).unwrap();
+        assert_eq!((policy.annotations.len(), policy.sources.files.len()), (1, 1));
+    }
+
+    #[test]
+    fn included_file_gives_its_variables_in_every_block() {
+        let main = "table inet f {\ninclude \"/v\"\n}\ntable inet g {\ninclude \"/v\"\n\
+                    # a.service :: inet g c tcp dport $x accept\n}\n# b.service :: inet g c tcp dport $x accept\n";
+        assert_eq!(units(&[("/m", main), ("/v", "define x = 1")], "/m"), ["a.service"]);
+    }
+
+    #[test]
+    fn files_that_include_each_other_over_and_over_come_to_an_end() {
+        let all: Vec<(String, String)> = (0..15)
+            .map(|n| (format!("/{n}"), format!("include \"/{0}\"\n", n + 1).repeat(3)))
+            .chain([("/15".to_owned(), A.to_owned())])
+            .collect();
+        let all: Vec<(&str, &'static str)> =
+            all.iter().map(|(path, text)| (path.as_str(), &*text.clone().leak())).collect();
+        let policy = read(&files(&all), &[Path::new("/0")]).unwrap();
+        assert_eq!(policy.annotations.len(), 1);
+    }
+
+    #[test]
+    fn mistakes_come_in_the_order_of_files_and_lines() {
+        let main = "# a.service :: inet f\ninclude \"/b\"\n# a.service :: inet\n";
+        let policy =
+            read(&files(&[("/m", main), ("/b", "# b.service :: ip6 f")]), &[Path::new("/m")]).unwrap();
+        let places: Vec<String> =
+            policy.mistakes.iter().map(|mistake| policy.sources.location(mistake.span).to_string()).collect();
+        assert_eq!(places, ["/m:1", "/m:3", "/b:1"]);
+    }
 }

@@ -30,7 +30,8 @@ pub(super) struct List {
 
 /// All places of host names in a rule of a table of this family, in order.
 pub(super) fn find(tokens: &[Flat], family: Family) -> Vec<Place> {
-    let mut finder = Finder { tokens, table_is_v6: family == Family::Ip6, table: family, found: Vec::new() };
+    let mut finder =
+        Finder { tokens, table_is_v6: family == Family::Ip6, table: family, found: Vec::new(), depth: 0 };
     let mut at = 0;
     while at < tokens.len() {
         at = finder.step(at);
@@ -46,7 +47,12 @@ struct Finder<'a> {
     table: Family,
     table_is_v6: bool,
     found: Vec<Place>,
+    /// How many braces are open around the element that is looked at.
+    depth: usize,
 }
+
+/// Braces deeper than this are no policy that a person wrote; each one costs a look at all within.
+const DEEPEST: usize = 32;
 
 impl Finder<'_> {
     fn token(&self, at: usize) -> Option<&Token> {
@@ -175,7 +181,11 @@ impl Finder<'_> {
 
     fn element(&mut self, range: Range<usize>, key: &Key, data: Option<bool>) {
         if self.is(range.start, "{") {
-            self.elements(range.start, key, data);
+            if self.depth < DEEPEST {
+                self.depth += 1;
+                self.elements(range.start, key, data);
+                self.depth -= 1;
+            }
             return;
         }
         let colon = range.clone().find(|&at| self.is(at, ":")).unwrap_or(range.end);

@@ -111,7 +111,8 @@ impl Reader<'_> {
         self.other();
     }
 
-    /// The tokens up to the statement's end, which is no line's end within braces.
+    /// The tokens up to the statement's end, which is no line's end within braces. None if they
+    /// would change what follows them: nft refuses such a file.
     fn value(&self, first: usize) -> (Vec<Token>, usize) {
         let mut value: Vec<Token> = Vec::new();
         let mut depth = 0_usize;
@@ -127,6 +128,9 @@ impl Reader<'_> {
                 }
             }
             at += 1;
+        }
+        if depth > 0 || value.iter().any(spoils_what_follows) {
+            value.clear();
         }
         (value, at)
     }
@@ -152,6 +156,11 @@ impl Reader<'_> {
         }
         self.at += 1;
     }
+}
+
+/// A quote that nothing closes, or a `\` that may join the next line.
+fn spoils_what_follows(token: &Token) -> bool {
+    token.is("\"") || (token.kind != TokenKind::Quoted && token.text.ends_with('\\'))
 }
 
 #[cfg(test)]
@@ -203,9 +212,9 @@ mod tests {
     fn broken_text_does_not_stop_the_search() {
         assert_eq!(
             found(
-                "define\ndefine a\ndefine a =\ndefine 1 = 2\ninclude a\n}\n\"\ndefine b = 1\ndefine c = { 1"
+                "define\ndefine a\ndefine a =\ndefine 1 = 2\ninclude a\n}\n\"\ndefine b = 1\ndefine f = \\ # x\ndefine c = { 1"
             ),
-            ["}", "b = 1", "c = { 1"]
+            ["}", "b = 1", "{"]
         );
     }
 }

@@ -1,6 +1,9 @@
 //! An annotation's tokens to what it asks for.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     comments::is_other_statement,
@@ -11,7 +14,7 @@ use crate::{
     model::{CgroupPath, ChainRef, Data, Family, SetRef, TableRef},
     policy::{
         annotation::{CgroupMatch, ElementStatement, Part, Placement, RuleStatement, Statement},
-        mistake::{Mistake, quoted},
+        mistake::{Mistake, Severity, quoted},
         text::Span,
         token::{Joined, Token, TokenKind, is_identifier, tokenize},
     },
@@ -67,6 +70,9 @@ struct Reader<'a> {
 
 type Read<T> = Result<T, Mistake>;
 
+/// As in [`ElementStatement::elements`].
+type RawElement = (CgroupPath, Span, Option<Data>);
+
 impl<'a> Reader<'a> {
     fn is(&self, at: usize, text: &str) -> bool {
         self.tokens.get(at).is_some_and(|token| token.is(text))
@@ -87,6 +93,9 @@ impl<'a> Reader<'a> {
             } else if token.is(";") && open.is_empty() {
                 return Err(Mistake::error(token.span, "more than one statement in an annotation")
                     .help("write an annotation for each of them"));
+            } else if token.kind != TokenKind::Quoted && token.text.ends_with('\\') {
+                // At a line's end it would make nft join the next statement to this one.
+                return Err(Mistake::error(token.span, "a `\\` that continues no line").help("leave it out"));
             }
         }
         match open.last() {
@@ -108,12 +117,19 @@ impl<'a> Reader<'a> {
             [first, ..] if is_family(first) => self.rule("add", 0),
             ["insert", ..] => Err(Self::other_verb(self.span(0))),
             _ if is_other_statement(&words) => Err(Self::other_verb(self.span(0))),
+            // nft's default family, as the original only puts `add rule` in front of what it finds.
+            [_, _, ..] if self.has_cgroup_match_after(2) => self.rule("add", 0),
             _ => Err(Mistake::error(
                 self.span(0),
                 format!("{} is neither a verb nor a family", quoted(words[0])),
             )
             .help("write `add rule FAMILY TABLE CHAIN …`")),
         }
+    }
+
+    fn has_cgroup_match_after(&self, first: usize) -> bool {
+        (first..self.tokens.len())
+            .any(|at| self.is(at, "socket") && self.is(at + 1, "cgroupv2") && self.is(at + 2, "level"))
     }
 
     fn other_verb(span: Span) -> Mistake {
@@ -233,7 +249,7 @@ impl<'a> Reader<'a> {
 
     fn paths(&mut self, list: &[Written], level: u32) -> Vec<(CgroupPath, Span)> {
         let mut paths: Vec<(CgroupPath, Span)> = Vec::new();
-        let mut known = std::collections::BTreeSet::new();
+        let mut known = BTreeSet::new();
         for written in list {
             let Some(path) = paths::check(written, self.mistakes) else { continue };
             if !known.insert(path.clone()) {
@@ -268,13 +284,15 @@ impl<'a> Reader<'a> {
         if let Some(token) = self.tokens.get(self.at) {
             return Err(Self::unsupported(token.span));
         }
-        if elements.is_empty() && self.mistakes.is_empty() {
+        let is_good = self.mistakes.iter().all(|mistake| mistake.severity != Severity::Error);
+        if elements.is_empty() && is_good {
             return Err(self.missing("element"));
         }
+        let elements = self.each_once(elements);
         Ok(Statement::Element(ElementStatement { set: SetRef { table, name }, set_span, elements }))
     }
 
-    fn elements(&mut self, elements: &mut Vec<(CgroupPath, Span, Option<Data>)>) -> Read<()> {
+    fn elements(&mut self, elements: &mut Vec<RawElement>) -> Read<()> {
         self.at += 1;
         while !self.is(self.at, "}") {
             let known = elements.len();
@@ -283,7 +301,6 @@ impl<'a> Reader<'a> {
                 let data = self.data()?;
                 elements[known..].iter_mut().for_each(|element| element.2 = Some(data.clone()));
             }
-            self.merge(elements, known);
             if self.is(self.at, ",") {
                 self.at += 1;
             } else if !self.is(self.at, "}") {
@@ -294,22 +311,27 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Drops what is there already from the elements at `new` and after.
-    fn merge(&mut self, elements: &mut Vec<(CgroupPath, Span, Option<Data>)>, new: usize) {
-        for (path, span, data) in elements.split_off(new) {
-            match elements.iter().find(|element| element.0 == path) {
-                None => elements.push((path, span, data)),
-                Some(known) if known.2 == data => {}
+    fn each_once(&mut self, elements: Vec<RawElement>) -> Vec<RawElement> {
+        let mut known: BTreeMap<CgroupPath, Option<Data>> = BTreeMap::new();
+        let mut kept = Vec::new();
+        for (path, span, data) in elements {
+            match known.get(&path) {
+                None => {
+                    known.insert(path.clone(), data.clone());
+                    kept.push((path, span, data));
+                }
+                Some(earlier) if *earlier == data => {}
                 Some(_) => self.mistakes.push(Mistake::error(
                     span,
                     format!("{} is there already, with another value", quoted(path.as_str())),
                 )),
             }
         }
+        kept
     }
 
     /// A path, or a variable with one or several, as elements without data.
-    fn keys(&mut self, elements: &mut Vec<(CgroupPath, Span, Option<Data>)>) -> Read<()> {
+    fn keys(&mut self, elements: &mut Vec<RawElement>) -> Read<()> {
         let token = &self.tokens[self.at];
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok() || number(text).is_some();
         if token.kind == TokenKind::Word && is_address(&token.text) {
@@ -317,6 +339,11 @@ impl<'a> Reader<'a> {
                 .help("an annotation adds elements to sets and maps of `type cgroupsv2`"));
         }
         let list = if token.is("{") { None } else { paths::list(self.variables, self.tokens, self.at) };
+        if token.kind == TokenKind::Variable && self.variables.get(&token.text[1..]).is_none() {
+            // It is reported already.
+            self.at += 1;
+            return Ok(());
+        }
         let Some((list, next)) = list else {
             return Err(match token.kind {
                 TokenKind::Variable => {

@@ -17,6 +17,8 @@ pub(super) struct Variables {
     /// The open braces, and whether each has variables of its own.
     braces: Vec<bool>,
     defines: Vec<Define>,
+    /// The last number that made a name unique.
+    numbers: BTreeMap<String, usize>,
     /// Unique names, and where in `defines` they are.
     index: BTreeMap<String, usize>,
 }
@@ -27,6 +29,7 @@ impl Variables {
             scopes: vec![BTreeMap::new()],
             braces: Vec::new(),
             defines: Vec::new(),
+            numbers: BTreeMap::new(),
             index: BTreeMap::new(),
         }
     }
@@ -116,10 +119,10 @@ impl Variables {
 
     fn unique(&mut self, name: &str) -> String {
         let mut unique = name.to_owned();
-        let mut number = 2;
+        let number = self.numbers.entry(name.to_owned()).or_insert(1);
         while self.index.contains_key(&unique) {
+            *number += 1;
             unique = format!("{name}__{number}");
-            number += 1;
         }
         self.index.insert(unique.clone(), self.defines.len());
         unique
@@ -139,7 +142,7 @@ impl Variables {
             .into_iter()
             .filter(|candidate| candidate.len().abs_diff(name.len()) <= 3)
             .map(|candidate| (distance(candidate, name), candidate))
-            .filter(|&(distance, _)| distance <= 1.max(name.len() / 3))
+            .filter(|&(distance, _)| distance < name.len() && distance <= 1.max(name.len() / 3))
             .min()
             .map(|(_, candidate)| candidate)
     }
