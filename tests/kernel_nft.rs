@@ -236,19 +236,16 @@ mod elements {
                 kernel.add(&[clash.clone(), homeless.clone(), good.clone(), lost.clone()]).unwrap_err();
             assert_eq!(error.added, [good]);
             assert_eq!(error.vanished, []);
-            let refused: Vec<(&Element, &str)> =
-                error.refused.iter().map(|(element, words)| (element, words.as_str())).collect();
-            assert_eq!(
-                refused,
-                [
-                    (&clash, "Could not process rule: File exists"),
-                    (
-                        &homeless,
-                        "No such file or directory; did you mean set ‘scnpm.set’ in table inet ‘filter’?"
-                    ),
-                    (&lost, "Could not process rule: No such file or directory"),
-                ]
-            );
+            let expected = [
+                (clash, "Could not process rule: File exists"),
+                (homeless, "No such file or directory; did you mean set"),
+                (lost, "Could not process rule: No such file or directory"),
+            ];
+            assert_eq!(error.refused.len(), expected.len());
+            for ((element, words), (culprit, beginning)) in error.refused.iter().zip(&expected) {
+                assert_eq!(element, culprit);
+                assert!(words.starts_with(beginning), "{words}");
+            }
             assert_eq!(ids(&mut kernel, "scnpm.set"), BTreeSet::from([id]));
         });
     }
