@@ -13,8 +13,10 @@ use common::sandbox::{self, Sandbox, succeed};
 use scnpm::{
     model::{CgroupId, CgroupPath, ChainRef, Data, Element, Family, Key, SetRef, TableRef},
     nft::{
-        Change, Complaint, Interest, Kernel, Nftables, RulesetMonitor, libnftables::Libnftables,
-        netlink::Netlink, probe,
+        Change, Complaint, Interest, Kernel, Nftables, RulesetMonitor,
+        libnftables::Libnftables,
+        netlink::{Netlink, SetKind},
+        probe,
     },
 };
 
@@ -152,6 +154,68 @@ mod elements {
             kernel.delete(&[(set("ports"), id), (set("pairs"), id), (set("allowed"), id)]).unwrap();
             assert_eq!(ids(&mut kernel, "ports"), BTreeSet::new());
             assert_eq!(ids(&mut kernel, "allowed"), BTreeSet::new());
+        });
+    }
+
+    #[test]
+    fn what_a_set_is_for_is_known() {
+        sandbox::run(|sandbox| {
+            sandbox.load(
+                "table inet filter {
+                    set a { type cgroupsv2; flags timeout; }
+                    set b { typeof socket cgroupv2 level 2; size 10; counter; }
+                    map c { type cgroupsv2 : verdict; }
+                    map d { type cgroupsv2 : mark; }
+                    set e { type ipv4_addr . mark; }
+                    set f { type cgroupsv2 . mark; }
+                    map g { type cgroupsv2 : counter; }
+                    set h { type mark; flags interval; }
+                }",
+            );
+            let mut netlink = Netlink::open().unwrap();
+            let expected = [
+                ("a", SetKind::Cgroups),
+                ("b", SetKind::Cgroups),
+                ("c", SetKind::CgroupVerdicts),
+                ("d", SetKind::Other),
+                ("e", SetKind::Other),
+                ("f", SetKind::Other),
+                ("g", SetKind::Other),
+                ("h", SetKind::Other),
+            ];
+            for (name, kind) in expected {
+                assert_eq!(netlink.set_kind(&set(name)).unwrap(), kind, "{name}");
+            }
+            assert_eq!(netlink.set_kind(&set("i")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        });
+    }
+
+    #[test]
+    fn a_set_with_counters_and_timeouts_takes_elements_as_nft_would_give_them() {
+        sandbox::run(|sandbox| {
+            sandbox
+                .load("table inet filter { set a { type cgroupsv2; flags timeout; timeout 1h; counter; }; }");
+            let mut kernel = Nftables::open().unwrap();
+            let (path, _) = sandbox.make("a");
+            kernel.add(&[element("a", &path, None)]).unwrap();
+            let listed = sandbox.nft(&["list", "set", "inet", "filter", "a"]);
+            assert!(listed.contains(&format!("\"{path}\" counter packets 0 bytes 0")), "{listed}");
+            assert!(listed.contains("expires"), "{listed}");
+        });
+    }
+
+    #[test]
+    fn what_does_not_fit_a_users_set_is_refused_in_nfts_words() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            sandbox.nft(&["add set inet filter eight { type ipv4_addr . mark; }"]);
+            let (path, _) = sandbox.make("a");
+            for wrong in [element("eight", &path, None), element("allowed", &path, Some(Data::Accept))] {
+                let error = kernel.add(std::slice::from_ref(&wrong)).unwrap_err();
+                assert_eq!(error.refused.len(), 1, "{error:?}");
+                assert!(!error.refused[0].1.is_empty());
+            }
+            assert!(!sandbox.nft(&["list", "ruleset"]).contains("elements"));
         });
     }
 
@@ -315,8 +379,9 @@ mod elements {
                 &long,
             ] {
                 let (path, id) = sandbox.make(name);
-                for set_name in ["scnpm.set", "allowed"] {
-                    kernel.add(&[element(set_name, &path, None)]).unwrap();
+                // By nfnetlink, and through libnftables' JSON.
+                for (set_name, data) in [("scnpm.set", None), ("ports", values(&["80"]))] {
+                    kernel.add(&[element(set_name, &path, data)]).unwrap();
                     assert_eq!(ids(&mut kernel, set_name), BTreeSet::from([id]), "{name} in {set_name}");
                     kernel.delete(&[(set(set_name), id)]).unwrap();
                 }
@@ -336,13 +401,13 @@ mod elements {
             for name in ["*", "@allowed", "any", "10"] {
                 let path: CgroupPath = name.parse().unwrap();
                 std::fs::create_dir(path.directory()).unwrap();
-                let added = kernel.add(&[element("allowed", &path, None)]);
-                let found = kernel.ids(&set("allowed"));
+                let added = kernel.add(&[element("ports", &path, values(&["80"]))]);
+                let found = kernel.ids(&set("ports"));
                 sandbox.remove(&path);
                 added.unwrap();
                 let found = found.unwrap();
                 assert_eq!(found.len(), 1, "{name}");
-                let deletions: Vec<_> = found.into_iter().map(|id| (set("allowed"), id)).collect();
+                let deletions: Vec<_> = found.into_iter().map(|id| (set("ports"), id)).collect();
                 kernel.delete(&deletions).unwrap();
             }
         });
