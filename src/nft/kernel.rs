@@ -1,12 +1,16 @@
 //! The kernel's nftables as the rest of the program sees them.
 
-use std::{collections::BTreeSet, io, os::unix::fs::MetadataExt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::unix::fs::MetadataExt,
+};
 
 use super::{
     complaint, json,
     libnftables::Libnftables,
     message::{RawElement, RawKey},
-    netlink::Netlink,
+    netlink::{Netlink, SetKind},
     probe::{Missing, no_nf_tables},
 };
 use crate::model::{CgroupId, CgroupPath, Data, Element, Key, PREFIX, SetRef};
@@ -72,9 +76,10 @@ pub trait Kernel {
 
 /// The running kernel, in the network namespace that it was opened in.
 ///
-/// Elements of our own sets and maps go through nfnetlink by cgroup id: libnftables reads all tables, chains and
-/// sets and the elements of all interval sets before it adds one (26 ms more with a blocklist of 20,000
-/// ranges). What needs nft's types, and what the kernel refuses, goes through libnftables, which has the words.
+/// Elements whose set is known to have cgroups for keys go through nfnetlink by cgroup id: before libnftables adds
+/// one it reads all sets, on Debian 12 all chains too, and the elements of every interval set (1.2 s with a
+/// blocklist of 100,000 ranges, where nfnetlink takes 20 µs). What needs nft's data types, and what the kernel
+/// refuses, goes through libnftables, which has the words.
 #[derive(Debug)]
 pub struct Nftables {
     library: Libnftables,
@@ -109,7 +114,7 @@ impl Kernel for Nftables {
     fn add(&mut self, elements: &[Element]) -> Result<(), AddError> {
         let Self { library, netlink } = self;
         add_what_can_be(elements, &|path| cgroup_id(path).is_some(), &mut |part| {
-            if let Some(raw) = raw(part) {
+            if let Some(raw) = raw(part, netlink) {
                 match netlink.add(&raw) {
                     Ok(()) => return Ok(()),
                     Err(error) => tracing::debug!("nfnetlink: {error}; trying libnftables"),
@@ -173,22 +178,30 @@ fn settle(
     }
 }
 
-/// The elements as the kernel has them, if all of them are in sets of ours, whose types are known, and can be
-/// written without nft.
-fn raw(elements: &[Element]) -> Option<Vec<RawElement<'_>>> {
-    elements.iter().map(raw_element).collect()
+/// The elements as the kernel has them, if all of them can be written without nft's data types.
+fn raw<'a>(elements: &'a [Element], netlink: &mut Netlink) -> Option<Vec<RawElement<'a>>> {
+    let foreign: BTreeSet<&SetRef> =
+        elements.iter().map(|element| &element.set).filter(|set| !set.name.starts_with(PREFIX)).collect();
+    let kinds: BTreeMap<&SetRef, SetKind> =
+        foreign.into_iter().filter_map(|set| Some((set, netlink.set_kind(set).ok()?))).collect();
+    elements.iter().map(|element| raw_element(element, &kinds)).collect()
 }
 
-fn raw_element(element: &Element) -> Option<RawElement<'_>> {
+/// `kinds` has what the users' own sets are for; ours are what we made them.
+fn raw_element<'a>(element: &'a Element, kinds: &BTreeMap<&SetRef, SetKind>) -> Option<RawElement<'a>> {
     let Element { set, key, data } = element;
-    if !set.name.starts_with(PREFIX) || matches!(data, Some(Data::Value(_))) {
-        return None;
-    }
+    let fits = match (key, data) {
+        (_, Some(Data::Value(_))) => false,
+        _ if set.name.starts_with(PREFIX) => true,
+        (Key::Cgroup(_), None) => kinds.get(set) == Some(&SetKind::Cgroups),
+        (Key::Cgroup(_), Some(_)) => kinds.get(set) == Some(&SetKind::CgroupVerdicts),
+        (Key::Everything, _) => false,
+    };
     let key = match key {
         Key::Cgroup(path) => RawKey::Cgroup(cgroup_id(path)?),
         Key::Everything => RawKey::AllMarks,
     };
-    Some(RawElement { set, key, data: data.as_ref() })
+    fits.then_some(RawElement { set, key, data: data.as_ref() })
 }
 
 fn cgroup_id(path: &CgroupPath) -> Option<CgroupId> {

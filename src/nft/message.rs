@@ -25,6 +25,7 @@ pub(super) mod kind {
     pub(in crate::nft) const DELCHAIN: u8 = 5;
     pub(in crate::nft) const DELRULE: u8 = 8;
     pub(in crate::nft) const NEWSET: u8 = 9;
+    pub(in crate::nft) const GETSET: u8 = 10;
     pub(in crate::nft) const DELSET: u8 = 11;
     pub(in crate::nft) const NEWSETELEM: u8 = 12;
     pub(in crate::nft) const GETSETELEM: u8 = 13;
@@ -39,6 +40,10 @@ pub(super) const NFTA_RULE_TABLE: u16 = 1;
 pub(super) const NFTA_RULE_CHAIN: u16 = 2;
 pub(super) const NFTA_SET_TABLE: u16 = 1;
 pub(super) const NFTA_SET_NAME: u16 = 2;
+const NFTA_SET_FLAGS: u16 = 3;
+const NFTA_SET_KEY_TYPE: u16 = 4;
+const NFTA_SET_KEY_LEN: u16 = 5;
+const NFTA_SET_DATA_TYPE: u16 = 6;
 pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
@@ -50,6 +55,13 @@ const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
 const NFTA_VERDICT_CHAIN: u16 = 2;
+
+const NFT_SET_INTERVAL: u32 = 0x4;
+const NFT_SET_MAP: u32 = 0x8;
+const NFT_SET_OBJECT: u32 = 0x40;
+const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+/// nft's own number for the type cgroupsv2 (`TYPE_CGROUPV2` in its datatype.h), which the kernel only keeps.
+const TYPE_CGROUPV2: u32 = 46;
 
 const NLA_F_NESTED: u16 = 0x8000;
 const NLA_TYPE_MASK: u16 = 0x3fff;
@@ -76,6 +88,17 @@ pub(super) struct RawElement<'a> {
     pub(super) set: &'a SetRef,
     pub(super) key: RawKey,
     pub(super) data: Option<&'a Data>,
+}
+
+/// What a set is for, as far as cgroups go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetKind {
+    /// A set of cgroups.
+    Cgroups,
+    /// A map of cgroups to verdicts.
+    CgroupVerdicts,
+    /// Anything else.
+    Other,
 }
 
 /// Messages that the kernel carries out together or not at all.
@@ -179,6 +202,17 @@ pub(super) fn list_elements(set: &SetRef, seq: u32) -> Vec<u8> {
     bytes
 }
 
+/// A request for what a set is.
+pub(super) fn get_set(set: &SetRef, seq: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let family = family_number(set.table.family);
+    let message = header(&mut bytes, nf_tables(kind::GETSET), NLM_F_REQUEST, seq, family, 0);
+    text(&mut bytes, NFTA_SET_TABLE, &set.table.name);
+    text(&mut bytes, NFTA_SET_NAME, &set.name);
+    close(&mut bytes, message);
+    bytes
+}
+
 /// A request for the ruleset's generation, which nothing but missing rights or a missing nf_tables refuses.
 pub(super) fn get_generation(seq: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -215,6 +249,26 @@ impl<'a> Message<'a> {
     pub(super) fn text(&self, kind: u16) -> Option<&'a str> {
         let value = attribute(self.payload.get(4..)?, kind)?;
         std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
+    }
+
+    /// The number in one of its attributes.
+    fn number(&self, kind: u16) -> Option<u32> {
+        let value = attribute(self.payload.get(4..)?, kind)?;
+        Some(u32::from_be_bytes(value.try_into().ok()?))
+    }
+
+    /// What the set is for that it describes.
+    pub(super) fn set_kind(&self) -> SetKind {
+        let flags = self.number(NFTA_SET_FLAGS).unwrap_or(0);
+        let has_cgroups = self.number(NFTA_SET_KEY_TYPE) == Some(TYPE_CGROUPV2)
+            && self.number(NFTA_SET_KEY_LEN) == Some(8)
+            && flags & (NFT_SET_INTERVAL | NFT_SET_OBJECT) == 0;
+        let is_map = flags & NFT_SET_MAP != 0;
+        match (has_cgroups, is_map, self.number(NFTA_SET_DATA_TYPE)) {
+            (true, false, _) => SetKind::Cgroups,
+            (true, true, Some(NFT_DATA_VERDICT)) => SetKind::CgroupVerdicts,
+            _ => SetKind::Other,
+        }
     }
 
     /// The error number in an acknowledgement or at the end of a dump; 0 for success.

@@ -23,6 +23,8 @@ use super::message::{
 };
 use crate::model::{CgroupId, SetRef};
 
+pub use super::message::SetKind;
+
 /// A socket to nf_tables.
 #[derive(Debug)]
 pub struct Netlink {
@@ -75,6 +77,27 @@ impl Netlink {
             NLMSG_ERROR if message.seq == seq => Some(outcome(message)),
             _ => None,
         })
+    }
+
+    /// What a set is for.
+    ///
+    /// # Errors
+    /// `NotFound` for no such set.
+    pub fn set_kind(&mut self, set: &SetRef) -> io::Result<SetKind> {
+        let seq = self.seq;
+        self.seq = seq.wrapping_add(1);
+        self.send(&message::get_set(set, seq))?;
+        let mut kind = SetKind::Other;
+        self.receive(|message| {
+            if message.seq != seq {
+                return None;
+            }
+            if message.kind != NLMSG_ERROR {
+                kind = message.set_kind();
+            }
+            Some(outcome(message))
+        })?;
+        Ok(kind)
     }
 
     /// Adds elements in one transaction. What is there with the same data is fine.
@@ -221,7 +244,11 @@ pub(super) fn connect(flags: SockFlag, groups: u32) -> io::Result<(OwnedFd, u32)
     Ok((socket, port))
 }
 
+/// What an answer says of the request; only acknowledgements and the ends of listings can fail.
 fn outcome(message: &Message) -> io::Result<()> {
+    if !matches!(message.kind, NLMSG_ERROR | NLMSG_DONE) {
+        return Ok(());
+    }
     match message.error() {
         0 => Ok(()),
         number => Err(io::Error::from_raw_os_error(number)),
