@@ -4,9 +4,15 @@
 //! may be read half a second after it was written, since journald is slow to wake its readers:
 //! [`Journal::drain`] right after another source spoke finds it at once.
 
-use std::{ffi::CStr, io};
+use std::{
+    collections::BTreeSet,
+    ffi::{CStr, CString},
+    fs, io,
+    os::unix::fs::DirEntryExt,
+    path::{Path, PathBuf},
+};
 
-use systemd::journal::{JournalRef, JournalWaitResult, OpenOptions};
+use systemd::journal::{JournalRef, JournalWaitResult, OpenFilesOptions};
 
 use super::{readable::Readable, sigbus};
 use crate::model::UnitName;
@@ -57,7 +63,7 @@ impl Journal {
     ///
     /// There is no journal, or none that may be read.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { open: Some(Open::new()?) })
+        Ok(Self { open: Some(Open::new(Start::Tail)?) })
     }
 
     /// Waits until [`Self::drain`] may have something to read; for ever while the journal is lost.
@@ -79,14 +85,18 @@ impl Journal {
     ///
     /// It is lost and can't be opened again; the next call tries once more.
     pub fn drain(&mut self) -> io::Result<Drained> {
-        if let Some(open) = &mut self.open
-            && let Ok(told) = open.drain()
-        {
-            return Ok(Drained { told, resumed: false });
-        }
+        let mut drained = Drained::default();
+        let start = match self.open.as_mut().map(|open| open.drain(&mut drained.told)) {
+            Some(Ok(None)) => return Ok(drained),
+            Some(Ok(Some(start))) => start,
+            // What could not be read may be so again.
+            Some(Err(_)) | None => Start::Tail,
+        };
+        drained.resumed = true;
         self.open = None;
-        self.open = Some(Open::new()?);
-        Ok(Drained { told: Vec::new(), resumed: true })
+        let open = self.open.insert(Open::new(start)?);
+        open.more = true;
+        Ok(drained)
     }
 }
 
@@ -96,38 +106,71 @@ const ENTRIES_AT_ONCE: usize = 1000;
 /// Enough for a unit's name, of at most 255 bytes, and for what matters of a message.
 const DATA_THRESHOLD: usize = 1024;
 
+const ROOTS: [&str; 2] = ["/run/log/journal", "/var/log/journal"];
+
+/// The files that journald writes to, with their inode numbers.
+type Files = BTreeSet<(PathBuf, u64)>;
+
+/// The files as they were when they were opened.
 struct Open {
     /// Always there, except while it is dropped.
     journal: Option<systemd::Journal>,
     readable: Readable,
+    files: Files,
+    /// Where to go on in other files.
+    last: Start,
     more: bool,
 }
 
+/// Where to begin to read.
+#[derive(Debug, Clone)]
+enum Start {
+    Head,
+    /// After the entry of this cursor.
+    After(String),
+    Tail,
+}
+
 impl Open {
-    fn new() -> io::Result<Self> {
-        let (journal, faulted) = sigbus::guarded(at_the_end)?;
-        let journal = journal?;
+    fn new(start: Start) -> io::Result<Self> {
+        let files = list()?;
+        let (opened, faulted) = sigbus::guarded(|| open(&files, start))?;
+        let (journal, last) = opened?;
         if faulted {
             return Err(truncated());
         }
         let readable = Readable::of(&journal.fd()?)?;
-        Ok(Self { journal: Some(journal), readable, more: false })
+        Ok(Self { journal: Some(journal), readable, files, last, more: false })
     }
 
     async fn ready(&self) -> io::Result<()> {
         if self.more { Ok(()) } else { self.readable.ready().await }
     }
 
-    fn drain(&mut self) -> io::Result<Vec<Told>> {
+    /// Says where to go on reading if other files are to be read from now on.
+    fn drain(&mut self, told: &mut Vec<Told>) -> io::Result<Option<Start>> {
         let journal = self.journal.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let readable = &self.readable;
-        let (told, faulted) = sigbus::guarded(|| {
-            process(journal, readable)?;
-            read(journal)
+        let (readable, files, last, more) = (&self.readable, &self.files, &mut self.last, &mut self.more);
+        let (changed, faulted) = sigbus::guarded(|| -> io::Result<bool> {
+            // Before libsystemd notices that a file was renamed, and closes it.
+            *more = read(journal, last, told)?;
+            if *more {
+                return Ok(false);
+            }
+            match process(journal, readable)? {
+                JournalWaitResult::Nop => Ok(false),
+                _ if list()? != *files => Ok(true),
+                // What was written since the first look has woken nobody.
+                _ => {
+                    *more = read(journal, last, told)?;
+                    Ok(false)
+                }
+            }
         })?;
-        let (told, more) = told?;
-        self.more = more;
-        if faulted { Err(truncated()) } else { Ok(told) }
+        if faulted {
+            return Err(truncated());
+        }
+        Ok(changed?.then(|| self.last.clone()))
     }
 }
 
@@ -149,49 +192,82 @@ fn no_journal() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, text)
 }
 
-fn at_the_end() -> io::Result<systemd::Journal> {
-    // Users' journals too: their managers write there.
-    let mut journal = OpenOptions::default().local_only(true).open()?;
-    // Before the first look, so that no file goes unwatched.
-    journal.fd()?;
-    if journal.usage()? == 0 {
+/// The files that this machine's journald writes to: the system's and each user's, whose manager logs there.
+/// Not the archived ones, each of which would take 300 kB of memory.
+fn list() -> io::Result<Files> {
+    let machine = fs::read_to_string("/etc/machine-id")?;
+    let mut files = Files::new();
+    for root in ROOTS {
+        let Ok(entries) = fs::read_dir(Path::new(root).join(machine.trim())) else { continue };
+        let online = entries.flatten().filter(|entry| is_online(entry.file_name().as_encoded_bytes()));
+        files.extend(online.map(|entry| (entry.path(), entry.ino())));
+    }
+    Ok(files)
+}
+
+/// Archived files have an `@` in their names, and a `~` at the end if they were not closed well.
+fn is_online(name: &[u8]) -> bool {
+    name.ends_with(b".journal") && !name.contains(&b'@')
+}
+
+fn open(files: &Files, start: Start) -> io::Result<(systemd::Journal, Start)> {
+    let readable = files.iter().filter(|(path, _)| fs::File::open(path).is_ok());
+    let paths: Vec<CString> =
+        readable.filter_map(|(path, _)| CString::new(path.as_os_str().as_encoded_bytes()).ok()).collect();
+    if paths.is_empty() {
         return Err(no_journal());
     }
+    let mut journal = OpenFilesOptions::default().open_files(paths.iter().map(CString::as_c_str))?;
+    // Before the first look, so that no change goes unnoticed.
+    journal.fd()?;
     journal.set_data_threshold(DATA_THRESHOLD)?;
     journal.match_add("SYSLOG_IDENTIFIER", "systemd")?.match_add("_SYSTEMD_UNIT", "init.scope")?;
     journal.match_or()?;
     journal.match_add("SYSLOG_IDENTIFIER", "systemd")?.match_add("_SYSTEMD_USER_UNIT", "init.scope")?;
-    journal.seek_tail()?;
-    // The tail is no place to go on from: the last entry is, or the head if there is none.
-    if journal.previous()? == 0 {
-        journal.seek_head()?;
-    }
-    Ok(journal)
+    let last = seek(&mut journal, start)?;
+    Ok((journal, last))
 }
 
-/// Lets libsystemd notice files that came and went.
-fn process(journal: &mut JournalRef, readable: &Readable) -> io::Result<()> {
+/// Returns where to go on if nothing is read.
+fn seek(journal: &mut JournalRef, start: Start) -> systemd::Result<Start> {
+    match &start {
+        Start::Head => journal.seek_head()?,
+        Start::After(cursor) => {
+            journal.seek_cursor(cursor.as_str())?;
+            // The entry itself was read before, if it is in these files.
+            if journal.next()? == 0 || !journal.test_cursor(cursor.as_str())? {
+                journal.seek_cursor(cursor.as_str())?;
+            }
+        }
+        Start::Tail => {
+            journal.seek_tail()?;
+            // The tail is no place to go on from: the last entry is, or the head if there is none.
+            if journal.previous()? == 0 {
+                journal.seek_head()?;
+                return Ok(Start::Head);
+            }
+            return Ok(Start::After(journal.cursor()?));
+        }
+    }
+    Ok(start)
+}
+
+/// Lets libsystemd notice what happened to the files.
+fn process(journal: &mut JournalRef, readable: &Readable) -> io::Result<JournalWaitResult> {
     let mut change = None;
     let _ = readable.read(|| -> io::Result<()> {
         change = Some(journal.process());
         // libsystemd reads its inotify descriptor to the end.
         Err(io::ErrorKind::WouldBlock.into())
     });
-    let change = change.unwrap_or_else(|| journal.process())?;
-    // journald moves its files from /run to a directory that may not have been there when we opened.
-    if matches!(change, JournalWaitResult::Invalidate) && journal.usage()? == 0 {
-        return Err(no_journal());
-    }
-    Ok(())
+    Ok(change.unwrap_or_else(|| journal.process())?)
 }
 
-/// Reads the new entries; also says whether there may be more.
-fn read(journal: &mut JournalRef) -> io::Result<(Vec<Told>, bool)> {
-    let mut told = Vec::new();
-    for _ in 0..ENTRIES_AT_ONCE {
-        if journal.next()? == 0 {
-            return Ok((told, false));
-        }
+/// Reads the new entries; says whether there may be more.
+fn read(journal: &mut JournalRef, last: &mut Start, told: &mut Vec<Told>) -> io::Result<bool> {
+    let mut count = 0;
+    while count < ENTRIES_AT_ONCE && journal.next()? > 0 {
+        count += 1;
         let system = field(journal, c"_SYSTEMD_UNIT")?.as_deref() == Some("init.scope");
         let entry = Entry {
             user: !system,
@@ -203,7 +279,10 @@ fn read(journal: &mut JournalRef) -> io::Result<(Vec<Told>, bool)> {
         };
         told.extend(tell(entry));
     }
-    Ok((told, true))
+    if count > 0 {
+        *last = Start::After(journal.cursor()?);
+    }
+    Ok(count == ENTRIES_AT_ONCE)
 }
 
 fn field(journal: &mut JournalRef, name: &CStr) -> io::Result<Option<String>> {
@@ -312,6 +391,15 @@ mod tests {
     fn entries_without_a_unit_say_nothing() {
         let entry = Entry { message_id: Some(STARTED.into()), ..Entry::default() };
         assert_eq!(tell(entry), []);
+    }
+
+    #[test]
+    fn archived_files_are_not_read() {
+        assert!(is_online(b"system.journal"));
+        assert!(is_online(b"user-1000.journal"));
+        assert!(!is_online(b"system@0b-01-06.journal"));
+        assert!(!is_online(b"user-1000@0006-0f.journal~"));
+        assert!(!is_online(b"fss"));
     }
 
     #[test]
