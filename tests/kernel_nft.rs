@@ -615,6 +615,27 @@ mod scripts {
     }
 }
 
+mod memory {
+    use super::*;
+
+    #[test]
+    fn a_kernel_works_on_after_it_gave_its_memory_back() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, id) = sandbox.make("a");
+            kernel.list().unwrap();
+            kernel.release_memory();
+            assert!(kernel.list().unwrap().to_string().contains("scnpm.out.1"));
+            kernel.add(&[element("ports", &path, values(&["80"]))]).unwrap();
+            assert_eq!(ids(&mut kernel, "ports"), BTreeSet::from([id]));
+            let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+            let before = open();
+            (0..10).for_each(|_| kernel.release_memory());
+            assert_eq!(open(), before);
+        });
+    }
+}
+
 mod monitor {
     use super::*;
 

@@ -72,6 +72,9 @@ pub trait Kernel {
     /// # Errors
     /// `NotFound` for no such set.
     fn ids(&mut self, set: &SetRef) -> io::Result<BTreeSet<CgroupId>>;
+
+    /// Gives back the memory that loading and listing took, when there is none of it for a while.
+    fn release_memory(&mut self) {}
 }
 
 /// The running kernel, in the network namespace that it was opened in.
@@ -134,6 +137,10 @@ impl Kernel for Nftables {
 
     fn ids(&mut self, set: &SetRef) -> io::Result<BTreeSet<CgroupId>> {
         self.netlink.ids(set)
+    }
+
+    fn release_memory(&mut self) {
+        self.library.release_memory();
     }
 }
 

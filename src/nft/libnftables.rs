@@ -47,27 +47,22 @@ impl Libnftables {
         let library = unsafe { Library::new(NAME) }.map_err(|error| unloadable(&error))?;
         // SAFETY: `Functions` declares them as nftables/libnftables.h does.
         let functions = unsafe { Functions::of(&library) }.map_err(|error| unloadable(&error))?;
-        // The library takes one descriptor for its socket; without one it calls exit(3).
-        File::open("/dev/null").map_err(|error| {
-            Missing(format!("libnftables needs a file descriptor, and there is none: {error}"))
-        })?;
-        // SAFETY: 0 is NFT_CTX_DEFAULT, the only value there is.
-        let context = NonNull::new(unsafe { (functions.ctx_new)(0) })
-            .ok_or_else(|| Missing("libnftables makes no context: out of memory".to_owned()))?;
-        let this = Self { context, functions, _library: library };
-        // SAFETY: the context is alive and nobody else's, here and in all methods.
-        let failed = unsafe {
-            (functions.ctx_buffer_output)(context.as_ptr()) != 0
-                || (functions.ctx_buffer_error)(context.as_ptr()) != 0
+        let context = functions.new_context()?;
+        Ok(Self { context, functions, _library: library })
+    }
+
+    /// Gives back the memory that the context holds: it keeps what it last read of the ruleset. Afterwards
+    /// changes come from another netlink port. Does nothing when there is no file descriptor to spare.
+    pub fn release_memory(&mut self) {
+        let Ok(context) = self.functions.new_context() else { return };
+        let old = std::mem::replace(&mut self.context, context);
+        // SAFETY: the old context was ours and is not used again.
+        unsafe { (self.functions.ctx_free)(old.as_ptr()) };
+        // SAFETY: malloc_trim(3) only returns pages that nothing is in.
+        #[cfg(target_env = "gnu")]
+        unsafe {
+            libc::malloc_trim(0)
         };
-        if failed {
-            return Err(Missing("libnftables makes no buffers: out of memory".to_owned()));
-        }
-        if let Some(set_flags) = functions.ctx_input_set_flags {
-            // SAFETY: as above.
-            unsafe { set_flags(context.as_ptr(), INPUT_NO_DNS) };
-        }
-        Ok(this)
     }
 
     /// Runs JSON as one transaction.
@@ -101,7 +96,7 @@ impl Libnftables {
     pub fn list(&mut self) -> Result<serde_json::Value, Vec<Complaint>> {
         self.configure(OUTPUT_JSON | OUTPUT_TERSE | OUTPUT_HANDLE | OUTPUT_NUMERIC_ALL, false);
         let text = self.run_buffer("list ruleset")?;
-        // The buffer would keep the size of the largest ruleset for good.
+        // Otherwise the buffer keeps the size of the largest ruleset.
         // SAFETY: the context is ours, and no text in the buffer is in use.
         unsafe {
             (self.functions.ctx_unbuffer_output)(self.context.as_ptr());
@@ -160,6 +155,34 @@ impl Drop for Libnftables {
 #[derive(Debug)]
 struct Context {
     _opaque: [u8; 0],
+}
+
+impl Functions {
+    /// A context that prints nothing, resolves no host names if it can be told so, and whose socket is in the
+    /// current network namespace.
+    fn new_context(&self) -> Result<NonNull<Context>, Missing> {
+        // The library takes one descriptor for its socket; without one it calls exit(3).
+        File::open("/dev/null").map_err(|error| {
+            Missing(format!("libnftables needs a file descriptor, and there is none: {error}"))
+        })?;
+        // SAFETY: 0 is NFT_CTX_DEFAULT, the only value there is.
+        let context = NonNull::new(unsafe { (self.ctx_new)(0) })
+            .ok_or_else(|| Missing("libnftables makes no context: out of memory".to_owned()))?;
+        // SAFETY: the context is new, alive and nobody else's.
+        let buffered = unsafe {
+            (self.ctx_buffer_output)(context.as_ptr()) == 0 && (self.ctx_buffer_error)(context.as_ptr()) == 0
+        };
+        if !buffered {
+            // SAFETY: as above, and it is not used again.
+            unsafe { (self.ctx_free)(context.as_ptr()) };
+            return Err(Missing("libnftables makes no buffers: out of memory".to_owned()));
+        }
+        if let Some(set_flags) = self.ctx_input_set_flags {
+            // SAFETY: as above.
+            unsafe { set_flags(context.as_ptr(), INPUT_NO_DNS) };
+        }
+        Ok(context)
+    }
 }
 
 macro_rules! functions {

@@ -154,11 +154,9 @@ impl RulesetMonitor {
                 touching.insert(message.port);
             }
         })?;
-        self.loader = creator.or(self.loader);
-        let touched = !overflow
-            && self.loader.is_some_and(|loader| {
-                touching.iter().any(|port| *port != loader && !self.own.contains(port))
-            });
+        self.loader = creator;
+        let foreign = |port: &u32| Some(*port) != creator && !self.own.contains(port);
+        let touched = !overflow && creator.is_some() && touching.iter().any(foreign);
         Ok(Change { touched, overflow })
     }
 }
