@@ -27,9 +27,9 @@ use crate::{
     engine::{Action, Engine, Event, Settings},
     load::{Load, LoadError},
     log,
-    model::{Source, UnitName},
+    model::{Binding, Source, UnitName, UnitState},
     nft::{
-        Nftables,
+        Kernel, Nftables,
         monitor::{Interest, RulesetMonitor},
         probe,
     },
@@ -68,6 +68,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     daemon.load(&mut sources, policy, daemon.options.flush).map_err(|error| failed_load(&error))?;
     daemon.act(&mut sources);
     sources.listen(&daemon.engine);
+    sources.resolver.ask(daemon.wanted_hosts());
     daemon.say_ready();
     daemon.serve(&mut sources).await;
     notify(&[NotifyState::Stopping]);
@@ -224,6 +225,9 @@ fn open_journal() -> Option<Journal> {
         .ok()
 }
 
+/// How long a journal that cannot be opened is left alone.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+
 struct Daemon {
     options: cli::Daemon,
     policy: Policy,
@@ -233,7 +237,7 @@ struct Daemon {
     started: Instant,
     said: Vec<Mistake>,
     status: String,
-    journal_is_lost: bool,
+    journal_tried: Instant,
 }
 
 impl Daemon {
@@ -254,7 +258,7 @@ impl Daemon {
             started: Instant::now(),
             said: Vec::new(),
             status: String::new(),
-            journal_is_lost: false,
+            journal_tried: Instant::now(),
         }
     }
 
@@ -302,7 +306,7 @@ impl Daemon {
     fn execute(&mut self, action: Action, sources: &mut Sources) {
         match action {
             Action::Commit(commit) => {
-                let outcomes = effects::commit(&mut self.kernel, &commit);
+                let outcomes = effects::commit(&mut self.kernel, &commit, &look);
                 self.tell(Event::Committed { outcomes });
             }
             Action::LookAtCgroup(path) => {
@@ -345,8 +349,8 @@ impl Daemon {
             Heard::Resumed => self.tell(Event::SourceResumed { source }),
             Heard::Changed(unit) => self.tell(Event::UnitChanged { unit, source }),
             Heard::JobDone(unit) => self.tell(Event::UnitJobDone { unit, source }),
-            Heard::State { unit, active } => {
-                self.tell(Event::UnitStateSeen { unit, active, user: false, source });
+            Heard::State { unit, state } => {
+                self.tell(Event::UnitStateSeen { unit, state, user: false, source });
             }
             Heard::Lost(why) => {
                 tracing::debug!("the system bus is not there for now: {why}");
@@ -357,20 +361,31 @@ impl Daemon {
 
     /// Reads the journal; whoever woke the loop, for journald itself wakes its readers late.
     fn read_journal(&mut self, sources: &mut Sources) {
-        let Some(journal) = &mut sources.journal else { return };
+        let Some(journal) = &mut sources.journal else { return self.open_journal(sources) };
         match journal.drain() {
             Ok(Drained { told, resumed }) => {
-                self.journal_is_lost = false;
                 told.into_iter().for_each(|told| self.told(told));
                 if resumed {
                     self.tell(Event::SourceResumed { source: Source::Journal });
                 }
             }
-            Err(error) if !self.journal_is_lost => {
-                self.journal_is_lost = true;
+            Err(error) => {
                 tracing::warn!("the journal cannot be read for now: {error}");
+                sources.journal = None;
+                self.journal_tried = Instant::now();
             }
-            Err(_) => {}
+        }
+    }
+
+    /// Tries again to open a journal that is wanted but not there, when something else woke the loop.
+    fn open_journal(&mut self, sources: &mut Sources) {
+        let wanted = self.options.sources.contains(&Source::Journal);
+        if wanted && self.journal_tried.elapsed() > JOURNAL_PAUSE {
+            self.journal_tried = Instant::now();
+            sources.journal = Journal::open().ok();
+            if sources.journal.is_some() {
+                self.tell(Event::SourceResumed { source: Source::Journal });
+            }
         }
     }
 
@@ -379,9 +394,10 @@ impl Daemon {
         let Told { unit, user, kind } = told;
         self.tell(match kind {
             Kind::Changed => Event::UnitChanged { unit, source },
-            Kind::JobDone => Event::UnitJobDone { unit, source },
-            Kind::Active => Event::UnitStateSeen { unit, active: true, user, source },
-            Kind::Inactive => Event::UnitStateSeen { unit, active: false, user, source },
+            Kind::JobDone if !user => Event::UnitJobDone { unit, source },
+            Kind::JobDone => Event::UnitChanged { unit, source },
+            Kind::Active => Event::UnitStateSeen { unit, state: UnitState::Active, user, source },
+            Kind::Inactive => Event::UnitStateSeen { unit, state: UnitState::Inactive, user, source },
         });
     }
 
@@ -433,6 +449,9 @@ impl Daemon {
                 if let Err(error) = self.load(sources, policy, flush) {
                     tracing::error!("the old policy stays: {}", failed_load(&error));
                 }
+                if reread {
+                    sources.resolver.ask(self.wanted_hosts());
+                }
             }
             Err(failure) => tracing::error!("the old policy stays: {failure}"),
         }
@@ -453,13 +472,21 @@ impl Daemon {
         self.say_once(&loaded.mistakes, &policy);
         self.policy = policy;
         let interest = self.interest();
-        if sources.monitor.discard(&interest).is_ok_and(|change| change.touched) {
+        let change = sources.monitor.discard(&interest).unwrap_or_default();
+        if change.touched || change.overflow && self.is_gone(&loaded.bindings) {
             self.tell(Event::RulesetChanged);
         }
         self.warn_if_empty();
         self.tell(Event::PolicyLoaded { bindings: loaded.bindings, installed: loaded.installed });
         self.follow(sources);
+        self.kernel.release_memory();
         Ok(())
+    }
+
+    /// Whether somebody took away what was just loaded.
+    fn is_gone(&mut self, bindings: &[Binding]) -> bool {
+        let mut sets = bindings.iter().map(|binding| &binding.element.set).filter(|set| set.is_ours());
+        sets.next().is_some_and(|set| self.kernel.ids(set).is_err())
     }
 
     /// Points the sources at what the engine has to know.
@@ -470,17 +497,15 @@ impl Daemon {
             }
         }
         sources.dbus_units.send_replace(self.engine.units());
-        sources.resolver.ask(self.wanted_hosts());
         for unit in units::of_users(&self.engine.units_with_state()) {
             let source = Source::Cgroup;
-            self.tell(Event::UnitStateSeen { unit, active: true, user: true, source });
+            self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, user: true, source });
         }
     }
 
     fn wanted_hosts(&self) -> BTreeSet<HostName> {
         let policy = &self.policy;
-        let wanted = policy.iter().flat_map(|(_, annotation)| hosts::wanted(policy, annotation));
-        wanted.filter(|host| !self.hosts.contains_key(host)).collect()
+        policy.iter().flat_map(|(_, annotation)| hosts::wanted(policy, annotation)).collect()
     }
 
     fn warn_if_empty(&self) {

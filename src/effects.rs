@@ -5,14 +5,16 @@ use std::{collections::BTreeSet, fs, io, os::unix::fs::MetadataExt, path::Path};
 use crate::{
     engine::{Commit, Outcome},
     log,
-    model::{Binding, CGROUP_ROOT, CgroupId, Element, Key, SetRef},
+    model::{Binding, CGROUP_ROOT, CgroupId, CgroupPath, Element, Key, SetRef},
     nft::{AddError, Kernel},
-    watch::cgroups::look,
 };
 
+/// Looks at a cgroup.
+pub type Look<'a> = &'a dyn Fn(&CgroupPath) -> Option<CgroupId>;
+
 /// Carries a commit out: additions first, they are what somebody waits for.
-pub fn commit(kernel: &mut dyn Kernel, commit: &Commit) -> Vec<(Element, Outcome)> {
-    let mut outcomes = add(kernel, &commit.add);
+pub fn commit(kernel: &mut dyn Kernel, commit: &Commit, look: Look<'_>) -> Vec<(Element, Outcome)> {
+    let mut outcomes = add(kernel, &commit.add, look);
     outcomes.extend(close(kernel, &commit.close));
     outcomes.extend(delete(kernel, &commit.delete));
     outcomes
@@ -40,7 +42,7 @@ pub fn sweep(kernel: &mut dyn Kernel, set: &SetRef, keep: &BTreeSet<CgroupId>) -
     Ok(elements.len())
 }
 
-fn add(kernel: &mut dyn Kernel, bindings: &[Binding]) -> Vec<(Element, Outcome)> {
+fn add(kernel: &mut dyn Kernel, bindings: &[Binding], look: Look<'_>) -> Vec<(Element, Outcome)> {
     let path = |binding: &Binding| match &binding.element.key {
         Key::Cgroup(path) => Some(path.clone()),
         Key::Everything => None,

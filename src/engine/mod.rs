@@ -20,7 +20,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Binding, CgroupId, CgroupPath, Condition, Data, Element, Key, SetRef, Source, UnitName};
+use crate::model::{
+    Binding, CgroupId, CgroupPath, Condition, Data, Element, Key, SetRef, Source, UnitName, UnitState,
+};
 pub use action::{Action, Commit};
 pub use event::{Event, Outcome};
 use slot::{Slot, World};
@@ -76,8 +78,8 @@ pub struct Engine {
 #[derive(Debug, Clone, Default)]
 struct Seen {
     cgroups: BTreeMap<CgroupPath, CgroupId>,
-    system_units: BTreeMap<UnitName, bool>,
-    user_units: BTreeMap<UnitName, bool>,
+    system_units: BTreeMap<UnitName, UnitState>,
+    user_units: BTreeMap<UnitName, UnitState>,
 }
 
 impl World for Seen {
@@ -85,8 +87,14 @@ impl World for Seen {
         self.cgroups.get(path).copied()
     }
 
+    /// A user's unit only counts where the system has none of that name: nobody is to open a system unit's rules by
+    /// giving a unit of his own its name.
     fn active(&self, unit: &UnitName) -> bool {
-        [&self.system_units, &self.user_units].iter().any(|units| units.get(unit) == Some(&true))
+        let active = Some(&UnitState::Active);
+        match self.system_units.get(unit) {
+            Some(UnitState::Missing) => self.user_units.get(unit) == active,
+            system => system == active,
+        }
     }
 }
 
@@ -143,16 +151,12 @@ impl Engine {
             Event::UnitChanged { unit, source } => self.unit_changed(now, &unit, source),
             Event::UnitJobDone { unit, source } => {
                 self.unit_changed(now, &unit, source);
-                if self.settings.reload_with.contains(&unit) {
-                    self.ask_reload(now, true, true);
-                } else if self.settings.reapply_with.contains(&unit) {
-                    self.ask_reload(now, false, true);
-                }
+                self.reload_with(now, &unit, source);
             }
-            Event::UnitStateSeen { unit, active, user, source } => {
+            Event::UnitStateSeen { unit, state, user, source } => {
                 self.unit_changed(now, &unit, source);
                 if user || source != Source::Journal || !self.dbus_is_there {
-                    self.unit_state_seen(unit, active, user);
+                    self.unit_state_seen(unit, state, user);
                 }
             }
             Event::SourceResumed { source } => self.source_resumed(source),
@@ -308,11 +312,21 @@ impl Engine {
         }
     }
 
-    fn unit_state_seen(&mut self, unit: UnitName, active: bool, user: bool) {
+    /// What the bus says, the journal says again later.
+    fn reload_with(&mut self, now: Duration, unit: &UnitName, source: Source) {
+        let said_already = source == Source::Journal && self.dbus_is_there;
+        if self.settings.reload_with.contains(unit) && !said_already {
+            self.ask_reload(now, true, true);
+        } else if self.settings.reapply_with.contains(unit) && !said_already {
+            self.ask_reload(now, false, true);
+        }
+    }
+
+    fn unit_state_seen(&mut self, unit: UnitName, state: UnitState, user: bool) {
         if let Some(slots) = self.by_unit.get(&unit) {
             self.dirty.extend(slots);
             let units = if user { &mut self.seen.user_units } else { &mut self.seen.system_units };
-            units.insert(unit, active);
+            units.insert(unit, state);
         }
     }
 
