@@ -75,7 +75,13 @@ impl Journal {
 
     /// A journal that is lost, for who could not open it and wants to read it once it is there.
     pub fn lost() -> Self {
-        Self { state: State::Lost(Hope::new().ok()) }
+        let hope = Hope::new().ok();
+        if let Some(hope) = &hope
+            && list().is_ok_and(|files| !files.is_empty())
+        {
+            hope.watch_writes();
+        }
+        Self { state: State::Lost(hope) }
     }
 
     /// Waits until [`Self::drain`] may have something to read; if the journal is lost, until there may be
@@ -146,11 +152,15 @@ struct Open {
     /// Always there, except while it is dropped.
     journal: Option<systemd::Journal>,
     readable: Readable,
+    hope: Hope,
     files: Files,
     refused: BTreeSet<Name>,
     /// Where to go on in other files.
     last: Start,
+    /// Whether there is something to read, whatever the descriptors say.
     more: bool,
+    /// Whether the files are to be compared in the next round.
+    fresh: bool,
 }
 
 /// Where to begin to read.
@@ -164,6 +174,7 @@ enum Start {
 
 impl Open {
     fn new(start: Start) -> io::Result<Self> {
+        let hope = Hope::new()?;
         let files = list()?;
         let (opened, faulted) = sigbus::guarded(|| open(&files, start))?;
         let (journal, refused, last) = opened?;
@@ -171,12 +182,22 @@ impl Open {
             return Err(truncated());
         }
         let readable = Readable::of(&journal.fd()?)?;
-        // What was written since it was opened has woken nobody.
-        Ok(Self { journal: Some(journal), readable, files, refused, last, more: true })
+        if !refused.is_empty() {
+            hope.watch_writes();
+        }
+        // What happened since it was opened has woken nobody.
+        let (journal, more, fresh) = (Some(journal), true, true);
+        Ok(Self { journal, readable, hope, files, refused, last, more, fresh })
     }
 
     async fn ready(&self) -> io::Result<()> {
-        if self.more { Ok(()) } else { self.readable.ready().await }
+        if self.more {
+            return Ok(());
+        }
+        tokio::select! {
+            ready = self.readable.ready() => ready,
+            ready = self.hope.readable.ready() => ready,
+        }
     }
 
     /// Says where to go on reading if other files are to be read from now on.
@@ -184,14 +205,17 @@ impl Open {
         let journal = self.journal.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         let (readable, files, refused) = (&self.readable, &self.files, &self.refused);
         let (last, more) = (&mut self.last, &mut self.more);
+        let compare = self.hope.is_stirred() | self.fresh;
+        self.fresh = false;
         let (changed, faulted) = sigbus::guarded(|| -> io::Result<bool> {
             // Before libsystemd notices that a file was renamed, and closes it.
             *more = read(journal, last, told)?;
             if *more {
+                self.fresh = compare;
                 return Ok(false);
             }
             match process(journal, readable)? {
-                JournalWaitResult::Nop => Ok(false),
+                JournalWaitResult::Nop if !compare => Ok(false),
                 _ if changed(files, refused, &list()?) => Ok(true),
                 // What was written since the first look has woken nobody.
                 _ => {
@@ -225,27 +249,48 @@ fn no_journal() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, text)
 }
 
-/// Watches the directories of a journal that is not there.
+/// Watches the directories for other files. libsystemd only watches those of the files that it has opened.
 struct Hope {
+    inotify: Inotify,
     readable: Readable,
 }
+
+const HOPE: WatchMask =
+    WatchMask::CREATE.union(WatchMask::MOVED_TO).union(WatchMask::ATTRIB).union(WatchMask::ONLYDIR);
 
 impl Hope {
     fn new() -> io::Result<Self> {
         let inotify = Inotify::init()?;
-        let mask = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::ATTRIB | WatchMask::ONLYDIR;
+        let readable = Readable::of(&inotify)?;
+        let hope = Self { inotify, readable };
+        hope.watch(HOPE);
+        Ok(hope)
+    }
+
+    /// Watches also for what is written: a file that may be read was refused; perhaps its header is still
+    /// to come.
+    fn watch_writes(&self) {
+        self.watch(HOPE | WatchMask::MODIFY);
+    }
+
+    fn watch(&self, mask: WatchMask) {
         for root in ROOTS {
-            for directory in Path::new(root).ancestors().skip(1).chain([Path::new(root)]) {
+            let above = Path::new(root).ancestors().map(Path::to_path_buf);
+            for directory in above.chain(machine_directory(root).ok()) {
                 // Those that don't exist are seen to appear in those that do.
-                let _ = inotify.watches().add(directory, mask);
-            }
-            if let Ok(directory) = machine_directory(root) {
-                let _ = inotify.watches().add(directory, mask);
+                let _ = self.inotify.watches().add(directory, mask);
             }
         }
-        // It is made anew after each wake, so its events need not be read. The duplicate that `Readable`
-        // has keeps it alive.
-        Ok(Self { readable: Readable::of(&inotify)? })
+    }
+
+    /// Whether something happened since the last call.
+    fn is_stirred(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        let mut stirred = false;
+        while self.readable.read(|| self.inotify.read_events(&mut buffer).map(|_| ())).is_ok() {
+            stirred = true;
+        }
+        stirred
     }
 }
 
