@@ -142,7 +142,7 @@ impl Sources {
             dbus_units,
             dbus_looks,
             dbus_ends: wanted(Source::Dbus).then_some((units, looks)),
-            journal: wanted(Source::Journal).then(open_journal).flatten(),
+            journal: wanted(Source::Journal).then(open_journal),
             ruleset: Readable::of(&monitor).map_err(Failure::new)?,
             monitor,
             resolver,
@@ -217,16 +217,13 @@ async fn tick(watchdog: &mut Option<Interval>) {
     }
 }
 
-fn open_journal() -> Option<Journal> {
-    Journal::open()
-        .inspect_err(|error| {
-            tracing::warn!("the journal cannot be read, so the other sources must do: {error}")
-        })
-        .ok()
+/// A journal that is not there yet is waited for.
+fn open_journal() -> Journal {
+    Journal::open().unwrap_or_else(|error| {
+        tracing::warn!("the journal cannot be read for now: {error}");
+        Journal::lost()
+    })
 }
-
-/// How long a journal that cannot be opened is left alone.
-const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 
 struct Daemon {
     options: cli::Daemon,
@@ -237,7 +234,8 @@ struct Daemon {
     started: Instant,
     said: Vec<Mistake>,
     status: String,
-    journal_tried: Instant,
+    journal_is_lost: bool,
+    bus_is_lost: bool,
 }
 
 impl Daemon {
@@ -258,7 +256,8 @@ impl Daemon {
             started: Instant::now(),
             said: Vec::new(),
             status: String::new(),
-            journal_tried: Instant::now(),
+            journal_is_lost: false,
+            bus_is_lost: false,
         }
     }
 
@@ -345,7 +344,10 @@ impl Daemon {
     fn hear(&mut self, heard: Heard) {
         let source = Source::Dbus;
         match heard {
-            Heard::Connected => tracing::debug!("connected to systemd on the system bus"),
+            Heard::Connected => {
+                self.bus_is_lost = false;
+                tracing::debug!("connected to systemd on the system bus");
+            }
             Heard::Resumed => self.tell(Event::SourceResumed { source }),
             Heard::Changed(unit) => self.tell(Event::UnitChanged { unit, source }),
             Heard::JobDone(unit) => self.tell(Event::UnitJobDone { unit, source }),
@@ -353,7 +355,9 @@ impl Daemon {
                 self.tell(Event::UnitStateSeen { unit, state, user: false, source });
             }
             Heard::Lost(why) => {
-                tracing::debug!("the system bus is not there for now: {why}");
+                if !std::mem::replace(&mut self.bus_is_lost, true) {
+                    tracing::warn!("the system bus is not there for now: {why}");
+                }
                 self.tell(Event::SourceLost { source });
             }
         }
@@ -361,31 +365,20 @@ impl Daemon {
 
     /// Reads the journal; whoever woke the loop, for journald itself wakes its readers late.
     fn read_journal(&mut self, sources: &mut Sources) {
-        let Some(journal) = &mut sources.journal else { return self.open_journal(sources) };
+        let Some(journal) = &mut sources.journal else { return };
         match journal.drain() {
             Ok(Drained { told, resumed }) => {
+                self.journal_is_lost = false;
                 told.into_iter().for_each(|told| self.told(told));
                 if resumed {
                     self.tell(Event::SourceResumed { source: Source::Journal });
                 }
             }
-            Err(error) => {
+            Err(error) if !self.journal_is_lost => {
+                self.journal_is_lost = true;
                 tracing::warn!("the journal cannot be read for now: {error}");
-                sources.journal = None;
-                self.journal_tried = Instant::now();
             }
-        }
-    }
-
-    /// Tries again to open a journal that is wanted but not there, when something else woke the loop.
-    fn open_journal(&mut self, sources: &mut Sources) {
-        let wanted = self.options.sources.contains(&Source::Journal);
-        if wanted && self.journal_tried.elapsed() > JOURNAL_PAUSE {
-            self.journal_tried = Instant::now();
-            sources.journal = Journal::open().ok();
-            if sources.journal.is_some() {
-                self.tell(Event::SourceResumed { source: Source::Journal });
-            }
+            Err(_) => {}
         }
     }
 

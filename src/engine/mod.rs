@@ -31,6 +31,10 @@ use slot::{Slot, World};
 /// of a unit comes and goes a little before or after what is said of it. In milliseconds.
 const LOOKS_AFTER: [u64; 4] = [20, 100, 500, 2000];
 
+/// How often a cgroup that exists is looked at when cgroupfs does not report its end: a user's unit that ends by
+/// itself leaves nothing in the journal, nor on a bus that we can hear.
+const ROUND: Duration = Duration::from_secs(1);
+
 /// What the command line asks of the engine.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Settings {
@@ -69,6 +73,7 @@ pub struct Engine {
     looks: BTreeSet<CgroupPath>,
     unit_looks: BTreeSet<UnitName>,
     later: BTreeSet<(Duration, CgroupPath)>,
+    rounds: BTreeMap<CgroupPath, Duration>,
     sweeps: BTreeSet<SetRef>,
     reload: Reload,
     dbus_is_there: bool,
@@ -147,7 +152,7 @@ impl Engine {
     pub fn handle(&mut self, now: Duration, event: Event) {
         match event {
             Event::PolicyLoaded { bindings, installed } => self.policy_loaded(now, bindings, installed),
-            Event::CgroupSeen { path, id, source } => self.cgroup_seen(&path, id, source),
+            Event::CgroupSeen { path, id, source } => self.cgroup_seen(now, &path, id, source),
             Event::UnitChanged { unit, source } => self.unit_changed(now, &unit, source),
             Event::UnitJobDone { unit, source } => {
                 self.unit_changed(now, &unit, source);
@@ -163,7 +168,7 @@ impl Engine {
             Event::SourceLost { source } => self.dbus_is_there &= source != Source::Dbus,
             Event::Committed { outcomes } => {
                 for (element, outcome) in outcomes {
-                    self.committed(&element, &outcome);
+                    self.committed(now, &element, &outcome);
                 }
             }
             Event::RulesetChanged => self.ask_reload(now, false, false),
@@ -175,7 +180,7 @@ impl Engine {
     /// When [`Self::actions`] is to be called again even if nothing happens.
     pub fn timeout(&self) -> Option<Duration> {
         let look = self.later.first().map(|(at, _)| *at);
-        look.into_iter().chain(self.reload.due).min()
+        look.into_iter().chain(self.rounds.values().copied()).chain(self.reload.due).min()
     }
 
     /// Everything that is to be done at `now`.
@@ -187,6 +192,14 @@ impl Engine {
             }
             self.looks.insert(path);
         }
+        let looks = &mut self.looks;
+        self.rounds.retain(|path, at| {
+            let waits = *at > now;
+            if !waits {
+                looks.insert(path.clone());
+            }
+            waits
+        });
         let mut actions = Vec::new();
         let commit = self.plan();
         if !commit.is_empty() {
@@ -227,6 +240,7 @@ impl Engine {
         self.by_path.clear();
         self.by_unit.clear();
         self.paths_of.clear();
+        self.rounds.clear();
         for binding in bindings {
             self.bind(binding);
         }
@@ -234,7 +248,7 @@ impl Engine {
             self.inherit(slot);
         }
         for (element, outcome) in installed {
-            self.committed(&element, &outcome);
+            self.committed(now, &element, &outcome);
         }
         self.dirty = (0..self.slots.len()).collect();
         self.looks = self.by_path.keys().cloned().collect();
@@ -284,13 +298,22 @@ impl Engine {
         self.slots[index].held.extend(old.held);
     }
 
-    fn cgroup_seen(&mut self, path: &CgroupPath, id: Option<CgroupId>, source: Option<Source>) {
+    fn cgroup_seen(
+        &mut self,
+        now: Duration,
+        path: &CgroupPath,
+        id: Option<CgroupId>,
+        source: Option<Source>,
+    ) {
         let Some(slots) = self.by_path.get(path) else { return };
         let known = match id {
             Some(id) => self.seen.cgroups.insert(path.clone(), id),
             None => self.seen.cgroups.remove(path),
         };
         self.dirty.extend(slots);
+        if id.is_some() && !self.settings.cgroups_are_watched {
+            self.rounds.entry(path.clone()).or_insert(now + ROUND);
+        }
         if let Some(source) = source.filter(|_| known != id) {
             *self.first.entry(source).or_default() += 1;
         }
@@ -336,7 +359,7 @@ impl Engine {
         self.unit_looks.extend(self.by_unit.keys().cloned());
     }
 
-    fn committed(&mut self, element: &Element, outcome: &Outcome) {
+    fn committed(&mut self, now: Duration, element: &Element, outcome: &Outcome) {
         let Some(&index) = self.index.get(&name(element)) else { return };
         let strays = self.slots[index].note(outcome);
         self.dirty_unless_failed(index, outcome);
@@ -345,7 +368,7 @@ impl Engine {
         }
         let Key::Cgroup(path) = &element.key else { return };
         match outcome {
-            Outcome::Added { after, .. } => self.cgroup_seen(path, *after, None),
+            Outcome::Added { after, .. } => self.cgroup_seen(now, path, *after, None),
             Outcome::Vanished => {
                 self.seen.cgroups.remove(path);
                 self.looks.insert(path.clone());

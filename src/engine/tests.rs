@@ -342,3 +342,19 @@ fn one_job_heard_of_twice_reloads_once() {
     engine.handle(ms(2000), done(Source::Journal));
     assert_eq!(engine.actions(ms(2000)).len(), 1);
 }
+
+#[test]
+fn cgroup_whose_end_nobody_reports_is_looked_at_every_round_while_it_exists() {
+    let settings = Settings { cgroups_are_watched: false, ..watched() };
+    let mut engine = engine(settings, vec![cgroup_binding("a.service", set(MAP), A)]);
+    assert_eq!(engine.timeout(), None);
+    seen(&mut engine, A, Some(7));
+    commit(&mut engine);
+    for _ in 0..3 {
+        let at = engine.timeout().unwrap();
+        assert_eq!(engine.actions(at), [Action::LookAtCgroup(path(A))]);
+        assert_eq!(engine.timeout(), None);
+        engine.handle(at, Event::CgroupSeen { path: path(A), id: Some(CgroupId(7)), source: None });
+        assert_eq!((engine.actions(at), engine.timeout()), (vec![], Some(at + ROUND)));
+    }
+}
