@@ -59,7 +59,7 @@ fn add(kernel: &mut dyn Kernel, bindings: &[Binding], look: Look<'_>) -> Vec<(El
             Err(error) => error,
         },
     };
-    let outcome = |(at, binding): (usize, &Binding)| {
+    let mut outcome = |(at, binding): (usize, &Binding)| {
         let element = &binding.element;
         let outcome = if failed.added.contains(element) {
             log::element("added", binding, before[at]);
@@ -68,6 +68,9 @@ fn add(kernel: &mut dyn Kernel, bindings: &[Binding], look: Look<'_>) -> Vec<(El
                 None => Outcome::Opened,
             }
         } else if let Some((_, words)) = failed.refused.iter().find(|(refused, _)| refused == element) {
+            if element.set.is_ours() && is_gone(kernel, &element.set) {
+                return (element.clone(), Outcome::Failed);
+            }
             log::refused(binding, words);
             Outcome::Refused
         } else {
@@ -75,7 +78,12 @@ fn add(kernel: &mut dyn Kernel, bindings: &[Binding], look: Look<'_>) -> Vec<(El
         };
         (element.clone(), outcome)
     };
-    bindings.iter().enumerate().map(outcome).collect()
+    bindings.iter().enumerate().map(&mut outcome).collect()
+}
+
+/// Whether somebody took a set away. The news of it leads to a load, which puts everything back.
+fn is_gone(kernel: &mut dyn Kernel, set: &SetRef) -> bool {
+    kernel.ids(set).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn close(kernel: &mut dyn Kernel, bindings: &[Binding]) -> Vec<(Element, Outcome)> {

@@ -77,6 +77,7 @@ pub struct Engine {
     sweeps: BTreeSet<SetRef>,
     reload: Reload,
     dbus_is_there: bool,
+    held: usize,
     first: BTreeMap<Source, u64>,
 }
 
@@ -141,11 +142,7 @@ impl Engine {
 
     /// What there is to say.
     pub fn figures(&self) -> Figures {
-        Figures {
-            elements: self.slots.len(),
-            held: self.slots.iter().filter(|slot| slot.open || !slot.held.is_empty()).count(),
-            first: self.first.clone(),
-        }
+        Figures { elements: self.slots.len(), held: self.held, first: self.first.clone() }
     }
 
     /// Takes in what happened at `now`, a time on any clock that only goes forward.
@@ -247,6 +244,7 @@ impl Engine {
         for slot in old.into_iter().filter(|slot| !slot.binding.element.set.is_ours()) {
             self.inherit(slot);
         }
+        self.held = self.slots.iter().filter(|slot| slot.is_held()).count();
         for (element, outcome) in installed {
             self.committed(now, &element, &outcome);
         }
@@ -361,7 +359,10 @@ impl Engine {
 
     fn committed(&mut self, now: Duration, element: &Element, outcome: &Outcome) {
         let Some(&index) = self.index.get(&name(element)) else { return };
-        let strays = self.slots[index].note(outcome);
+        let slot = &mut self.slots[index];
+        self.held -= usize::from(slot.is_held());
+        let strays = slot.note(outcome);
+        self.held += usize::from(slot.is_held());
         self.dirty_unless_failed(index, outcome);
         if strays {
             self.sweeps.insert(element.set.clone());

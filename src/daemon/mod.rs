@@ -4,9 +4,11 @@
 //! engine's own timeout, the watchdog. Whoever wakes it, all that cgroupfs has to say is read before anything is done, so
 //! that what is pending together is committed together.
 
+mod sources;
+mod voice;
+
 use std::{
     collections::BTreeSet,
-    future::pending,
     io,
     path::Path,
     process::ExitCode,
@@ -14,11 +16,6 @@ use std::{
 };
 
 use sd_notify::NotifyState;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, watch},
-    time::{Interval, interval_at, sleep},
-};
 
 use crate::{
     cli,
@@ -26,28 +23,24 @@ use crate::{
     dispatch, effects,
     engine::{Action, Engine, Event, Settings},
     load::{Load, LoadError},
-    log,
-    model::{Binding, Source, UnitName, UnitState},
-    nft::{
-        Kernel, Nftables,
-        monitor::{Interest, RulesetMonitor},
-        probe,
-    },
+    model::{Binding, CGROUP_ROOT, Source, UnitName, UnitState},
+    nft::{Interest, Kernel, Nftables, probe},
     policy::{
-        Mistake, Part, Policy, Statement,
+        Part, Policy, Statement,
         files::Disk,
         hosts::{self, HostName, Hosts},
         parse,
     },
     watch::{
-        cgroups::{Cgroups, look},
-        dbus::{self, Heard},
-        hosts::{Answer, Resolver},
-        journal::{Drained, Journal, Kind, Told},
-        readable::Readable,
+        cgroups::look,
+        dbus::Heard,
+        hosts::Answer,
+        journal::{Drained, Kind, Told},
         units,
     },
 };
+use sources::{Sources, Wake};
+use voice::{Voice, notify};
 
 /// Runs the daemon until a signal ends it.
 ///
@@ -57,19 +50,21 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     let policy = read(&options)?;
     let mut kernel = Nftables::open().map_err(Failure::new)?;
     probe::require_net_admin().map_err(Failure::new)?;
-    probe::require_cgroup2(Path::new(crate::model::CGROUP_ROOT)).map_err(Failure::new)?;
+    probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(Failure::new)?;
     if policy.iter().any(|(_, annotation)| matches_cgroup(&annotation.statement)) {
         probe::require_nft_socket(&mut kernel).map_err(Failure::new)?;
     }
     let mut sources = Sources::open(&options, &kernel)?;
     let mut daemon = Daemon::new(options, policy, kernel);
-    daemon.say_mistakes_of_files();
+    daemon.voice.mistakes_of_files(&daemon.policy);
     let policy = daemon.policy.clone();
-    daemon.load(&mut sources, policy, daemon.options.flush).map_err(|error| failed_load(&error))?;
+    daemon
+        .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
+        .map_err(|error| failed_load(&error))?;
     daemon.act(&mut sources);
     sources.listen(&daemon.engine);
     sources.resolver.ask(daemon.wanted_hosts());
-    daemon.say_ready();
+    daemon.voice.ready(&daemon.policy, &daemon.engine.figures());
     daemon.serve(&mut sources).await;
     notify(&[NotifyState::Stopping]);
     Ok(ExitCode::SUCCESS)
@@ -77,8 +72,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
 
 fn read(options: &cli::Daemon) -> Result<Policy, Failure> {
     let paths: Vec<&Path> = options.files.iter().map(|path| path.as_path()).collect();
-    parse::read(&Disk, &paths)
-        .map_err(|unreadable| Failure::new(format!("{}: {}", unreadable.path.display(), unreadable.error)))
+    parse::read(&Disk, &paths).map_err(Failure::new)
 }
 
 fn matches_cgroup(statement: &Statement) -> bool {
@@ -92,137 +86,13 @@ fn failed_load(error: &LoadError) -> Failure {
     Failure::new(format!("nft refuses the policy: {}", error.words.join("; ")))
 }
 
-/// Everything that can wake the loop.
-struct Sources {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-    cgroups: Option<Cgroups>,
-    heard: Option<mpsc::Receiver<Heard>>,
-    dbus_units: watch::Sender<BTreeSet<UnitName>>,
-    dbus_looks: mpsc::Sender<UnitName>,
-    dbus_ends: Option<(watch::Receiver<BTreeSet<UnitName>>, mpsc::Receiver<UnitName>)>,
-    journal: Option<Journal>,
-    monitor: RulesetMonitor,
-    ruleset: Readable,
-    resolver: Resolver,
-    answers: mpsc::Receiver<Answer>,
-    watchdog: Option<Interval>,
-}
-
-/// Who woke the loop.
-enum Wake {
-    End,
-    Hangup,
-    Cgroups,
-    Dbus(Heard),
-    Journal,
-    Ruleset,
-    Answer(Answer),
-    Timeout,
-    Watchdog,
-}
-
-impl Sources {
-    fn open(options: &cli::Daemon, kernel: &Nftables) -> Result<Self, Failure> {
-        let of = |kind| signal(kind).map_err(Failure::new);
-        let (resolver, answers) = Resolver::new();
-        let (dbus_units, units) = watch::channel(BTreeSet::new());
-        let (dbus_looks, looks) = mpsc::channel(64);
-        let wanted = |source| options.sources.contains(&source);
-        let cgroups = wanted(Source::Cgroup).then(Cgroups::new).transpose();
-        let monitor = RulesetMonitor::open(kernel.port())
-            .map_err(|error| Failure::new(format!("nftables cannot be listened to: {error}")))?;
-        Ok(Self {
-            hangup: of(SignalKind::hangup())?,
-            terminate: of(SignalKind::terminate())?,
-            interrupt: of(SignalKind::interrupt())?,
-            cgroups: cgroups.map_err(|error| Failure::new(format!("inotify: {error}")))?,
-            heard: None,
-            dbus_units,
-            dbus_looks,
-            dbus_ends: wanted(Source::Dbus).then_some((units, looks)),
-            journal: wanted(Source::Journal).then(open_journal),
-            ruleset: Readable::of(&monitor).map_err(Failure::new)?,
-            monitor,
-            resolver,
-            answers,
-            watchdog: sd_notify::watchdog_enabled().map(|limit| every(limit / 2)),
-        })
-    }
-
-    /// Starts what need not be there for the first load.
-    fn listen(&mut self, engine: &Engine) {
-        self.dbus_units.send_replace(engine.units());
-        if let Some((units, looks)) = self.dbus_ends.take() {
-            self.heard = Some(dbus::spawn(units, looks));
-        }
-    }
-
-    async fn wait(&mut self, timeout: Option<Duration>) -> Wake {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => Wake::End,
-            _ = self.interrupt.recv() => Wake::End,
-            _ = self.hangup.recv() => Wake::Hangup,
-            () = ready(self.cgroups.as_ref().map(Cgroups::ready)) => Wake::Cgroups,
-            heard = next(&mut self.heard) => Wake::Dbus(heard),
-            () = journal_ready(self.journal.as_ref()) => Wake::Journal,
-            () = ready(Some(self.ruleset.ready())) => Wake::Ruleset,
-            Some(answer) = self.answers.recv() => Wake::Answer(answer),
-            () = after(timeout) => Wake::Timeout,
-            () = tick(&mut self.watchdog) => Wake::Watchdog,
-        }
-    }
-}
-
-fn every(period: Duration) -> Interval {
-    interval_at(tokio::time::Instant::now() + period, period)
-}
-
-async fn ready(source: Option<impl Future<Output = io::Result<()>>>) {
-    match source {
-        Some(source) => drop(source.await),
-        None => pending().await,
-    }
-}
-
-async fn journal_ready(journal: Option<&Journal>) {
-    match journal {
-        Some(journal) => journal.ready().await,
-        None => pending().await,
-    }
-}
-
-async fn next<T>(receiver: &mut Option<mpsc::Receiver<T>>) -> T {
-    if let Some(receiver) = receiver
-        && let Some(value) = receiver.recv().await
-    {
-        return value;
-    }
-    pending().await
-}
-
-async fn after(timeout: Option<Duration>) {
-    match timeout {
-        Some(timeout) => sleep(timeout).await,
-        None => pending().await,
-    }
-}
-
-async fn tick(watchdog: &mut Option<Interval>) {
-    match watchdog {
-        Some(interval) => drop(interval.tick().await),
-        None => pending().await,
-    }
-}
-
-/// A journal that is not there yet is waited for.
-fn open_journal() -> Journal {
-    Journal::open().unwrap_or_else(|error| {
-        tracing::warn!("the journal cannot be read for now: {error}");
-        Journal::lost()
-    })
+/// How an annotation that nft refuses is to be taken.
+#[derive(Debug, Clone, Copy)]
+enum Refusals {
+    /// As a mistake in the files.
+    Said,
+    /// As what happens while somebody else changes the ruleset.
+    Expected,
 }
 
 struct Daemon {
@@ -232,8 +102,7 @@ struct Daemon {
     kernel: Nftables,
     engine: Engine,
     started: Instant,
-    said: Vec<Mistake>,
-    status: String,
+    voice: Voice,
     journal_is_lost: bool,
     bus_is_lost: bool,
 }
@@ -254,8 +123,7 @@ impl Daemon {
             hosts: Hosts::new(),
             kernel,
             started: Instant::now(),
-            said: Vec::new(),
-            status: String::new(),
+            voice: Voice::default(),
             journal_is_lost: false,
             bus_is_lost: false,
         }
@@ -267,8 +135,7 @@ impl Daemon {
 
     async fn serve(&mut self, sources: &mut Sources) {
         loop {
-            let timeout = self.engine.timeout().map(|at| at.saturating_sub(self.now()));
-            match sources.wait(timeout).await {
+            match sources.wait(self.timeout()).await {
                 Wake::End => return,
                 Wake::Hangup => self.tell(Event::ReloadRequested),
                 Wake::Dbus(heard) => self.hear(heard),
@@ -280,8 +147,13 @@ impl Daemon {
             self.act(sources);
             self.read_journal(sources);
             self.act(sources);
-            self.say_status();
+            self.voice.status(&self.policy, &self.engine.figures());
         }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let engine = self.engine.timeout().map(|at| at.saturating_sub(self.now()));
+        engine.into_iter().chain(self.voice.timeout()).min()
     }
 
     fn tell(&mut self, event: Event) {
@@ -402,7 +274,7 @@ impl Daemon {
             io::Result::<()>::Err(io::ErrorKind::WouldBlock.into())
         });
         if touched {
-            tracing::debug!("somebody changed the ruleset that the policy is in");
+            tracing::info!("somebody changed the ruleset that the policy is in; loading it again");
             self.tell(Event::RulesetChanged);
         }
     }
@@ -423,23 +295,23 @@ impl Daemon {
                     self.tell(Event::ReapplyRequested);
                 }
             }
-            Err(why) => self.say_unresolved(&answer.host, &why),
+            Err(why) => self.voice.unresolved(&answer.host, &why, &self.policy, &self.hosts),
         }
     }
 
     fn reload(&mut self, sources: &mut Sources, reread: bool, flush: bool) {
-        notify(&[NotifyState::Reloading, now_for_systemd()]);
+        voice::reloading();
         let policy = match reread {
             true => read(&self.options),
             false => Ok(self.policy.clone()),
         };
         match policy {
             Ok(policy) => {
+                let refusals = if reread { Refusals::Said } else { Refusals::Expected };
                 if reread {
-                    self.said.clear();
-                    policy.mistakes.iter().for_each(|mistake| log::mistake(mistake, &policy.sources));
+                    self.voice.mistakes_of_files(&policy);
                 }
-                if let Err(error) = self.load(sources, policy, flush) {
+                if let Err(error) = self.load(sources, policy, flush, refusals) {
                     tracing::error!("the old policy stays: {}", failed_load(&error));
                 }
                 if reread {
@@ -448,11 +320,17 @@ impl Daemon {
             }
             Err(failure) => tracing::error!("the old policy stays: {failure}"),
         }
-        self.say_ready();
+        self.voice.ready(&self.policy, &self.engine.figures());
     }
 
     /// Loads a policy and makes it the one that is kept true.
-    fn load(&mut self, sources: &mut Sources, policy: Policy, flush: bool) -> Result<(), LoadError> {
+    fn load(
+        &mut self,
+        sources: &mut Sources,
+        policy: Policy,
+        flush: bool,
+        refusals: Refusals,
+    ) -> Result<(), LoadError> {
         let engine = &self.engine;
         let load = Load {
             policy: &policy,
@@ -462,14 +340,21 @@ impl Daemon {
             active: &|unit| engine.is_active(unit),
         };
         let loaded = load.run(&mut self.kernel)?;
-        self.say_once(&loaded.mistakes, &policy);
+        match refusals {
+            Refusals::Said => self.voice.refused(&loaded.mistakes, &policy),
+            Refusals::Expected => self.voice.refused_for_now(&loaded.mistakes, &policy),
+        }
         self.policy = policy;
         let interest = self.interest();
         let change = sources.monitor.discard(&interest).unwrap_or_default();
         if change.touched || change.overflow && self.is_gone(&loaded.bindings) {
             self.tell(Event::RulesetChanged);
         }
-        self.warn_if_empty();
+        if self.policy.annotations.is_empty() {
+            let files: Vec<String> =
+                self.options.files.iter().map(|path| path.display().to_string()).collect();
+            self.voice.nothing_to_do(&files);
+        }
         self.tell(Event::PolicyLoaded { bindings: loaded.bindings, installed: loaded.installed });
         self.follow(sources);
         self.kernel.release_memory();
@@ -499,83 +384,5 @@ impl Daemon {
     fn wanted_hosts(&self) -> BTreeSet<HostName> {
         let policy = &self.policy;
         policy.iter().flat_map(|(_, annotation)| hosts::wanted(policy, annotation)).collect()
-    }
-
-    fn warn_if_empty(&self) {
-        if self.policy.annotations.is_empty() {
-            let files: Vec<String> =
-                self.options.files.iter().map(|path| path.display().to_string()).collect();
-            tracing::warn!("no annotation in {}: nothing to do until a reload", files.join(", "));
-        }
-    }
-
-    fn say_mistakes_of_files(&self) {
-        self.policy.mistakes.iter().for_each(|mistake| log::mistake(mistake, &self.policy.sources));
-    }
-
-    /// Says what nft refuses, unless it is what was said last time.
-    fn say_once(&mut self, mistakes: &[Mistake], policy: &Policy) {
-        for mistake in mistakes.iter().filter(|mistake| !self.said.contains(mistake)) {
-            log::mistake(mistake, &policy.sources);
-        }
-        self.said.retain(|said| mistakes.contains(said) || said.message.contains("host name"));
-        let new: Vec<Mistake> =
-            mistakes.iter().filter(|mistake| !self.said.contains(mistake)).cloned().collect();
-        self.said.extend(new);
-    }
-
-    fn say_unresolved(&mut self, host: &HostName, why: &str) {
-        let mut mistakes = Vec::new();
-        for (_, annotation) in self.policy.iter() {
-            let Statement::Rule(rule) = &annotation.statement else { continue };
-            let Err(unresolved) = hosts::resolve(&self.policy, &rule.body, &self.hosts) else { continue };
-            for name in unresolved.into_iter().filter(|name| name.host == *host) {
-                let message =
-                    format!("the host name `{}` cannot be resolved, will be tried again: {why}", host.name);
-                mistakes.push(Mistake::error(name.span, message));
-            }
-        }
-        mistakes.retain(|mistake| !self.said.contains(mistake));
-        mistakes.iter().for_each(|mistake| log::mistake(mistake, &self.policy.sources));
-        self.said.extend(mistakes);
-    }
-
-    fn say_ready(&mut self) {
-        self.status = self.status_line();
-        notify(&[NotifyState::Ready, NotifyState::Status(&self.status)]);
-        tracing::info!("{}", self.status);
-    }
-
-    fn say_status(&mut self) {
-        let status = self.status_line();
-        if status != self.status {
-            notify(&[NotifyState::Status(&status)]);
-            self.status = status;
-        }
-    }
-
-    fn status_line(&self) -> String {
-        let figures = self.engine.figures();
-        let first: Vec<String> = figures.first.iter().map(|(source, n)| format!("{source} {n}")).collect();
-        let heard =
-            if first.is_empty() { String::new() } else { format!("; heard first from {}", first.join(", ")) };
-        format!(
-            "{} annotations, {} of {} elements in the kernel{heard}",
-            self.policy.annotations.len(),
-            figures.held,
-            figures.elements
-        )
-    }
-}
-
-/// When a reload begins, as systemd wants to know it (sd_notify(3), `MONOTONIC_USEC=`).
-fn now_for_systemd() -> NotifyState<'static> {
-    NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Custom(""))
-}
-
-/// Tells systemd, if it wants to be told.
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!("systemd cannot be notified: {error}");
     }
 }
