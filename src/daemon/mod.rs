@@ -375,9 +375,12 @@ impl Daemon {
             }
         }
         sources.dbus_units.send_replace(self.engine.units());
-        for unit in units::of_users(&self.engine.units_with_state()) {
-            let source = Source::Cgroup;
-            self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, user: true, source });
+        let units = self.engine.units_with_state();
+        for (found, user) in [(units::of_users(&units), true), (units::of_the_system(&units), false)] {
+            for unit in found {
+                let source = Source::Cgroup;
+                self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, user, source });
+            }
         }
     }
 

@@ -157,7 +157,7 @@ impl Engine {
             }
             Event::UnitStateSeen { unit, state, user, source } => {
                 self.unit_changed(now, &unit, source);
-                if user || source != Source::Journal || !self.dbus_is_there {
+                if user || source == Source::Dbus || !self.dbus_is_there {
                     self.unit_state_seen(unit, state, user);
                 }
             }
