@@ -529,7 +529,7 @@ def clean_removes_what_is_ours_and_nothing_else():
     m.elements_become(cgroup)
     m.stop("scnpm.service")
     m.check("scnpm." in m.ruleset(), "nothing of ours is in the ruleset")
-    m.run(m.SCNPM, "--clean", str(m.CONF))
+    m.run("timeout", "20", m.SCNPM, "--clean", str(m.CONF))
     m.equal(m.run("nft", "--stateless", "list", "ruleset").stdout, before, "the ruleset after --clean")
 
 
@@ -609,7 +609,7 @@ def host_name_that_does_not_resolve_is_reported_and_tried_again():
 
 
 def refuses_to_start(*command, words):
-    done = m.run(*command, ok=False)
+    done = m.run("timeout", "20", *command, ok=False)
     m.equal(done.returncode, 1, f"exit status (it says: {done.stderr.strip()})")
     for word in words:
         m.check(word in done.stderr, f"no {word!r} in: {done.stderr.strip()}")
@@ -661,7 +661,7 @@ def main(chosen):
     boot, others = TESTS[:3], TESTS[3:]
     # The first ones look at one and the same boot.
     passed, failed = m.run_tests(boot, chosen, clean_up=lambda: None)
-    m.run("systemctl", "disable", "t-boot-client.service", "t-boot-stranger.service", "t-boot-listener.socket")
+    m.stop("t-boot-listener.socket", "t-boot-listener.service")
     m.reset()
     m.Listeners(range(7001, 7010))
     more = m.run_tests(others, chosen)

@@ -23,6 +23,9 @@ UID = 1000
 USER = "tester"
 USER_SLICE = f"user.slice/user-{UID}.slice/user@{UID}.service/app.slice"
 
+# Where the tests are started from may not exist in the container.
+os.chdir("/")
+
 # Ports 7001 to 7009 are for those whom the chain `allowed` lets through.
 BASE = """#!/usr/sbin/nft -f
 flush ruleset

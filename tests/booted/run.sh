@@ -116,6 +116,9 @@ running | degraded) ;;
     ;;
 esac
 
-# As a service, so that it has a cgroup inside the container.
-inside systemd-run --quiet --pipe --wait --collect --unit=tests --setenv=LANG=C.UTF-8 \
-    --property=TimeoutStopSec=5 python3 -u "/opt/tests/$program" "$@"
+# In a cgroup inside the container's hierarchy, so that it can move processes there.
+cgroup=$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
+cgroup=$work/cgroup${cgroup%/init.scope}/tests
+mkdir "$cgroup"
+echo $$ >"$cgroup/cgroup.procs"
+inside python3 -u "/opt/tests/$program" "$@"
