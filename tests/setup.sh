@@ -4,7 +4,6 @@ set -euo pipefail
 
 missing=()
 for package in "$@"; do
-    # shellcheck disable=SC2016 # the format is dpkg's, not the shell's
     status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$status" = installed ] || missing+=("$package")
 done

@@ -12,7 +12,9 @@ if [ "${1:-}" != --inside-namespaces ]; then
     suite=${2:-bookworm}
     work=$(mktemp -d /tmp/scnpm-bench.XXXXXX)
     name=scnpm-bench-$$
+    child=
     clean_up() {
+        [ -z "$child" ] || kill -KILL "$child" 2>/dev/null || true
         mkdir -p "$work/cgroup"
         mount -t cgroup2 none "$work/cgroup"
         # What was in the namespaces is still ending.
@@ -34,7 +36,9 @@ if [ "${1:-}" != --inside-namespaces ]; then
     status=0
     unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
         "$0" --inside-namespaces "$work" "$name" "$scnpm" &
-    wait $! || status=1
+    child=$!
+    wait "$child" || status=1
+    child=
     if [ "$suite" != none ]; then
         echo
         echo "In a booted Debian $suite:"
@@ -193,11 +197,11 @@ for number in $(seq 0 1999); do
     annotate "$work/burst.nft" "$name-burst/unit$number"
 done
 daemon "$work/burst.nft"
-read -r elements commits made done < <(in_net "$daemon" "$work/elements" burst "$cgroups/$name-burst" unit 2000)
+read -r elements commits made took < <(in_net "$daemon" "$work/elements" burst "$cgroups/$name-burst" unit 2000)
 sleep 0.5
 listed=$(in_net "$daemon" nft list table inet filter | grep -o "$name-burst/unit[0-9]*\" :" | sort -u | wc -l)
 kill "$daemon"
 echo
-echo "2,000 cgroups made in a burst ($made ms): $listed of 2000 in the kernel after $done ms, $commits transactions"
+echo "2,000 cgroups made in a burst ($made ms): $listed of 2000 in the kernel after $took ms, $commits transactions"
 [ "$listed" = 2000 ] && [ "$elements" -ge 2000 ] || status=1
 exit "$status"
