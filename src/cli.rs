@@ -1,1 +1,141 @@
 //! The command line: clap types only.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::model::Source;
+
+/// Where nft keeps its ruleset, and so where annotations are looked for.
+pub const DEFAULT_FILE: &str = "/etc/nftables.conf";
+
+/// Keeps nftables rules in step with the systemd units and cgroups that they name.
+///
+/// Rules with `socket cgroupv2` are written as comments in nftables.conf, tagged with their unit. scnpm
+/// reads them, follows units as they start and stop, and keeps the kernel's nftables right.
+#[derive(Debug, Parser)]
+#[command(
+    name = "scnpm",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_precedence_over_arg = true
+)]
+#[command(after_help = "\
+Exit status: 0 ended by a signal or done, 1 something failed (check: mistakes found), 2 wrong usage.
+Signals: SIGHUP reads the files again; SIGTERM and SIGINT end it and leave the kernel's rules as they are.")]
+pub struct Cli {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to run.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// A subcommand.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print what would be loaded, and every mistake; change nothing
+    Check(Check),
+}
+
+/// Options of the daemon.
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// Files with annotations
+    #[arg(value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub files: Vec<PathBuf>,
+
+    /// Flush the chains named in annotations at start and at every reload
+    #[arg(short, long)]
+    pub flush: bool,
+
+    /// Read the files again and load them when a job of this unit is done; like SIGHUP (repeatable)
+    #[arg(short = 'u', long, value_name = "UNIT")]
+    pub reload_with_unit: Vec<String>,
+
+    /// Load the policy again, without reading the files, when a job of this unit is done (repeatable)
+    #[arg(short = 'a', long, value_name = "UNIT")]
+    pub reapply_with_unit: Vec<String>,
+
+    /// Least time between two loads of the policy; new cgroups never wait for it
+    #[arg(short, long, value_name = "MS", default_value_t = 300)]
+    pub cooldown: u64,
+
+    /// Say what happens
+    #[arg(short, long)]
+    pub debug: bool,
+
+    /// Where to learn of changes
+    #[arg(long, value_name = "SOURCES", value_delimiter = ',', default_value = "cgroup,dbus,journal")]
+    pub sources: Vec<Source>,
+
+    /// Remove everything of scnpm's from the kernel and exit
+    #[arg(long)]
+    pub clean: bool,
+}
+
+/// Options of `scnpm check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Files with annotations
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// Arguments as clap takes them: the original also took `-c:300` and `--cooldown:300`.
+pub fn normalise(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    const WITH_VALUE: [&str; 6] =
+        ["-u", "-a", "-c", "--reload-with-unit", "--reapply-with-unit", "--cooldown"];
+    arguments
+        .map(|argument| match argument.to_str().and_then(|text| text.split_once(':')) {
+            Some((option, value)) if WITH_VALUE.contains(&option) => format!("{option}={value}").into(),
+            _ => argument,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(normalise(line.split(' ').map(OsString::from))).expect(line)
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_originals_command_lines_are_understood() {
+        let cli = parse("scnpm -f -u nftables.service -a x.service -d -c 500 /etc/a.conf b.conf").daemon;
+        assert!(cli.flush && cli.debug);
+        assert_eq!(cli.reload_with_unit, ["nftables.service"]);
+        assert_eq!(cli.reapply_with_unit, ["x.service"]);
+        assert_eq!(cli.cooldown, 500);
+        assert_eq!(cli.files, [PathBuf::from("/etc/a.conf"), PathBuf::from("b.conf")]);
+        for same in ["-c=7", "-c:7", "--cooldown:7", "--cooldown=7", "-c 7", "--cooldown 7"] {
+            assert_eq!(parse(&format!("scnpm {same} --flush a.conf")).daemon.cooldown, 7, "{same}");
+        }
+        let cli = parse("scnpm a.conf --reload-with-unit:a@b:c.service -u=d.service b.conf").daemon;
+        assert_eq!(cli.reload_with_unit, ["a@b:c.service", "d.service"]);
+        assert_eq!(cli.files.len(), 2);
+    }
+
+    #[test]
+    fn without_a_file_the_usual_one_is_read() {
+        let cli = parse("scnpm");
+        assert_eq!(cli.daemon.files, [PathBuf::from(DEFAULT_FILE)]);
+        assert_eq!(cli.daemon.sources, [Source::Cgroup, Source::Dbus, Source::Journal]);
+        assert_eq!(parse("scnpm --sources journal").daemon.sources, [Source::Journal]);
+    }
+
+    #[test]
+    fn check_is_a_subcommand() {
+        assert!(matches!(parse("scnpm check a.conf").command, Some(Command::Check(_))));
+        assert!(Cli::try_parse_from(["scnpm", "check"]).is_err());
+    }
+}

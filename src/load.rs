@@ -1,1 +1,271 @@
 //! Policy to kernel: compile, try, blame, leave out, try again.
+//!
+//! One transaction takes away what an earlier load left and puts the whole dispatch in place, with the elements that are
+//! due. When nft refuses it, the annotations that its complaints lead to are left out and the others are tried again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    dispatch::{self, Bound, Dispatch, Line, Script, leftovers},
+    engine::Outcome,
+    model::{Binding, CgroupId, CgroupPath, Data, Element, Key, UnitName},
+    nft::{Complaint, Kernel},
+    policy::{Annotation, AnnotationId, Mistake, Policy, Span, Statement, hosts::Hosts},
+};
+
+/// How often a load is tried again because the machine changed under it.
+const TRIES: usize = 8;
+
+/// After so many refused loads each annotation is tried by itself.
+const ROUNDS_TOGETHER: usize = 3;
+
+/// What is to be loaded, and what the machine looks like.
+pub struct Load<'a> {
+    /// The policy.
+    pub policy: &'a Policy,
+    /// The addresses of its host names.
+    pub hosts: &'a Hosts,
+    /// Whether to flush the chains that annotations name.
+    pub flush: bool,
+    /// Looks at a cgroup.
+    pub look: &'a dyn Fn(&CgroupPath) -> Option<CgroupId>,
+    /// Whether a unit is active.
+    pub active: &'a dyn Fn(&UnitName) -> bool,
+}
+
+/// What is in the kernel now.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the engine is to keep true.
+    pub bindings: Vec<Binding>,
+    /// The elements that went in with it.
+    pub installed: Vec<(Element, Outcome)>,
+    /// What nft refused, in the order of the files, with its words.
+    pub mistakes: Vec<Mistake>,
+}
+
+/// Nothing was loaded, and no annotation is to blame.
+#[derive(Debug)]
+pub struct LoadError {
+    /// nft's words.
+    pub words: Vec<String>,
+}
+
+/// The text that a policy is loaded as, without elements.
+pub fn script(policy: &Policy, hosts: &Hosts) -> Dispatch {
+    dispatch::compile(policy, &BTreeSet::new(), hosts)
+}
+
+impl Load<'_> {
+    /// Loads it.
+    ///
+    /// # Errors
+    /// If nft refuses it for something that no annotation is to blame for; the kernel holds what it held then.
+    pub fn run(&self, kernel: &mut dyn Kernel) -> Result<Loaded, LoadError> {
+        let mut blamed = Blamed::default();
+        let mut late = BTreeSet::new();
+        let mut rounds = 0;
+        for _ in 0..TRIES + self.policy.annotations.len() {
+            let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts);
+            let present = self.present(&dispatch, &late);
+            let removal = self.removal(kernel, &blamed)?;
+            let mut script = removal.clone();
+            script.append(dispatch.script.clone());
+            script.append(dispatch::elements(present.keys().copied()));
+            let complaints = match kernel.run(&script.to_string(), false) {
+                Ok(()) => return Ok(self.loaded(kernel, &dispatch, &present, blamed)),
+                Err(complaints) => complaints,
+            };
+            rounds += 1;
+            let progress = self.blame(&complaints, &script, removal.lines.len(), &mut blamed, &mut late);
+            if progress == Progress::None || rounds == ROUNDS_TOGETHER {
+                let before = blamed.0.len();
+                self.try_each(kernel, &mut blamed);
+                if progress == Progress::None && blamed.0.len() == before {
+                    return Err(LoadError { words: words(&complaints) });
+                }
+            }
+        }
+        Err(LoadError { words: vec!["the ruleset changes faster than it can be loaded".to_owned()] })
+    }
+
+    /// The elements that are due, with the id of their cgroup.
+    fn present<'d>(
+        &self,
+        dispatch: &'d Dispatch,
+        late: &BTreeSet<CgroupPath>,
+    ) -> BTreeMap<&'d Bound, Option<CgroupId>> {
+        let mut names = BTreeSet::new();
+        let exists = |path: &CgroupPath| !late.contains(path) && (self.look)(path).is_some();
+        let due = |bound: &&Bound| bound.binding.condition.holds(exists, self.active);
+        let key = |bound: &Bound| match &bound.binding.element.key {
+            Key::Cgroup(path) => (self.look)(path),
+            Key::Everything => None,
+        };
+        dispatch
+            .bindings
+            .iter()
+            .filter(due)
+            .filter(|bound| names.insert((&bound.binding.element.set, &bound.binding.element.key)))
+            .map(|bound| (bound, key(bound)))
+            .collect()
+    }
+
+    /// What goes before the new dispatch: the old one's end, and the flush.
+    fn removal(&self, kernel: &mut dyn Kernel, blamed: &Blamed) -> Result<Script, LoadError> {
+        let ruleset = kernel.list().map_err(|complaints| LoadError { words: words(&complaints) })?;
+        if !self.flush {
+            return Ok(leftovers::removal(&ruleset, &BTreeSet::new()));
+        }
+        let (chains, _) = dispatch::hosting(self.policy);
+        let flushed = chains.iter().map(ToString::to_string).collect();
+        let mut script = dispatch::flush(self.policy, &blamed.left_out());
+        script.append(leftovers::removal(&ruleset, &flushed));
+        Ok(script)
+    }
+
+    fn loaded(
+        &self,
+        kernel: &mut dyn Kernel,
+        dispatch: &Dispatch,
+        present: &BTreeMap<&Bound, Option<CgroupId>>,
+        mut blamed: Blamed,
+    ) -> Loaded {
+        let outcome = |(bound, before): (&&Bound, &Option<CgroupId>)| {
+            let outcome = match &bound.binding.element.key {
+                Key::Cgroup(path) => Outcome::Added { before: *before, after: (self.look)(path) },
+                Key::Everything => Outcome::Opened,
+            };
+            (bound.binding.element.clone(), outcome)
+        };
+        let installed = present.iter().map(outcome).collect();
+        self.try_absent_elements(kernel, dispatch, present, &mut blamed);
+        let left_out = blamed.left_out();
+        let stays = |bound: &&Bound| bound.annotations.iter().any(|id| !left_out.contains(id));
+        let bindings = dispatch.bindings.iter().filter(stays).map(|bound| bound.binding.clone()).collect();
+        Loaded { bindings, installed, mistakes: blamed.mistakes(self.policy) }
+    }
+
+    /// Tries the elements of users' own sets whose cgroup does not exist with the root cgroup in its place, so that a
+    /// missing set or a wrong type is known now.
+    fn try_absent_elements(
+        &self,
+        kernel: &mut dyn Kernel,
+        dispatch: &Dispatch,
+        present: &BTreeMap<&Bound, Option<CgroupId>>,
+        blamed: &mut Blamed,
+    ) {
+        let absent = |bound: &&Bound| !bound.binding.element.set.is_ours() && !present.contains_key(bound);
+        for bound in dispatch.bindings.iter().filter(absent) {
+            let Element { set, data, .. } = &bound.binding.element;
+            let data = data.as_ref().map(|data: &Data| format!(" : {data}")).unwrap_or_default();
+            let line = Line::new(format!("add element {set} {{ \".\"{data} }}"));
+            if let Err(complaints) = kernel.run(&format!("{line}\n"), true) {
+                for id in &bound.annotations {
+                    blamed.add(*id, None, &complaints[0].words);
+                }
+            }
+        }
+    }
+
+    /// Leaves out the annotations that complaints lead to, and the elements whose cgroup just vanished.
+    fn blame(
+        &self,
+        complaints: &[Complaint],
+        script: &Script,
+        removal: usize,
+        blamed: &mut Blamed,
+        late: &mut BTreeSet<CgroupPath>,
+    ) -> Progress {
+        let mut progress = Progress::None;
+        for complaint in complaints {
+            let Some((number, first, last)) = complaint.place else { continue };
+            let Some(line) = script.line(number) else { continue };
+            if number <= removal && line.annotations.is_empty() {
+                progress = progress.max(Progress::MachineChanged);
+            }
+            if complaint.words.contains("cgroupv2 path fails")
+                && let Some(path) = element_path(line)
+            {
+                late.insert(path);
+                progress = Progress::Blamed;
+                continue;
+            }
+            for id in &line.annotations {
+                if blamed.add(*id, line.origin(first, last), &complaint.words) {
+                    progress = Progress::Blamed;
+                }
+            }
+        }
+        progress
+    }
+
+    /// Tries every annotation by itself, without any effect.
+    fn try_each(&self, kernel: &mut dyn Kernel, blamed: &mut Blamed) {
+        let all: BTreeSet<AnnotationId> = self.policy.iter().map(|(id, _)| id).collect();
+        for id in all.iter().filter(|id| !blamed.0.contains_key(id)).collect::<Vec<_>>() {
+            let others = all.iter().copied().filter(|other| other != id).collect();
+            let dispatch = dispatch::compile(self.policy, &others, self.hosts);
+            let mut script = dispatch.script.clone();
+            script.append(dispatch::elements(self.present(&dispatch, &BTreeSet::new()).keys().copied()));
+            if let Err(complaints) = kernel.run(&script.to_string(), true) {
+                let place = complaints.iter().find_map(|complaint| {
+                    let (line, first, last) = complaint.place?;
+                    script.line(line)?.origin(first, last)
+                });
+                blamed.add(*id, place, &complaints[0].words);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    None,
+    MachineChanged,
+    Blamed,
+}
+
+/// Annotations that nft refuses: where, and in which words.
+#[derive(Debug, Default)]
+struct Blamed(BTreeMap<AnnotationId, (Option<Span>, String)>);
+
+impl Blamed {
+    fn add(&mut self, id: AnnotationId, place: Option<Span>, words: &str) -> bool {
+        let new = !self.0.contains_key(&id);
+        self.0.entry(id).or_insert_with(|| (place, words.to_owned()));
+        new
+    }
+
+    fn left_out(&self) -> BTreeSet<AnnotationId> {
+        self.0.keys().copied().collect()
+    }
+
+    fn mistakes(self, policy: &Policy) -> Vec<Mistake> {
+        let mistake = |(id, (place, words)): (AnnotationId, (Option<Span>, String))| {
+            let span = place.unwrap_or_else(|| subject(policy.annotation(id)));
+            Mistake::error(span, format!("nft refuses this annotation: {words}"))
+        };
+        let mut mistakes: Vec<Mistake> = self.0.into_iter().map(mistake).collect();
+        mistakes.dedup();
+        mistakes
+    }
+}
+
+/// What an annotation is about: the chain or set that it names.
+fn subject(annotation: &Annotation) -> Span {
+    match &annotation.statement {
+        Statement::Rule(rule) => rule.chain_span,
+        Statement::Element(element) => element.set_span,
+    }
+}
+
+fn element_path(line: &Line) -> Option<CgroupPath> {
+    let text = line.to_string();
+    let rest = text.strip_prefix("add element ")?;
+    rest.split('"').nth(1)?.parse().ok()
+}
+
+fn words(complaints: &[Complaint]) -> Vec<String> {
+    complaints.iter().map(|complaint| complaint.words.clone()).collect()
+}

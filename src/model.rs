@@ -190,6 +190,13 @@ impl fmt::Display for SetRef {
     }
 }
 
+impl SetRef {
+    /// Whether scnpm made it.
+    pub fn is_ours(&self) -> bool {
+        self.name.starts_with(PREFIX)
+    }
+}
+
 /// What an element is found by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Key {
@@ -252,6 +259,27 @@ pub enum Condition {
     AllCgroups(BTreeSet<CgroupPath>),
     /// While the unit's ActiveState is neither `inactive` nor `failed`.
     UnitActive(UnitName),
+}
+
+impl Condition {
+    /// Whether it holds in a world where these cgroups exist and these units are active.
+    pub fn holds(&self, exists: impl Fn(&CgroupPath) -> bool, active: impl Fn(&UnitName) -> bool) -> bool {
+        match self {
+            Self::Cgroup(path) => exists(path),
+            Self::AllCgroups(paths) => paths.iter().all(exists),
+            Self::UnitActive(unit) => active(unit),
+        }
+    }
+
+    /// The cgroups that it depends on.
+    pub fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
+        let (one, all) = match self {
+            Self::Cgroup(path) => (Some(path), None),
+            Self::AllCgroups(paths) => (None, Some(paths)),
+            Self::UnitActive(_) => (None, None),
+        };
+        one.into_iter().chain(all.into_iter().flatten())
+    }
 }
 
 /// The line that a thing comes from.

@@ -1,1 +1,44 @@
-//! One file per subcommand.
+//! One file per subcommand; an error is a line for the user and an exit code.
+
+pub mod check;
+pub mod clean;
+
+use std::{fmt, process::ExitCode};
+
+/// Why a command failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// With this message.
+    pub fn new(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string() }
+    }
+
+    /// The exit code for it: 1.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs a future on this thread. What it left behind, such as a look-up that hangs, is not waited for.
+///
+/// # Errors
+/// The future's own, or that there can be no runtime.
+pub fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let result = runtime.block_on(future);
+    runtime.shutdown_background();
+    result
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,20 +1,18 @@
 //! What happened, in the past tense.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Binding, CgroupId, CgroupPath, Element, SetRef, Source, UnitName};
+use crate::model::{Binding, CgroupId, CgroupPath, Element, Source, UnitName};
 
 /// Something that the engine is told. Any of them may be late, doubled, lost or out of order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// A new dispatch is in the kernel, with these elements in it, and nothing else of ours.
+    /// A new dispatch is in the kernel, and nothing else of ours but elements of users' own sets.
     PolicyLoaded {
         /// All that is to be kept true from now on.
         bindings: Vec<Binding>,
-        /// The elements that were put in with it, with the id each had just before.
-        installed: Vec<(Element, Option<CgroupId>)>,
+        /// The elements that were put in with it.
+        installed: Vec<(Element, Outcome)>,
     },
     /// Somebody looked at a cgroup.
     CgroupSeen {
@@ -45,43 +43,55 @@ pub enum Event {
         unit: UnitName,
         /// Whether it is neither `inactive` nor `failed`.
         active: bool,
+        /// Whether it is a user manager's unit of that name, not the system's.
+        user: bool,
         /// Who says so.
         source: Source,
     },
-    /// A source may have missed something: all cgroups (and, for D-Bus, units) are to be looked at.
+    /// A source is there (again) and may have missed something.
     SourceResumed {
         /// Which.
         source: Source,
     },
-    /// What became of the elements of an [`super::Action::Commit`].
+    /// A source is gone for now.
+    SourceLost {
+        /// Which.
+        source: Source,
+    },
+    /// What became of the elements of an [`Action::Commit`](super::Action::Commit).
     Committed {
         /// One by one.
         outcomes: Vec<(Element, Outcome)>,
     },
-    /// The ids in a set, in answer to [`super::Action::ListSet`].
-    SetListed {
-        /// The set.
-        set: SetRef,
-        /// Its ids.
-        ids: BTreeSet<CgroupId>,
-    },
     /// Somebody else changed the tables, chains or sets that our objects are in or need.
     RulesetChanged,
-    /// SIGHUP.
+    /// SIGHUP: the files are to be read again.
     ReloadRequested,
-    /// A reload kept the old policy, or loaded the new one (then `PolicyLoaded` comes too).
-    ReloadEnded,
+    /// The policy is to be loaded again as it is: a host name has another address.
+    ReapplyRequested,
 }
 
 /// What became of one element.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It is in the kernel: its cgroup had the first id just before and the second just after.
-    Added(Option<CgroupId>, Option<CgroupId>),
+    /// A cgroup's element is in the kernel. libnftables looks the path up by itself, so the id is sure only if
+    /// it was the same just before and just after.
+    Added {
+        /// The cgroup's id just before.
+        before: Option<CgroupId>,
+        /// The cgroup's id just after.
+        after: Option<CgroupId>,
+    },
     /// Its cgroup vanished before it could be added.
     Vanished,
-    /// nft refused it; it is reported already.
+    /// nft refused it; that is reported already.
     Refused,
-    /// It is no longer in the kernel.
-    Removed,
+    /// A cgroup's element with this id is no longer in the kernel.
+    Deleted(CgroupId),
+    /// A gate's element is in the kernel.
+    Opened,
+    /// A gate's element is no longer in the kernel.
+    Closed,
+    /// Nothing is known: it was neither added nor taken away.
+    Failed,
 }

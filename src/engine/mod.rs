@@ -1,9 +1,367 @@
 //! EVENTS -> ACTIONS. What should be in the kernel, what is, and the difference.
 //!
-//! Pure: no I/O, no clock (the caller says what time it is), ordered maps only.
+//! Pure: no I/O, no clock (the caller says what time it is), ordered maps only. Level-triggered: an event only
+//! says where to look; the cgroup that exists, with its id, is the truth. So events that are lost, doubled or out of
+//! order heal with the next look.
+//!
+//! The caller hands in events ([`Engine::handle`]), then takes the actions ([`Engine::actions`]), so that what is
+//! pending together is committed together.
 
-pub mod action;
-pub mod event;
+mod action;
+mod event;
+mod slot;
+#[cfg(test)]
+mod tests;
 
-pub use action::Action;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Binding, CgroupId, CgroupPath, Condition, Data, Element, Key, SetRef, Source, UnitName};
+pub use action::{Action, Commit};
 pub use event::{Event, Outcome};
+use slot::{Slot, World};
+
+/// Where a cgroup or a unit is looked at again after an event, when no source reports every change: the cgroup
+/// of a unit comes and goes a little before or after what is said of it. In milliseconds.
+const LOOKS_AFTER: [u64; 4] = [20, 100, 500, 2000];
+
+/// What the command line asks of the engine.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Settings {
+    /// The least time between two loads of the policy: `--cooldown`.
+    pub cooldown: Duration,
+    /// Units whose jobs reload the policy: `--reload-with-unit`.
+    pub reload_with: BTreeSet<UnitName>,
+    /// Units whose jobs load the policy again as it is: `--reapply-with-unit`.
+    pub reapply_with: BTreeSet<UnitName>,
+    /// Whether cgroupfs itself reports every change of a cgroup.
+    pub cgroups_are_watched: bool,
+}
+
+/// What the daemon can say of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Elements that the policy speaks of.
+    pub elements: usize,
+    /// Elements that are in the kernel.
+    pub held: usize,
+    /// How often each source was the first to tell of a cgroup's change.
+    pub first: BTreeMap<Source, u64>,
+}
+
+/// The decider.
+#[derive(Debug, Clone, Default)]
+pub struct Engine {
+    settings: Settings,
+    seen: Seen,
+    slots: Vec<Slot>,
+    index: BTreeMap<(SetRef, Key, Option<Data>), usize>,
+    by_path: BTreeMap<CgroupPath, BTreeSet<usize>>,
+    by_unit: BTreeMap<UnitName, BTreeSet<usize>>,
+    paths_of: BTreeMap<UnitName, BTreeSet<CgroupPath>>,
+    dirty: BTreeSet<usize>,
+    looks: BTreeSet<CgroupPath>,
+    unit_looks: BTreeSet<UnitName>,
+    later: BTreeSet<(Duration, CgroupPath)>,
+    sweeps: BTreeSet<SetRef>,
+    reload: Reload,
+    dbus_is_there: bool,
+    first: BTreeMap<Source, u64>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    cgroups: BTreeMap<CgroupPath, CgroupId>,
+    system_units: BTreeMap<UnitName, bool>,
+    user_units: BTreeMap<UnitName, bool>,
+}
+
+impl World for Seen {
+    fn cgroup(&self, path: &CgroupPath) -> Option<CgroupId> {
+        self.cgroups.get(path).copied()
+    }
+
+    fn active(&self, unit: &UnitName) -> bool {
+        [&self.system_units, &self.user_units].iter().any(|units| units.get(unit) == Some(&true))
+    }
+}
+
+/// A load of the policy that is asked for.
+#[derive(Debug, Clone, Default)]
+struct Reload {
+    last: Option<Duration>,
+    due: Option<Duration>,
+    reread: bool,
+    flush: bool,
+}
+
+impl Engine {
+    /// An engine without a policy.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    /// The units whose events matter.
+    pub fn units(&self) -> BTreeSet<UnitName> {
+        let policy = self.paths_of.keys().chain(self.by_unit.keys());
+        policy.chain(&self.settings.reload_with).chain(&self.settings.reapply_with).cloned().collect()
+    }
+
+    /// The units whose state matters by itself.
+    pub fn units_with_state(&self) -> BTreeSet<UnitName> {
+        self.by_unit.keys().cloned().collect()
+    }
+
+    /// The cgroups that matter.
+    pub fn paths(&self) -> BTreeSet<CgroupPath> {
+        self.by_path.keys().cloned().collect()
+    }
+
+    /// Whether a unit is known to be active.
+    pub fn is_active(&self, unit: &UnitName) -> bool {
+        self.seen.active(unit)
+    }
+
+    /// What there is to say.
+    pub fn figures(&self) -> Figures {
+        Figures {
+            elements: self.slots.len(),
+            held: self.slots.iter().filter(|slot| slot.open || !slot.held.is_empty()).count(),
+            first: self.first.clone(),
+        }
+    }
+
+    /// Takes in what happened at `now`, a time on any clock that only goes forward.
+    pub fn handle(&mut self, now: Duration, event: Event) {
+        match event {
+            Event::PolicyLoaded { bindings, installed } => self.policy_loaded(now, bindings, installed),
+            Event::CgroupSeen { path, id, source } => self.cgroup_seen(&path, id, source),
+            Event::UnitChanged { unit, source } => self.unit_changed(now, &unit, source),
+            Event::UnitJobDone { unit, source } => {
+                self.unit_changed(now, &unit, source);
+                if self.settings.reload_with.contains(&unit) {
+                    self.ask_reload(now, true, true);
+                } else if self.settings.reapply_with.contains(&unit) {
+                    self.ask_reload(now, false, true);
+                }
+            }
+            Event::UnitStateSeen { unit, active, user, source } => {
+                self.unit_changed(now, &unit, source);
+                if user || source != Source::Journal || !self.dbus_is_there {
+                    self.unit_state_seen(unit, active, user);
+                }
+            }
+            Event::SourceResumed { source } => self.source_resumed(source),
+            Event::SourceLost { source } => self.dbus_is_there &= source != Source::Dbus,
+            Event::Committed { outcomes } => {
+                for (element, outcome) in outcomes {
+                    self.committed(&element, &outcome);
+                }
+            }
+            Event::RulesetChanged => self.ask_reload(now, false, false),
+            Event::ReloadRequested => self.ask_reload(now, true, true),
+            Event::ReapplyRequested => self.ask_reload(now, false, false),
+        }
+    }
+
+    /// When [`Self::actions`] is to be called again even if nothing happens.
+    pub fn timeout(&self) -> Option<Duration> {
+        let look = self.later.first().map(|(at, _)| *at);
+        look.into_iter().chain(self.reload.due).min()
+    }
+
+    /// Everything that is to be done at `now`.
+    pub fn actions(&mut self, now: Duration) -> Vec<Action> {
+        while let Some((at, path)) = self.later.pop_first() {
+            if at > now {
+                self.later.insert((at, path));
+                break;
+            }
+            self.looks.insert(path);
+        }
+        let mut actions = Vec::new();
+        let commit = self.plan();
+        if !commit.is_empty() {
+            actions.push(Action::Commit(commit));
+        }
+        actions.extend(self.due_sweeps());
+        actions.extend(std::mem::take(&mut self.looks).into_iter().map(Action::LookAtCgroup));
+        actions.extend(std::mem::take(&mut self.unit_looks).into_iter().map(Action::LookAtUnit));
+        actions.extend(self.due_reload(now));
+        actions
+    }
+
+    fn plan(&mut self) -> Commit {
+        let mut commit = Commit::default();
+        for index in std::mem::take(&mut self.dirty) {
+            self.slots[index].plan(&self.seen, &mut commit);
+        }
+        commit
+    }
+
+    /// A set is swept while no commit to it is under way: only then is it known what belongs there.
+    fn due_sweeps(&mut self) -> Vec<Action> {
+        let busy = |set: &SetRef| self.slots.iter().any(|slot| slot.busy && slot.binding.element.set == *set);
+        let (later, now) = std::mem::take(&mut self.sweeps).into_iter().partition(busy);
+        self.sweeps = later;
+        now.into_iter().map(|set| self.sweep(set)).collect()
+    }
+
+    fn sweep(&self, set: SetRef) -> Action {
+        let slots = self.slots.iter().filter(|slot| slot.binding.element.set == set);
+        let keep = slots.flat_map(|slot| &slot.held).copied().collect();
+        Action::Sweep { set, keep }
+    }
+
+    fn policy_loaded(&mut self, now: Duration, bindings: Vec<Binding>, installed: Vec<(Element, Outcome)>) {
+        let old = std::mem::take(&mut self.slots);
+        self.index.clear();
+        self.by_path.clear();
+        self.by_unit.clear();
+        self.paths_of.clear();
+        for binding in bindings {
+            self.bind(binding);
+        }
+        for slot in old.into_iter().filter(|slot| !slot.binding.element.set.is_ours()) {
+            self.inherit(slot);
+        }
+        for (element, outcome) in installed {
+            self.committed(&element, &outcome);
+        }
+        self.dirty = (0..self.slots.len()).collect();
+        self.looks = self.by_path.keys().cloned().collect();
+        self.seen.cgroups.retain(|path, _| self.by_path.contains_key(path));
+        self.seen.system_units.retain(|unit, _| self.by_unit.contains_key(unit));
+        self.seen.user_units.retain(|unit, _| self.by_unit.contains_key(unit));
+        self.unit_looks = self.by_unit.keys().cloned().collect();
+        self.sweeps.extend(
+            self.slots
+                .iter()
+                .map(|slot| &slot.binding.element)
+                .filter(|e| !e.set.is_ours())
+                .map(|e| e.set.clone()),
+        );
+        self.reload.last = Some(now);
+    }
+
+    fn bind(&mut self, binding: Binding) {
+        let index = self.slot(&binding);
+        for path in binding.condition.paths() {
+            self.by_path.entry(path.clone()).or_default().insert(index);
+            self.paths_of.entry(binding.unit.clone()).or_default().insert(path.clone());
+            for component in path.components().filter(|name| name.contains('.')) {
+                self.paths_of.entry(UnitName(component.to_owned())).or_default().insert(path.clone());
+            }
+        }
+        if let Condition::UnitActive(unit) = &binding.condition {
+            self.by_unit.entry(unit.clone()).or_default().insert(index);
+        }
+        self.slots[index].conditions.push(binding.condition);
+    }
+
+    fn slot(&mut self, binding: &Binding) -> usize {
+        let slots = &mut self.slots;
+        *self.index.entry(name(&binding.element)).or_insert_with(|| {
+            slots.push(Slot::new(binding.clone()));
+            slots.len() - 1
+        })
+    }
+
+    /// What the kernel holds of a user's own set, whether or not the new policy speaks of it.
+    fn inherit(&mut self, old: Slot) {
+        if old.is_forgotten() || old.held.is_empty() {
+            return;
+        }
+        let index = self.slot(&old.binding);
+        self.slots[index].held.extend(old.held);
+    }
+
+    fn cgroup_seen(&mut self, path: &CgroupPath, id: Option<CgroupId>, source: Option<Source>) {
+        let Some(slots) = self.by_path.get(path) else { return };
+        let known = match id {
+            Some(id) => self.seen.cgroups.insert(path.clone(), id),
+            None => self.seen.cgroups.remove(path),
+        };
+        self.dirty.extend(slots);
+        if let Some(source) = source.filter(|_| known != id) {
+            *self.first.entry(source).or_default() += 1;
+        }
+    }
+
+    fn unit_changed(&mut self, now: Duration, unit: &UnitName, source: Source) {
+        if let Some(paths) = self.paths_of.get(unit) {
+            self.looks.extend(paths.iter().cloned());
+            if !self.settings.cgroups_are_watched {
+                let later = |path: &CgroupPath| {
+                    let path = path.clone();
+                    LOOKS_AFTER.map(move |after| (now + Duration::from_millis(after), path.clone()))
+                };
+                self.later.extend(paths.iter().flat_map(later));
+            }
+        }
+        if source == Source::Journal && self.by_unit.contains_key(unit) {
+            self.unit_looks.insert(unit.clone());
+        }
+    }
+
+    fn unit_state_seen(&mut self, unit: UnitName, active: bool, user: bool) {
+        if let Some(slots) = self.by_unit.get(&unit) {
+            self.dirty.extend(slots);
+            let units = if user { &mut self.seen.user_units } else { &mut self.seen.system_units };
+            units.insert(unit, active);
+        }
+    }
+
+    fn source_resumed(&mut self, source: Source) {
+        self.dbus_is_there |= source == Source::Dbus;
+        self.looks.extend(self.by_path.keys().cloned());
+        self.unit_looks.extend(self.by_unit.keys().cloned());
+    }
+
+    fn committed(&mut self, element: &Element, outcome: &Outcome) {
+        let Some(&index) = self.index.get(&name(element)) else { return };
+        let strays = self.slots[index].note(outcome);
+        self.dirty_unless_failed(index, outcome);
+        if strays {
+            self.sweeps.insert(element.set.clone());
+        }
+        let Key::Cgroup(path) = &element.key else { return };
+        match outcome {
+            Outcome::Added { after, .. } => self.cgroup_seen(path, *after, None),
+            Outcome::Vanished => {
+                self.seen.cgroups.remove(path);
+                self.looks.insert(path.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn dirty_unless_failed(&mut self, index: usize, outcome: &Outcome) {
+        if *outcome != Outcome::Failed {
+            self.dirty.insert(index);
+        }
+    }
+
+    fn ask_reload(&mut self, now: Duration, reread: bool, flush: bool) {
+        let after_cooldown = self.reload.last.map_or(now, |last| last + self.settings.cooldown);
+        self.reload.due = Some(self.reload.due.unwrap_or(now.max(after_cooldown)));
+        self.reload.reread |= reread;
+        self.reload.flush |= flush;
+    }
+
+    fn due_reload(&mut self, now: Duration) -> Option<Action> {
+        self.reload.due.take_if(|due| *due <= now)?;
+        self.reload.last = Some(now);
+        let reread = std::mem::take(&mut self.reload.reread);
+        let flush = std::mem::take(&mut self.reload.flush);
+        Some(Action::Reload { reread, flush })
+    }
+}
+
+fn name(element: &Element) -> (SetRef, Key, Option<Data>) {
+    (element.set.clone(), element.key.clone(), element.data.clone())
+}

@@ -1,1 +1,260 @@
 //! libnftables, opened at run time.
+//!
+//! The crate's only place that calls C, and the only one with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int, c_uint},
+    fs::File,
+    io::{self, Write},
+    os::fd::AsRawFd,
+    ptr::NonNull,
+};
+
+use libloading::Library;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::{Complaint, complaint, probe::Missing};
+
+/// libnftables with one context, which stays open: making one ends the process when no file descriptor is free.
+///
+/// Not `Send`: the library promises nothing about threads.
+#[derive(Debug)]
+pub struct Libnftables {
+    context: NonNull<Context>,
+    functions: Functions,
+    /// Owns the code of `functions`, so it goes last.
+    _library: Library,
+}
+
+const NAME: &str = "libnftables.so.1";
+
+// nftables/libnftables.h
+const OUTPUT_HANDLE: c_uint = 1 << 3;
+const OUTPUT_JSON: c_uint = 1 << 4;
+const OUTPUT_NUMERIC_ALL: c_uint = 0b1111 << 7;
+const OUTPUT_TERSE: c_uint = 1 << 11;
+const INPUT_NO_DNS: c_uint = 1 << 0;
+
+impl Libnftables {
+    /// Loads the library and makes a context, whose socket is in the current network namespace.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn open() -> Result<Self, Missing> {
+        // SAFETY: libnftables and what it is linked with are ordinary libraries: their initialisers ask nothing of
+        // the caller.
+        let library = unsafe { Library::new(NAME) }.map_err(|error| unloadable(&error))?;
+        // SAFETY: `Functions` declares them as nftables/libnftables.h does.
+        let functions = unsafe { Functions::of(&library) }.map_err(|error| unloadable(&error))?;
+        let context = functions.new_context()?;
+        Ok(Self { context, functions, _library: library })
+    }
+
+    /// Gives back the memory that the context holds: it keeps what it last read of the ruleset. Afterwards
+    /// changes come from another netlink port. Does nothing when there is no file descriptor to spare.
+    pub fn release_memory(&mut self) {
+        let Ok(context) = self.functions.new_context() else { return };
+        let old = std::mem::replace(&mut self.context, context);
+        // SAFETY: the old context was ours and is not used again.
+        unsafe { (self.functions.ctx_free)(old.as_ptr()) };
+        // SAFETY: malloc_trim(3) only returns pages that nothing is in.
+        #[cfg(target_env = "gnu")]
+        unsafe {
+            libc::malloc_trim(0)
+        };
+    }
+
+    /// Runs JSON as one transaction.
+    ///
+    /// # Errors
+    /// nft's words.
+    pub fn run_json(&mut self, json: &str) -> Result<(), Vec<Complaint>> {
+        self.configure(OUTPUT_JSON, false);
+        self.run_buffer(json).map(drop)
+    }
+
+    /// Runs a script in nft's native syntax as one transaction; with `check`, the kernel only tries it.
+    ///
+    /// # Errors
+    /// nft's words with their places in the script.
+    pub fn run_script(&mut self, script: &str, check: bool) -> Result<(), Vec<Complaint>> {
+        self.configure(0, check);
+        // Only from a file does libnftables tell the place of an error.
+        let Ok((_file, path)) = file_of(script) else { return self.run_buffer(script).map(drop) };
+        let path_text = c_string(&path)?;
+        // SAFETY: the context is ours; the path is a string that outlives the call.
+        let code =
+            unsafe { (self.functions.run_cmd_from_filename)(self.context.as_ptr(), path_text.as_ptr()) };
+        self.answer(code, &path).map(drop)
+    }
+
+    /// The ruleset as JSON, without the elements of sets.
+    ///
+    /// # Errors
+    /// nft's words.
+    pub fn list(&mut self) -> Result<serde_json::Value, Vec<Complaint>> {
+        self.configure(OUTPUT_JSON | OUTPUT_TERSE | OUTPUT_HANDLE | OUTPUT_NUMERIC_ALL, false);
+        let text = self.run_buffer("list ruleset")?;
+        // Otherwise the buffer keeps the size of the largest ruleset.
+        // SAFETY: the context is ours, and no text in the buffer is in use.
+        unsafe {
+            (self.functions.ctx_unbuffer_output)(self.context.as_ptr());
+            (self.functions.ctx_buffer_output)(self.context.as_ptr());
+        }
+        serde_json::from_str(&text)
+            .map_err(|error| vec![unplaced(format!("libnftables' list of the ruleset is no JSON: {error}"))])
+    }
+
+    fn configure(&mut self, output: c_uint, check: bool) {
+        // SAFETY: the context is ours.
+        unsafe {
+            (self.functions.ctx_output_set_flags)(self.context.as_ptr(), output);
+            (self.functions.ctx_set_dry_run)(self.context.as_ptr(), check);
+        }
+    }
+
+    fn run_buffer(&mut self, text: &str) -> Result<String, Vec<Complaint>> {
+        let text = c_string(text)?;
+        // SAFETY: the context is ours; the text is a string that outlives the call.
+        let code = unsafe { (self.functions.run_cmd_from_buffer)(self.context.as_ptr(), text.as_ptr()) };
+        self.answer(code, "/dev/stdin")
+    }
+
+    /// What the library printed, taken from both of its buffers, so that they start anew.
+    fn answer(&mut self, code: c_int, script: &str) -> Result<String, Vec<Complaint>> {
+        let system = io::Error::last_os_error();
+        // SAFETY: the context is ours; the texts are copied before the next call.
+        let (output, errors) = unsafe {
+            (
+                text((self.functions.ctx_get_output_buffer)(self.context.as_ptr())),
+                text((self.functions.ctx_get_error_buffer)(self.context.as_ptr())),
+            )
+        };
+        if code == 0 {
+            return Ok(output);
+        }
+        let mut complaints = complaint::parse(&errors, script);
+        if complaints.is_empty() {
+            complaints
+                .push(unplaced(format!("nft fails without a word (last error of the system: {system})")));
+        }
+        Err(complaints)
+    }
+}
+
+impl Drop for Libnftables {
+    fn drop(&mut self) {
+        // SAFETY: the context is ours and not used again.
+        unsafe { (self.functions.ctx_free)(self.context.as_ptr()) };
+    }
+}
+
+/// `struct nft_ctx`.
+#[repr(C)]
+#[derive(Debug)]
+struct Context {
+    _opaque: [u8; 0],
+}
+
+impl Functions {
+    /// A context that prints nothing, resolves no host names if it can be told so, and whose socket is in the
+    /// current network namespace.
+    fn new_context(&self) -> Result<NonNull<Context>, Missing> {
+        // The library takes one descriptor for its socket; without one it calls exit(3).
+        File::open("/dev/null").map_err(|error| {
+            Missing(format!("libnftables needs a file descriptor, and there is none: {error}"))
+        })?;
+        // SAFETY: 0 is NFT_CTX_DEFAULT, the only value there is.
+        let context = NonNull::new(unsafe { (self.ctx_new)(0) })
+            .ok_or_else(|| Missing("libnftables makes no context: out of memory".to_owned()))?;
+        // SAFETY: the context is new, alive and nobody else's.
+        let buffered = unsafe {
+            (self.ctx_buffer_output)(context.as_ptr()) == 0 && (self.ctx_buffer_error)(context.as_ptr()) == 0
+        };
+        if !buffered {
+            // SAFETY: as above, and it is not used again.
+            unsafe { (self.ctx_free)(context.as_ptr()) };
+            return Err(Missing("libnftables makes no buffers: out of memory".to_owned()));
+        }
+        if let Some(set_flags) = self.ctx_input_set_flags {
+            // SAFETY: as above.
+            unsafe { set_flags(context.as_ptr(), INPUT_NO_DNS) };
+        }
+        Ok(context)
+    }
+}
+
+macro_rules! functions {
+    ($($field:ident = $name:literal: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
+        #[derive(Debug, Clone, Copy)]
+        struct Functions {
+            $($field: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            /// Since nftables 1.0.9.
+            ctx_input_set_flags: Option<unsafe extern "C" fn(*mut Context, c_uint) -> c_uint>,
+        }
+
+        impl Functions {
+            /// Finds them.
+            ///
+            /// # Safety
+            /// They must have these types in the library, and the library must outlive the result.
+            unsafe fn of(library: &Library) -> Result<Self, libloading::Error> {
+                Ok(Self {
+                    // SAFETY: the caller promises the types.
+                    $($field: *unsafe { library.get($name) }?,)*
+                    // SAFETY: the same.
+                    ctx_input_set_flags: unsafe { library.get(c"nft_ctx_input_set_flags") }
+                        .ok()
+                        .map(|function| *function),
+                })
+            }
+        }
+    };
+}
+
+functions! {
+    ctx_new = c"nft_ctx_new": fn(u32) -> *mut Context;
+    ctx_free = c"nft_ctx_free": fn(*mut Context);
+    ctx_buffer_output = c"nft_ctx_buffer_output": fn(*mut Context) -> c_int;
+    ctx_unbuffer_output = c"nft_ctx_unbuffer_output": fn(*mut Context) -> c_int;
+    ctx_buffer_error = c"nft_ctx_buffer_error": fn(*mut Context) -> c_int;
+    ctx_get_output_buffer = c"nft_ctx_get_output_buffer": fn(*mut Context) -> *const c_char;
+    ctx_get_error_buffer = c"nft_ctx_get_error_buffer": fn(*mut Context) -> *const c_char;
+    ctx_output_set_flags = c"nft_ctx_output_set_flags": fn(*mut Context, c_uint);
+    ctx_set_dry_run = c"nft_ctx_set_dry_run": fn(*mut Context, bool);
+    run_cmd_from_buffer = c"nft_run_cmd_from_buffer": fn(*mut Context, *const c_char) -> c_int;
+    run_cmd_from_filename = c"nft_run_cmd_from_filename": fn(*mut Context, *const c_char) -> c_int;
+}
+
+/// # Safety
+/// `pointer` must be null or point to a string that stays as it is during the call.
+unsafe fn text(pointer: *const c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller promises a string.
+    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+}
+
+/// A file in memory with this text, and the name under which this process can open it.
+fn file_of(script: &str) -> io::Result<(File, String)> {
+    let mut file = File::from(memfd_create("scnpm.nft", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(script.as_bytes())?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // /proc may not be mounted.
+    File::open(&path)?;
+    Ok((file, path))
+}
+
+fn c_string(text: &str) -> Result<CString, Vec<Complaint>> {
+    CString::new(text).map_err(|_| vec![unplaced("a NUL byte, which nft cannot read".to_owned())])
+}
+
+fn unplaced(words: String) -> Complaint {
+    Complaint { place: None, words }
+}
+
+fn unloadable(error: &libloading::Error) -> Missing {
+    Missing(format!("{NAME} cannot be loaded: install libnftables1 (Debian) or nftables ({error})"))
+}

@@ -1,9 +1,15 @@
 //! EFFECTS. The kernel's nftables: libnftables in process, a little nfnetlink, and a twin for tests.
 
+pub mod complaint;
 pub mod json;
 pub mod kernel;
 pub mod libnftables;
+mod message;
+pub mod monitor;
 pub mod netlink;
+pub mod probe;
 pub mod twin;
 
 pub use kernel::{AddError, Complaint, Kernel, Nftables};
+pub use monitor::{Change, Interest, RulesetMonitor};
+pub use probe::Missing;

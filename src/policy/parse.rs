@@ -1,11 +1,30 @@
-//! Files to a policy.
+//! Files to a policy, in the order in which nft reads them.
+//!
+//! `comments` finds the annotations of a file, `base` its own variables, includes and blocks;
+//! `statement` reads what an annotation asks for, with `paths` and `variables`. Nothing here
+//! judges a rule beyond its shape: that is nft's business.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
 
-use super::{annotation::Policy, files::Files};
+use self::{base::Statement, comments::Comment, variables::Variables};
+use super::{
+    annotation::{Annotation, Policy},
+    files::Files,
+    mistake::{Mistake, Severity, quoted},
+    text::{FileId, Span},
+    token::Joined,
+};
+use crate::model::UnitName;
+
+mod base;
+mod comments;
+mod paths;
+mod statement;
+mod variables;
 
 /// A file named on the command line that cannot be read.
 #[derive(Debug)]
@@ -21,6 +40,321 @@ pub struct Unreadable {
 /// # Errors
 /// The first file of `paths` that cannot be read.
 pub fn read(files: &dyn Files, paths: &[&Path]) -> Result<Policy, Unreadable> {
-    let _ = (files, paths);
-    todo!()
+    let mut reader = Reader {
+        files,
+        policy: Policy::default(),
+        variables: Variables::new(),
+        known: BTreeMap::new(),
+        open: Vec::new(),
+        readings: 0,
+    };
+    for &path in paths {
+        let bytes = files.read(path).map_err(|error| Unreadable { path: path.to_owned(), error })?;
+        reader.file(path, &bytes);
+        reader.variables.close_all();
+    }
+    let mut policy = reader.policy;
+    policy.defines = reader.variables.into_defines();
+    policy.mistakes.sort_by_key(|mistake| mistake.span);
+    policy.mistakes.dedup();
+    Ok(policy)
+}
+
+/// Where nft looks for a bare relative name (`nft --help`: the default include path).
+const INCLUDE_PATH: &str = "/etc";
+
+/// nft's `MAX_INCLUDE_DEPTH`.
+const MAX_DEPTH: usize = 16;
+
+/// How many files are read at most, each time counted: files that include each other twice and more
+/// would keep us busy for ever within [`MAX_DEPTH`].
+const MAX_READINGS: usize = 4096;
+
+struct Reader<'a> {
+    files: &'a dyn Files,
+    policy: Policy,
+    variables: Variables,
+    /// The files read, by their identity.
+    known: BTreeMap<PathBuf, FileId>,
+    /// The files being read, from the one of the command line to the innermost, by their identity.
+    open: Vec<PathBuf>,
+    readings: usize,
+}
+
+/// What the reader comes across, in nft's order.
+enum Step {
+    Base(Statement, Span),
+    Annotation(Comment),
+}
+
+impl Reader<'_> {
+    /// Reads a file; if it was read before, only for its variables.
+    fn file(&mut self, path: &Path, bytes: &[u8]) {
+        let identity = self.files.identity(path);
+        let known = self.known.get(&identity).copied();
+        let id = known.unwrap_or_else(|| self.policy.sources.add(path.to_string_lossy(), text_of(bytes)));
+        self.known.insert(identity.clone(), id);
+        self.readings += 1;
+        self.open.push(identity);
+        for step in self.steps(id) {
+            match step {
+                Step::Base(statement, span) => self.base(statement, span, known.is_none()),
+                Step::Annotation(comment) if known.is_none() => self.annotation(comment),
+                Step::Annotation(_) => {}
+            }
+        }
+        self.open.pop();
+    }
+
+    fn steps(&self, id: FileId) -> Vec<Step> {
+        let text = &self.policy.sources.file(id).text;
+        let mut whole = Joined::new(id);
+        whole.push(text, 0);
+        let base = base::find(&whole).into_iter().map(|(found, span)| (span.start, Step::Base(found, span)));
+        let comments = comments::find(id, text)
+            .into_iter()
+            .map(|comment| (comment.unit_span.start, Step::Annotation(comment)));
+        let mut steps: Vec<(usize, Step)> = base.chain(comments).collect();
+        steps.sort_by_key(|step| step.0);
+        steps.into_iter().map(|step| step.1).collect()
+    }
+
+    fn base(&mut self, statement: Statement, span: Span, is_first_reading: bool) {
+        let mistakes = match statement {
+            Statement::Open => {
+                self.variables.open(true);
+                return;
+            }
+            Statement::OpenOther => {
+                self.variables.open(false);
+                return;
+            }
+            Statement::Close => {
+                self.variables.close();
+                return;
+            }
+            Statement::Define(name, value) => match self.variables.define(&name, value, span) {
+                Ok(()) => return,
+                // nft refuses the file; the annotations that use the variable fail by themselves.
+                Err(mistakes) => mistakes
+                    .into_iter()
+                    .map(|mistake| Mistake { severity: Severity::Warning, ..mistake })
+                    .collect(),
+            },
+            Statement::Undefine(name) => {
+                self.variables.undefine(&name);
+                return;
+            }
+            Statement::Include(path) => match self.include(&path, span) {
+                Ok(()) => return,
+                Err(mistake) => vec![mistake],
+            },
+        };
+        if is_first_reading {
+            self.policy.mistakes.extend(mistakes);
+        }
+    }
+
+    fn annotation(&mut self, comment: Comment) {
+        let Comment { unit, unit_span, statement, mut mistakes } = comment;
+        let read = statement::read(&statement, &self.variables, &mut mistakes);
+        let is_good = mistakes.iter().all(|mistake| mistake.severity != Severity::Error);
+        self.policy.mistakes.append(&mut mistakes);
+        if let (Some((statement, last)), true) = (read, is_good) {
+            self.policy.annotations.push(Annotation {
+                unit: UnitName(unit),
+                unit_span,
+                span: unit_span.to(last),
+                statement,
+            });
+        }
+    }
+
+    /// Follows an include to the first place where something is.
+    fn include(&mut self, name: &str, span: Span) -> Result<(), Mistake> {
+        if self.open.len() >= MAX_DEPTH {
+            return Err(Mistake::warning(
+                span,
+                format!("files include each other more than {MAX_DEPTH} deep"),
+            )
+            .help("nft refuses such files"));
+        }
+        if name.contains(['*', '?', '[']) {
+            return self.include_pattern(name, span);
+        }
+        for path in self.places(name, span, str::to_owned) {
+            match self.files.read(&path) {
+                Ok(bytes) => return self.included(&path, &bytes, span),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(unreadable(&path.to_string_lossy(), &error, span)),
+            }
+        }
+        Err(unreadable(name, &io::ErrorKind::NotFound.into(), span))
+    }
+
+    fn include_pattern(&mut self, pattern: &str, span: Span) -> Result<(), Mistake> {
+        let found = self
+            .places(pattern, span, literally)
+            .iter()
+            .map(|place| self.files.glob(&place.to_string_lossy()))
+            .find(|found| !found.is_empty());
+        let mut result = Ok(());
+        for path in found.unwrap_or_default() {
+            let one = match self.files.read(&path) {
+                Ok(bytes) => self.included(&path, &bytes, span),
+                Err(error) => Err(unreadable(&path.to_string_lossy(), &error, span)),
+            };
+            result = result.and(one);
+        }
+        result
+    }
+
+    fn included(&mut self, path: &Path, bytes: &[u8], span: Span) -> Result<(), Mistake> {
+        if self.open.contains(&self.files.identity(path)) {
+            let path = quoted(&path.to_string_lossy());
+            return Err(Mistake::warning(span, format!("{path} includes itself here"))
+                .help("leave this include out: nft refuses such files"));
+        }
+        if self.readings >= MAX_READINGS {
+            return Err(Mistake::warning(span, format!("more than {MAX_READINGS} files are included")));
+        }
+        self.file(path, bytes);
+        Ok(())
+    }
+
+    /// Where an included file may be: where nft looks, and then beside the file that includes it.
+    fn places(&self, name: &str, span: Span, escape: fn(&str) -> String) -> Vec<PathBuf> {
+        let path = PathBuf::from(name);
+        if path.is_absolute() {
+            return vec![path];
+        }
+        let including = Path::new(&self.policy.sources.file(span.file).path);
+        let directory = including.parent().map_or(String::new(), |parent| escape(&parent.to_string_lossy()));
+        let beside = Path::new(&directory).join(name.trim_start_matches("./"));
+        if name.starts_with("./") || name.starts_with("../") {
+            vec![path, beside]
+        } else {
+            vec![Path::new(INCLUDE_PATH).join(name), beside]
+        }
+    }
+}
+
+/// A file's text without its byte order mark.
+fn text_of(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned()
+}
+
+/// A glob pattern that matches a directory's name only.
+fn literally(directory: &str) -> String {
+    directory.chars().map(|c| if "*?[".contains(c) { format!("[{c}]") } else { c.to_string() }).collect()
+}
+
+fn unreadable(path: &str, error: &io::Error, span: Span) -> Mistake {
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    };
+    Mistake::warning(span, format!("{} cannot be included: {reason}", quoted(path)))
+        .help("nft refuses the file for this; the rest of it is used here")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct InMemory(BTreeMap<PathBuf, &'static str>);
+
+    impl Files for InMemory {
+        fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+            match self.0.get(path) {
+                Some(text) => Ok(text.as_bytes().to_vec()),
+                None => Err(io::ErrorKind::NotFound.into()),
+            }
+        }
+
+        fn glob(&self, pattern: &str) -> Vec<PathBuf> {
+            let pattern = pattern.trim_end_matches('*');
+            self.0.keys().filter(|path| path.to_string_lossy().starts_with(pattern)).cloned().collect()
+        }
+    }
+
+    fn files(files: &[(&str, &'static str)]) -> InMemory {
+        InMemory(files.iter().map(|(path, text)| (PathBuf::from(path), *text)).collect())
+    }
+
+    /// The units of the annotations, in order.
+    fn units(all: &[(&str, &'static str)], read_first: &str) -> Vec<String> {
+        let policy = read(&files(all), &[Path::new(read_first)]).unwrap();
+        policy.annotations.into_iter().map(|annotation| annotation.unit.0).collect()
+    }
+
+    const A: &str = "# a.service :: inet f c accept";
+    const B: &str = "# b.service :: inet f c accept";
+
+    #[test]
+    fn bare_name_is_looked_for_in_etc_and_then_beside_the_file() {
+        let main = ("/srv/main", "include \"one\"");
+        assert_eq!(units(&[main, ("/etc/one", A), ("/srv/one", B)], "/srv/main"), ["a.service"]);
+        assert_eq!(units(&[main, ("one", A), ("/srv/one", B)], "/srv/main"), ["b.service"]);
+    }
+
+    #[test]
+    fn dotted_name_is_looked_for_here_and_then_beside_the_file() {
+        let main = ("/srv/main", "include \"./one\"");
+        assert_eq!(units(&[main, ("./one", A), ("/srv/one", B)], "/srv/main"), ["a.service"]);
+        assert_eq!(units(&[main, ("/etc/one", A), ("/srv/one", B)], "/srv/main"), ["b.service"]);
+    }
+
+    #[test]
+    fn pattern_takes_all_of_the_first_place_with_a_match() {
+        let main = ("/srv/main", "include \"d/*\"");
+        assert_eq!(units(&[main, ("/etc/d/1", B), ("/etc/d/2", A)], "/srv/main"), ["b.service", "a.service"]);
+        assert_eq!(units(&[main, ("/srv/d/1", A)], "/srv/main"), ["a.service"]);
+        assert_eq!(read(&files(&[main]), &[Path::new("/srv/main")]).unwrap().mistakes, []);
+    }
+
+    #[test]
+    fn unreadable_file_of_the_command_line_is_named() {
+        let unreadable = read(&files(&[("/a", A)]), &[Path::new("/a"), Path::new("/b")]).unwrap_err();
+        assert_eq!(unreadable.path, Path::new("/b"));
+        assert_eq!(unreadable.error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn file_named_twice_gives_its_annotations_once() {
+        let policy = read(&files(&[("/a", A)]), &[Path::new("/a"), Path::new("/a")]).unwrap();
+        assert_eq!((policy.annotations.len(), policy.sources.files.len()), (1, 1));
+    }
+
+    #[test]
+    fn included_file_gives_its_variables_in_every_block() {
+        let main = "table inet f {\ninclude \"/v\"\n}\ntable inet g {\ninclude \"/v\"\n\
+                    # a.service :: inet g c tcp dport $x accept\n}\n# b.service :: inet g c tcp dport $x accept\n";
+        assert_eq!(units(&[("/m", main), ("/v", "define x = 1")], "/m"), ["a.service"]);
+    }
+
+    #[test]
+    fn files_that_include_each_other_over_and_over_come_to_an_end() {
+        let all: Vec<(String, String)> = (0..15)
+            .map(|n| (format!("/{n}"), format!("include \"/{0}\"\n", n + 1).repeat(3)))
+            .chain([("/15".to_owned(), A.to_owned())])
+            .collect();
+        let all: Vec<(&str, &'static str)> =
+            all.iter().map(|(path, text)| (path.as_str(), &*text.clone().leak())).collect();
+        let policy = read(&files(&all), &[Path::new("/0")]).unwrap();
+        assert_eq!(policy.annotations.len(), 1);
+    }
+
+    #[test]
+    fn mistakes_come_in_the_order_of_files_and_lines() {
+        let main = "# a.service :: inet f\ninclude \"/b\"\n# a.service :: inet\n";
+        let policy =
+            read(&files(&[("/m", main), ("/b", "# b.service :: ip6 f")]), &[Path::new("/m")]).unwrap();
+        let places: Vec<String> =
+            policy.mistakes.iter().map(|mistake| policy.sources.location(mistake.span).to_string()).collect();
+        assert_eq!(places, ["/m:1", "/m:3", "/b:1"]);
+    }
 }

@@ -2,4 +2,8 @@
 
 pub mod cgroups;
 pub mod dbus;
+pub mod hosts;
 pub mod journal;
+pub mod readable;
+pub mod sigbus;
+pub mod units;

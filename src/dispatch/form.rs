@@ -1,0 +1,168 @@
+//! Which form keeps a rule's meaning.
+
+use crate::{
+    model::Data,
+    policy::{CgroupMatch, Part, Token, TokenKind},
+};
+
+/// How a rule gets into the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Form<'a> {
+    /// Behind a verdict map: the cgroup match is the look-up, the rest of the rule is in a chain that
+    /// the map jumps to.
+    Mapped {
+        /// The match.
+        cgroup: &'a CgroupMatch,
+        /// The rest of the rule.
+        rest: Vec<&'a Token>,
+    },
+    /// In the user's chain, its paths replaced by sets, as often as need be behind a gate: a match that
+    /// only holds while the rule is due.
+    InPlace(Gate),
+}
+
+/// When a rule in the user's chain is due, besides its cgroup matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Always: what is not there, does not match.
+    None,
+    /// While any path of the only match exists.
+    AnyPath,
+    /// While all paths exist.
+    AllPaths,
+    /// While the unit is active.
+    Unit,
+}
+
+/// The form of a rule with this body.
+pub fn form(body: &[Part]) -> Form<'_> {
+    let matches: Vec<&CgroupMatch> = body.iter().filter_map(as_match).collect();
+    let Some(last) = body.iter().rposition(|part| as_match(part).is_some()) else {
+        return Form::InPlace(Gate::Unit);
+    };
+    let before: Vec<&Token> = body[..last].iter().filter_map(as_token).collect();
+    let pure = only_matches(&before);
+    let negated = matches.iter().any(|cgroup| cgroup.negated);
+    if let [cgroup] = matches[..] {
+        let rest: Vec<&Token> = body.iter().filter_map(as_token).collect();
+        if !negated && pure && (verdict(&rest).is_some() || may_be_called(&rest)) {
+            return Form::Mapped { cgroup, rest };
+        }
+    }
+    Form::InPlace(match (pure, negated, matches.len()) {
+        (true, false, _) => Gate::None,
+        (false, false, 1) => Gate::AnyPath,
+        _ => Gate::AllPaths,
+    })
+}
+
+/// The verdict that is all of a rule's rest and means the same in a map as in the rule. A chain that is named is
+/// not looked for before the element is added, so `jump` and `goto` are no such verdicts.
+pub fn verdict(rest: &[&Token]) -> Option<Data> {
+    match rest {
+        [] => Some(Data::Continue),
+        [word] => only_verdict(word),
+        _ => None,
+    }
+}
+
+fn only_verdict(word: &Token) -> Option<Data> {
+    match word {
+        word if word.is("accept") => Some(Data::Accept),
+        word if word.is("drop") => Some(Data::Drop),
+        word if word.is("continue") => Some(Data::Continue),
+        word if word.is("return") => Some(Data::Return),
+        _ => None,
+    }
+}
+
+fn as_match(part: &Part) -> Option<&CgroupMatch> {
+    match part {
+        Part::Cgroup(cgroup) => Some(cgroup),
+        Part::Verbatim(_) => None,
+    }
+}
+
+fn as_token(part: &Part) -> Option<&Token> {
+    match part {
+        Part::Verbatim(token) => Some(token),
+        Part::Cgroup(_) => None,
+    }
+}
+
+/// Whether a rule means the same in a chain that the user's chain calls: not if it may leave the user's chain by
+/// `return` or `goto`, or by a verdict that is not written in it.
+fn may_be_called(rest: &[&Token]) -> bool {
+    let leaves = |token: &&Token| token.is("return") || token.is("goto");
+    let hidden = rest
+        .iter()
+        .skip_while(|token| !token.is("vmap"))
+        .any(|token| matches!(token.kind, TokenKind::SetReference | TokenKind::Variable));
+    !rest.iter().any(leaves) && !hidden
+}
+
+/// Matches without any effect or memory of their own, by the words that they begin with.
+const MATCHES: [&str; 26] = [
+    "ip", "ip6", "tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "igmp", "th", "esp", "ah",
+    "comp", "meta", "ct", "iif", "oif", "iifname", "oifname", "iiftype", "oiftype", "mark", "skuid", "skgid",
+    "fib",
+];
+
+/// Words that count, remember, log or change something wherever they stand.
+const EFFECTS: [&str; 24] = [
+    "set",
+    "counter",
+    "limit",
+    "quota",
+    "log",
+    "numgen",
+    "count",
+    "add",
+    "update",
+    "delete",
+    "last",
+    "queue",
+    "dup",
+    "fwd",
+    "notrack",
+    "flow",
+    "helper",
+    "timeout",
+    "expectation",
+    "synproxy",
+    "tproxy",
+    "snat",
+    "dnat",
+    "reset",
+];
+
+/// Whether tokens in front of a cgroup match are known to be nothing but matches, so that it makes no difference
+/// which is tested first. What is not known is taken for an effect.
+fn only_matches(before: &[&Token]) -> bool {
+    let Some(first) = before.first() else { return true };
+    let effect = |token: &&Token| {
+        token.kind == TokenKind::Word && EFFECTS.contains(&token.text.as_str())
+            || matches!(token.kind, TokenKind::Variable)
+    };
+    let verdict_word = |token: &&Token| {
+        token.kind == TokenKind::Word
+            && [
+                "accept",
+                "drop",
+                "return",
+                "continue",
+                "jump",
+                "goto",
+                "reject",
+                "vmap",
+                "comment",
+                "masquerade",
+                "redirect",
+                "xt",
+                "osf",
+                "meter",
+            ]
+            .contains(&token.text.as_str())
+    };
+    MATCHES.contains(&first.text.as_str()) && !before.iter().any(effect) && !before.iter().any(verdict_word)
+}

@@ -1,0 +1,115 @@
+//! What an earlier run left in the kernel, and the script that takes it away.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::script::{Line, Script};
+use crate::model::PREFIX;
+
+/// The commands that remove every object named `scnpm.*` and every rule of other chains that refers to one, for a ruleset
+/// as libnftables lists it in JSON (libnftables-json(5)). Rules of chains in `flushed` (`FAMILY TABLE CHAIN`) are
+/// left to the flush.
+pub fn removal(ruleset: &Value, flushed: &BTreeSet<String>) -> Script {
+    let objects: Vec<(&str, &Value)> = ruleset["nftables"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+        .flat_map(|object| object.iter().map(|(kind, value)| (kind.as_str(), value)))
+        .collect();
+    let ours = |wanted: &'static str| {
+        objects.iter().filter(move |(kind, object)| *kind == wanted && is_ours(text(object, "name")))
+    };
+    let rules = objects.iter().filter(|(kind, rule)| {
+        *kind == "rule"
+            && !is_ours(text(rule, "chain"))
+            && !flushed.contains(&place(rule, "chain"))
+            && refers_to_us(&rule["expr"])
+    });
+    let mut script = Script::default();
+    let mut push = |command: String| script.push(Line::new(command));
+    for (_, rule) in rules {
+        push(format!("delete rule {} handle {}", place(rule, "chain"), rule["handle"]));
+    }
+    ours("chain").for_each(|(_, chain)| push(format!("flush chain {}", place(chain, "name"))));
+    ours("map").for_each(|(_, map)| push(format!("delete map {}", place(map, "name"))));
+    ours("set").for_each(|(_, set)| push(format!("delete set {}", place(set, "name"))));
+    ours("chain").for_each(|(_, chain)| push(format!("delete chain {}", place(chain, "name"))));
+    script
+}
+
+fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object[field].as_str().unwrap_or_default()
+}
+
+fn place(object: &Value, name: &str) -> String {
+    format!("{} {} {}", text(object, "family"), text(object, "table"), text(object, name))
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+/// Whether an expression looks up one of our sets or maps, or jumps to one of our chains.
+fn refers_to_us(expression: &Value) -> bool {
+    match expression {
+        Value::String(text) => text.strip_prefix('@').is_some_and(is_ours),
+        Value::Array(items) => items.iter().any(refers_to_us),
+        Value::Object(fields) => fields.iter().any(|(field, value)| {
+            field == "target" && value.as_str().is_some_and(is_ours) || refers_to_us(value)
+        }),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ruleset() -> Value {
+        json!({"nftables": [
+            {"metainfo": {"version": "1.0.6"}},
+            {"table": {"family": "inet", "name": "filter", "handle": 1}},
+            {"chain": {"family": "inet", "table": "filter", "name": "out", "handle": 1}},
+            {"chain": {"family": "inet", "table": "filter", "name": "scnpm.out.1.a.service", "handle": 5}},
+            {"map": {"family": "inet", "table": "filter", "name": "scnpm.out.1", "type": "cgroupsv2", "map": "verdict"}},
+            {"set": {"family": "inet", "table": "filter", "name": "scnpm.out.2.active", "type": "mark"}},
+            {"set": {"family": "inet", "table": "filter", "name": "mine", "type": "mark"}},
+            {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 9,
+                "expr": [{"vmap": {"key": {"socket": {"key": "cgroupv2"}}, "data": "@scnpm.out.1"}}]}},
+            {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 10,
+                "expr": [{"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": "@scnpm.out.2.active"}}]}},
+            {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 11,
+                "expr": [{"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "scnpm.0"}}, {"accept": null}]}},
+            {"rule": {"family": "inet", "table": "filter", "chain": "scnpm.out.1.a.service", "handle": 12,
+                "expr": [{"accept": null}]}},
+        ]})
+    }
+
+    #[test]
+    fn removes_ours_in_an_order_the_kernel_takes_and_nothing_else() {
+        assert_eq!(
+            removal(&ruleset(), &BTreeSet::new()).to_string(),
+            "delete rule inet filter out handle 9\n\
+             delete rule inet filter out handle 10\n\
+             flush chain inet filter scnpm.out.1.a.service\n\
+             delete map inet filter scnpm.out.1\n\
+             delete set inet filter scnpm.out.2.active\n\
+             delete chain inet filter scnpm.out.1.a.service\n"
+        );
+    }
+
+    #[test]
+    fn leaves_rules_of_a_flushed_chain_to_the_flush() {
+        let script = removal(&ruleset(), &BTreeSet::from(["inet filter out".to_owned()])).to_string();
+        assert!(!script.contains("delete rule"), "{script}");
+    }
+
+    #[test]
+    fn finds_nothing_in_a_clean_kernel() {
+        assert_eq!(removal(&json!({"nftables": []}), &BTreeSet::new()), Script::default());
+    }
+}

@@ -1,0 +1,91 @@
+//! Names for our objects: made from the policy's own words, safe for nft, unique in their table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{ChainRef, PREFIX, TableRef, UnitName};
+
+const CHAIN_PART: usize = 48;
+const UNIT_PART: usize = 56;
+
+/// Gives out names.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    used: BTreeMap<TableRef, BTreeSet<String>>,
+    numbers: BTreeMap<ChainRef, usize>,
+}
+
+impl Names {
+    /// `scnpm.CHAIN.N`, N counting from 1 in each chain.
+    pub(super) fn run(&mut self, chain: &ChainRef) -> String {
+        let number = self.numbers.entry(chain.clone()).or_default();
+        *number += 1;
+        let name = format!("{PREFIX}{}.{number}", safe(&chain.name, CHAIN_PART));
+        self.unique(&chain.table, name)
+    }
+
+    /// `RUN.UNIT`.
+    pub(super) fn of_unit(&mut self, table: &TableRef, run: &str, unit: &UnitName) -> String {
+        self.unique(table, format!("{run}.{}", safe(&unit.0, UNIT_PART)))
+    }
+
+    /// `RUN.active`.
+    pub(super) fn gate(&mut self, table: &TableRef, run: &str) -> String {
+        self.unique(table, format!("{run}.active"))
+    }
+
+    fn unique(&mut self, table: &TableRef, name: String) -> String {
+        let used = self.used.entry(table.clone()).or_default();
+        let mut free = name.clone();
+        let mut copy = 1;
+        while !used.insert(free.clone()) {
+            copy += 1;
+            free = format!("{name}-{copy}");
+        }
+        free
+    }
+}
+
+/// An nft identifier holds letters, digits, `/`, `-`, `_` and `.` (nft's `scanner.l`).
+fn safe(text: &str, most: usize) -> String {
+    text.chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "/-_.".contains(c) { c } else { '_' })
+        .take(most)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Family;
+
+    fn chain(name: &str) -> ChainRef {
+        ChainRef { table: TableRef { family: Family::Inet, name: "filter".into() }, name: name.into() }
+    }
+
+    #[test]
+    fn read_like_the_policy() {
+        let mut names = Names::default();
+        let run = names.run(&chain("vpn.whitelist"));
+        assert_eq!(run, "scnpm.vpn.whitelist.1");
+        let unit = UnitName("app-mail.scope".into());
+        assert_eq!(names.of_unit(&chain("x").table, &run, &unit), "scnpm.vpn.whitelist.1.app-mail.scope");
+        assert_eq!(names.run(&chain("vpn.whitelist")), "scnpm.vpn.whitelist.2");
+        assert_eq!(names.run(&chain("out")), "scnpm.out.1");
+    }
+
+    #[test]
+    fn hostile_unit_names_become_safe_and_stay_apart() {
+        let mut names = Names::default();
+        let table = chain("c").table;
+        let a = names.of_unit(&table, "scnpm.c.1", &UnitName("a@\"};x.service".into()));
+        let b = names.of_unit(&table, "scnpm.c.1", &UnitName("a:\"};x.service".into()));
+        assert_eq!(a, "scnpm.c.1.a____x.service");
+        assert_eq!(b, "scnpm.c.1.a____x.service-2");
+        let long = names.of_unit(&table, &names_run_long(), &UnitName("u".repeat(300)));
+        assert!(long.len() < 128, "nft's own limit for names");
+    }
+
+    fn names_run_long() -> String {
+        Names::default().run(&chain(&"c".repeat(250)))
+    }
+}

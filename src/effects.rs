@@ -1,0 +1,121 @@
+//! What the engine wants done to the kernel's nftables, done; and what became of it.
+
+use std::{collections::BTreeSet, fs, io, os::unix::fs::MetadataExt, path::Path};
+
+use crate::{
+    engine::{Commit, Outcome},
+    log,
+    model::{Binding, CGROUP_ROOT, CgroupId, Element, Key, SetRef},
+    nft::{AddError, Kernel},
+    watch::cgroups::look,
+};
+
+/// Carries a commit out: additions first, they are what somebody waits for.
+pub fn commit(kernel: &mut dyn Kernel, commit: &Commit) -> Vec<(Element, Outcome)> {
+    let mut outcomes = add(kernel, &commit.add);
+    outcomes.extend(close(kernel, &commit.close));
+    outcomes.extend(delete(kernel, &commit.delete));
+    outcomes
+}
+
+/// Deletes from a set all ids but `keep`; in a user's own set only those that no cgroup has any more.
+///
+/// # Errors
+/// As [`Kernel::ids`] and [`Kernel::delete`]; a set that is gone is no error.
+pub fn sweep(kernel: &mut dyn Kernel, set: &SetRef, keep: &BTreeSet<CgroupId>) -> io::Result<usize> {
+    let mut strays = match kernel.ids(set) {
+        Ok(ids) => &ids - keep,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    if !set.is_ours() && !strays.is_empty() {
+        let mut alive = BTreeSet::new();
+        cgroups_below(Path::new(CGROUP_ROOT), &mut alive);
+        strays = &strays - &alive;
+    }
+    let elements: Vec<(SetRef, CgroupId)> = strays.into_iter().map(|id| (set.clone(), id)).collect();
+    if !elements.is_empty() {
+        kernel.delete(&elements)?;
+    }
+    Ok(elements.len())
+}
+
+fn add(kernel: &mut dyn Kernel, bindings: &[Binding]) -> Vec<(Element, Outcome)> {
+    let path = |binding: &Binding| match &binding.element.key {
+        Key::Cgroup(path) => Some(path.clone()),
+        Key::Everything => None,
+    };
+    let before: Vec<Option<CgroupId>> =
+        bindings.iter().map(|binding| path(binding).as_ref().and_then(look)).collect();
+    let is_there = |at: &usize| bindings[*at].element.key == Key::Everything || before[*at].is_some();
+    let wanted: Vec<usize> = (0..bindings.len()).filter(is_there).collect();
+    let elements: Vec<Element> = wanted.iter().map(|at| bindings[*at].element.clone()).collect();
+    let failed = match elements.is_empty() {
+        true => AddError { added: vec![], vanished: vec![], refused: vec![] },
+        false => match kernel.add(&elements) {
+            Ok(()) => AddError { added: elements, vanished: vec![], refused: vec![] },
+            Err(error) => error,
+        },
+    };
+    let outcome = |(at, binding): (usize, &Binding)| {
+        let element = &binding.element;
+        let outcome = if failed.added.contains(element) {
+            log::element("added", binding, before[at]);
+            match path(binding) {
+                Some(path) => Outcome::Added { before: before[at], after: look(&path) },
+                None => Outcome::Opened,
+            }
+        } else if let Some((_, words)) = failed.refused.iter().find(|(refused, _)| refused == element) {
+            log::refused(binding, words);
+            Outcome::Refused
+        } else {
+            Outcome::Vanished
+        };
+        (element.clone(), outcome)
+    };
+    bindings.iter().enumerate().map(outcome).collect()
+}
+
+fn close(kernel: &mut dyn Kernel, bindings: &[Binding]) -> Vec<(Element, Outcome)> {
+    if bindings.is_empty() {
+        return vec![];
+    }
+    let gates: Vec<SetRef> = bindings.iter().map(|binding| binding.element.set.clone()).collect();
+    let outcome = match kernel.close(&gates) {
+        Ok(()) => Outcome::Closed,
+        Err(complaints) => {
+            tracing::error!("nft does not close a rule: {}", complaints[0].words);
+            Outcome::Failed
+        }
+    };
+    bindings.iter().for_each(|binding| log::element("closed", binding, None));
+    bindings.iter().map(|binding| (binding.element.clone(), outcome.clone())).collect()
+}
+
+fn delete(kernel: &mut dyn Kernel, dead: &[(Binding, CgroupId)]) -> Vec<(Element, Outcome)> {
+    if dead.is_empty() {
+        return vec![];
+    }
+    let elements: Vec<(SetRef, CgroupId)> =
+        dead.iter().map(|(binding, id)| (binding.element.set.clone(), *id)).collect();
+    let done = kernel.delete(&elements);
+    if let Err(error) = &done {
+        tracing::error!("an element of a cgroup that is gone cannot be deleted: {error}");
+    }
+    let outcome = |(binding, id): &(Binding, CgroupId)| {
+        log::element("deleted", binding, Some(*id));
+        (binding.element.clone(), if done.is_ok() { Outcome::Deleted(*id) } else { Outcome::Failed })
+    };
+    dead.iter().map(outcome).collect()
+}
+
+/// The ids of all cgroups that exist.
+fn cgroups_below(directory: &Path, ids: &mut BTreeSet<CgroupId>) {
+    if let Ok(metadata) = fs::metadata(directory) {
+        ids.insert(CgroupId(metadata.ino()));
+    }
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        cgroups_below(&entry.path(), ids);
+    }
+}

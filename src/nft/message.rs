@@ -1,0 +1,499 @@
+//! nfnetlink messages of nf_tables as bytes, just the few that are needed. Pure.
+//!
+//! Integers of the netlink layer are in host order, those of nf_tables in network order.
+
+use crate::model::{CgroupId, Data, Family, SetRef};
+
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
+
+pub(super) const NLM_F_REQUEST: u16 = 0x1;
+pub(super) const NLM_F_ACK: u16 = 0x4;
+pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
+
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+const NFNL_MSG_BATCH_END: u16 = 0x11;
+
+/// `enum nf_tables_msg_types`, as far as it is needed.
+pub(super) mod kind {
+    pub(in crate::nft) const NEWTABLE: u8 = 0;
+    pub(in crate::nft) const DELTABLE: u8 = 2;
+    pub(in crate::nft) const NEWCHAIN: u8 = 3;
+    pub(in crate::nft) const DELCHAIN: u8 = 5;
+    pub(in crate::nft) const DELRULE: u8 = 8;
+    pub(in crate::nft) const NEWSET: u8 = 9;
+    pub(in crate::nft) const GETSET: u8 = 10;
+    pub(in crate::nft) const DELSET: u8 = 11;
+    pub(in crate::nft) const NEWSETELEM: u8 = 12;
+    pub(in crate::nft) const GETSETELEM: u8 = 13;
+    pub(in crate::nft) const DELSETELEM: u8 = 14;
+    pub(in crate::nft) const GETGEN: u8 = 16;
+}
+
+pub(super) const NFTA_TABLE_NAME: u16 = 1;
+pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
+pub(super) const NFTA_CHAIN_NAME: u16 = 3;
+pub(super) const NFTA_RULE_TABLE: u16 = 1;
+pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+pub(super) const NFTA_SET_TABLE: u16 = 1;
+pub(super) const NFTA_SET_NAME: u16 = 2;
+const NFTA_SET_FLAGS: u16 = 3;
+const NFTA_SET_KEY_TYPE: u16 = 4;
+const NFTA_SET_KEY_LEN: u16 = 5;
+const NFTA_SET_DATA_TYPE: u16 = 6;
+pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_SET_ELEM_USERDATA: u16 = 6;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_DATA_VERDICT: u16 = 2;
+const NFTA_VERDICT_CODE: u16 = 1;
+const NFTA_VERDICT_CHAIN: u16 = 2;
+
+const NFT_SET_INTERVAL: u32 = 0x4;
+const NFT_SET_MAP: u32 = 0x8;
+const NFT_SET_OBJECT: u32 = 0x40;
+const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+/// nft's own number for the type cgroupsv2 (`TYPE_CGROUPV2` in its datatype.h), which the kernel only keeps.
+const TYPE_CGROUPV2: u32 = 46;
+
+const NLA_F_NESTED: u16 = 0x8000;
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// What libnftables itself writes beside the start of an interval that has no end
+/// (`NFTNL_UDATA_SET_ELEM_FLAGS`, 4 bytes, `SET_ELEM_F_INTERVAL_OPEN`), so that nft lists it as a whole range.
+const OPEN_INTERVAL: [u8; 6] = [1, 4, 1, 0, 0, 0];
+
+/// The most bytes that the elements of one message may take: an attribute's length has 16 bits.
+const ROOM: usize = 60_000;
+
+/// An element's key as the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum RawKey {
+    /// The key of a set of type cgroupsv2.
+    Cgroup(CgroupId),
+    /// The range of all packet marks, in an interval set of type mark.
+    AllMarks,
+}
+
+/// An element as the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RawElement<'a> {
+    pub(super) set: &'a SetRef,
+    pub(super) key: RawKey,
+    pub(super) data: Option<&'a Data>,
+}
+
+/// What a set is for, as far as cgroups go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetKind {
+    /// A set of cgroups.
+    Cgroups,
+    /// A map of cgroups to verdicts.
+    CgroupVerdicts,
+    /// Anything else.
+    Other,
+}
+
+/// Messages that the kernel carries out together or not at all.
+#[derive(Debug)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    first: u32,
+    next: u32,
+}
+
+impl Batch {
+    /// An empty batch; its messages are numbered from `seq` on.
+    pub(super) fn new(seq: u32) -> Self {
+        let mut batch = Self { bytes: Vec::new(), first: seq, next: seq };
+        batch.bracket(NFNL_MSG_BATCH_BEGIN);
+        batch
+    }
+
+    /// The number of the message that opens the batch: what fails the batch as a whole is answered to it.
+    pub(super) fn first(&self) -> u32 {
+        self.first
+    }
+
+    /// The numbers of the messages that are acknowledged.
+    pub(super) fn acknowledged(&self) -> impl Iterator<Item = u32> {
+        let (first, next) = (self.first, self.next);
+        (1..next.wrapping_sub(first)).map(move |step| first.wrapping_add(step))
+    }
+
+    /// Adds elements. Neighbours of the same set share a message as far as it has room.
+    pub(super) fn add(&mut self, elements: &[RawElement]) {
+        for run in elements.chunk_by(|a, b| a.set == b.set) {
+            let mut rest = run;
+            while let Some(first) = rest.first() {
+                let message = self.open(kind::NEWSETELEM, NLM_F_ACK | NLM_F_CREATE, first.set.table.family);
+                text(&mut self.bytes, NFTA_SET_ELEM_LIST_TABLE, &first.set.table.name);
+                text(&mut self.bytes, NFTA_SET_ELEM_LIST_SET, &first.set.name);
+                let mut taken = 0;
+                nest(&mut self.bytes, NFTA_SET_ELEM_LIST_ELEMENTS, |bytes| {
+                    let start = bytes.len();
+                    for one in rest {
+                        element(bytes, one);
+                        taken += 1;
+                        if bytes.len() - start > ROOM {
+                            break;
+                        }
+                    }
+                });
+                close(&mut self.bytes, message);
+                rest = &rest[taken..];
+            }
+        }
+    }
+
+    /// Deletes the element of a cgroup, whatever data it has.
+    pub(super) fn delete(&mut self, set: &SetRef, id: CgroupId) {
+        let message = self.open(kind::DELSETELEM, NLM_F_ACK, set.table.family);
+        text(&mut self.bytes, NFTA_SET_ELEM_LIST_TABLE, &set.table.name);
+        text(&mut self.bytes, NFTA_SET_ELEM_LIST_SET, &set.name);
+        nest(&mut self.bytes, NFTA_SET_ELEM_LIST_ELEMENTS, |bytes| {
+            element(bytes, &RawElement { set, key: RawKey::Cgroup(id), data: None });
+        });
+        close(&mut self.bytes, message);
+    }
+
+    /// Deletes all elements of a set. An empty one is fine.
+    pub(super) fn flush(&mut self, set: &SetRef) {
+        let message = self.open(kind::DELSETELEM, NLM_F_ACK, set.table.family);
+        text(&mut self.bytes, NFTA_SET_ELEM_LIST_TABLE, &set.table.name);
+        text(&mut self.bytes, NFTA_SET_ELEM_LIST_SET, &set.name);
+        close(&mut self.bytes, message);
+    }
+
+    /// The bytes to send, and the number that is free next.
+    pub(super) fn finish(mut self) -> (Vec<u8>, u32) {
+        self.bracket(NFNL_MSG_BATCH_END);
+        (self.bytes, self.next)
+    }
+
+    fn bracket(&mut self, kind: u16) {
+        let message = header(&mut self.bytes, kind, NLM_F_REQUEST, self.next, 0, NFNL_SUBSYS_NFTABLES);
+        close(&mut self.bytes, message);
+        self.next = self.next.wrapping_add(1);
+    }
+
+    fn open(&mut self, kind: u8, flags: u16, family: Family) -> usize {
+        let seq = self.next;
+        self.next = self.next.wrapping_add(1);
+        header(&mut self.bytes, nf_tables(kind), NLM_F_REQUEST | flags, seq, family_number(family), 0)
+    }
+}
+
+/// A request for all elements of a set.
+pub(super) fn list_elements(set: &SetRef, seq: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let family = family_number(set.table.family);
+    let message = header(&mut bytes, nf_tables(kind::GETSETELEM), NLM_F_REQUEST | NLM_F_DUMP, seq, family, 0);
+    text(&mut bytes, NFTA_SET_ELEM_LIST_TABLE, &set.table.name);
+    text(&mut bytes, NFTA_SET_ELEM_LIST_SET, &set.name);
+    close(&mut bytes, message);
+    bytes
+}
+
+/// A request for what a set is.
+pub(super) fn get_set(set: &SetRef, seq: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let family = family_number(set.table.family);
+    let message = header(&mut bytes, nf_tables(kind::GETSET), NLM_F_REQUEST, seq, family, 0);
+    text(&mut bytes, NFTA_SET_TABLE, &set.table.name);
+    text(&mut bytes, NFTA_SET_NAME, &set.name);
+    close(&mut bytes, message);
+    bytes
+}
+
+/// A request for the ruleset's generation, which nothing but missing rights or a missing nf_tables refuses.
+pub(super) fn get_generation(seq: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let message = header(&mut bytes, nf_tables(kind::GETGEN), NLM_F_REQUEST | NLM_F_ACK, seq, 0, 0);
+    close(&mut bytes, message);
+    bytes
+}
+
+/// A message as it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Message<'a> {
+    /// The type, with the subsystem in the high byte.
+    pub(super) kind: u16,
+    pub(super) flags: u16,
+    pub(super) seq: u32,
+    /// The port of the socket that asked for the change.
+    pub(super) port: u32,
+    pub(super) payload: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Its `enum nf_tables_msg_types`, if it is one of nf_tables.
+    pub(super) fn nf_tables(&self) -> Option<u8> {
+        let [low, high] = self.kind.to_le_bytes();
+        (u16::from(high) == NFNL_SUBSYS_NFTABLES).then_some(low)
+    }
+
+    /// The family in its nfgenmsg header.
+    pub(super) fn family(&self) -> Option<Family> {
+        family_of(*self.payload.first()?)
+    }
+
+    /// The text in one of its attributes.
+    pub(super) fn text(&self, kind: u16) -> Option<&'a str> {
+        let value = attribute(self.payload.get(4..)?, kind)?;
+        std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
+    }
+
+    /// The number in one of its attributes.
+    fn number(&self, kind: u16) -> Option<u32> {
+        let value = attribute(self.payload.get(4..)?, kind)?;
+        Some(u32::from_be_bytes(value.try_into().ok()?))
+    }
+
+    /// What the set is for that it describes.
+    pub(super) fn set_kind(&self) -> SetKind {
+        let flags = self.number(NFTA_SET_FLAGS).unwrap_or(0);
+        let has_cgroups = self.number(NFTA_SET_KEY_TYPE) == Some(TYPE_CGROUPV2)
+            && self.number(NFTA_SET_KEY_LEN) == Some(8)
+            && flags & (NFT_SET_INTERVAL | NFT_SET_OBJECT) == 0;
+        let is_map = flags & NFT_SET_MAP != 0;
+        match (has_cgroups, is_map, self.number(NFTA_SET_DATA_TYPE)) {
+            (true, false, _) => SetKind::Cgroups,
+            (true, true, Some(NFT_DATA_VERDICT)) => SetKind::CgroupVerdicts,
+            _ => SetKind::Other,
+        }
+    }
+
+    /// The error number in an acknowledgement or at the end of a dump; 0 for success.
+    pub(super) fn error(&self) -> i32 {
+        self.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes).wrapping_neg())
+    }
+
+    /// The keys of 8 bytes in a list of elements.
+    pub(super) fn cgroup_keys(self) -> impl Iterator<Item = CgroupId> + use<'a> {
+        let list = self.payload.get(4..).and_then(|body| attribute(body, NFTA_SET_ELEM_LIST_ELEMENTS));
+        attributes(list.unwrap_or_default()).filter_map(|(_, element)| {
+            let value = attribute(attribute(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
+            Some(CgroupId(u64::from_ne_bytes(value.try_into().ok()?)))
+        })
+    }
+}
+
+/// The messages in what was received; what is cut short at the end is left out.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let length = u32_at(bytes, 0)? as usize;
+        let message = Message {
+            kind: u16_at(bytes, 4)?,
+            flags: u16_at(bytes, 6)?,
+            seq: u32_at(bytes, 8)?,
+            port: u32_at(bytes, 12)?,
+            payload: bytes.get(16..length)?,
+        };
+        bytes = bytes.get(aligned(length)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(bytes, 0)?);
+        let found = (u16_at(bytes, 2)? & NLA_TYPE_MASK, bytes.get(4..length)?);
+        bytes = bytes.get(aligned(length)..).unwrap_or_default();
+        Some(found)
+    })
+}
+
+fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(found, value)| (found == kind).then_some(value))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn aligned(length: usize) -> usize {
+    length.next_multiple_of(4)
+}
+
+fn nf_tables(kind: u8) -> u16 {
+    NFNL_SUBSYS_NFTABLES << 8 | u16::from(kind)
+}
+
+/// Begins a message and tells where, for [`close`].
+fn header(bytes: &mut Vec<u8>, kind: u16, flags: u16, seq: u32, family: u8, resource: u16) -> usize {
+    let start = bytes.len();
+    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(seq.to_ne_bytes());
+    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend([family, 0]);
+    bytes.extend(resource.to_be_bytes());
+    start
+}
+
+#[allow(clippy::cast_possible_truncation)]
+fn close(bytes: &mut [u8], start: usize) {
+    let length = (bytes.len() - start) as u32;
+    bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+/// An attribute, and one that holds others. Nothing here comes near 64 KiB, see [`ROOM`].
+#[allow(clippy::cast_possible_truncation)]
+fn nest(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start = bytes.len();
+    bytes.extend(0_u16.to_ne_bytes());
+    bytes.extend((kind | NLA_F_NESTED).to_ne_bytes());
+    fill(bytes);
+    let length = (bytes.len() - start) as u16;
+    bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+}
+
+#[allow(clippy::cast_possible_truncation)]
+fn value(bytes: &mut Vec<u8>, kind: u16, payload: &[u8]) {
+    bytes.extend((payload.len() as u16 + 4).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(payload);
+    bytes.resize(aligned(bytes.len()), 0);
+}
+
+/// A name. The kernel's names have less than 256 bytes and refuses longer ones.
+fn text(bytes: &mut Vec<u8>, kind: u16, name: &str) {
+    let mut payload: Vec<u8> = name.bytes().take(1024).collect();
+    payload.push(0);
+    value(bytes, kind, &payload);
+}
+
+fn element(bytes: &mut Vec<u8>, element: &RawElement) {
+    nest(bytes, NFTA_LIST_ELEM, |bytes| {
+        nest(bytes, NFTA_SET_ELEM_KEY, |bytes| match element.key {
+            RawKey::Cgroup(id) => value(bytes, NFTA_DATA_VALUE, &id.0.to_ne_bytes()),
+            RawKey::AllMarks => value(bytes, NFTA_DATA_VALUE, &0_u32.to_ne_bytes()),
+        });
+        if element.key == RawKey::AllMarks {
+            value(bytes, NFTA_SET_ELEM_USERDATA, &OPEN_INTERVAL);
+        }
+        if let Some((code, chain)) = element.data.and_then(verdict) {
+            nest(bytes, NFTA_SET_ELEM_DATA, |bytes| {
+                nest(bytes, NFTA_DATA_VERDICT, |bytes| {
+                    value(bytes, NFTA_VERDICT_CODE, &code.to_be_bytes());
+                    if let Some(chain) = chain {
+                        text(bytes, NFTA_VERDICT_CHAIN, chain);
+                    }
+                });
+            });
+        }
+    });
+}
+
+/// A verdict's number (`enum nft_verdicts`, NF_DROP, NF_ACCEPT) and chain.
+fn verdict(data: &Data) -> Option<(i32, Option<&str>)> {
+    match data {
+        Data::Drop => Some((0, None)),
+        Data::Accept => Some((1, None)),
+        Data::Continue => Some((-1, None)),
+        Data::Jump(chain) => Some((-3, Some(chain))),
+        Data::Goto(chain) => Some((-4, Some(chain))),
+        Data::Return => Some((-5, None)),
+        Data::Value(_) => None,
+    }
+}
+
+fn family_number(family: Family) -> u8 {
+    match family {
+        Family::Inet => 1,
+        Family::Ip => 2,
+        Family::Arp => 3,
+        Family::Netdev => 5,
+        Family::Bridge => 7,
+        Family::Ip6 => 10,
+    }
+}
+
+fn family_of(number: u8) -> Option<Family> {
+    [Family::Inet, Family::Ip, Family::Arp, Family::Netdev, Family::Bridge, Family::Ip6]
+        .into_iter()
+        .find(|family| family_number(*family) == number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TableRef;
+
+    fn set(name: &str) -> SetRef {
+        SetRef { table: TableRef { family: Family::Inet, name: "filter".into() }, name: name.into() }
+    }
+
+    #[test]
+    fn keys_of_eight_bytes_are_read_back() {
+        let set = set("scnpm.a");
+        let jump = Data::Jump("vpn".into());
+        let ids = [CgroupId(7), CgroupId(1 << 40)];
+        let elements = ids.map(|id| RawElement { set: &set, key: RawKey::Cgroup(id), data: Some(&jump) });
+        let mut batch = Batch::new(10);
+        batch.add(&elements);
+        let (bytes, next) = batch.finish();
+        let found: Vec<Message> = messages(&bytes).collect();
+        assert_eq!(found.len(), 3);
+        assert_eq!(next, 13);
+        assert_eq!(found[1].seq, 11);
+        assert_eq!(found[1].nf_tables(), Some(kind::NEWSETELEM));
+        assert_eq!(found[1].family(), Some(Family::Inet));
+        assert_eq!(found[1].text(NFTA_SET_ELEM_LIST_SET), Some("scnpm.a"));
+        assert_eq!(found[1].cgroup_keys().collect::<Vec<_>>(), ids);
+    }
+
+    #[test]
+    fn elements_of_different_sets_go_into_messages_of_their_own() {
+        let (a, b) = (set("a"), set("b"));
+        let one = |set, id| RawElement { set, key: RawKey::Cgroup(CgroupId(id)), data: None };
+        let mut batch = Batch::new(u32::MAX);
+        batch.add(&[one(&a, 1), one(&b, 1), one(&b, 2)]);
+        assert_eq!(batch.acknowledged().collect::<Vec<_>>(), [0, 1]);
+        let (bytes, _) = batch.finish();
+        let counts: Vec<usize> = messages(&bytes).map(|message| message.cgroup_keys().count()).collect();
+        assert_eq!(counts, [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn no_message_outgrows_an_attribute() {
+        let set = set("a");
+        let jump = Data::Jump("c".repeat(250));
+        let elements: Vec<RawElement> = (0..2000)
+            .map(|id| RawElement { set: &set, key: RawKey::Cgroup(CgroupId(id)), data: Some(&jump) })
+            .collect();
+        let mut batch = Batch::new(1);
+        batch.add(&elements);
+        let (bytes, _) = batch.finish();
+        let keys: Vec<CgroupId> = messages(&bytes).flat_map(|message| message.cgroup_keys()).collect();
+        assert_eq!(keys.len(), 2000);
+        assert!(messages(&bytes).all(|message| message.payload.len() < usize::from(u16::MAX)));
+    }
+
+    #[test]
+    fn bytes_that_are_cut_short_end_the_reading() {
+        let mut batch = Batch::new(1);
+        batch.delete(&set("a"), CgroupId(5));
+        let (bytes, _) = batch.finish();
+        for length in 0..bytes.len() {
+            for message in messages(&bytes[..length]) {
+                let _ =
+                    (message.text(NFTA_SET_ELEM_LIST_SET), message.cgroup_keys().count(), message.error());
+            }
+        }
+        assert_eq!(messages(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).count(), 0);
+    }
+}

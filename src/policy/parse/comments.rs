@@ -1,0 +1,395 @@
+//! Finds the annotations among a file's comments, line by line; a statement's text is not looked into.
+
+use crate::{
+    model::Family,
+    policy::{
+        mistake::{Mistake, quoted},
+        text::{FileId, Span},
+        token::Joined,
+    },
+};
+
+/// A comment that is an annotation.
+#[derive(Debug)]
+pub(super) struct Comment {
+    /// The unit's name.
+    pub(super) unit: String,
+    /// Where it stands.
+    pub(super) unit_span: Span,
+    /// What follows the `::`, over all continued lines.
+    pub(super) statement: Joined,
+    /// What is wrong with the lines and the unit's name.
+    pub(super) mistakes: Vec<Mistake>,
+}
+
+/// The annotations of a file, in order.
+pub(super) fn find(file: FileId, text: &str) -> Vec<Comment> {
+    let lines = Lines::new(file, text);
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < lines.lines.len() {
+        match lines.annotation(at) {
+            Some((comment, next)) => {
+                found.push(comment);
+                at = next;
+            }
+            None => at += 1,
+        }
+    }
+    found
+}
+
+/// The types of units, as systemd.unit(5) lists them.
+const UNIT_TYPES: [&str; 11] = [
+    "service",
+    "socket",
+    "device",
+    "mount",
+    "automount",
+    "swap",
+    "target",
+    "path",
+    "timer",
+    "slice",
+    "scope",
+];
+
+/// nft's verbs, but for those that an annotation may have.
+const OTHER_VERBS: [&str; 9] =
+    ["create", "delete", "destroy", "flush", "get", "list", "rename", "replace", "reset"];
+
+/// What nft's verbs act upon.
+const OBJECTS: [&str; 19] = [
+    "chain",
+    "chains",
+    "counter",
+    "counters",
+    "ct",
+    "element",
+    "flowtable",
+    "limit",
+    "map",
+    "maps",
+    "meter",
+    "quota",
+    "rule",
+    "rules",
+    "ruleset",
+    "secmark",
+    "set",
+    "sets",
+    "table",
+];
+
+/// Whether a statement begins with what nft does, but annotations can't.
+pub(super) fn is_other_statement(words: &[&str]) -> bool {
+    match words {
+        [verb, object, ..] if OTHER_VERBS.contains(verb) => OBJECTS.contains(object),
+        ["add" | "insert", object, family, ..] => {
+            OBJECTS.contains(object) && !matches!(*object, "rule" | "element") && is_family(family)
+        }
+        [object, family, ..] => OBJECTS.contains(object) && is_family(family),
+        _ => false,
+    }
+}
+
+fn is_family(word: &str) -> bool {
+    word.parse::<Family>().is_ok()
+}
+
+/// A line of a file.
+struct Line<'a> {
+    /// What follows the `#` and blanks, without trailing blanks, and its place; if it is a comment.
+    comment: Option<(&'a str, usize)>,
+    /// How many blanks follow.
+    trailing: usize,
+    /// Whether the statement that it may be part of names `cgroupv2` here or in a continued line.
+    /// Known ahead for all lines: to look for it from each line anew would take quadratic time.
+    cgroup_ahead: bool,
+}
+
+/// The beginning of what may be an annotation.
+struct Head<'a> {
+    unit: &'a str,
+    unit_at: usize,
+    rest: &'a str,
+    rest_at: usize,
+}
+
+impl<'a> Line<'a> {
+    fn new(line: &'a str, start: usize) -> Self {
+        let text = line.trim_start_matches(is_blank);
+        let content = text.trim_start_matches('#');
+        if content.len() == text.len() {
+            return Self { comment: None, trailing: 0, cgroup_ahead: false };
+        }
+        let content = content.trim_start_matches(is_blank);
+        let at = start + line.len() - content.len();
+        let trimmed = content.trim_end_matches(is_blank);
+        Self { comment: Some((trimmed, at)), trailing: content.len() - trimmed.len(), cgroup_ahead: false }
+    }
+
+    /// Where its `\` stands, if it is continued.
+    fn backslash(&self) -> Option<usize> {
+        let (content, at) = self.comment?;
+        content.ends_with('\\').then(|| at + content.len() - 1)
+    }
+
+    /// Its text without the `\`.
+    fn piece(&self) -> Option<(&'a str, usize)> {
+        self.comment.map(|(content, at)| (without_backslash(content), at))
+    }
+
+    fn head(&self) -> Option<Head<'a>> {
+        let (content, at) = self.comment?;
+        let unit = &content[..content.find(is_blank)?];
+        let (name, suffix) = unit.rsplit_once('.')?;
+        if name.is_empty() || suffix.is_empty() || !suffix.bytes().all(|b| b.is_ascii_alphabetic()) {
+            return None;
+        }
+        let after = content[unit.len()..].trim_start_matches(is_blank).strip_prefix("::")?;
+        let rest = after.trim_start_matches(is_blank);
+        if rest.is_empty() || rest.len() == after.len() {
+            return None;
+        }
+        Some(Head {
+            unit,
+            unit_at: at,
+            rest: without_backslash(rest),
+            rest_at: at + content.len() - rest.len(),
+        })
+    }
+
+    /// Whether an annotation begins here beyond doubt, so that it can't continue another one.
+    fn begins_annotation(&self) -> bool {
+        self.head().is_some_and(|head| {
+            let first = head.rest.split(is_blank).next().unwrap_or_default();
+            matches!(first, "add" | "insert") || is_family(first)
+        })
+    }
+}
+
+fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\r')
+}
+
+fn without_backslash(text: &str) -> &str {
+    text.strip_suffix('\\').unwrap_or(text).trim_end_matches(is_blank)
+}
+
+struct Lines<'a> {
+    file: FileId,
+    lines: Vec<Line<'a>>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(file: FileId, text: &'a str) -> Self {
+        let mut lines: Vec<Line<'a>> = Vec::new();
+        let mut start = 0;
+        for line in text.split_inclusive('\n') {
+            let without_end = line.strip_suffix('\n').unwrap_or(line);
+            lines.push(Line::new(without_end.strip_suffix('\r').unwrap_or(without_end), start));
+            start += line.len();
+        }
+        let mut ahead = false;
+        for line in lines.iter_mut().rev() {
+            let here = match (line.head(), line.comment) {
+                (Some(head), _) => head.rest.contains("cgroupv2"),
+                (None, Some((content, _))) => content.contains("cgroupv2"),
+                (None, None) => false,
+            };
+            line.cgroup_ahead = here || (line.backslash().is_some() && ahead);
+            ahead = line.cgroup_ahead && !line.begins_annotation();
+        }
+        Self { file, lines }
+    }
+
+    /// The annotation that begins at a line, and the line after it.
+    fn annotation(&self, first: usize) -> Option<(Comment, usize)> {
+        let head = self.lines[first].head()?;
+        let suffix = head.unit.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+        let is_unit = UNIT_TYPES.contains(&suffix);
+        if !self.is_statement(first, &head, is_unit) {
+            return None;
+        }
+        let unit_span = self.span(head.unit_at, head.unit.len());
+        let mut comment = Comment {
+            unit: head.unit.to_owned(),
+            unit_span,
+            statement: Joined::new(self.file),
+            mistakes: Vec::new(),
+        };
+        if !is_unit {
+            comment.mistakes.push(
+                Mistake::warning(
+                    unit_span,
+                    format!("{} is no type of a unit", quoted(&format!(".{suffix}"))),
+                )
+                .help(format!("the types are {}", UNIT_TYPES.join(", "))),
+            );
+        }
+        comment.statement.push(head.rest, head.rest_at);
+        let next = self.join(first, &mut comment);
+        Some((comment, next))
+    }
+
+    fn is_statement(&self, first: usize, head: &Head<'_>, is_unit: bool) -> bool {
+        let cgroup = self.lines[first].cgroup_ahead;
+        let words = self.first_words(first, head);
+        match words[..] {
+            ["add" | "insert", second, ..] => {
+                matches!(second, "rule" | "element")
+                    || is_family(second)
+                    || cgroup
+                    || is_other_statement(&words)
+            }
+            [first, ..] if is_family(first) => is_unit || cgroup,
+            _ => is_other_statement(&words) || (is_unit && cgroup),
+        }
+    }
+
+    /// Enough words of a statement to tell it from prose.
+    fn first_words(&self, first: usize, head: &Head<'a>) -> Vec<&'a str> {
+        const LINES: usize = 8;
+        let mut words: Vec<&str> = head.rest.split(is_blank).filter(|word| !word.is_empty()).collect();
+        for (line, next) in self.lines[first..].iter().zip(&self.lines[first + 1..]).take(LINES) {
+            if words.len() > 2 || line.backslash().is_none() || next.begins_annotation() {
+                break;
+            }
+            let piece = next.piece().map_or("", |(piece, _)| piece);
+            words.extend(piece.split(is_blank).filter(|word| !word.is_empty()));
+        }
+        words
+    }
+
+    /// Adds the continued lines to a statement; the line after them.
+    fn join(&self, first: usize, comment: &mut Comment) -> usize {
+        let mut at = first;
+        while let Some(backslash) = self.lines[at].backslash() {
+            let span = self.span(backslash, 1);
+            if self.lines[at].trailing > 0 {
+                comment.mistakes.push(
+                    Mistake::warning(span, "blanks follow this `\\`").help("end the line with the `\\`"),
+                );
+            }
+            at += 1;
+            let problem = match self.lines.get(at) {
+                None => "the file ends after this `\\`",
+                Some(next) if next.begins_annotation() => "another annotation begins after this `\\`",
+                Some(next) => match next.piece() {
+                    None => "the line after this `\\` is no comment",
+                    Some((piece, start)) => {
+                        if !piece.is_empty() {
+                            comment.statement.push(piece, start);
+                        }
+                        continue;
+                    }
+                },
+            };
+            comment.mistakes.push(
+                Mistake::error(span, problem)
+                    .help("continue the statement in the next line behind a `#`, or leave the `\\` out"),
+            );
+            return at;
+        }
+        at + 1
+    }
+
+    fn span(&self, start: usize, length: usize) -> Span {
+        Span { file: self.file, start, end: start + length }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statements(text: &str) -> Vec<String> {
+        find(FileId(0), text).into_iter().map(|c| format!("{} :: {}", c.unit, c.statement.text())).collect()
+    }
+
+    fn mistakes(text: &str) -> Vec<String> {
+        find(FileId(0), text).into_iter().flat_map(|c| c.mistakes).map(|m| m.message).collect()
+    }
+
+    #[test]
+    fn every_form_of_the_original_is_found() {
+        assert_eq!(
+            statements(
+                "# a.service :: add rule inet f c accept\n## b@x.service :: add inet f c accept\n\
+                 #c\\x2dd.scope :: inet f c accept\n\t#  e:f.slice  ::  insert rule f c accept\n"
+            ),
+            [
+                "a.service :: add rule inet f c accept",
+                "b@x.service :: add inet f c accept",
+                "c\\x2dd.scope :: inet f c accept",
+                "e:f.slice :: insert rule f c accept"
+            ]
+        );
+    }
+
+    #[test]
+    fn prose_is_no_annotation() {
+        for text in [
+            "# nftables.conf :: the main file",
+            "# postfix.service :: handles our mail",
+            "# Note: foo :: bar",
+            "# add new hosts :: here",
+            "# foo.service :: add more text here please",
+            "# foo.service :: delete me",
+            "# e.g. a comment in prose with add.service :: add more coffee",
+            "# nftables.conf :: ip addresses of the house",
+            "a.service :: add rule inet f c accept",
+            "add rule inet f c accept # a.service :: add rule inet f c accept",
+            "# a.service ::",
+            "# a.service::add rule inet f c accept",
+        ] {
+            assert_eq!(statements(text), [""; 0], "{text}");
+        }
+    }
+
+    #[test]
+    fn statements_that_cannot_be_annotations_are_found_all_the_same() {
+        for text in [
+            "# a.service :: delete rule inet f c handle 5",
+            "# a.service :: add chain inet f c",
+            "# a.service :: table inet f { }",
+            "# a.service :: f c socket cgroupv2 level 1 \"a\"",
+        ] {
+            assert_eq!(statements(text).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn continued_lines_are_joined() {
+        assert_eq!(
+            statements("# a.service :: \\\r\n#\r\n# x"),
+            [""; 0],
+            "nothing in the first lines says that it is a statement"
+        );
+        assert_eq!(
+            statements("# a.service :: \\\r\n  ##  add \\\r\n#rule f c accept\r\n# x"),
+            ["a.service :: add rule f c accept"]
+        );
+    }
+
+    #[test]
+    fn wrong_continuations_are_told_and_the_next_line_stands_for_itself() {
+        let text = "# a.service :: add rule f c \\\n# b.service :: add rule f c accept \\ \nadd table x";
+        assert_eq!(statements(text), ["a.service :: add rule f c", "b.service :: add rule f c accept"]);
+        assert_eq!(
+            mistakes(text),
+            [
+                "another annotation begins after this `\\`",
+                "blanks follow this `\\`",
+                "the line after this `\\` is no comment"
+            ]
+        );
+        assert_eq!(mistakes("# a.service :: add rule f c \\"), ["the file ends after this `\\`"]);
+    }
+
+    #[test]
+    fn other_suffix_is_warned_of() {
+        assert_eq!(mistakes("# a.foo :: add rule f c accept"), ["`.foo` is no type of a unit"]);
+    }
+}

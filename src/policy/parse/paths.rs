@@ -1,0 +1,117 @@
+//! Lists of cgroup paths: `"path"`, `path`, `{ "path", "path" }`, and variables that hold such.
+
+use super::variables::Variables;
+use crate::{
+    model::{CGROUP_ROOT, CgroupPath},
+    policy::{
+        mistake::{Mistake, quoted},
+        text::Span,
+        token::{Token, TokenKind},
+    },
+};
+
+/// A path as written, and its place: inside the quotes, or the variable's that holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) text: String,
+    pub(super) span: Span,
+}
+
+/// How deep variables may refer to variables, and how many paths a list may have: more is no policy
+/// that a person wrote, and `define b = { $a, $a }` over and over would fill the memory.
+const DEEPEST: usize = 32;
+const LONGEST: usize = 65_536;
+
+/// The list that begins at `tokens[at]`, and the token after it; `None` if it is something else.
+pub(super) fn list(variables: &Variables, tokens: &[Token], at: usize) -> Option<(Vec<Written>, usize)> {
+    let mut list = Vec::new();
+    let next = List { variables, via: None, found: &mut list }.read(tokens, at, 0)?;
+    Some((list, next))
+}
+
+/// A path that cgroups can have.
+pub(super) fn check(written: &Written, mistakes: &mut Vec<Mistake>) -> Option<CgroupPath> {
+    const EXAMPLE: &str = "write a path such as \"system.slice/postfix.service\"";
+    if written.text.contains('\0') {
+        mistakes.push(Mistake::error(written.span, "a NUL in a cgroup's path").help(EXAMPLE));
+        return None;
+    }
+    match written.text.parse::<CgroupPath>() {
+        Ok(path) => {
+            if path
+                .directory()
+                .strip_prefix(CGROUP_ROOT)
+                .is_ok_and(|path| path.starts_with(&CGROUP_ROOT[1..]))
+            {
+                mistakes.push(
+                    Mistake::warning(
+                        written.span,
+                        format!("{} is looked for below {CGROUP_ROOT}", quoted(path.as_str())),
+                    )
+                    .help(format!("leave out {CGROUP_ROOT}")),
+                );
+            }
+            Some(path)
+        }
+        Err(error) => {
+            mistakes.push(Mistake::error(written.span, error.to_string()).help(EXAMPLE));
+            None
+        }
+    }
+}
+
+/// The place inside the quotes; that of the quotes if nothing is in them.
+fn inner(token: &Token) -> Span {
+    match token.kind {
+        TokenKind::Quoted if token.text.len() > 2 => {
+            Span { start: token.span.start + 1, end: token.span.end - 1, ..token.span }
+        }
+        _ => token.span,
+    }
+}
+
+struct List<'a> {
+    variables: &'a Variables,
+    /// The variable in the annotation through which the list is read.
+    via: Option<Span>,
+    found: &'a mut Vec<Written>,
+}
+
+impl List<'_> {
+    fn read(&mut self, tokens: &[Token], at: usize, depth: usize) -> Option<usize> {
+        if !tokens.get(at)?.is("{") {
+            return self.item(tokens, at, depth);
+        }
+        let mut at = at + 1;
+        loop {
+            if tokens.get(at)?.is("}") {
+                return Some(at + 1);
+            }
+            at = self.item(tokens, at, depth)?;
+            if tokens.get(at)?.is(",") {
+                at += 1;
+            } else if !tokens[at].is("}") {
+                return None;
+            }
+        }
+    }
+
+    fn item(&mut self, tokens: &[Token], at: usize, depth: usize) -> Option<usize> {
+        let token = tokens.get(at)?;
+        let span = self.via.unwrap_or_else(|| inner(token));
+        match token.kind {
+            TokenKind::Quoted | TokenKind::Word if self.found.len() < LONGEST => {
+                self.found.push(Written { text: token.unquoted().to_owned(), span });
+            }
+            TokenKind::Variable if depth < DEEPEST => {
+                let value = &self.variables.get(&token.text[1..])?.value;
+                let mut inside = List { variables: self.variables, via: Some(span), found: self.found };
+                if inside.read(value, 0, depth + 1)? != value.len() {
+                    return None;
+                }
+            }
+            _ => return None,
+        }
+        Some(at + 1)
+    }
+}

@@ -1,0 +1,482 @@
+//! An annotation's tokens to what it asks for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{
+    comments::is_other_statement,
+    paths::{self, Written},
+    variables::Variables,
+};
+use crate::{
+    model::{CgroupPath, ChainRef, Data, Family, SetRef, TableRef},
+    policy::{
+        annotation::{CgroupMatch, ElementStatement, Part, Placement, RuleStatement, Statement},
+        mistake::{Mistake, Severity, quoted},
+        text::Span,
+        token::{Joined, Token, TokenKind, is_identifier, tokenize},
+    },
+};
+
+/// Reads an annotation's text; the statement and its last token's place. It is only good if no error
+/// is among the mistakes.
+pub(super) fn read(
+    text: &Joined,
+    variables: &Variables,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<(Statement, Span)> {
+    let found = tokenize(text);
+    if let Some(span) = found.unterminated {
+        let quote = Span { end: span.start + 1, ..span };
+        mistakes.push(Mistake::error(quote, "nothing closes this quote").help("write another `\"`"));
+        return None;
+    }
+    if let Some(span) = found.comment.filter(|span| text.is_continued_after(*span)) {
+        let sign = Span { end: span.start + 1, ..span };
+        mistakes.push(
+            Mistake::warning(sign, "this `#` makes a comment of all that follows, continued lines too")
+                .help("leave the comment out, or quote the `#`"),
+        );
+    }
+    let mut tokens = found.tokens;
+    while tokens.last().is_some_and(|token| token.is(";")) {
+        tokens.pop();
+    }
+    if let Err(unknown) = variables.rename(&mut tokens) {
+        mistakes.extend(unknown);
+    }
+    let end = tokens.last().map_or(text.end(), |token| token.span);
+    let after = Span { start: end.end, ..end };
+    let mut reader = Reader { tokens: &tokens, at: 0, after, variables, mistakes };
+    match reader.check_shape().and_then(|()| reader.statement()) {
+        Ok(statement) => Some((statement, end)),
+        Err(mistake) => {
+            mistakes.push(mistake);
+            None
+        }
+    }
+}
+
+struct Reader<'a> {
+    tokens: &'a [Token],
+    at: usize,
+    /// The empty place behind the last token.
+    after: Span,
+    variables: &'a Variables,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+type Read<T> = Result<T, Mistake>;
+
+/// As in [`ElementStatement::elements`].
+type RawElement = (CgroupPath, Span, Option<Data>);
+
+impl<'a> Reader<'a> {
+    fn is(&self, at: usize, text: &str) -> bool {
+        self.tokens.get(at).is_some_and(|token| token.is(text))
+    }
+
+    fn span(&self, at: usize) -> Span {
+        self.tokens.get(at).map_or(self.after, |token| token.span)
+    }
+
+    /// Braces are closed, and there is one statement only.
+    fn check_shape(&self) -> Read<()> {
+        let mut open: Vec<&Token> = Vec::new();
+        for token in self.tokens {
+            if token.is("{") {
+                open.push(token);
+            } else if token.is("}") && open.pop().is_none() {
+                return Err(Mistake::error(token.span, "nothing opens this brace"));
+            } else if token.is(";") && open.is_empty() {
+                return Err(Mistake::error(token.span, "more than one statement in an annotation")
+                    .help("write an annotation for each of them"));
+            } else if token.kind != TokenKind::Quoted && token.text.ends_with('\\') {
+                // At a line's end it would make nft join the next statement to this one.
+                return Err(Mistake::error(token.span, "a `\\` that continues no line").help("leave it out"));
+            }
+        }
+        match open.last() {
+            Some(brace) => Err(Mistake::error(brace.span, "nothing closes this brace").help("write a `}`")),
+            None => Ok(()),
+        }
+    }
+
+    fn statement(&mut self) -> Read<Statement> {
+        let words: Vec<&str> = self.tokens.iter().take(3).map(|token| token.text.as_str()).collect();
+        let is_family = |word: &str| word.parse::<Family>().is_ok();
+        match words[..] {
+            [] => Err(self.missing("statement")),
+            ["add", "element", ..] => self.element(),
+            ["add", "rule", ..] => self.rule("add", 2),
+            ["insert", "rule", ..] => self.rule("insert", 2),
+            ["insert", second, ..] if is_family(second) => self.rule("insert", 1),
+            ["add", ..] if !is_other_statement(&words) => self.rule("add", 1),
+            [first, ..] if is_family(first) => self.rule("add", 0),
+            ["insert", ..] => Err(Self::other_verb(self.span(0))),
+            _ if is_other_statement(&words) => Err(Self::other_verb(self.span(0))),
+            // nft's default family, as the original only puts `add rule` in front of what it finds.
+            [_, _, ..] if self.has_cgroup_match_after(2) => self.rule("add", 0),
+            _ => Err(Mistake::error(
+                self.span(0),
+                format!("{} is neither a verb nor a family", quoted(words[0])),
+            )
+            .help("write `add rule FAMILY TABLE CHAIN …`")),
+        }
+    }
+
+    fn has_cgroup_match_after(&self, first: usize) -> bool {
+        (first..self.tokens.len())
+            .any(|at| self.is(at, "socket") && self.is(at + 1, "cgroupv2") && self.is(at + 2, "level"))
+    }
+
+    fn other_verb(span: Span) -> Mistake {
+        Mistake::error(span, "an annotation can `add rule`, `insert rule` or `add element`")
+            .help("write other statements outside the comments")
+    }
+
+    fn missing(&self, what: &str) -> Mistake {
+        Mistake::error(self.after, format!("the {what} is missing"))
+            .help("write `add rule FAMILY TABLE CHAIN RULE` or `add element FAMILY TABLE SET { \"PATH\" }`")
+    }
+
+    /// The table, and its name's place from the family on. Without a family it is nft's default.
+    fn table(&mut self) -> Read<(TableRef, Span)> {
+        let start = self.span(self.at);
+        let family = self.tokens.get(self.at).and_then(|token| token.text.parse::<Family>().ok());
+        self.at += usize::from(family.is_some());
+        let (name, span) = self.name("table")?;
+        Ok((TableRef { family: family.unwrap_or(Family::Ip), name }, start.to(span)))
+    }
+
+    fn name(&mut self, what: &str) -> Read<(String, Span)> {
+        let token = self.tokens.get(self.at).ok_or_else(|| self.missing(&format!("{what}'s name")))?;
+        if token.kind != TokenKind::Word || !is_identifier(&token.text) {
+            return Err(Mistake::error(
+                token.span,
+                format!("{} can't be the name of a {what}", quoted(&token.text)),
+            )
+            .help("a name is a letter, then letters, digits, `/`, `-`, `_` and `.`"));
+        }
+        self.at += 1;
+        Ok((token.text.clone(), token.span))
+    }
+
+    fn rule(&mut self, verb: &str, first: usize) -> Read<Statement> {
+        self.at = first;
+        let (table, table_span) = self.table()?;
+        let (name, name_span) = self.name("chain")?;
+        let placement = self.placement(verb)?;
+        if self.at == self.tokens.len() {
+            return Err(self.missing("rule"));
+        }
+        Ok(Statement::Rule(RuleStatement {
+            placement,
+            chain: ChainRef { table, name },
+            chain_span: table_span.to(name_span),
+            body: self.body()?,
+        }))
+    }
+
+    fn placement(&mut self, verb: &str) -> Read<Placement> {
+        if !["index", "handle", "position"].iter().any(|word| self.is(self.at, word)) {
+            return Ok(if verb == "insert" { Placement::Beginning } else { Placement::End });
+        }
+        let is_number = self.tokens.get(self.at + 1).is_some_and(|token| number(&token.text).is_some());
+        if !is_number {
+            let keyword = quoted(&self.tokens[self.at].text);
+            return Err(Mistake::error(self.span(self.at), format!("{keyword} without a number")));
+        }
+        let words = self.tokens[self.at..self.at + 2].to_vec();
+        self.at += 2;
+        Ok(Placement::Explicit(verb.to_owned(), words))
+    }
+
+    fn body(&mut self) -> Read<Vec<Part>> {
+        let mut parts = Vec::new();
+        let mut depth = 0_usize;
+        while let Some(token) = self.tokens.get(self.at) {
+            depth = depth + usize::from(token.is("{")) - usize::from(token.is("}"));
+            match if depth == 0 { self.cgroup_match()? } else { None } {
+                Some((cgroup_match, next)) => {
+                    parts.push(Part::Cgroup(cgroup_match));
+                    self.at = next;
+                }
+                None => {
+                    parts.push(Part::Verbatim(token.clone()));
+                    self.at += 1;
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// `socket cgroupv2 level N [==|!=|eq|ne] PATHS` here, and the token after it.
+    fn cgroup_match(&mut self) -> Read<Option<(CgroupMatch, usize)>> {
+        let at = self.at;
+        let is_match = self.is(at, "socket") && self.is(at + 1, "cgroupv2") && self.is(at + 2, "level");
+        let level = self.tokens.get(at + 3).and_then(|token| number(&token.text));
+        let (true, Some(level)) = (is_match, level) else { return Ok(None) };
+        // A part of a key such as `ip daddr . socket cgroupv2 level 2`.
+        if at > 0 && self.is(at - 1, ".") {
+            return Ok(None);
+        }
+        let negated = self.is(at + 4, "!=") || self.is(at + 4, "ne");
+        let operator = usize::from(negated || self.is(at + 4, "==") || self.is(at + 4, "eq"));
+        let first = at + 4 + operator;
+        if self.tokens.get(first).is_none_or(is_statement_keyword) {
+            let before = self.span(first - 1);
+            let place = Span { start: before.end, ..before };
+            return Err(Mistake::error(place, "the cgroup's path is missing")
+                .help(format!("write `socket cgroupv2 level {level} \"PATH\"`")));
+        }
+        if operator == 0 && self.tokens.get(first).is_some_and(is_operator_keyword) {
+            return Ok(None);
+        }
+        let Some((list, next)) = paths::list(self.variables, self.tokens, first) else { return Ok(None) };
+        if self.is(next, ".") {
+            return Ok(None);
+        }
+        let span = self.span(at).to(self.span(next - 1));
+        let paths = self.paths(&list, level);
+        if list.is_empty() {
+            self.mistakes.push(Mistake::error(span, "no cgroup's path between the braces"));
+        }
+        Ok(Some((CgroupMatch { level, negated, paths, span }, next)))
+    }
+
+    fn paths(&mut self, list: &[Written], level: u32) -> Vec<(CgroupPath, Span)> {
+        let mut paths: Vec<(CgroupPath, Span)> = Vec::new();
+        let mut known = BTreeSet::new();
+        for written in list {
+            let Some(path) = paths::check(written, self.mistakes) else { continue };
+            if !known.insert(path.clone()) {
+                continue;
+            }
+            let names = path.components().count();
+            if u32::try_from(names) != Ok(level) {
+                self.mistakes.push(
+                    Mistake::warning(
+                        written.span,
+                        format!("level {level} never matches a path with {names} name{}", plural(names)),
+                    )
+                    .help(format!("write `level {names}`")),
+                );
+            }
+            paths.push((path, written.span));
+        }
+        paths
+    }
+
+    fn element(&mut self) -> Read<Statement> {
+        self.at = 2;
+        let (table, table_span) = self.table()?;
+        let (name, name_span) = self.name("set")?;
+        let set_span = table_span.to(name_span);
+        let mut elements = Vec::new();
+        match self.tokens.get(self.at) {
+            None => return Err(self.missing("element")),
+            Some(token) if token.is("{") => self.elements(&mut elements)?,
+            Some(_) => self.keys(&mut elements)?,
+        }
+        if let Some(token) = self.tokens.get(self.at) {
+            return Err(Self::unsupported(token.span));
+        }
+        let is_good = self.mistakes.iter().all(|mistake| mistake.severity != Severity::Error);
+        if elements.is_empty() && is_good {
+            return Err(self.missing("element"));
+        }
+        let elements = self.each_once(elements);
+        Ok(Statement::Element(ElementStatement { set: SetRef { table, name }, set_span, elements }))
+    }
+
+    fn elements(&mut self, elements: &mut Vec<RawElement>) -> Read<()> {
+        self.at += 1;
+        while !self.is(self.at, "}") {
+            let known = elements.len();
+            self.keys(elements)?;
+            if self.is(self.at, ":") {
+                let data = self.data()?;
+                elements[known..].iter_mut().for_each(|element| element.2 = Some(data.clone()));
+            }
+            if self.is(self.at, ",") {
+                self.at += 1;
+            } else if !self.is(self.at, "}") {
+                return Err(Self::unsupported(self.span(self.at)));
+            }
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn each_once(&mut self, elements: Vec<RawElement>) -> Vec<RawElement> {
+        let mut known: BTreeMap<CgroupPath, Option<Data>> = BTreeMap::new();
+        let mut kept = Vec::new();
+        for (path, span, data) in elements {
+            match known.get(&path) {
+                None => {
+                    known.insert(path.clone(), data.clone());
+                    kept.push((path, span, data));
+                }
+                Some(earlier) if *earlier == data => {}
+                Some(_) => self.mistakes.push(Mistake::error(
+                    span,
+                    format!("{} is there already, with another value", quoted(path.as_str())),
+                )),
+            }
+        }
+        kept
+    }
+
+    /// A path, or a variable with one or several, as elements without data.
+    fn keys(&mut self, elements: &mut Vec<RawElement>) -> Read<()> {
+        let token = &self.tokens[self.at];
+        let is_address = |text: &str| text.parse::<IpAddr>().is_ok() || number(text).is_some();
+        if token.kind == TokenKind::Word && is_address(&token.text) {
+            return Err(Mistake::error(token.span, format!("{} is no cgroup's path", quoted(&token.text)))
+                .help("an annotation adds elements to sets and maps of `type cgroupsv2`"));
+        }
+        let list = if token.is("{") { None } else { paths::list(self.variables, self.tokens, self.at) };
+        if token.kind == TokenKind::Variable && self.variables.get(&token.text[1..]).is_none() {
+            // It is reported already.
+            self.at += 1;
+            return Ok(());
+        }
+        let Some((list, next)) = list else {
+            return Err(match token.kind {
+                TokenKind::Variable => {
+                    Mistake::error(token.span, "this variable holds something else than paths of cgroups")
+                        .help("write `define NAME = { \"PATH\", \"PATH\" }`")
+                }
+                _ => Self::unsupported(token.span),
+            });
+        };
+        for written in &list {
+            if let Some(path) = paths::check(written, self.mistakes) {
+                elements.push((path, written.span, None));
+            }
+        }
+        self.at = next;
+        Ok(())
+    }
+
+    fn data(&mut self) -> Read<Data> {
+        let colon = self.span(self.at);
+        let first = self.at + 1;
+        while self.at < self.tokens.len() && !self.is(self.at, ",") && !self.is(self.at, "}") {
+            if self.is(self.at, "{") {
+                return Err(Self::unsupported(self.span(self.at)));
+            }
+            self.at += 1;
+        }
+        let tokens = &self.tokens[first..self.at];
+        let verdict = |word: &str| match word {
+            "accept" => Some(Data::Accept),
+            "drop" => Some(Data::Drop),
+            "continue" => Some(Data::Continue),
+            "return" => Some(Data::Return),
+            _ => None,
+        };
+        match tokens {
+            [] => Err(Mistake::error(colon, "the value after this `:` is missing")),
+            [token] if token.kind == TokenKind::Word && verdict(&token.text).is_some() => {
+                Ok(verdict(&token.text).unwrap_or(Data::Continue))
+            }
+            [verb, chain] if verb.is("jump") || verb.is("goto") => {
+                let name = self.value(chain)?;
+                if !is_identifier(&name) {
+                    return Err(Mistake::error(
+                        chain.span,
+                        format!("{} can't be the name of a chain", quoted(&name)),
+                    ));
+                }
+                Ok(if verb.is("jump") { Data::Jump(name) } else { Data::Goto(name) })
+            }
+            _ => {
+                let (values, dots): (Vec<_>, Vec<_>) =
+                    tokens.iter().enumerate().partition(|(index, _)| index % 2 == 0);
+                if let Some((_, token)) = dots.iter().find(|(_, token)| !token.is(".")) {
+                    return Err(Self::unsupported(token.span));
+                }
+                if let Some((_, dot)) = dots.get(values.len() - 1) {
+                    return Err(Mistake::error(dot.span, "the value after this `.` is missing"));
+                }
+                Ok(Data::Value(values.into_iter().map(|(_, token)| self.value(token)).collect::<Read<_>>()?))
+            }
+        }
+    }
+
+    /// A single value, through variables.
+    fn value(&self, token: &Token) -> Read<String> {
+        match token.kind {
+            TokenKind::Word | TokenKind::Quoted => Ok(token.unquoted().to_owned()),
+            TokenKind::Variable => match paths::list(self.variables, std::slice::from_ref(token), 0) {
+                Some((list, _)) if list.len() == 1 => Ok(list[0].text.clone()),
+                _ => Err(Mistake::error(token.span, "this variable holds more than one word")),
+            },
+            _ => Err(Self::unsupported(token.span)),
+        }
+    }
+
+    fn unsupported(span: Span) -> Mistake {
+        Mistake::error(span, "this form of an element isn't supported")
+            .help("write `{ \"PATH\", \"PATH\" }`, or `{ \"PATH\" : VALUE, \"PATH\" : VALUE }` for a map")
+    }
+}
+
+/// Whether another statement of the rule begins here, so that a value is missing.
+fn is_statement_keyword(token: &Token) -> bool {
+    token.kind == TokenKind::Word
+        && matches!(
+            token.text.as_str(),
+            "accept"
+                | "drop"
+                | "reject"
+                | "return"
+                | "continue"
+                | "jump"
+                | "goto"
+                | "counter"
+                | "log"
+                | "queue"
+        )
+}
+
+/// Whether the cgroup is used in another way than compared with a path.
+fn is_operator_keyword(token: &Token) -> bool {
+    token.kind == TokenKind::Word
+        && matches!(
+            token.text.as_str(),
+            "map"
+                | "vmap"
+                | "and"
+                | "or"
+                | "xor"
+                | "lshift"
+                | "rshift"
+                | "lt"
+                | "gt"
+                | "le"
+                | "ge"
+                | "mod"
+                | "seed"
+        )
+}
+
+/// As nft reads numbers: `0x` begins a hexadecimal one, `0` an octal one.
+fn number(text: &str) -> Option<u32> {
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return None;
+    }
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}

@@ -1,0 +1,240 @@
+//! nft's variables: which define a `$NAME` means at its place.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::policy::{
+    annotation::Define,
+    mistake::{Mistake, quoted},
+    text::Span,
+    token::{Token, TokenKind},
+};
+
+/// All variables so far, and those in force.
+#[derive(Debug)]
+pub(super) struct Variables {
+    /// From the outermost block to the innermost: the user's names and where in `defines` they are.
+    scopes: Vec<BTreeMap<String, usize>>,
+    /// The open braces, and whether each has variables of its own.
+    braces: Vec<bool>,
+    defines: Vec<Define>,
+    /// The last number that made a name unique.
+    numbers: BTreeMap<String, usize>,
+    /// Unique names, and where in `defines` they are.
+    index: BTreeMap<String, usize>,
+}
+
+impl Variables {
+    pub(super) fn new() -> Self {
+        Self {
+            scopes: vec![BTreeMap::new()],
+            braces: Vec::new(),
+            defines: Vec::new(),
+            numbers: BTreeMap::new(),
+            index: BTreeMap::new(),
+        }
+    }
+
+    /// A brace opens, with variables of its own or not.
+    pub(super) fn open(&mut self, has_scope: bool) {
+        self.braces.push(has_scope);
+        if has_scope {
+            self.scopes.push(BTreeMap::new());
+        }
+    }
+
+    /// It closes.
+    pub(super) fn close(&mut self) {
+        if self.braces.pop() == Some(true) {
+            self.scopes.pop();
+        }
+    }
+
+    /// A file of the command line ends, and with it the blocks that it left open.
+    pub(super) fn close_all(&mut self) {
+        self.braces.clear();
+        self.scopes.truncate(1);
+    }
+
+    /// Keeps a variable, and names what its value refers to uniquely.
+    ///
+    /// # Errors
+    /// The variables of the value that are not defined. The new one is kept all the same.
+    pub(super) fn define(
+        &mut self,
+        name: &str,
+        mut value: Vec<Token>,
+        span: Span,
+    ) -> Result<(), Vec<Mistake>> {
+        let result = self.rename(&mut value);
+        let unique = self.unique(name);
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.insert(name.to_owned(), self.defines.len());
+        }
+        self.defines.push(Define { name: unique, value, span });
+        result
+    }
+
+    /// Forgets the innermost variable of a name.
+    pub(super) fn undefine(&mut self, name: &str) {
+        for scope in self.scopes.iter_mut().rev() {
+            if scope.remove(name).is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Gives references to variables the unique names of those in force.
+    ///
+    /// # Errors
+    /// The variables that are not defined, one by one.
+    pub(super) fn rename(&self, tokens: &mut [Token]) -> Result<(), Vec<Mistake>> {
+        let mut mistakes = Vec::new();
+        let mut in_prefix = false;
+        for token in tokens {
+            match token.kind {
+                TokenKind::Variable => match self.lookup(&token.text[1..]) {
+                    Some(define) => token.text = format!("${}", define.name),
+                    None => mistakes.push(self.unknown(token)),
+                },
+                TokenKind::Quoted if in_prefix => token.text = self.renamed_in_quotes(&token.text),
+                _ => {}
+            }
+            in_prefix = token.is("prefix");
+        }
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+    }
+
+    /// A variable by its unique name.
+    pub(super) fn get(&self, unique: &str) -> Option<&Define> {
+        self.index.get(unique).map(|&at| &self.defines[at])
+    }
+
+    pub(super) fn into_defines(self) -> Vec<Define> {
+        self.defines
+    }
+
+    fn lookup(&self, name: &str) -> Option<&Define> {
+        self.scopes.iter().rev().find_map(|scope| scope.get(name)).map(|&at| &self.defines[at])
+    }
+
+    fn unique(&mut self, name: &str) -> String {
+        let mut unique = name.to_owned();
+        let number = self.numbers.entry(name.to_owned()).or_insert(1);
+        while self.index.contains_key(&unique) {
+            *number += 1;
+            unique = format!("{name}__{number}");
+        }
+        self.index.insert(unique.clone(), self.defines.len());
+        unique
+    }
+
+    fn unknown(&self, token: &Token) -> Mistake {
+        let mistake = Mistake::error(token.span, format!("{} is not defined above", quoted(&token.text)));
+        match self.nearest(&token.text[1..]) {
+            Some(name) => mistake.help(format!("did you mean {}?", quoted(&format!("${name}")))),
+            None => mistake.help("write `define NAME = …` outside the comments, above this line"),
+        }
+    }
+
+    fn nearest(&self, name: &str) -> Option<&str> {
+        let known: BTreeSet<&str> = self.scopes.iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
+        known
+            .into_iter()
+            .filter(|candidate| candidate.len().abs_diff(name.len()) <= 3)
+            .map(|candidate| (distance(candidate, name), candidate))
+            .filter(|&(distance, _)| distance < name.len() && distance <= 1.max(name.len() / 3))
+            .min()
+            .map(|(_, candidate)| candidate)
+    }
+
+    /// nft expands variables in the quotes of `log prefix` too.
+    fn renamed_in_quotes(&self, text: &str) -> String {
+        let mut pieces = text.split('$');
+        let mut renamed = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            let end = piece.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(piece.len());
+            let name = self.lookup(&piece[..end]).map_or(&piece[..end], |define| &define.name);
+            renamed.push('$');
+            renamed.push_str(name);
+            renamed.push_str(&piece[end..]);
+        }
+        renamed
+    }
+}
+
+/// The number of letters to change, add or remove (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.to_lowercase().chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let change = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{
+        text::FileId,
+        token::{Joined, text_of, tokenize},
+    };
+
+    const NOWHERE: Span = Span { file: FileId(0), start: 0, end: 0 };
+
+    fn tokens(text: &str) -> Vec<Token> {
+        let mut joined = Joined::new(FileId(0));
+        joined.push(text, 0);
+        tokenize(&joined).tokens
+    }
+
+    fn renamed(variables: &Variables, text: &str) -> String {
+        let mut tokens = tokens(text);
+        variables.rename(&mut tokens).unwrap();
+        text_of(&tokens)
+    }
+
+    #[test]
+    fn reference_means_the_define_in_force() {
+        let mut variables = Variables::new();
+        variables.define("A", tokens("1"), NOWHERE).unwrap();
+        assert_eq!(renamed(&variables, "x $A"), "x $A");
+        variables.define("A", tokens("{ $A, 2 }"), NOWHERE).unwrap();
+        assert_eq!(renamed(&variables, "x $A log prefix \"$A-$Ab\""), "x $A__2 log prefix \"$A__2-$Ab\"");
+        assert_eq!(text_of(&variables.get("A__2").unwrap().value), "{ $A, 2 }");
+        variables.define("A__2", tokens("3"), NOWHERE).unwrap();
+        assert_eq!(renamed(&variables, "$A__2"), "$A__2__2");
+    }
+
+    #[test]
+    fn variables_end_with_their_block() {
+        let mut variables = Variables::new();
+        variables.open(true);
+        variables.open(false);
+        variables.define("A", tokens("1"), NOWHERE).unwrap();
+        variables.close();
+        variables.rename(&mut tokens("$A")).unwrap();
+        variables.close();
+        assert!(variables.rename(&mut tokens("$A")).is_err());
+        variables.close();
+        variables.define("A", tokens("1"), NOWHERE).unwrap();
+        variables.undefine("A");
+        assert!(variables.rename(&mut tokens("$A")).is_err());
+    }
+
+    #[test]
+    fn unknown_variable_gets_the_nearest_name() {
+        let mut variables = Variables::new();
+        variables.define("mail_hosts", tokens("1"), NOWHERE).unwrap();
+        let mistakes = variables.rename(&mut tokens("$mail_host $x")).unwrap_err();
+        assert_eq!(mistakes[0].message, "`$mail_host` is not defined above");
+        assert_eq!(mistakes[0].help.as_deref(), Some("did you mean `$mail_hosts`?"));
+        assert!(mistakes[1].help.as_deref().unwrap().starts_with("write"));
+    }
+}

@@ -1,0 +1,53 @@
+//! Waiting until a file descriptor that somebody else owns has something to read.
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// The readiness of a file descriptor. Keeps a duplicate, so it does not matter when the owner closes
+/// the original.
+#[derive(Debug)]
+pub struct Readable(AsyncFd<OwnedFd>);
+
+impl Readable {
+    /// Watches a non-blocking file descriptor. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The descriptor can't be duplicated, or not be polled.
+    pub fn of(fd: &impl AsRawFd) -> io::Result<Self> {
+        // SAFETY: F_DUPFD_CLOEXEC touches no memory; on any number that is not open it fails.
+        let duplicate = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) };
+        if duplicate < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: fcntl has just made it, and nobody else knows it.
+        let duplicate = unsafe { OwnedFd::from_raw_fd(duplicate) };
+        // SAFETY: an OwnedFd stays open and the same until the AsyncFd, which owns it, is dropped.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(duplicate, Interest::READABLE) }?))
+    }
+
+    /// Waits until there is something to read. Dropping the future loses nothing; it stays ready until a
+    /// [`Self::read`] says `WouldBlock`.
+    ///
+    /// # Errors
+    ///
+    /// The runtime is shutting down.
+    pub async fn ready(&self) -> io::Result<()> {
+        self.0.readable().await?.retain_ready();
+        Ok(())
+    }
+
+    /// Calls `read` if the descriptor is known to be ready, and notes when it would block.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock`, by itself or by `read`; and what else `read` says.
+    pub fn read<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        self.0.try_io(Interest::READABLE, |_| read())
+    }
+}

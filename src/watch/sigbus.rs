@@ -1,0 +1,150 @@
+//! Surviving SIGBUS while libsystemd reads a journal file that is truncated under it.
+//!
+//! As systemd does it itself (`src/shared/sigbus.c`): the page that is no longer there becomes one of
+//! zeros, the read goes on, finds nonsense, and the file is given up afterwards. Outside of [`guarded`]
+//! a SIGBUS does what it always does.
+#![allow(unsafe_code)]
+
+use std::{
+    io, mem, ptr,
+    sync::{
+        Once,
+        atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering},
+    },
+};
+
+use libc::{c_int, c_void, siginfo_t};
+
+/// Runs `read`, which reads from mapped files. Says whether a page of one was missing; then what `read`
+/// returned is not to be relied on. Calls don't nest, and only one thread may make them at a time.
+///
+/// # Errors
+///
+/// The signal handler could not be installed; `read` was not run.
+pub fn guarded<R>(read: impl FnOnce() -> R) -> io::Result<(R, bool)> {
+    install()?;
+    FAULTED.store(false, Ordering::SeqCst);
+    // SAFETY: gettid has no preconditions.
+    READER.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+    let unguard = Unguard;
+    let result = read();
+    drop(unguard);
+    Ok((result, FAULTED.load(Ordering::SeqCst)))
+}
+
+/// The thread that is inside of [`guarded`], or 0.
+static READER: AtomicI32 = AtomicI32::new(0);
+static FAULTED: AtomicBool = AtomicBool::new(false);
+static PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
+
+/// Ends the guard, also when `read` panics.
+struct Unguard;
+
+impl Drop for Unguard {
+    fn drop(&mut self) {
+        READER.store(0, Ordering::SeqCst);
+    }
+}
+
+fn install() -> io::Result<()> {
+    static INSTALL: Once = Once::new();
+    static ERROR: AtomicI32 = AtomicI32::new(0);
+    INSTALL.call_once(|| {
+        // SAFETY: sysconf has no preconditions.
+        let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        PAGE_SIZE.store(usize::try_from(page_size).unwrap_or(4096), Ordering::SeqCst);
+        // SAFETY: all zeros is a valid sigaction, whose mask is empty.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = on_sigbus;
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        // SAFETY: `action` is initialised, its handler calls only what signal-safety(7) allows and mmap(2).
+        if unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) } != 0 {
+            ERROR.store(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL), Ordering::SeqCst);
+        }
+    });
+    match ERROR.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+extern "C" fn on_sigbus(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
+    // SAFETY: the kernel hands a valid siginfo_t to an SA_SIGINFO handler, and si_addr is set for
+    // BUS_ADRERR, where alone it is used.
+    let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
+    // SAFETY: gettid has no preconditions.
+    let reading = READER.load(Ordering::SeqCst) == unsafe { libc::gettid() };
+    if !(reading && code == libc::BUS_ADRERR && put_zeros(address)) {
+        die();
+        return;
+    }
+    FAULTED.store(true, Ordering::SeqCst);
+}
+
+/// Puts a page of zeros where the missing page is.
+fn put_zeros(address: usize) -> bool {
+    let page_size = PAGE_SIZE.load(Ordering::SeqCst);
+    let page = address / page_size * page_size;
+    // SAFETY: the page belongs to a file mapping (nothing else gives BUS_ADRERR) and has no contents that
+    // anybody could still read. errno is put back, since the interrupted code may be about to read it.
+    let mapped = unsafe {
+        let errno = *libc::__errno_location();
+        let mapped = libc::mmap(
+            ptr::with_exposed_provenance_mut(page),
+            page_size,
+            libc::PROT_READ,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+            -1,
+            0,
+        );
+        *libc::__errno_location() = errno;
+        mapped
+    };
+    mapped != libc::MAP_FAILED
+}
+
+/// Lets SIGBUS do what it does without a handler: it is blocked until the handler returns.
+fn die() {
+    // SAFETY: signal(2) and raise(3) are async-signal-safe.
+    unsafe {
+        libc::signal(libc::SIGBUS, libc::SIG_DFL);
+        libc::raise(libc::SIGBUS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, os::fd::AsRawFd};
+
+    use super::*;
+
+    /// A mapping of a file of one page, and the file.
+    fn mapped() -> (*const u8, std::fs::File, usize) {
+        let path = std::env::temp_dir().join(format!("scnpm-sigbus-{}", std::process::id()));
+        let mut file =
+            std::fs::File::options().create(true).truncate(true).read(true).write(true).open(&path);
+        let file = file.as_mut().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // SAFETY: sysconf has no preconditions.
+        let size = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap();
+        file.write_all(&vec![7; size]).unwrap();
+        // SAFETY: a new mapping of an open file.
+        let page = unsafe {
+            libc::mmap(ptr::null_mut(), size, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        assert_ne!(page, libc::MAP_FAILED);
+        (page.cast(), file.try_clone().unwrap(), size)
+    }
+
+    #[test]
+    fn a_truncated_file_reads_as_zeros_and_is_noticed() {
+        let (page, file, size) = mapped();
+        // SAFETY: the page is mapped.
+        let read = || unsafe { page.add(size / 2).read_volatile() };
+        assert_eq!(guarded(read).unwrap(), (7, false));
+        file.set_len(0).unwrap();
+        assert_eq!(guarded(read).unwrap(), (0, true));
+        assert_eq!(guarded(read).unwrap(), (0, false));
+    }
+}

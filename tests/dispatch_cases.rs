@@ -1,0 +1,83 @@
+//! Golden cases of the dispatch: `tests/dispatch/NN-topic/in.conf` compiles to `plan.nft`, followed by the elements and
+//! when each is due. `SCNPM_BLESS=1` writes what is missing or different; a person reviews it as nft text.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use scnpm::{
+    dispatch::{self, Dispatch},
+    model::{Condition, Key},
+    policy::{
+        files::Disk,
+        hosts::{HostName, Hosts},
+        parse,
+    },
+};
+
+#[test]
+fn policies_compile_as_reviewed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dispatch");
+    let mut cases: Vec<PathBuf> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    assert!(cases.len() >= 10, "only {} cases in {}", cases.len(), root.display());
+    let different: Vec<String> = cases.iter().filter_map(|case| difference(case)).collect();
+    assert!(different.is_empty(), "{}\nSCNPM_BLESS=1 takes them over", different.join("\n"));
+}
+
+fn difference(case: &Path) -> Option<String> {
+    let input = case.join("in.conf");
+    let policy = parse::read(&Disk, &[input.as_path()]).unwrap();
+    assert!(policy.mistakes.is_empty(), "{}", policy.mistakes[0].render(&policy.sources, false));
+    let dispatch = dispatch::compile(&policy, &BTreeSet::new(), &hosts());
+    let plan = plan(&dispatch);
+    let golden = case.join("plan.nft");
+    let old = fs::read_to_string(&golden).unwrap_or_default();
+    if old == plan {
+        return None;
+    }
+    if env::var_os("SCNPM_BLESS").is_some() {
+        fs::write(&golden, &plan).unwrap();
+        return None;
+    }
+    Some(format!("--- {}\n{old}--- now\n{plan}", golden.display()))
+}
+
+/// The addresses that tests know.
+fn hosts() -> Hosts {
+    let host = |name: &str, v6| HostName { name: name.into(), v6 };
+    BTreeMap::from([
+        (host("mail.intranet.local", false), BTreeSet::from(["192.0.2.25".parse().unwrap()])),
+        (
+            host("web.intranet.local", false),
+            BTreeSet::from(["192.0.2.80".parse().unwrap(), "192.0.2.81".parse().unwrap()]),
+        ),
+    ])
+}
+
+fn plan(dispatch: &Dispatch) -> String {
+    let mut plan = dispatch.script.to_string();
+    for bound in &dispatch.bindings {
+        let binding = &bound.binding;
+        let key = match &binding.element.key {
+            Key::Cgroup(path) => format!("\"{path}\""),
+            Key::Everything => "everything".to_owned(),
+        };
+        let data = binding.element.data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
+        let due = match &binding.condition {
+            Condition::Cgroup(path) => format!("{path} exists"),
+            Condition::AllCgroups(paths) => {
+                let paths: Vec<&str> = paths.iter().map(|path| path.as_str()).collect();
+                format!("{} exist", paths.join(" and "))
+            }
+            Condition::UnitActive(unit) => format!("{unit} is active"),
+        };
+        plan += &format!("# while {due}: {} {{ {key}{data} }}\n", binding.element.set);
+    }
+    for (_, names) in &dispatch.unresolved {
+        names.iter().for_each(|name| plan += &format!("# without an address: {}\n", name.host.name));
+    }
+    plan
+}

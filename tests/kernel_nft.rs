@@ -1,0 +1,846 @@
+//! The room `nft` on the running kernel. Needs root.
+
+mod common;
+
+use std::{
+    collections::BTreeSet,
+    net::UdpSocket,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use common::sandbox::{self, Sandbox, succeed};
+use scnpm::{
+    model::{CgroupId, CgroupPath, ChainRef, Data, Element, Family, Key, SetRef, TableRef},
+    nft::{
+        Change, Complaint, Interest, Kernel, Nftables, RulesetMonitor,
+        libnftables::Libnftables,
+        netlink::{Netlink, SetKind},
+        probe,
+    },
+};
+
+const RULESET: &str = "
+table inet filter {
+    chain target { counter; }
+    chain other { counter; }
+    map scnpm.out.1 { type cgroupsv2 : verdict; }
+    map scnpm.out.2 { type cgroupsv2 : verdict; }
+    set scnpm.set { type cgroupsv2; }
+    set allowed { type cgroupsv2; }
+    map ports { type cgroupsv2 : inet_service; }
+    map pairs { type cgroupsv2 : ipv4_addr . inet_service; }
+    chain output {
+        type filter hook output priority 0;
+        socket cgroupv2 level 2 vmap @scnpm.out.1
+    }
+}
+";
+
+fn table() -> TableRef {
+    TableRef { family: Family::Inet, name: "filter".into() }
+}
+
+fn set(name: &str) -> SetRef {
+    SetRef { table: table(), name: name.into() }
+}
+
+fn chain(name: &str) -> ChainRef {
+    ChainRef { table: table(), name: name.into() }
+}
+
+fn element(name: &str, path: &CgroupPath, data: Option<Data>) -> Element {
+    Element { set: set(name), key: Key::Cgroup(path.clone()), data }
+}
+
+fn jump(name: &str, path: &CgroupPath) -> Element {
+    element(name, path, Some(Data::Jump("target".into())))
+}
+
+fn values(words: &[&str]) -> Option<Data> {
+    Some(Data::Value(words.iter().map(|word| (*word).to_owned()).collect()))
+}
+
+fn loaded(sandbox: &Sandbox) -> Nftables {
+    sandbox.load(RULESET);
+    Nftables::open().unwrap()
+}
+
+fn ids(kernel: &mut Nftables, name: &str) -> BTreeSet<CgroupId> {
+    kernel.ids(&set(name)).unwrap()
+}
+
+/// Sends packets to nobody, through the output chain.
+fn send_packets(count: usize) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..count {
+        socket.send_to(b"x", "127.0.0.1:9").unwrap();
+    }
+}
+
+mod elements {
+    use super::*;
+
+    #[test]
+    fn elements_of_several_sets_are_added_listed_and_deleted() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (a, a_id) = sandbox.make("a");
+            let (b, b_id) = sandbox.make("b");
+            let elements = [
+                jump("scnpm.out.1", &a),
+                element("scnpm.out.1", &b, Some(Data::Accept)),
+                element("scnpm.out.2", &b, Some(Data::Goto("other".into()))),
+                element("scnpm.set", &a, None),
+            ];
+            kernel.add(&elements).unwrap();
+            kernel.add(&elements).unwrap();
+            assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::from([a_id, b_id]));
+            assert_eq!(ids(&mut kernel, "scnpm.set"), BTreeSet::from([a_id]));
+            let listed = sandbox.nft(&["list", "map", "inet", "filter", "scnpm.out.1"]);
+            assert!(listed.contains(&format!("\"{a}\" : jump target")), "{listed}");
+            assert!(listed.contains(&format!("\"{b}\" : accept")), "{listed}");
+            let listed = sandbox.nft(&["list", "map", "inet", "filter", "scnpm.out.2"]);
+            assert!(listed.contains(&format!("\"{b}\" : goto other")), "{listed}");
+
+            kernel.delete(&[(set("scnpm.out.1"), a_id), (set("scnpm.out.2"), b_id)]).unwrap();
+            assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::from([b_id]));
+            assert_eq!(ids(&mut kernel, "scnpm.out.2"), BTreeSet::new());
+        });
+    }
+
+    #[test]
+    fn every_verdict_arrives_as_nft_itself_would_write_it() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, id) = sandbox.make("a");
+            for (data, words) in [
+                (Data::Accept, "accept"),
+                (Data::Drop, "drop"),
+                (Data::Continue, "continue"),
+                (Data::Return, "return"),
+                (Data::Jump("target".into()), "jump target"),
+                (Data::Goto("target".into()), "goto target"),
+            ] {
+                let mut by_libnftables = Libnftables::open().unwrap();
+                let element = element("scnpm.out.1", &path, Some(data));
+                kernel.add(std::slice::from_ref(&element)).unwrap();
+                let listed = sandbox.nft(&["list", "map", "inet", "filter", "scnpm.out.1"]);
+                assert!(listed.contains(&format!("\"{path}\" : {words} }}")), "{listed}");
+                let json = scnpm::nft::json::add(std::slice::from_ref(&element));
+                by_libnftables.run_json(&json).expect("the same data is fine");
+                kernel.delete(&[(set("scnpm.out.1"), id)]).unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn values_go_into_the_users_own_maps() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, id) = sandbox.make("a");
+            let elements = [
+                element("allowed", &path, None),
+                element("ports", &path, values(&["80"])),
+                element("pairs", &path, values(&["10.0.0.1", "443"])),
+                jump("scnpm.out.1", &path),
+            ];
+            kernel.add(&elements).unwrap();
+            kernel.add(&elements).unwrap();
+            let listed = sandbox.nft(&["-n", "list", "ruleset"]);
+            assert!(listed.contains(&format!("\"{path}\" : 80")), "{listed}");
+            assert!(listed.contains(&format!("\"{path}\" : 10.0.0.1 . 443")), "{listed}");
+            assert_eq!(ids(&mut kernel, "pairs"), BTreeSet::from([id]));
+            kernel.delete(&[(set("ports"), id), (set("pairs"), id), (set("allowed"), id)]).unwrap();
+            assert_eq!(ids(&mut kernel, "ports"), BTreeSet::new());
+            assert_eq!(ids(&mut kernel, "allowed"), BTreeSet::new());
+        });
+    }
+
+    #[test]
+    fn what_a_set_is_for_is_known() {
+        sandbox::run(|sandbox| {
+            sandbox.load(
+                "table inet filter {
+                    set a { type cgroupsv2; flags timeout; }
+                    set b { typeof socket cgroupv2 level 2; size 10; counter; }
+                    map c { type cgroupsv2 : verdict; }
+                    map d { type cgroupsv2 : mark; }
+                    set e { type ipv4_addr . mark; }
+                    set f { type cgroupsv2 . mark; }
+                    map g { type cgroupsv2 : counter; }
+                    set h { type mark; flags interval; }
+                }",
+            );
+            let mut netlink = Netlink::open().unwrap();
+            let expected = [
+                ("a", SetKind::Cgroups),
+                ("b", SetKind::Cgroups),
+                ("c", SetKind::CgroupVerdicts),
+                ("d", SetKind::Other),
+                ("e", SetKind::Other),
+                ("f", SetKind::Other),
+                ("g", SetKind::Other),
+                ("h", SetKind::Other),
+            ];
+            for (name, kind) in expected {
+                assert_eq!(netlink.set_kind(&set(name)).unwrap(), kind, "{name}");
+            }
+            assert_eq!(netlink.set_kind(&set("i")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        });
+    }
+
+    #[test]
+    fn a_set_with_counters_and_timeouts_takes_elements_as_nft_would_give_them() {
+        sandbox::run(|sandbox| {
+            sandbox
+                .load("table inet filter { set a { type cgroupsv2; flags timeout; timeout 1h; counter; }; }");
+            let mut kernel = Nftables::open().unwrap();
+            let (path, _) = sandbox.make("a");
+            kernel.add(&[element("a", &path, None)]).unwrap();
+            let listed = sandbox.nft(&["list", "set", "inet", "filter", "a"]);
+            assert!(listed.contains(&format!("\"{path}\" counter packets 0 bytes 0")), "{listed}");
+            assert!(listed.contains("expires"), "{listed}");
+        });
+    }
+
+    #[test]
+    fn what_does_not_fit_a_users_set_is_refused_in_nfts_words() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            sandbox.nft(&["add set inet filter eight { type ipv4_addr . mark; }"]);
+            let (path, _) = sandbox.make("a");
+            for wrong in [element("eight", &path, None), element("allowed", &path, Some(Data::Accept))] {
+                let error = kernel.add(std::slice::from_ref(&wrong)).unwrap_err();
+                assert_eq!(error.refused.len(), 1, "{error:?}");
+                assert!(!error.refused[0].1.is_empty());
+            }
+            assert!(!sandbox.nft(&["list", "ruleset"]).contains("elements"));
+        });
+    }
+
+    #[test]
+    fn an_element_of_a_removed_cgroup_is_deleted_by_id() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, old) = sandbox.make("a");
+            kernel.add(&[jump("scnpm.out.1", &path)]).unwrap();
+            sandbox.remove(&path);
+            let (path, new) = sandbox.make("a");
+            kernel.add(&[jump("scnpm.out.1", &path)]).unwrap();
+            assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::from([old, new]));
+            kernel.delete(&[(set("scnpm.out.1"), old)]).unwrap();
+            assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::from([new]));
+        });
+    }
+
+    #[test]
+    fn deleting_what_is_gone_is_fine_and_the_rest_goes() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, id) = sandbox.make("a");
+            kernel.add(&[jump("scnpm.out.1", &path), element("scnpm.set", &path, None)]).unwrap();
+            let elsewhere = TableRef { family: Family::Ip, name: "none".into() };
+            kernel
+                .delete(&[
+                    (set("scnpm.out.1"), CgroupId(u64::MAX)),
+                    (set("scnpm.out.1"), id),
+                    (set("scnpm.gone"), id),
+                    (SetRef { table: elsewhere, name: "scnpm.gone".into() }, id),
+                    (set("scnpm.set"), id),
+                ])
+                .unwrap();
+            assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::new());
+            assert_eq!(ids(&mut kernel, "scnpm.set"), BTreeSet::new());
+            kernel.delete(&[]).unwrap();
+        });
+    }
+
+    #[test]
+    fn ids_of_a_missing_set_are_not_found() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            assert_eq!(kernel.ids(&set("none")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+            let nowhere =
+                SetRef { table: TableRef { family: Family::Ip6, name: "none".into() }, name: "none".into() };
+            assert_eq!(kernel.ids(&nowhere).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        });
+    }
+
+    #[test]
+    fn a_vanished_cgroup_does_not_take_the_others_with_it() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (a, a_id) = sandbox.make("a");
+            let (b, b_id) = sandbox.make("b");
+            let gone = sandbox.path("gone");
+            let elements = [jump("scnpm.out.1", &a), jump("scnpm.out.1", &gone), jump("scnpm.out.1", &b)];
+            let error = kernel.add(&elements).unwrap_err();
+            assert_eq!(error.vanished, [jump("scnpm.out.1", &gone)]);
+            assert_eq!(error.added, [jump("scnpm.out.1", &a), jump("scnpm.out.1", &b)]);
+            assert_eq!(error.refused, []);
+            assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::from([a_id, b_id]));
+
+            let error = kernel.add(&[element("allowed", &gone, None)]).unwrap_err();
+            assert_eq!(error.vanished, [element("allowed", &gone, None)]);
+        });
+    }
+
+    #[test]
+    fn refused_elements_come_with_nfts_words_and_the_others_are_added() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, id) = sandbox.make("a");
+            kernel.add(&[jump("scnpm.out.1", &path)]).unwrap();
+            let clash = element("scnpm.out.1", &path, Some(Data::Drop));
+            let homeless = element("scnpm.gone", &path, None);
+            let lost = element("scnpm.out.2", &path, Some(Data::Jump("nowhere".into())));
+            let good = element("scnpm.set", &path, None);
+            let error =
+                kernel.add(&[clash.clone(), homeless.clone(), good.clone(), lost.clone()]).unwrap_err();
+            assert_eq!(error.added, [good]);
+            assert_eq!(error.vanished, []);
+            let expected = [
+                (clash, "Could not process rule: File exists"),
+                (homeless, "No such file or directory; did you mean set"),
+                (lost, "Could not process rule: No such file or directory"),
+            ];
+            assert_eq!(error.refused.len(), expected.len());
+            for ((element, words), (culprit, beginning)) in error.refused.iter().zip(&expected) {
+                assert_eq!(element, culprit);
+                assert!(words.starts_with(beginning), "{words}");
+            }
+            assert_eq!(ids(&mut kernel, "scnpm.set"), BTreeSet::from([id]));
+        });
+    }
+
+    #[test]
+    fn a_jump_in_a_circle_is_refused_in_words() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, _) = sandbox.make("a");
+            sandbox.nft(&["add rule inet filter other socket cgroupv2 level 1 vmap @scnpm.out.1"]);
+            let circle = element("scnpm.out.1", &path, Some(Data::Jump("other".into())));
+            let error = kernel.add(std::slice::from_ref(&circle)).unwrap_err();
+            assert_eq!(error.refused.len(), 1);
+            assert!(error.refused[0].1.starts_with("Could not process rule: "), "{}", error.refused[0].1);
+            assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::new());
+        });
+    }
+
+    #[test]
+    fn two_thousand_elements_go_in_and_out() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let made: Vec<(CgroupPath, CgroupId)> =
+                (0..2000).map(|number| sandbox.make(&format!("unit-{number}.service"))).collect();
+            let elements: Vec<Element> = made.iter().map(|(path, _)| jump("scnpm.out.1", path)).collect();
+            kernel.add(&elements).unwrap();
+            assert_eq!(ids(&mut kernel, "scnpm.out.1").len(), 2000);
+            let deletions: Vec<_> = made.iter().map(|(_, id)| (set("scnpm.out.1"), *id)).collect();
+            kernel.delete(&deletions).unwrap();
+            assert_eq!(ids(&mut kernel, "scnpm.out.1").len(), 0);
+        });
+    }
+
+    #[test]
+    fn names_that_mean_something_elsewhere_are_only_names() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let long = "n".repeat(255);
+            for name in [
+                "a\"b",
+                "\"",
+                "x;y",
+                "sp ace",
+                "tab\t",
+                "back\\slash",
+                "end\\",
+                "*",
+                "a*",
+                "@allowed",
+                "$x",
+                "{",
+                "}",
+                "#c",
+                "a,b",
+                "-",
+                "1-5",
+                "10",
+                "0x10",
+                "a:b",
+                "any",
+                "jump",
+                "it's",
+                "%s%n",
+                "\u{1b}[2J",
+                "é",
+                "a\\x2db",
+                &long,
+            ] {
+                let (path, id) = sandbox.make(name);
+                // By nfnetlink, and through libnftables' JSON.
+                for (set_name, data) in [("scnpm.set", None), ("ports", values(&["80"]))] {
+                    kernel.add(&[element(set_name, &path, data)]).unwrap();
+                    assert_eq!(ids(&mut kernel, set_name), BTreeSet::from([id]), "{name} in {set_name}");
+                    kernel.delete(&[(set(set_name), id)]).unwrap();
+                }
+                sandbox.remove(&path);
+            }
+            // The kernel has no such directory names at all.
+            assert!(std::fs::create_dir(sandbox.path("new\nline").directory()).is_err());
+            let error = kernel.add(&[element("allowed", &sandbox.path("nul\0"), None)]).unwrap_err();
+            assert_eq!(error.vanished.len(), 1);
+        });
+    }
+
+    #[test]
+    fn names_at_the_top_of_the_hierarchy_are_only_names() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            for name in ["*", "@allowed", "any", "10"] {
+                let path: CgroupPath = name.parse().unwrap();
+                std::fs::create_dir(path.directory()).unwrap();
+                let added = kernel.add(&[element("ports", &path, values(&["80"]))]);
+                let found = kernel.ids(&set("ports"));
+                sandbox.remove(&path);
+                added.unwrap();
+                let found = found.unwrap();
+                assert_eq!(found.len(), 1, "{name}");
+                let deletions: Vec<_> = found.into_iter().map(|id| (set("ports"), id)).collect();
+                kernel.delete(&deletions).unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn packets_of_a_cgroup_follow_its_element() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, _) = sandbox.make("a");
+            kernel.add(&[jump("scnpm.out.1", &path)]).unwrap();
+            let send = "echo $$ > \"$1\"/cgroup.procs && bash -c 'for i in 1 2 3; do echo x > /dev/udp/127.0.0.1/9; done; \
+                        exec true' && echo $$ > /sys/fs/cgroup/cgroup.procs";
+            succeed(Command::new("bash").args(["-c", send, "-"]).arg(path.directory()));
+            let listed = sandbox.nft(&["list", "chain", "inet", "filter", "target"]);
+            assert!(listed.contains("packets 3"), "{listed}");
+        });
+    }
+}
+
+mod gates {
+    use super::*;
+
+    #[test]
+    fn a_gate_opens_and_closes_in_every_family() {
+        sandbox::run(|sandbox| {
+            let mut kernel = Nftables::open().unwrap();
+            for family in [Family::Ip, Family::Ip6, Family::Inet, Family::Arp, Family::Bridge, Family::Netdev]
+            {
+                sandbox.load(&format!(
+                    "table {family} t {{
+                        set scnpm.gate {{ type mark; flags interval; }}
+                        set gate {{ type mark; flags interval; }}
+                        chain c {{ meta mark @scnpm.gate counter; }}
+                    }}"
+                ));
+                let table = TableRef { family, name: "t".into() };
+                let gate = SetRef { table: table.clone(), name: "scnpm.gate".into() };
+                let by_libnftables = SetRef { table, name: "gate".into() };
+                let open = |set: &SetRef| Element { set: set.clone(), key: Key::Everything, data: None };
+                kernel.add(&[open(&gate)]).unwrap();
+                kernel.add(&[open(&gate)]).unwrap();
+                kernel.add(&[open(&by_libnftables)]).unwrap();
+                let family = family.as_str();
+                let elements = |name| {
+                    let listed = sandbox.nft(&["list", "set", family, "t", name]);
+                    listed.lines().find(|line| line.contains("elements")).map(|line| line.trim().to_owned())
+                };
+                assert!(elements("scnpm.gate").is_some(), "{family}");
+                assert_eq!(elements("scnpm.gate"), elements("gate"), "{family}");
+                kernel.close(&[gate.clone(), by_libnftables.clone()]).unwrap();
+                assert_eq!(elements("scnpm.gate"), None, "{family}");
+                assert_eq!(elements("gate"), None, "{family}");
+                kernel.close(&[gate]).unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn closing_gates_that_are_gone_is_fine_and_the_rest_closes() {
+        sandbox::run(|sandbox| {
+            let mut kernel = Nftables::open().unwrap();
+            sandbox.load("table inet filter { set scnpm.gate { type mark; flags interval; }; }");
+            kernel.add(&[Element { set: set("scnpm.gate"), key: Key::Everything, data: None }]).unwrap();
+            kernel.close(&[set("scnpm.gone"), set("scnpm.gate"), set("scnpm.lost")]).unwrap();
+            assert!(!sandbox.nft(&["list", "ruleset"]).contains("elements"));
+        });
+    }
+
+    #[test]
+    fn packets_pass_an_open_gate_whatever_their_mark() {
+        sandbox::run(|sandbox| {
+            let mut kernel = Nftables::open().unwrap();
+            sandbox.load(
+                "table inet filter {
+                    set scnpm.gate { type mark; flags interval; }
+                    chain output {
+                        type filter hook output priority 0;
+                        meta mark set numgen inc mod 2 map { 0 : 0, 1 : 0xffffffff }
+                        meta mark @scnpm.gate counter
+                    }
+                }",
+            );
+            let counted = || {
+                let listed = sandbox.nft(&["list", "chain", "inet", "filter", "output"]);
+                let (_, after) = listed.split_once("packets ").unwrap();
+                after.split(' ').next().unwrap().parse::<usize>().unwrap()
+            };
+            // Each refused datagram is answered by ICMP, which is output too.
+            send_packets(4);
+            assert_eq!(counted(), 0);
+            kernel.add(&[Element { set: set("scnpm.gate"), key: Key::Everything, data: None }]).unwrap();
+            send_packets(4);
+            let open = counted();
+            assert!(open >= 4, "{open}");
+            kernel.close(&[set("scnpm.gate")]).unwrap();
+            send_packets(4);
+            assert_eq!(counted(), open);
+        });
+    }
+}
+
+mod scripts {
+    use super::*;
+
+    fn complaints(script: &str, check: bool) -> Vec<Complaint> {
+        Nftables::open().unwrap().run(script, check).unwrap_err()
+    }
+
+    #[test]
+    fn errors_have_their_place_in_the_script() {
+        sandbox::run(|sandbox| {
+            sandbox.load(RULESET);
+            let found = complaints("add table inet a\nadd rule inet a b tcp dport 99999 accept\n", false);
+            assert_eq!(found[0].place, Some((2, 29, 33)));
+            assert_eq!(found[0].words, "Service out of range");
+            // The kernel's own refusal has a place too.
+            let found = complaints("add table inet a\nadd rule inet filter target jump output\n", false);
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].place.map(|place| place.0), Some(2));
+            assert_eq!(found[0].words, "Could not process rule: Operation not supported");
+            assert!(!sandbox.nft(&["list", "tables"]).contains("inet a"), "nothing of it is in force");
+        });
+    }
+
+    #[test]
+    fn all_syntax_errors_come_at_once() {
+        sandbox::run(|_| {
+            let found = complaints("add table inet\nadd chain\nadd table inet a\n", false);
+            let lines: BTreeSet<usize> =
+                found.iter().filter_map(|complaint| Some(complaint.place?.0)).collect();
+            assert_eq!(lines, BTreeSet::from([1, 2]));
+        });
+    }
+
+    #[test]
+    fn a_check_changes_nothing() {
+        sandbox::run(|sandbox| {
+            let mut kernel = Nftables::open().unwrap();
+            kernel.run("add table inet a\n", true).unwrap();
+            assert_eq!(sandbox.nft(&["list", "ruleset"]), "");
+            kernel.run("add table inet a\n", false).unwrap();
+            assert_eq!(sandbox.nft(&["list", "tables"]), "table inet a\n");
+            let found = kernel.run("add rule inet a c accept\n", true).unwrap_err();
+            assert_eq!(found[0].place.map(|place| place.0), Some(1));
+        });
+    }
+
+    #[test]
+    fn a_missing_cgroup_is_named_by_its_place() {
+        sandbox::run(|sandbox| {
+            sandbox.load(RULESET);
+            let found = complaints("add rule inet filter target socket cgroupv2 level 1 \"gone\"\n", false);
+            assert_eq!(found[0].place, Some((1, 53, 58)));
+            assert_eq!(found[0].words, "cgroupv2 path fails: No such file or directory");
+        });
+    }
+
+    #[test]
+    fn host_names_are_not_looked_up_where_nft_can_be_told_so() {
+        sandbox::run(|sandbox| {
+            sandbox.load(RULESET);
+            let start = Instant::now();
+            let found = complaints("add rule inet filter target ip daddr no.such.host accept\n", true);
+            assert_eq!(found[0].place.map(|place| place.0), Some(1));
+            assert!(start.elapsed() < Duration::from_secs(20));
+        });
+    }
+
+    #[test]
+    fn a_nul_byte_is_a_complaint() {
+        sandbox::run(|_| {
+            let mut library = Libnftables::open().unwrap();
+            assert!(library.run_json("\0").unwrap_err()[0].words.contains("NUL"));
+            assert!(library.run_json("no json").is_err());
+        });
+    }
+
+    #[test]
+    fn the_list_has_the_rules_and_their_handles_but_no_elements() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, _) = sandbox.make("a");
+            kernel.add(&[jump("scnpm.out.1", &path)]).unwrap();
+            sandbox.remove(&path);
+            let list = kernel.list().unwrap();
+            let objects = list["nftables"].as_array().unwrap();
+            let map = objects.iter().find_map(|object| object.get("map")).unwrap();
+            assert_eq!(
+                (&map["family"], &map["table"], &map["name"]),
+                (&"inet".into(), &"filter".into(), &"scnpm.out.1".into())
+            );
+            assert!(map.get("elem").is_none(), "{map}");
+            let rule = objects
+                .iter()
+                .filter_map(|object| object.get("rule"))
+                .find(|rule| rule.to_string().contains("@scnpm.out.1"))
+                .unwrap();
+            assert_eq!(rule["chain"], "output");
+            assert!(rule["handle"].is_u64(), "{rule}");
+            // The switch of output and input forms leaves no trace.
+            kernel.run("add table inet b\n", false).unwrap();
+            assert_eq!(ids(&mut kernel, "scnpm.out.1").len(), 1);
+        });
+    }
+}
+
+mod memory {
+    use super::*;
+
+    #[test]
+    fn a_kernel_works_on_after_it_gave_its_memory_back() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, id) = sandbox.make("a");
+            kernel.list().unwrap();
+            kernel.release_memory();
+            assert!(kernel.list().unwrap().to_string().contains("scnpm.out.1"));
+            kernel.add(&[element("ports", &path, values(&["80"]))]).unwrap();
+            assert_eq!(ids(&mut kernel, "ports"), BTreeSet::from([id]));
+            let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+            let before = open();
+            (0..10).for_each(|_| kernel.release_memory());
+            assert_eq!(open(), before);
+        });
+    }
+}
+
+mod monitor {
+    use super::*;
+
+    const QUIET: Change = Change { touched: false, overflow: false };
+    const TOUCHED: Change = Change { touched: true, overflow: false };
+
+    fn interest() -> Interest {
+        let mut interest = Interest::default();
+        interest.chain(chain("output"));
+        interest.set(set("allowed"));
+        interest
+    }
+
+    fn listening(sandbox: &Sandbox) -> (Nftables, RulesetMonitor) {
+        let kernel = loaded(sandbox);
+        let monitor = RulesetMonitor::open(kernel.port()).unwrap();
+        (kernel, monitor)
+    }
+
+    #[test]
+    fn what_others_take_away_is_heard() {
+        for command in [
+            "flush ruleset",
+            "delete table inet filter",
+            "flush table inet filter",
+            "flush chain inet filter output",
+            "flush chain inet filter output; delete map inet filter scnpm.out.1",
+            "flush map inet filter scnpm.out.1",
+            "flush set inet filter allowed",
+        ] {
+            sandbox::run(move |sandbox| {
+                let (mut kernel, mut monitor) = listening(sandbox);
+                let (path, _) = sandbox.make("a");
+                kernel.add(&[jump("scnpm.out.1", &path), element("allowed", &path, None)]).unwrap();
+                assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+                sandbox.nft(&[command]);
+                assert_eq!(monitor.drain(&interest()).unwrap(), TOUCHED, "{command}");
+                assert_eq!(monitor.drain(&interest()).unwrap(), QUIET, "{command}");
+            });
+        }
+    }
+
+    #[test]
+    fn what_others_make_is_heard_when_it_was_waited_for() {
+        sandbox::run(|sandbox| {
+            let mut monitor = RulesetMonitor::open(0).unwrap();
+            sandbox.nft(&["add table ip filter"]);
+            assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+            for command in [
+                "add table inet filter",
+                "add chain inet filter output",
+                "add set inet filter allowed { type cgroupsv2; }",
+            ] {
+                sandbox.nft(&[command]);
+                assert_eq!(monitor.drain(&interest()).unwrap(), TOUCHED, "{command}");
+            }
+        });
+    }
+
+    #[test]
+    fn the_business_of_others_is_not_heard() {
+        sandbox::run(|sandbox| {
+            let (_kernel, mut monitor) = listening(sandbox);
+            for command in [
+                "add rule inet filter output counter",
+                "add rule inet filter other counter",
+                "flush chain inet filter other",
+                "add set inet filter blocked { type ipv4_addr; elements = { 10.0.0.1 }; }",
+                "flush set inet filter blocked",
+                "delete set inet filter blocked",
+                "add table ip filter { chain output { counter; }; }",
+                "delete table ip filter",
+            ] {
+                sandbox.nft(&[command]);
+                assert_eq!(monitor.drain(&interest()).unwrap(), QUIET, "{command}");
+            }
+        });
+    }
+
+    #[test]
+    fn our_own_deletions_are_not_heard() {
+        sandbox::run(|sandbox| {
+            let (mut kernel, mut monitor) = listening(sandbox);
+            sandbox.nft(&["add set inet filter scnpm.gate { type mark; flags interval; }"]);
+            let (path, id) = sandbox.make("a");
+            let gate = Element { set: set("scnpm.gate"), key: Key::Everything, data: None };
+            kernel.add(&[jump("scnpm.out.1", &path), element("allowed", &path, None), gate]).unwrap();
+            kernel.delete(&[(set("scnpm.out.1"), id), (set("allowed"), id)]).unwrap();
+            kernel.close(&[set("scnpm.gate")]).unwrap();
+            assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+        });
+    }
+
+    #[test]
+    fn our_own_loads_are_forgotten_and_what_came_between_is_not() {
+        const RELOAD: &str = "
+            flush chain inet filter output
+            delete map inet filter scnpm.out.1
+            add map inet filter scnpm.out.1 { type cgroupsv2 : verdict; }
+            add rule inet filter output socket cgroupv2 level 2 vmap @scnpm.out.1
+        ";
+        sandbox::run(|sandbox| {
+            let (mut kernel, mut monitor) = listening(sandbox);
+            kernel.run(RELOAD, false).unwrap();
+            assert_eq!(monitor.discard(&interest()).unwrap(), QUIET);
+            assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+
+            kernel.run(RELOAD, false).unwrap();
+            sandbox.nft(&["flush map inet filter scnpm.out.1"]);
+            sandbox.nft(&["flush chain inet filter output"]);
+            assert_eq!(monitor.discard(&interest()).unwrap(), TOUCHED);
+            assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+        });
+    }
+
+    #[test]
+    fn a_flood_is_an_overflow() {
+        sandbox::run(|sandbox| {
+            let (_kernel, mut monitor) = listening(sandbox);
+            let addresses: Vec<String> =
+                (0..50_000).map(|number| format!("10.1.{}.{}", number >> 8, number & 255)).collect();
+            let elements = addresses.join(", ");
+            for number in 0..6 {
+                sandbox.load(&format!(
+                    "table ip flood {{ set s{number} {{ type ipv4_addr; elements = {{ {elements} }}; }}; }}"
+                ));
+            }
+            assert_eq!(monitor.drain(&interest()).unwrap(), Change { touched: true, overflow: true });
+            assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+            sandbox.nft(&["flush ruleset"]);
+            assert!(monitor.drain(&interest()).unwrap().touched);
+        });
+    }
+}
+
+mod probes {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_what_it_takes() {
+        sandbox::run(|sandbox| {
+            probe::require_net_admin().unwrap();
+            probe::require_cgroup2(std::path::Path::new(scnpm::model::CGROUP_ROOT)).unwrap();
+            probe::require_nft_socket(&mut Nftables::open().unwrap()).unwrap();
+            assert_eq!(sandbox.nft(&["list", "ruleset"]), "", "the probe leaves nothing");
+        });
+    }
+
+    #[test]
+    fn without_rights_the_line_says_what_to_do() {
+        sandbox::run(|_| {
+            let output = as_nobody("rights", &[]);
+            assert!(
+                output.contains(
+                    "CAP_NET_ADMIN is missing: run as root, or give the service AmbientCapabilities="
+                ),
+                "{output}"
+            );
+        });
+    }
+
+    #[test]
+    fn an_ordinary_user_with_the_ambient_capability_gets_places_too() {
+        sandbox::run(|sandbox| {
+            sandbox.load(RULESET);
+            let output =
+                as_nobody("places", &["--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin"]);
+            assert!(output.contains("2:29-33 Service out of range"), "{output}");
+        });
+    }
+
+    /// Runs [`child`] as an ordinary user.
+    fn as_nobody(what: &str, capabilities: &[&str]) -> String {
+        succeed(
+            Command::new("setpriv")
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+                .args(capabilities)
+                .arg(std::env::current_exe().unwrap())
+                .args(["--ignored", "--exact", "probes::child", "--nocapture"])
+                .env("SCNPM_CHILD", what),
+        )
+    }
+
+    #[test]
+    #[ignore = "the inner half of other tests, which run it as another user"]
+    fn child() {
+        match std::env::var("SCNPM_CHILD").as_deref() {
+            Ok("rights") => println!("{}", probe::require_net_admin().unwrap_err()),
+            Ok("places") => {
+                let script = "add table inet a\nadd rule inet a b tcp dport 99999 accept\n";
+                let complaint = Nftables::open().unwrap().run(script, true).unwrap_err().remove(0);
+                let (line, first, last) = complaint.place.unwrap();
+                println!("{line}:{first}-{last} {}", complaint.words);
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn two_sockets_have_two_ports() {
+        sandbox::run(|_| {
+            let (mut one, mut other) = (Netlink::open().unwrap(), Netlink::open().unwrap());
+            assert_ne!(one.port(), other.port());
+            one.ping().unwrap();
+            other.ping().unwrap();
+        });
+    }
+}
