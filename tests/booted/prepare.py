@@ -20,6 +20,8 @@ RemainAfterExit=yes
 WantedBy=multi-user.target
 """
 
+# As a package does when it is installed.
+m.run("systemd-sysusers", "scnpm.conf")
 m.run("useradd", "--create-home", "--uid", str(m.UID), "--shell", "/bin/bash", m.USER)
 lingering = pathlib.Path("/var/lib/systemd/linger")
 lingering.mkdir(parents=True, exist_ok=True)
