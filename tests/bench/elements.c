@@ -1,0 +1,184 @@
+/*
+ * Measures, from outside, how a running scnpm follows cgroups. It makes cgroup directories below PARENT
+ * and listens to the kernel's own announcements of elements put into sets named scnpm.* and of commits.
+ *
+ *   elements latency PARENT NAME COUNT
+ *       COUNT times: make PARENT/NAME, wait until its element is committed, remove it, wait until the
+ *       element is gone. Prints the microseconds from mkdir to commit, one number a line.
+ *   elements burst PARENT PREFIX COUNT
+ *       Makes PARENT/PREFIX0 to PARENT/PREFIX(COUNT-1) as fast as it can. Prints the elements that were
+ *       put in, the commits that it took, and the milliseconds from the first mkdir to the last one and
+ *       to the last commit.
+ *
+ * Exit status 1 if an element does not come within ten seconds.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netlink.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef SOL_NETLINK
+#define SOL_NETLINK 270
+#endif
+
+/* What the announcements have said so far. */
+static unsigned long added, removed, commits;
+static unsigned long added_in_this_commit, commits_with_elements;
+static double last_commit;
+static int news;
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static double now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
+}
+
+static void subscribe(void)
+{
+	int group = NFNLGRP_NFTABLES, size = 64 << 20;
+	struct sockaddr_nl self = { .nl_family = AF_NETLINK };
+	news = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER);
+	if (news < 0)
+		die("netlink socket");
+	if (setsockopt(news, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size))
+		die("receive buffer");
+	if (bind(news, (struct sockaddr *)&self, sizeof self))
+		die("bind");
+	if (setsockopt(news, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group))
+		die("group of nftables");
+}
+
+/* The attribute of a type in a run of attributes, or NULL. */
+static struct nlattr *attribute(void *from, int length, int type)
+{
+	for (struct nlattr *a = from; length >= (int)NLA_HDRLEN && a->nla_len >= NLA_HDRLEN && a->nla_len <= length;) {
+		if ((a->nla_type & NLA_TYPE_MASK) == type)
+			return a;
+		length -= NLA_ALIGN(a->nla_len);
+		a = (void *)((char *)a + NLA_ALIGN(a->nla_len));
+	}
+	return NULL;
+}
+
+/* How many elements of a set of ours a message is about. */
+static unsigned long elements(struct nlmsghdr *message)
+{
+	char *start = (char *)NLMSG_DATA(message) + NLMSG_ALIGN(sizeof(struct nfgenmsg));
+	int length = message->nlmsg_len - (start - (char *)message);
+	struct nlattr *set = attribute(start, length, NFTA_SET_ELEM_LIST_SET);
+	struct nlattr *list = attribute(start, length, NFTA_SET_ELEM_LIST_ELEMENTS);
+	if (!set || !list || strncmp((char *)set + NLA_HDRLEN, "scnpm.", 6))
+		return 0;
+	unsigned long count = 0;
+	int left = list->nla_len - NLA_HDRLEN;
+	for (struct nlattr *a = (void *)((char *)list + NLA_HDRLEN); left >= (int)NLA_HDRLEN && a->nla_len;) {
+		count++;
+		left -= NLA_ALIGN(a->nla_len);
+		a = (void *)((char *)a + NLA_ALIGN(a->nla_len));
+	}
+	return count;
+}
+
+/* Reads one batch of announcements. */
+static void listen_once(void)
+{
+	static char buffer[1 << 20];
+	struct pollfd waiting = { .fd = news, .events = POLLIN };
+	if (poll(&waiting, 1, 10000) <= 0) {
+		fprintf(stderr, "nothing within ten seconds: %lu added, %lu removed\n", added, removed);
+		exit(1);
+	}
+	int length = recv(news, buffer, sizeof buffer, 0);
+	double at = now();
+	if (length < 0)
+		die("announcements lost");
+	for (struct nlmsghdr *m = (void *)buffer; NLMSG_OK(m, (unsigned)length); m = NLMSG_NEXT(m, length)) {
+		switch (m->nlmsg_type) {
+		case NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSETELEM:
+			added += elements(m);
+			added_in_this_commit += elements(m);
+			break;
+		case NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELSETELEM:
+			removed += elements(m);
+			break;
+		case NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN:
+			commits++;
+			commits_with_elements += added_in_this_commit > 0;
+			added_in_this_commit = 0;
+			last_commit = at;
+			break;
+		}
+	}
+}
+
+/* Waits until a commit has brought a count to its goal. */
+static void wait_for(unsigned long *count, unsigned long goal)
+{
+	unsigned long seen = commits;
+	while (*count < goal || commits == seen)
+		listen_once();
+}
+
+static void latency(const char *path, int count)
+{
+	/* The first ones fill caches. */
+	for (int i = -20; i < count; i++) {
+		double began = now();
+		if (mkdir(path, 0755))
+			die(path);
+		wait_for(&added, added + 1);
+		if (i >= 0)
+			printf("%.0f\n", last_commit - began);
+		if (rmdir(path))
+			die(path);
+		wait_for(&removed, removed + 1);
+		usleep(2000);
+	}
+}
+
+static void burst(const char *parent, const char *prefix, int count)
+{
+	char path[4096];
+	double began = now();
+	for (int i = 0; i < count; i++) {
+		snprintf(path, sizeof path, "%s/%s%d", parent, prefix, i);
+		if (mkdir(path, 0755))
+			die(path);
+	}
+	double made = now();
+	while (added < (unsigned long)count || last_commit == 0)
+		listen_once();
+	printf("%lu %lu %.1f %.1f\n", added, commits_with_elements, (made - began) / 1e3, (last_commit - began) / 1e3);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 5) {
+		fprintf(stderr, "usage: elements latency|burst PARENT NAME COUNT\n");
+		return 2;
+	}
+	char path[4096];
+	snprintf(path, sizeof path, "%s/%s", argv[2], argv[3]);
+	subscribe();
+	if (!strcmp(argv[1], "latency"))
+		latency(path, atoi(argv[4]));
+	else
+		burst(argv[2], argv[3], atoi(argv[4]));
+	return 0;
+}

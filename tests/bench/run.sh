@@ -1,0 +1,207 @@
+#!/bin/bash
+# run.sh SCNPM [SUITE]: measures that program: how soon and at what cost its rules follow cgroups, on the
+# running kernel, in namespaces; then in a booted Debian of that suite (bookworm) first tries and what the
+# idle daemon needs. Run as root. Times are printed beside their targets; only counts decide the exit
+# status.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+
+if [ "${1:-}" != --inside-namespaces ]; then
+    scnpm=$(realpath "$1")
+    suite=${2:-bookworm}
+    work=$(mktemp -d /tmp/scnpm-bench.XXXXXX)
+    name=scnpm-bench-$$
+    child=
+    clean_up() {
+        [ -z "$child" ] || kill -KILL "$child" 2>/dev/null || true
+        mkdir -p "$work/cgroup"
+        mount -t cgroup2 none "$work/cgroup"
+        # What was in the namespaces is still ending.
+        for _ in $(seq 50); do
+            [ -n "$(find "$work/cgroup" -maxdepth 1 -name "$name*" -print -quit)" ] || break
+            find "$work/cgroup" -mindepth 1 -depth -path "$work/cgroup/$name*" -type d -exec rmdir {} + 2>/dev/null ||
+                sleep 0.1
+        done
+        umount "$work/cgroup"
+        rm -rf --one-file-system "$work"
+    }
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+
+    gcc -O2 -Wall -Wextra -o "$work/elements" "$here/elements.c"
+    gcc -O2 -Wall -Wextra -o "$work/packets" "$here/packets.c"
+
+    status=0
+    unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
+        "$0" --inside-namespaces "$work" "$name" "$scnpm" &
+    child=$!
+    wait "$child" || status=1
+    child=
+    if [ "$suite" != none ]; then
+        echo
+        echo "In a booted Debian $suite:"
+        "$here/../booted/run.sh" "$suite" "$scnpm" measure.py starts 600 || status=1
+        echo "With --sources journal:"
+        "$here/../booted/run.sh" "$suite" "$scnpm" measure.py journal 60 || status=1
+        "$here/../booted/run.sh" "$suite" "$scnpm" measure.py idle 60 || status=1
+    fi
+    exit "$status"
+fi
+
+# From here on in namespaces of our own.
+work=$2 name=$3 scnpm=$4
+cgroups=/sys/fs/cgroup
+mount -t cgroup2 none "$cgroups"
+status=0
+
+# A policy: `base FILE` begins one, `annotate FILE CGROUP` adds a rule for a unit.
+base() {
+    cat >"$1" <<'END'
+table inet filter {
+    chain allowed { }
+    chain output {
+        type filter hook output priority filter; policy accept;
+        udp dport 7001 jump allowed
+    }
+}
+END
+}
+annotate() {
+    echo "# ${2##*/} :: add rule inet filter allowed socket cgroupv2 level 2 \"$2\" accept" >>"$1"
+}
+
+# `daemon FILE` starts scnpm for a policy in a network namespace of its own and sets $daemon to its PID.
+daemon() {
+    unshare --net sh -c 'ip link set lo up && nft -f "$2" && exec "$1" --sources cgroup "$2"' - "$scnpm" "$1" \
+        >"$1.log" 2>&1 &
+    daemon=$!
+    for _ in $(seq 300); do
+        if in_net "$daemon" nft -t list chain inet filter allowed 2>/dev/null | grep -q scnpm; then
+            return
+        fi
+        kill -0 "$daemon" 2>/dev/null || break
+        sleep 0.1
+    done
+    echo "scnpm did not load $1:" >&2
+    cat "$1.log" >&2
+    exit 1
+}
+in_net() {
+    nsenter --net="/proc/$1/ns/net" "${@:2}"
+}
+ratio() {
+    awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'
+}
+# The value at that percentage of the way through a file of numbers.
+percentile() {
+    sort -n "$2" | awk -v at="$1" '{ value[NR] = $1 } END { print value[int((NR - 1) * at / 100) + 1] }'
+}
+
+# From mkdir to commit. Three daemons, each with its own directory and network; they take turns.
+echo "From a cgroup's mkdir to its element committed (microseconds, 600 samples each):"
+declare -A pid
+for case in empty others same; do
+    policy=$work/$case.nft
+    base "$policy"
+    case $case in
+    others)
+        {
+            echo 'table inet other {'
+            echo 'set numbers { type ipv4_addr;'
+            echo "elements = { $(seq 0 99999 | awk '{ printf "10.%d.%d.%d, ", $1 / 65536, $1 / 256 % 256, $1 % 256 }') }"
+            echo '}'
+            echo 'chain output { type filter hook output priority 10;'
+            seq 1000 | sed 's/.*/tcp dport & counter/'
+            printf '}\n}\n'
+        } >>"$policy"
+        ;;
+    same)
+        {
+            printf 'table inet filter {\nchain many {\n'
+            seq 1000 | sed 's/.*/tcp dport & counter/'
+            printf '}\n}\n'
+            echo 'add rule inet filter output tcp dport 1-1000 jump many'
+        } >>"$policy"
+        ;;
+    esac
+    mkdir "$cgroups/$name-$case"
+    annotate "$policy" "$name-$case/bench.service"
+    daemon "$policy"
+    pid[$case]=$daemon
+done
+for _ in 1 2 3; do
+    for case in empty others same; do
+        in_net "${pid[$case]}" "$work/elements" latency "$cgroups/$name-$case" bench.service 200 >>"$work/$case.us"
+    done
+done
+declare -A median late
+for case in empty others same; do
+    median[$case]=$(percentile 50 "$work/$case.us")
+    late[$case]=$(percentile 99 "$work/$case.us")
+    kill "${pid[$case]}"
+done
+row='  %-46s %9s %9s %7s  %s\n'
+printf "$row" "" median p99 ratio target
+printf "$row" "empty ruleset" "${median[empty]}" "${late[empty]}" "" ""
+printf "$row" "100,000 elements, 1,000 rules in other tables" "${median[others]}" "${late[others]}" \
+    "$(ratio "${median[others]}" "${median[empty]}")" "at most 1.2"
+printf "$row" "1,000 reachable rules in the same table" "${median[same]}" "${late[same]}" \
+    "$(ratio "${median[same]}" "${median[empty]}")" "at most 2.3"
+
+# Packets. One sender in the cgroup of the last unit.
+mkdir "$cgroups/$name-packets"
+base "$work/none.nft"
+base "$work/one.nft"
+base "$work/thousand.nft"
+base "$work/plain.nft"
+for number in $(seq 1000); do
+    cgroup=$name-packets/unit$number.service
+    mkdir "$cgroups/$cgroup"
+    annotate "$work/thousand.nft" "$cgroup"
+    echo "add rule inet filter allowed socket cgroupv2 level 2 \"$cgroup\" accept" >>"$work/plain.nft"
+done
+annotate "$work/one.nft" "$cgroup"
+places=()
+for policy in none plain; do
+    unshare --net sh -c 'ip link set lo up && nft -f "$1" && exec sleep infinity' - "$work/$policy.nft" &
+    places+=($!)
+    until in_net $! nft list chain inet filter output >/dev/null 2>&1; do sleep 0.1; done
+done
+for policy in one thousand; do
+    daemon "$work/$policy.nft"
+    places+=("$daemon")
+done
+for place in "${places[@]}"; do
+    namespaces+=("/proc/$place/ns/net")
+done
+read -r none plain one thousand < <(
+    echo $BASHPID >"$cgroups/$cgroup/cgroup.procs"
+    "$work/packets" 21 20000 "${namespaces[@]}"
+)
+kill "${places[@]}"
+echo
+echo "A packet through the output chain (nanoseconds, median of 21 interleaved rounds of 20,000):"
+row='  %-46s %9s %7s  %s\n'
+printf "$row" "" median ratio target
+printf "$row" "no rule" "$none" "$(ratio "$none" "$one")" ""
+printf "$row" "1 unit" "$one" "" ""
+printf "$row" "1,000 units" "$thousand" "$(ratio "$thousand" "$one")" "at most 1.1"
+printf "$row" "1,000 plain rules without scnpm" "$plain" "$(ratio "$plain" "$one")" ""
+
+# A burst.
+mkdir "$cgroups/$name-burst"
+base "$work/burst.nft"
+for number in $(seq 0 1999); do
+    annotate "$work/burst.nft" "$name-burst/unit$number"
+done
+daemon "$work/burst.nft"
+read -r elements commits made took < <(in_net "$daemon" "$work/elements" burst "$cgroups/$name-burst" unit 2000)
+sleep 0.5
+listed=$(in_net "$daemon" nft list table inet filter | grep -o "$name-burst/unit[0-9]*\" :" | sort -u | wc -l)
+kill "$daemon"
+echo
+echo "2,000 cgroups made in a burst ($made ms): $listed of 2000 in the kernel after $took ms, $commits transactions"
+[ "$listed" = 2000 ] && [ "$elements" -ge 2000 ] || status=1
+exit "$status"

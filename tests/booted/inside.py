@@ -1,0 +1,688 @@
+"""The booted-systemd tests. Arguments: words; only tests with one of them in their names run."""
+
+import os
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(__file__))
+import machine as m
+
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def sleeper(name, *settings, where=m.UNITS):
+    m.service(name, "ExecStart=/bin/sleep infinity", "TimeoutStopSec=5", *settings, where=where)
+
+
+def running(name):
+    """A started system service of that name that does nothing; its cgroup."""
+    sleeper(name)
+    m.reload_units()
+    m.start(name)
+    return f"system.slice/{name}"
+
+
+# At boot: these look at what happened before the tests began, so they are first.
+
+
+@test
+def policy_is_in_place_before_the_network_is_up_and_services_start():
+    def reached(name):
+        return int(m.show(name, "ActiveEnterTimestampMonotonic"))
+
+    scnpm = reached("scnpm.service")
+    m.check(scnpm > 0, f"scnpm.service did not start at boot: {m.show('scnpm.service', 'ActiveState')}\n{m.log()}")
+    m.check(reached("nftables.service") <= scnpm, "scnpm.service was there before nftables.service")
+    for later in ["network-pre.target", "sysinit.target", "t-boot-client.service"]:
+        m.check(scnpm <= reached(later), f"{later} was there before scnpm.service")
+
+
+@test
+def service_that_connects_at_boot_gets_through():
+    m.check(m.active("t-boot-client.service"), "t-boot-client.service is not active")
+    m.equal(m.pathlib.Path("/run/t-boot-client").read_text().split(), ["ok"], "the annotated service")
+    m.equal(m.pathlib.Path("/run/t-boot-stranger").read_text().split(), ["refused"], "the other service")
+
+
+@test
+def daemon_started_before_dbus_at_boot_finds_it_later():
+    bus = int(m.show("dbus.service", "ActiveEnterTimestampMonotonic"))
+    m.check(int(m.show("scnpm.service", "ActiveEnterTimestampMonotonic")) < bus, "D-Bus was there before")
+    m.equal(m.show("scnpm.service", "NRestarts"), "0", "restarts of scnpm.service")
+    m.eventually(is_on_the_bus, "scnpm is not on the bus")
+
+
+def is_on_the_bus():
+    peers = m.run("busctl", "list", "--no-legend", "--no-pager", ok=False).stdout
+    return any(line.split()[1:2] == [str(m.daemon_pid())] for line in peers.splitlines())
+
+
+# Kinds of units. The connection is the first thing that the unit does.
+
+
+def starts_with_its_rule(name, *settings, cgroup=None, expected=1):
+    """The unit's first connections get through, a stranger's do not, and the element goes with the unit."""
+    cgroup = cgroup or f"system.slice/{name}"
+    m.start_with(m.rule(name, cgroup))
+    m.service(name.replace("@bar.", "@."), *settings)
+    m.service("t-stranger.service", "Type=oneshot", f"ExecStart=-{m.connects('stranger')}")
+    m.reload_units()
+    m.start(name, "t-stranger.service")
+    m.eventually(lambda: len(m.tries("unit")) == expected, lambda: f"tries: {m.tries('unit')}")
+    m.equal(m.tries("unit"), ["ok"] * expected, "the unit's connections")
+    m.equal(m.tries("stranger"), ["refused"], "the stranger's connection")
+    m.elements_become(cgroup)
+    m.stop(name)
+    m.elements_become()
+
+
+@test
+def simple_service_is_let_through_from_exec_start_pre_on():
+    starts_with_its_rule(
+        "t-simple.service", f"ExecStartPre=-{m.connects('unit')}",
+        f"ExecStart=/bin/sh -c '{m.connects('unit')}; exec sleep infinity'", expected=2,
+    )  # fmt: skip
+
+
+@test
+def oneshot_service_is_let_through_from_exec_start_pre_on():
+    starts_with_its_rule(
+        "t-oneshot.service", "Type=oneshot", "RemainAfterExit=yes", f"ExecStartPre=-{m.connects('unit')}",
+        # RemainAfterExit alone would leave the unit without a process and so without a cgroup.
+        f"ExecStart=-{m.connects('unit')}", "ExecStartPost=/bin/sh -c 'sleep infinity &'", expected=2,
+    )  # fmt: skip
+
+
+@test
+def notify_service_is_let_through_from_exec_start_pre_on():
+    starts_with_its_rule(
+        "t-notify.service", "Type=notify", "NotifyAccess=all", f"ExecStartPre=-{m.connects('unit')}",
+        f"ExecStart=/bin/sh -c '{m.connects('unit')}; systemd-notify --ready; exec sleep infinity'", expected=2,
+    )  # fmt: skip
+
+
+@test
+def service_in_a_nested_slice_is_let_through():
+    starts_with_its_rule(
+        "t-nested.service", "Slice=t-b-c.slice", f"ExecStartPre=-{m.connects('unit')}", "ExecStart=/bin/sleep infinity",
+        cgroup="t.slice/t-b.slice/t-b-c.slice/t-nested.service",
+    )  # fmt: skip
+
+
+@test
+def template_instance_is_let_through():
+    starts_with_its_rule(
+        "t-foo@bar.service", f"ExecStartPre=-{m.connects('unit')}", "ExecStart=/bin/sleep infinity",
+        cgroup=r"system.slice/system-t\x2dfoo.slice/t-foo@bar.service",
+    )  # fmt: skip
+
+
+@test
+def service_with_an_escaped_name_is_let_through():
+    starts_with_its_rule(
+        r"t-app\x2dx.service", f"ExecStartPre=-{m.connects('unit')}", "ExecStart=/bin/sleep infinity"
+    )
+
+
+@test
+def user_service_is_let_through_from_exec_start_pre_on():
+    name = "t-user.service"
+    cgroup = f"{m.USER_SLICE}/{name}"
+    m.start_with(m.rule(name, cgroup))
+    m.service(
+        name, f"ExecStartPre=-{m.connects('unit')}", "ExecStart=/bin/sleep infinity", where=m.USER_UNITS
+    )
+    m.service("t-other.service", "Type=oneshot", f"ExecStart=-{m.connects('stranger')}", where=m.USER_UNITS)
+    m.start(f"user@{m.UID}.service")
+    m.reload_units()
+    m.as_user("systemctl", "--user", "start", name, "t-other.service")
+    m.equal(m.tries("unit"), ["ok"], "the unit's connection")
+    m.equal(m.tries("stranger"), ["refused"], "the stranger's connection")
+    m.elements_become(cgroup)
+    m.as_user("systemctl", "--user", "stop", name)
+    m.elements_become()
+
+
+@test
+def user_manager_that_comes_later_is_noticed():
+    name = "t-late.service"
+    cgroup = f"{m.USER_SLICE}/{name}"
+    m.stop(f"user@{m.UID}.service", f"user-{m.UID}.slice")
+    m.start_with(m.rule(name, cgroup))
+    m.service(name, f"ExecStartPre=-{m.connects('unit')}", "ExecStart=/bin/sleep infinity", where=m.USER_UNITS)
+    m.start(f"user@{m.UID}.service")
+    m.as_user("systemctl", "--user", "start", name)
+    m.equal(m.tries("unit"), ["ok"], "the unit's connection")
+    m.elements_become(cgroup)
+    m.stop(f"user@{m.UID}.service")
+    m.elements_become()
+    m.start(f"user@{m.UID}.service")
+
+
+@test
+def user_scope_is_let_through():
+    name = "t-mail.scope"
+    cgroup = f"{m.USER_SLICE}/{name}"
+    m.start_with(m.rule(name, cgroup))
+    m.start(f"user@{m.UID}.service")
+    # As a desktop does it: a process of a session puts itself in a scope of the user's manager. It is
+    # moved there by a request of its own, so it runs before the rule can be there; it connects anew then.
+    m.run(
+        "systemd-run", "--quiet", "--unit=t-session.service", "-p", "PAMName=login", "-p", f"User={m.USER}",
+        "systemd-run", "--quiet", "--user", "--scope", f"--unit={name}", "--slice=app.slice",
+        "/bin/sh", "-c", f"sleep 1; {m.connects('unit')}; exec sleep infinity",
+    )  # fmt: skip
+    m.elements_become(cgroup)
+    m.eventually(lambda: m.tries("unit"), "the scope did not connect")
+    m.equal(m.tries("unit"), ["ok"], "the scope's connection")
+    m.is_let_through(cgroup)
+    m.as_user("systemctl", "--user", "stop", name)
+    m.elements_become()
+
+
+# Lives of units
+
+
+@test
+def unit_restarted_fifty_times_gets_through_each_time_and_has_one_element():
+    name = "t-restarted.service"
+    m.start_with(m.system_rule(name))
+    m.service(name, f"ExecStart=/bin/sh -c '{m.connects('unit')}; exec sleep infinity'")
+    m.reload_units()
+    for count in range(1, 51):
+        m.run("systemctl", "restart", name)
+        m.eventually(lambda: len(m.tries("unit")) == count, "the unit did not connect")
+    m.equal(m.tries("unit"), ["ok"] * 50, "the unit's connections")
+    m.elements_become(f"system.slice/{name}")
+
+
+@test
+def unit_that_exits_by_itself_loses_its_element():
+    cgroup = running("t-exits.service")
+    m.start_with(m.system_rule("t-exits.service"))
+    m.elements_become(cgroup)
+    os.kill(int(m.show("t-exits.service", "MainPID")), signal.SIGTERM)
+    m.elements_become()
+
+
+@test
+def unit_that_runs_already_is_let_through_when_the_daemon_starts():
+    cgroup = running("t-early.service")
+    m.start_with(m.system_rule("t-early.service"))
+    m.equal(m.elements(), [cgroup], "elements when the daemon is ready")
+    m.check(m.gets_through(cgroup), "the unit is refused")
+
+
+@test
+def cgroup_annotated_under_another_units_name_is_followed():
+    m.start_with(m.rule("t-session.scope", "system.slice/t-sshd.service"))
+    cgroup = running("t-sshd.service")
+    m.is_let_through(cgroup)
+    m.elements_become(cgroup)
+    m.stop("t-sshd.service")
+    m.elements_become()
+
+
+@test
+def rule_without_a_cgroup_holds_while_its_unit_is_active():
+    name = "t-gate.service"
+    stranger = running("t-stranger.service")
+    m.start_with(m.rule(name, port=7003))
+    m.service(name, "Type=oneshot", "RemainAfterExit=yes", "ExecStart=/bin/true")
+    m.reload_units()
+    m.check(not m.gets_through(stranger, 7003), "the rule holds before its unit is active")
+    m.start(name)
+    m.is_let_through(stranger, 7003)
+    m.stop(name)
+    m.is_refused(stranger, 7003)
+    m.start(name)
+    m.is_let_through(stranger, 7003)
+
+
+@test
+def several_annotations_of_a_unit_hold_together():
+    name = "t-several.service"
+    cgroup = f"system.slice/{name}"
+    m.start_with(m.rule(name, cgroup), m.rule(name, cgroup, port=7002))
+    running(name)
+    m.is_let_through(cgroup, 7001)
+    m.is_let_through(cgroup, 7002)
+    m.check(not m.gets_through(cgroup, 7003), "a port that nobody allowed is open")
+
+
+# Reload, crash, other people's changes
+
+
+@test
+def reload_applies_the_changed_file():
+    old, new = running("t-old.service"), running("t-new.service")
+    m.start_with(m.system_rule("t-old.service"))
+    m.is_let_through(old)
+    m.write_policy(m.system_rule("t-new.service"))
+    m.run("systemctl", "reload", "scnpm.service")
+    m.elements_become(new)
+    m.is_let_through(new)
+    m.is_refused(old)
+    m.write_policy(m.system_rule("t-old.service"))
+    os.kill(m.daemon_pid(), signal.SIGHUP)
+    m.elements_become(old)
+
+
+@test
+def reload_of_an_unreadable_file_keeps_the_old_policy():
+    cgroup = running("t-kept.service")
+    m.start_with(m.system_rule("t-kept.service"))
+    before, pid = m.skeleton(), m.daemon_pid()
+    away = m.CONF.with_suffix(".away")
+    m.CONF.rename(away)
+    try:
+        m.run("systemctl", "reload", "scnpm.service")
+        m.says(str(m.CONF))
+        m.equal(m.skeleton(), before, "the ruleset after the reload")
+        m.check(m.gets_through(cgroup), "the unit is refused after the reload")
+        m.stop("t-kept.service")
+        m.elements_become()
+        m.start("t-kept.service")
+        m.elements_become(cgroup)
+        m.equal(m.daemon_pid(), pid, "the daemon's PID")
+    finally:
+        away.rename(m.CONF)
+
+
+@test
+def good_annotations_live_on_beside_bad_ones():
+    cgroup = running("t-good.service")
+    m.start_with(
+        m.system_rule("t-good.service"),
+        "# t-bad.service :: add rule inet filter allowed socket cgroupv2 level two \"x\" accept\n",
+        "# t-nochain.service :: add rule inet filter nowhere socket cgroupv2 level 2 \"system.slice/t-nochain.service\" accept\n",
+        "# t-nonsense.service :: add rule inet filter allowed socket cgroupv2 level 2 \"system.slice/t-nonsense.service\" tcp dprot 1 accept\n",
+    )  # fmt: skip
+    m.elements_become(cgroup)
+    m.is_let_through(cgroup)
+    lines = m.CONF.read_text().splitlines()
+    for name in ["t-bad.service", "t-nochain.service", "t-nonsense.service"]:
+        number = next(i for i, line in enumerate(lines, 1) if name in line)
+        m.says(f"{m.CONF}:{number}")
+
+
+@test
+def crashed_daemon_replaces_its_leftovers():
+    m.start_with(*[m.system_rule(f"t-{each}.service") for each in ["gone", "stays", "comes"]])
+    running("t-gone.service")
+    stays = running("t-stays.service")
+    m.elements_become("system.slice/t-gone.service", stays)
+    before = m.skeleton()
+    m.configure_daemon(more="Restart=no\n")
+    os.kill(m.daemon_pid(), signal.SIGKILL)
+    m.eventually(lambda: m.show("scnpm.service", "ActiveState") == "failed", "the daemon lives")
+    m.check(m.gets_through(stays), "the rules do not outlive the daemon")
+    m.stop("t-gone.service")
+    comes = running("t-comes.service")
+    m.start("scnpm.service")
+    m.elements_become(stays, comes)
+    m.equal(m.skeleton(), before, "the ruleset after the crash")
+
+
+@test
+def daemon_comes_back_by_itself_after_a_crash():
+    cgroup = running("t-back.service")
+    m.start_with(m.system_rule("t-back.service"))
+    pid = m.daemon_pid()
+    os.kill(pid, signal.SIGKILL)
+    m.eventually(lambda: m.active("scnpm.service") and m.daemon_pid() not in (0, pid), "the daemon stays away")
+    m.elements_become(cgroup)
+
+
+@test
+def listed_ruleset_can_be_loaded_again():
+    units = [f"t-{each}.service" for each in ["one", "two", "three"]]
+    m.start_with(*[m.system_rule(each) for each in units], m.rule("t-three.service", port=7003))
+    cgroups = [running(each) for each in units]
+    m.elements_become(*cgroups)
+    m.stop("t-two.service")
+    m.run("systemctl", "restart", "t-three.service")
+    m.elements_become(cgroups[0], cgroups[2])
+    m.stop("scnpm.service")
+    listing = m.ruleset()
+    saved = m.pathlib.Path("/run/saved.nft")
+    saved.write_text("flush ruleset\n" + listing)
+    m.run("nft", "-f", str(saved))
+    m.equal(m.ruleset(), listing, "the ruleset loaded from its listing")
+
+
+@test
+def restart_of_nftables_with_u_brings_the_rules_back():
+    cgroup = running("t-again.service")
+    m.start_with(m.system_rule("t-again.service"), options=["-u", "nftables.service"])
+    for _ in range(5):
+        m.run("systemctl", "restart", "nftables.service")
+        m.elements_become(cgroup)
+        m.is_let_through(cgroup)
+
+
+@test
+def flushed_ruleset_comes_back_without_u():
+    cgroup = running("t-flushed.service")
+    m.start_with(m.system_rule("t-flushed.service"))
+    before = m.skeleton()
+    m.run("nft", "flush", "ruleset")
+    time.sleep(0.5)
+    m.load_base()
+    m.elements_become(cgroup)
+    m.load_base()
+    m.elements_become(cgroup)
+    m.is_let_through(cgroup)
+    m.eventually(lambda: m.skeleton() == before, lambda: f"not as before:\n{m.ruleset()}")
+
+
+@test
+def deleted_elements_come_back():
+    cgroup = running("t-deleted.service")
+    m.start_with(m.system_rule("t-deleted.service"))
+    m.elements_become(cgroup)
+    name = next(line.split()[1] for line in m.ruleset().splitlines() if line.strip().startswith("map scnpm."))
+    m.run("nft", "flush", "map", "inet", "filter", name)
+    m.elements_become(cgroup)
+
+
+# Sources, each alone
+
+
+def follows_a_service(source):
+    name = "t-followed.service"
+    cgroup = f"system.slice/{name}"
+    m.start_with(m.system_rule(name), options=["--sources", source])
+    for _ in range(3):
+        running(name)
+        m.elements_become(cgroup)
+        m.is_let_through(cgroup)
+        m.stop(name)
+        m.elements_become()
+    m.start(name)
+    m.elements_become(cgroup)
+    os.kill(int(m.show(name, "MainPID")), signal.SIGTERM)
+    m.elements_become()
+
+
+def follows_a_user_service(source):
+    name = "t-followed.service"
+    cgroup = f"{m.USER_SLICE}/{name}"
+    m.start(f"user@{m.UID}.service")
+    m.start_with(m.rule(name, cgroup), options=["--sources", source])
+    sleeper(name, where=m.USER_UNITS)
+    m.reload_units()
+    for _ in range(3):
+        m.as_user("systemctl", "--user", "start", name)
+        m.elements_become(cgroup)
+        m.as_user("systemctl", "--user", "stop", name)
+        m.elements_become()
+
+
+@test
+def cgroups_alone_follow_a_service():
+    follows_a_service("cgroup")
+
+
+@test
+def cgroups_alone_follow_a_user_service():
+    follows_a_user_service("cgroup")
+
+
+@test
+def dbus_alone_follows_a_service():
+    follows_a_service("dbus")
+
+
+@test
+def journal_alone_follows_a_service():
+    follows_a_service("journal")
+
+
+@test
+def journal_alone_follows_a_user_service():
+    follows_a_user_service("journal")
+
+
+@test
+def journal_is_followed_across_rotation():
+    name = "t-rotated.service"
+    m.start_with(m.system_rule(name), options=["--sources", "journal"])
+    cgroup = running(name)
+    m.elements_become(cgroup)
+    m.run("journalctl", "--rotate")
+    m.run("journalctl", "--vacuum-files=1")
+    m.stop(name)
+    m.elements_become()
+    m.start(name)
+    m.elements_become(cgroup)
+
+
+def stop_dbus():
+    """dbus.service refuses to be stopped by hand, so it is killed while nothing can start it again."""
+    m.run("systemctl", "mask", "--runtime", "dbus.socket", "dbus.service")
+    m.run("systemctl", "stop", "dbus.socket", ok=False)
+    m.run("systemctl", "kill", "--signal=KILL", "dbus.service", ok=False)
+    m.eventually(lambda: not m.active("dbus.service"), "D-Bus lives")
+
+
+def start_dbus():
+    m.run("systemctl", "unmask", "--runtime", "dbus.socket", "dbus.service")
+    m.run("systemctl", "reset-failed", ok=False)
+    m.start("dbus.socket", "dbus.service")
+
+
+@test
+def daemon_survives_a_restart_of_dbus():
+    name = "t-bus.service"
+    stranger = running("t-stranger.service")
+    m.start_with(m.system_rule(name), m.rule("t-gate.service", port=7003))
+    m.eventually(is_on_the_bus, "scnpm is not on the bus")
+    pid = m.daemon_pid()
+    stop_dbus()
+    try:
+        cgroup = running(name)
+        m.elements_become(cgroup)
+        m.stop(name)
+        m.elements_become()
+    finally:
+        start_dbus()
+    m.eventually(is_on_the_bus, "scnpm is not on the bus again", 60)
+    m.service("t-gate.service", "Type=oneshot", "RemainAfterExit=yes", "ExecStart=/bin/true")
+    m.reload_units()
+    m.start("t-gate.service")
+    m.is_let_through(stranger, 7003)
+    m.equal(m.daemon_pid(), pid, "the daemon's PID")
+
+
+@test
+def daemon_started_without_dbus_connects_when_it_comes():
+    name = "t-bus.service"
+    stop_dbus()
+    try:
+        m.start_with(m.system_rule(name), options=["--sources", "dbus"])
+    finally:
+        start_dbus()
+    m.eventually(is_on_the_bus, "scnpm is not on the bus", 60)
+    cgroup = running(name)
+    m.elements_become(cgroup)
+
+
+# The daemon as a service and as a program
+
+
+@test
+def clean_removes_what_is_ours_and_nothing_else():
+    cgroup = running("t-clean.service")
+    m.write_policy(m.system_rule("t-clean.service"), m.rule("t-clean.service", port=7003))
+    m.load_base()
+    m.run("nft", "add table inet other { chain c { tcp dport 7001 counter; } ; set s { type cgroupsv2; } ; }")
+    m.run("nft", f'add element inet other s {{ "{cgroup}" }}')
+    before = m.run("nft", "--stateless", "list", "ruleset").stdout
+    m.start_daemon()
+    m.elements_become(cgroup)
+    m.stop("scnpm.service")
+    m.check("scnpm." in m.ruleset(), "nothing of ours is in the ruleset")
+    m.run("timeout", "20", m.SCNPM, "--clean", str(m.CONF))
+    m.equal(m.run("nft", "--stateless", "list", "ruleset").stdout, before, "the ruleset after --clean")
+
+
+@test
+def daemon_whose_user_is_not_installed_follows_cgroups():
+    m.stop("scnpm.service")
+    m.run("userdel", "scnpm")
+    try:
+        m.start_with(m.system_rule("t-dynamic.service"))
+        cgroup = running("t-dynamic.service")
+        m.elements_become(cgroup)
+    finally:
+        m.stop("scnpm.service")
+        m.run("systemd-sysusers", "scnpm.conf")
+
+
+@test
+def terminated_daemon_leaves_the_rules():
+    cgroup = running("t-term.service")
+    m.start_with(m.system_rule("t-term.service"))
+    m.elements_become(cgroup)
+    before = m.ruleset()
+    m.stop("scnpm.service")
+    m.equal(m.show("scnpm.service", "Result"), "success", "the result of stopping")
+    m.equal(m.ruleset(), before, "the ruleset after the daemon's end")
+    m.check(m.gets_through(cgroup), "the unit is refused")
+
+
+@test
+def service_manager_is_told_of_the_state():
+    m.start_with(m.system_rule("t-state.service"))
+    m.equal(m.show("scnpm.service", "NotifyAccess"), "main", "NotifyAccess")
+    m.equal(m.show("scnpm.service", "ActiveState"), "active", "ActiveState")
+    m.check(m.show("scnpm.service", "StatusText"), "there is no status text")
+
+
+@test
+def quiet_when_all_is_well():
+    m.start_with(m.system_rule("t-quiet.service"))
+    cgroup = running("t-quiet.service")
+    m.elements_become(cgroup)
+    m.stop("t-quiet.service")
+    m.elements_become()
+    said = [entry["MESSAGE"] for entry in m.entries() if entry["_PID"] == str(m.daemon_pid())]
+    m.check(len(said) <= 1, f"more than one line: {said}")
+
+
+@test
+def journal_entries_have_fields():
+    name = "t-fields.service"
+    m.start_with(m.system_rule(name), options=["--debug"])
+    cgroup = running(name)
+    m.elements_become(cgroup)
+    number = next(i for i, line in enumerate(m.CONF.read_text().splitlines(), 1) if name in line)
+    wanted = {"UNIT": name, "CGROUP": cgroup, "RULE_FILE": str(m.CONF), "RULE_LINE": str(number)}
+    wanted["CGROUP_ID"] = str(os.stat(m.CGROUPS / cgroup).st_ino)
+
+    def logged():
+        return any(all(entry.get(key) == value for key, value in wanted.items()) for entry in m.entries())
+
+    m.eventually(logged, lambda: f"no entry with {wanted}; the last one: {m.entries()[-1:]}")
+
+
+@test
+def policy_without_annotations_is_a_warning_and_can_be_reloaded():
+    cgroup = running("t-later.service")
+    m.start_with()
+    m.check(any(entry.get("PRIORITY") == "4" for entry in m.entries()), lambda: f"no warning:\n{m.log()}")
+    m.write_policy(m.system_rule("t-later.service"))
+    m.run("systemctl", "reload", "scnpm.service")
+    m.elements_become(cgroup)
+
+
+@test
+def host_name_that_does_not_resolve_is_reported_and_tried_again():
+    cgroup, other = running("t-named.service"), running("t-plain.service")
+    m.start_with(
+        m.system_rule("t-named.service", matches="ip daddr mail.intranet.test"), m.system_rule("t-plain.service")
+    )
+    m.says("mail.intranet.test")
+    m.is_let_through(other)
+    m.check(not m.gets_through(cgroup), "a rule is there whose host name is not known")
+    hosts = m.pathlib.Path("/etc/hosts")
+    before = hosts.read_text() if hosts.exists() else ""
+    hosts.write_text(before + "127.0.0.1 mail.intranet.test\n")
+    try:
+        m.eventually(lambda: m.gets_through(cgroup), lambda: f"still refused:\n{m.log()}", 120)
+    finally:
+        hosts.write_text(before)
+
+
+def refuses_to_start(*command, words):
+    done = m.run("timeout", "20", *command, ok=False)
+    m.equal(done.returncode, 1, f"exit status (it says: {done.stderr.strip()})")
+    for word in words:
+        m.check(word in done.stderr, f"no {word!r} in: {done.stderr.strip()}")
+    m.check(len(done.stderr.strip().splitlines()) <= 3, f"too many words: {done.stderr.strip()}")
+
+
+@test
+def missing_file_is_named():
+    refuses_to_start(m.SCNPM, "/etc/no-such.conf", words=["/etc/no-such.conf"])
+
+
+@test
+def missing_capability_is_named():
+    m.write_policy(m.system_rule("t-x.service"))
+    refuses_to_start(
+        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
+        m.SCNPM, str(m.CONF), words=["CAP_NET_ADMIN"],
+    )  # fmt: skip
+
+
+@test
+def missing_cgroup2_is_named():
+    m.write_policy(m.system_rule("t-x.service"))
+    refuses_to_start(
+        "unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {m.CGROUPS} && exec {m.SCNPM} {m.CONF}",
+        words=["cgroup", str(m.CGROUPS)],
+    )  # fmt: skip
+
+
+@test
+def missing_libnftables_is_named():
+    m.write_policy(m.system_rule("t-x.service"))
+    library = next(m.pathlib.Path("/usr/lib").glob("*/libnftables.so.1")).resolve()
+    refuses_to_start(
+        "unshare", "--mount", "sh", "-c", f"mount --bind /dev/null {library} && exec {m.SCNPM} {m.CONF}",
+        words=["libnftables"],
+    )  # fmt: skip
+
+
+@test
+def unit_file_is_valid_and_tight():
+    verified = m.run("systemd-analyze", "verify", "--man=no", "scnpm.service", ok=False)
+    m.equal((verified.returncode, verified.stderr), (0, ""), "systemd-analyze verify")
+    # Exposure in tenths of what systemd-analyze prints, where 10.0 is the worst.
+    exposure = m.run("systemd-analyze", "security", "--no-pager", "--threshold=25", "scnpm.service", ok=False)
+    m.equal(exposure.returncode, 0, f"systemd-analyze security: {exposure.stdout}")
+
+
+def main(chosen):
+    boot, others = TESTS[:3], TESTS[3:]
+    # The first ones look at one and the same boot.
+    passed, failed = m.run_tests(boot, chosen, clean_up=lambda: None)
+    m.stop("t-boot-listener.socket", "t-boot-listener.service")
+    m.reset()
+    m.Listeners(range(7001, 7010))
+    more = m.run_tests(others, chosen)
+    passed, failed = passed + more[0], failed + more[1]
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,306 @@
+"""What the tests do to the booted machine: policies, units, connections, and looks at the kernel.
+
+Runs as root inside the container, with the standard library only.
+"""
+
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import threading
+import time
+
+SCNPM = "/usr/bin/scnpm"
+CONF = pathlib.Path("/etc/nftables.conf")
+CONNECT = "/opt/tests/connect"
+UNITS = pathlib.Path("/run/systemd/system")
+USER_UNITS = pathlib.Path("/run/systemd/user")
+TRIES = pathlib.Path("/run/tries")
+CGROUPS = pathlib.Path("/sys/fs/cgroup")
+UID = 1000
+USER = "tester"
+USER_SLICE = f"user.slice/user-{UID}.slice/user@{UID}.service/app.slice"
+
+# Where the tests are started from may not exist in the container.
+os.chdir("/")
+
+# Ports 7001 to 7009 are for those whom the chain `allowed` lets through.
+BASE = """#!/usr/sbin/nft -f
+flush ruleset
+table inet filter {
+    chain allowed { }
+    chain output {
+        type filter hook output priority filter; policy accept;
+        ct state established,related accept
+        tcp dport 7001-7009 jump allowed
+        tcp dport 7001-7009 reject with tcp reset
+    }
+}
+"""
+
+
+class Failure(Exception):
+    """What a test found wrong."""
+
+
+def check(condition, why):
+    if not condition:
+        raise Failure(why() if callable(why) else why)
+
+
+def equal(found, expected, what):
+    check(found == expected, f"{what}: found {found!r}, expected {expected!r}")
+
+
+def eventually(condition, why, patience=20):
+    """Waits until the condition holds; how long that takes is not the test's business."""
+    end = time.monotonic() + patience
+    while not condition():
+        check(time.monotonic() < end, lambda: f"{why() if callable(why) else why} (after {patience} s)")
+        time.sleep(0.02)
+
+
+def run(*command, ok=True, **options):
+    """Runs a command and returns what it did; with `ok`, a failure is the test's."""
+    done = subprocess.run(command, text=True, capture_output=True, timeout=120, **options)
+    check(done.returncode == 0 or not ok, lambda: f"{' '.join(command)}: {done.stderr.strip()}")
+    return done
+
+
+def as_user(*command, **options):
+    environment = {"XDG_RUNTIME_DIR": f"/run/user/{UID}", "PATH": os.environ["PATH"], "HOME": f"/home/{USER}"}
+    return run("setpriv", f"--reuid={UID}", f"--regid={UID}", "--init-groups", *command, env=environment, **options)
+
+
+# Policies
+
+
+def rule(unit, cgroup=None, port=7001, matches=""):
+    """An annotation that lets a cgroup (or, without one, everybody) through to a port."""
+    match = f'socket cgroupv2 level {cgroup.count("/") + 1} "{cgroup}" ' if cgroup else ""
+    return f"# {unit} :: add rule inet filter allowed {match}{matches} tcp dport {port} accept\n"
+
+
+def system_rule(unit, **rest):
+    return rule(unit, f"system.slice/{unit}", **rest)
+
+
+def write_policy(*annotations, base=BASE):
+    CONF.write_text(base + "\n" + "".join(annotations))
+
+
+def load_base():
+    run("nft", "-f", str(CONF))
+
+
+def start_with(*annotations, options=(), base=BASE):
+    """A machine with this policy, as after boot: the base loaded by nft, then the daemon."""
+    write_policy(*annotations, base=base)
+    load_base()
+    start_daemon(*options)
+
+
+def configure_daemon(*options, more=""):
+    """The daemon's unit with these options, and without systemd's rate limit."""
+    drop_in(
+        "scnpm.service",
+        f"[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=\n"
+        f"ExecStart={SCNPM} {' '.join(options)} {CONF}\n{more}",
+    )
+
+
+def start_daemon(*options, more=""):
+    configure_daemon(*options, more=more)
+    run("systemctl", "restart", "scnpm.service")
+
+
+def daemon_pid():
+    return int(show("scnpm.service", "MainPID"))
+
+
+# Units
+
+
+def unit(name, text, where=UNITS):
+    where.mkdir(parents=True, exist_ok=True)
+    (where / name).write_text(text)
+
+
+def drop_in(name, text):
+    unit("tests.conf", text, UNITS / f"{name}.d")
+    run("systemctl", "daemon-reload")
+
+
+def service(name, *settings, where=UNITS):
+    """A service without systemd's rate limit; call reload_units() afterwards."""
+    unit(name, "[Unit]\nStartLimitIntervalSec=0\n[Service]\n" + "\n".join(settings) + "\n", where)
+
+
+def reload_units():
+    run("systemctl", "daemon-reload")
+    if active(f"user@{UID}.service"):
+        as_user("systemctl", "--user", "daemon-reload")
+
+
+def start(*names):
+    run("systemctl", "start", *names)
+
+
+def stop(*names):
+    run("systemctl", "stop", *names)
+
+
+def show(name, what):
+    return run("systemctl", "show", "--value", "-p", what, name).stdout.strip()
+
+
+def active(name):
+    return run("systemctl", "is-active", "--quiet", name, ok=False).returncode == 0
+
+
+def reset():
+    """Ends what a test has started and removes what it has written."""
+    names = [path.name for path in UNITS.glob("t-*") if path.is_file()]
+    running = run("systemctl", "list-units", "--plain", "--no-legend", "--all", "t-*", "t\\*", ok=False).stdout
+    names += [line.split()[0] for line in running.splitlines()]
+    run("systemctl", "stop", "scnpm.service", *[name for name in names if not name.endswith("@.service")], ok=False)
+    if active(f"user@{UID}.service"):
+        as_user("systemctl", "--user", "stop", "t-*", ok=False)
+    for path in [*UNITS.glob("t-*"), *USER_UNITS.glob("t-*"), *UNITS.glob("*.d/tests.conf"), *TRIES.glob("*")]:
+        path.unlink()
+    run("systemctl", "reset-failed", ok=False)
+    reload_units()
+    run("nft", "flush", "ruleset")
+
+
+# Connections
+
+
+class Listeners:
+    """Takes connections on the ports, for as long as the tests run."""
+
+    def __init__(self, ports):
+        self.sockets = [socket.create_server(("127.0.0.1", port), backlog=128) for port in ports]
+        for listener in self.sockets:
+            threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+
+    @staticmethod
+    def _serve(listener):
+        while True:
+            listener.accept()[0].close()
+
+
+def connects(name, port=7001):
+    """A command for a unit's Exec line that connects and writes down under `name` how it went."""
+    TRIES.mkdir(exist_ok=True)
+    TRIES.chmod(0o1777)
+    return f"{CONNECT} {port} {TRIES / name}"
+
+
+def tries(name):
+    """How the connections under that name went, in order."""
+    try:
+        return (TRIES / name).read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+def gets_through(cgroup, port=7001):
+    """Whether a process in that cgroup gets through."""
+
+    def move():
+        (CGROUPS / cgroup / "cgroup.procs").write_text("0")
+
+    return run(CONNECT, str(port), "/dev/null", ok=False, preexec_fn=move).returncode == 0
+
+
+def is_let_through(cgroup, port=7001):
+    eventually(lambda: gets_through(cgroup, port), lambda: f"{cgroup} is refused\n{ruleset()}")
+
+
+def is_refused(cgroup, port=7001):
+    eventually(lambda: not gets_through(cgroup, port), lambda: f"{cgroup} gets through\n{ruleset()}")
+
+
+# The kernel
+
+
+def ruleset():
+    return run("nft", "list", "ruleset").stdout
+
+
+def skeleton():
+    """The ruleset without elements and counters: what must not change while units come and go."""
+    return re.sub(r"\n\s*elements = \{[^}]*\}", "", run("nft", "--stateless", "list", "ruleset").stdout)
+
+
+def elements():
+    """The keys of all elements in sets and maps of ours that are bound to a cgroup: paths, or ids if dead."""
+    listed = json.loads(run("nft", "-j", "list", "ruleset").stdout)["nftables"]
+    found = []
+    for entry in listed:
+        each = entry.get("map") or entry.get("set")
+        if each and each["name"].startswith("scnpm.") and each["type"] == "cgroupsv2":
+            for element in each.get("elem", []):
+                while not isinstance(element, (str, int)):
+                    element = element["elem"]["val"] if isinstance(element, dict) else element[0]
+                found.append(element)
+    return sorted(found, key=str)
+
+
+def elements_become(*expected):
+    eventually(
+        lambda: elements() == sorted(expected),
+        lambda: f"elements: found {elements()}, expected {sorted(expected)}\n{log()}",
+    )
+
+
+# The journal
+
+
+def log(since=None):
+    """What the daemon's present run has said."""
+    return "\n".join(entry.get("MESSAGE", "") for entry in entries())
+
+
+def entries():
+    """The entries of the daemon's present or last run."""
+    invocation = show("scnpm.service", "InvocationID")
+    if not invocation:
+        return []
+    run("journalctl", "--sync", ok=False)
+    lines = run("journalctl", "-o", "json", f"_SYSTEMD_INVOCATION_ID={invocation}").stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def says(*words):
+    eventually(
+        lambda: any(all(word in entry.get("MESSAGE", "") for word in words) for entry in entries()),
+        lambda: f"nothing about {' and '.join(words)} in the log:\n{log()}",
+    )
+
+
+# The runner
+
+
+def run_tests(tests, chosen, clean_up=reset):
+    """Runs the tests whose names contain one of the words chosen, or all. Returns how many passed and failed."""
+    passed = failed = 0
+    for test in tests:
+        if chosen and not any(word in test.__name__ for word in chosen):
+            continue
+        began = time.monotonic()
+        try:
+            test()
+        except Exception as error:  # whatever it is, the other tests still run
+            failed += 1
+            words = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+            print(f"FAIL {test.__name__}: {words}\n  The daemon's log:\n    " + log().replace("\n", "\n    "))
+        else:
+            passed += 1
+            print(f"ok {test.__name__} ({time.monotonic() - began:.1f} s)")
+        finally:
+            clean_up()
+    return passed, failed

@@ -1,0 +1,104 @@
+"""Measurements that need a booted machine.
+
+    measure.py starts N        N starts of a service that connects at once, idle, and N under load; all must get through
+    measure.py journal N       the same with the journal as the only source: printed, nothing is required
+    measure.py idle SECONDS    memory and context switches of the daemon while nothing happens
+"""
+
+import os
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(__file__))
+import machine as m
+
+NAME = "t-first.service"
+MEMORY_LIMIT_KB = 8192
+
+
+def let_through(count, kind):
+    """How many of so many starts of a service get through at their first try."""
+    m.service(NAME, f"Type={kind}", f"ExecStart=-{m.connects('first')}")
+    m.reload_units()
+    for number in range(1, count + 1):
+        m.start(NAME)
+        m.eventually(lambda: len(m.tries("first")) == number, "the service did not connect", 60)
+        m.eventually(lambda: not m.active(NAME), "the service does not end", 60)
+    outcomes = m.tries("first")
+    (m.TRIES / "first").unlink()
+    return outcomes.count("ok")
+
+
+def load_the_machine():
+    """Three busy loops per core, each a service, so that the scheduler does not take them for one."""
+    m.service("t-busy@.service", "ExecStart=/bin/sh -c 'while :; do :; done'")
+    m.reload_units()
+    m.start(*[f"t-busy@{number}.service" for number in range(3 * os.cpu_count())])
+
+
+def starts(count, options=()):
+    """Prints the counts; whether all got through."""
+    m.Listeners(range(7001, 7002))
+    m.start_with(m.system_rule(NAME), options=options)
+    complete = True
+    for load in ["idle", "three busy loops per core"]:
+        if load != "idle":
+            load_the_machine()
+        for kind in ["simple", "oneshot"]:
+            began = time.monotonic()
+            passed = let_through(count // 2, kind)
+            complete = complete and passed == count // 2
+            took = time.monotonic() - began
+            print(f"first try of Type={kind}, {load}: {passed} of {count // 2} let through ({took:.0f} s)")
+    m.reset()
+    return complete
+
+
+def switches(pid):
+    """Voluntary context switches of all threads."""
+    total = 0
+    for status in pathlib.Path(f"/proc/{pid}/task").glob("*/status"):
+        total += int(field(status, "voluntary_ctxt_switches"))
+    return total
+
+
+def field(status, name):
+    return next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
+
+
+def idle(seconds):
+    """Prints memory and wake-ups; whether the memory is within the limit and nothing woke the daemon."""
+    m.write_policy(m.system_rule(NAME))
+    m.load_base()
+    m.start_daemon(more="WatchdogSec=0\n")
+    # Whatever the machine does by itself is not what is measured.
+    m.run("systemctl", "stop", "*.timer", ok=False)
+    time.sleep(10)
+    pid = m.daemon_pid()
+    before = switches(pid)
+    time.sleep(seconds)
+    woken = switches(pid) - before
+    memory = int(field(pathlib.Path(f"/proc/{pid}/status"), "VmRSS"))
+    print(f"resident memory: {memory} kB (at most {MEMORY_LIMIT_KB})")
+    print(f"voluntary context switches in {seconds} s while nothing happens: {woken} (at most 0)")
+    m.reset()
+    return memory <= MEMORY_LIMIT_KB and woken == 0
+
+
+def main(what, number):
+    match what:
+        case "starts":
+            return 0 if starts(number) else 1
+        case "journal":
+            starts(number, options=["--sources", "journal"])
+            return 0
+        case "idle":
+            return 0 if idle(number) else 1
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    m.stop("t-boot-listener.socket", "t-boot-listener.service")
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

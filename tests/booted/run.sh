@@ -1,0 +1,125 @@
+#!/bin/bash
+# run.sh SUITE SCNPM PROGRAM [ARGUMENT...]: boots a Debian of that suite with systemd as PID 1 in a
+# container with a network of its own, with the program SCNPM and its unit installed, and runs PROGRAM (a
+# Python file beside this one) in it. Run as root. Exit status: PROGRAM's.
+#
+# All that it starts lives in a PID, a mount and a network namespace and in one cgroup, and goes with them.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../.." && pwd)
+
+if [ "${1:-}" != --inside-namespaces ]; then
+    suite=$1
+    scnpm=$(realpath "$2")
+    shift 2
+    tree=$("$here/tree.sh" "$suite")
+    work=$(mktemp -d /tmp/scnpm-booted.XXXXXX)
+    name=scnpm-booted-$$
+
+    clean_up() {
+        # The cgroup is empty when the namespaces are gone, but for what the kernel is still taking down.
+        if [ -d "$work/cgroup/$name" ]; then
+            echo 1 2>/dev/null >"$work/cgroup/$name/cgroup.kill" || true
+            for _ in $(seq 100); do
+                find "$work/cgroup/$name" -depth -type d -exec rmdir {} + 2>/dev/null && break
+                sleep 0.1
+            done
+        fi
+        umount "$work/cgroup" 2>/dev/null || true
+        rm -rf --one-file-system "$work"
+    }
+    trap clean_up EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+
+    # Wherever the machine has it, and in a hybrid hierarchy too, this is the one cgroup2 hierarchy.
+    mkdir "$work/cgroup"
+    mount -t cgroup2 none "$work/cgroup"
+    mkdir "$work/cgroup/$name"
+
+    gcc -O2 -static -Wall -Wextra -o "$work/connect" "$top/tests/bench/connect.c"
+
+    unshare --mount --pid --fork --kill-child --mount-proc --propagation private \
+        "$0" --inside-namespaces "$work" "$name" "$tree" "$scnpm" "$@" &
+    child=$!
+    status=0
+    wait "$child" || status=$?
+    exit "$status"
+fi
+
+# From here on in namespaces of our own.
+work=$2 name=$3 tree=$4 scnpm=$5 program=$6
+shift 6
+echo $$ >"$work/cgroup/$name/cgroup.procs"
+mkdir "$work/run"
+mount -t tmpfs -o mode=755 tmpfs "$work/run"
+mkdir "$work/run"/{upper,work,root}
+root=$work/run/root
+log=$work/run/boot.log
+mount -t overlay -o "lowerdir=$tree,upperdir=$work/run/upper,workdir=$work/run/work" overlay "$root"
+
+# What a package would install, and the tests.
+install -m 755 "$scnpm" "$root/usr/bin/scnpm"
+install -m 644 "$top/packaging/scnpm.service" "$root/usr/lib/systemd/system/scnpm.service"
+install -m 644 "$top/packaging/scnpm.sysusers" "$root/usr/lib/sysusers.d/scnpm.conf"
+install -D -m 755 "$work/connect" "$root/opt/tests/connect"
+install -m 644 "$here"/*.py "$root/opt/tests/"
+chroot "$root" python3 /opt/tests/prepare.py >"$log" 2>&1 </dev/null || {
+    cat "$log" >&2
+    exit 1
+}
+
+SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --directory="$root" \
+    --machine="$name" --private-network --link-journal=no --resolv-conf=off --timezone=off --boot \
+    >"$log" 2>&1 </dev/null &
+nspawn=$!
+
+# The container's PID 1: below nspawn, and number 1 in its own PID namespace.
+leader() {
+    local status
+    for status in /proc/[0-9]*/status; do
+        awk -v nspawn="$nspawn" '
+            $1 == "PPid:" { below = $2 == nspawn }
+            $1 == "NSpid:" { first = $NF == 1 }
+            END { exit !(below && first) }' "$status" 2>/dev/null || continue
+        status=${status#/proc/}
+        echo "${status%/status}"
+        return
+    done
+    return 1
+}
+
+inside() {
+    nsenter --target "$pid" --mount --uts --ipc --net --pid --cgroup --root --wd=/ \
+        env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root \
+        SYSTEMD_PAGER= "$@"
+}
+
+state=
+for _ in $(seq 600); do
+    if ! kill -0 "$nspawn" 2>/dev/null; then
+        break
+    fi
+    if pid=$(leader); then
+        state=$(inside systemctl is-system-running 2>/dev/null || true)
+        case $state in running | degraded) break ;; esac
+    fi
+    sleep 0.1
+done
+case $state in
+running | degraded) ;;
+*)
+    echo "The container did not boot (${state:-no state}):" >&2
+    tail -n 50 "$log" >&2
+    exit 1
+    ;;
+esac
+
+# In a cgroup inside the container's hierarchy, so that it can move processes there.
+cgroup=$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
+cgroup=$work/cgroup${cgroup%/init.scope}/tests
+mkdir "$cgroup"
+echo $$ >"$cgroup/cgroup.procs"
+inside python3 -u "/opt/tests/$program" "$@"
