@@ -12,6 +12,7 @@ use std::{
     io,
     path::Path,
     process::ExitCode,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -57,7 +58,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     let mut sources = Sources::open(&options, &kernel)?;
     let mut daemon = Daemon::new(options, policy, kernel);
     daemon.voice.mistakes_of_files(&daemon.policy);
-    let policy = daemon.policy.clone();
+    let policy = Rc::clone(&daemon.policy);
     daemon
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
         .map_err(|error| failed_load(&error))?;
@@ -97,7 +98,7 @@ enum Refusals {
 
 struct Daemon {
     options: cli::Daemon,
-    policy: Policy,
+    policy: Rc<Policy>,
     hosts: Hosts,
     kernel: Nftables,
     engine: Engine,
@@ -119,7 +120,7 @@ impl Daemon {
         Self {
             engine: Engine::new(settings),
             options,
-            policy,
+            policy: Rc::new(policy),
             hosts: Hosts::new(),
             kernel,
             started: Instant::now(),
@@ -302,8 +303,8 @@ impl Daemon {
     fn reload(&mut self, sources: &mut Sources, reread: bool, flush: bool) {
         voice::reloading();
         let policy = match reread {
-            true => read(&self.options),
-            false => Ok(self.policy.clone()),
+            true => read(&self.options).map(Rc::new),
+            false => Ok(Rc::clone(&self.policy)),
         };
         match policy {
             Ok(policy) => {
@@ -327,7 +328,7 @@ impl Daemon {
     fn load(
         &mut self,
         sources: &mut Sources,
-        policy: Policy,
+        policy: Rc<Policy>,
         flush: bool,
         refusals: Refusals,
     ) -> Result<(), LoadError> {
