@@ -12,17 +12,8 @@ const PURE: [&str; 4] = ["model.rs", "policy", "dispatch", "engine"];
 const IMPURE: [&str; 8] = ["nft", "watch", "effects", "load", "daemon", "commands", "cli", "log"];
 
 /// What a pure room would touch them with.
-const MACHINE: [&str; 9] = [
-    "fs::",
-    "process::",
-    "thread::",
-    "env::",
-    "Instant",
-    "SystemTime",
-    "tokio::",
-    "HashMap",
-    "HashSet",
-];
+const MACHINE: [&str; 9] =
+    ["fs::", "process::", "thread::", "env::", "Instant", "SystemTime", "tokio::", "HashMap", "HashSet"];
 
 /// The only way in which the parser reads.
 const FILES: &str = "policy/files.rs";

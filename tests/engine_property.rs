@@ -1,7 +1,7 @@
 //! Whatever happens to cgroups, and however badly the sources tell of it: after a final look at each cgroup the kernel
 //! (its twin in memory) holds exactly what the policy says.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
 use proptest::prelude::*;
 use scnpm::{
@@ -184,25 +184,35 @@ impl Machine {
         }
     }
 
-    /// Does what the engine wants, once; between its wish and the deed one cgroup is restarted.
+    /// Does what the engine wants, once; while it is done, one cgroup is restarted whenever somebody looks at it, up to
+    /// three times, and removed at the last.
     fn turn(&mut self, meanwhile: Option<usize>) -> usize {
         let actions = self.engine.actions(self.now);
-        if let Some(number) = meanwhile {
-            self.cgroups.remove(&path(number));
-            self.cgroups.make(&path(number));
-        }
         let wishes = actions.len();
         for action in actions {
-            self.execute(action);
+            self.execute(action, meanwhile);
         }
         wishes
     }
 
-    fn execute(&mut self, action: Action) {
+    fn execute(&mut self, action: Action, restless: Option<usize>) {
         let cgroups = self.cgroups.clone();
+        let changes = Cell::new(3);
+        let restless = restless.map(path);
+        let look = |path: &CgroupPath| {
+            let id = cgroups.id(path);
+            if restless.as_ref() == Some(path) && id.is_some() && changes.get() > 0 {
+                changes.set(changes.get() - 1);
+                cgroups.remove(path);
+                if changes.get() > 0 {
+                    cgroups.make(path);
+                }
+            }
+            id
+        };
         match action {
             Action::Commit(commit) => {
-                let outcomes = effects::commit(&mut self.kernel, &commit, &|path| cgroups.id(path));
+                let outcomes = effects::commit(&mut self.kernel, &commit, &look);
                 self.tell(Event::Committed { outcomes });
             }
             Action::LookAtCgroup(path) => {
