@@ -337,7 +337,7 @@ pub enum Source {
     Cgroup,
     /// systemd's signals on the system bus.
     Dbus,
-    /// The journal.
+    /// the journal, by sd-journal(3)
     Journal,
 }
 
