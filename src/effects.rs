@@ -5,14 +5,16 @@ use std::{collections::BTreeSet, fs, io, os::unix::fs::MetadataExt, path::Path};
 use crate::{
     engine::{Commit, Outcome},
     log,
-    model::{Binding, CGROUP_ROOT, CgroupId, Element, Key, SetRef},
+    model::{Binding, CGROUP_ROOT, CgroupId, CgroupPath, Element, Key, SetRef},
     nft::{AddError, Kernel},
-    watch::cgroups::look,
 };
 
+/// Looks at a cgroup.
+pub type Look<'a> = &'a dyn Fn(&CgroupPath) -> Option<CgroupId>;
+
 /// Carries a commit out: additions first, they are what somebody waits for.
-pub fn commit(kernel: &mut dyn Kernel, commit: &Commit) -> Vec<(Element, Outcome)> {
-    let mut outcomes = add(kernel, &commit.add);
+pub fn commit(kernel: &mut dyn Kernel, commit: &Commit, look: Look<'_>) -> Vec<(Element, Outcome)> {
+    let mut outcomes = add(kernel, &commit.add, look);
     outcomes.extend(close(kernel, &commit.close));
     outcomes.extend(delete(kernel, &commit.delete));
     outcomes
@@ -40,7 +42,7 @@ pub fn sweep(kernel: &mut dyn Kernel, set: &SetRef, keep: &BTreeSet<CgroupId>) -
     Ok(elements.len())
 }
 
-fn add(kernel: &mut dyn Kernel, bindings: &[Binding]) -> Vec<(Element, Outcome)> {
+fn add(kernel: &mut dyn Kernel, bindings: &[Binding], look: Look<'_>) -> Vec<(Element, Outcome)> {
     let path = |binding: &Binding| match &binding.element.key {
         Key::Cgroup(path) => Some(path.clone()),
         Key::Everything => None,
@@ -57,7 +59,7 @@ fn add(kernel: &mut dyn Kernel, bindings: &[Binding]) -> Vec<(Element, Outcome)>
             Err(error) => error,
         },
     };
-    let outcome = |(at, binding): (usize, &Binding)| {
+    let mut outcome = |(at, binding): (usize, &Binding)| {
         let element = &binding.element;
         let outcome = if failed.added.contains(element) {
             log::element("added", binding, before[at]);
@@ -66,6 +68,9 @@ fn add(kernel: &mut dyn Kernel, bindings: &[Binding]) -> Vec<(Element, Outcome)>
                 None => Outcome::Opened,
             }
         } else if let Some((_, words)) = failed.refused.iter().find(|(refused, _)| refused == element) {
+            if element.set.is_ours() && is_gone(kernel, &element.set) {
+                return (element.clone(), Outcome::Failed);
+            }
             log::refused(binding, words);
             Outcome::Refused
         } else {
@@ -73,7 +78,12 @@ fn add(kernel: &mut dyn Kernel, bindings: &[Binding]) -> Vec<(Element, Outcome)>
         };
         (element.clone(), outcome)
     };
-    bindings.iter().enumerate().map(outcome).collect()
+    bindings.iter().enumerate().map(&mut outcome).collect()
+}
+
+/// Whether somebody took a set away. The news of it leads to a load, which puts everything back.
+fn is_gone(kernel: &mut dyn Kernel, set: &SetRef) -> bool {
+    kernel.ids(set).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn close(kernel: &mut dyn Kernel, bindings: &[Binding]) -> Vec<(Element, Outcome)> {

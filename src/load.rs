@@ -16,8 +16,12 @@ use crate::{
 /// How often a load is tried again because the machine changed under it.
 const TRIES: usize = 8;
 
-/// After so many refused loads each annotation is tried by itself.
+/// After so many refused loads annotations are tried in small groups.
 const ROUNDS_TOGETHER: usize = 3;
+
+/// How many annotations are tried together then: the kernel takes milliseconds to undo a script that was only tried,
+/// however long it is, and nft is quick to refuse a short one.
+const GROUP: usize = 16;
 
 /// What is to be loaded, and what the machine looks like.
 pub struct Load<'a> {
@@ -63,11 +67,10 @@ impl Load<'_> {
     /// If nft refuses it for something that no annotation is to blame for; the kernel holds what it held then.
     pub fn run(&self, kernel: &mut dyn Kernel) -> Result<Loaded, LoadError> {
         let mut blamed = Blamed::default();
-        let mut late = BTreeSet::new();
         let mut rounds = 0;
         for _ in 0..TRIES + self.policy.annotations.len() {
             let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts);
-            let present = self.present(&dispatch, &late);
+            let present = self.present(&dispatch, &blamed);
             let removal = self.removal(kernel, &blamed)?;
             let mut script = removal.clone();
             script.append(dispatch.script.clone());
@@ -77,11 +80,11 @@ impl Load<'_> {
                 Err(complaints) => complaints,
             };
             rounds += 1;
-            let progress = self.blame(&complaints, &script, removal.lines.len(), &mut blamed, &mut late);
+            let progress = self.blame(&complaints, &script, removal.lines.len(), &mut blamed);
             if progress == Progress::None || rounds == ROUNDS_TOGETHER {
-                let before = blamed.0.len();
-                self.try_each(kernel, &mut blamed);
-                if progress == Progress::None && blamed.0.len() == before {
+                let before = blamed.refused.len();
+                self.try_in_groups(kernel, &mut blamed);
+                if progress == Progress::None && blamed.refused.len() == before {
                     return Err(LoadError { words: words(&complaints) });
                 }
             }
@@ -90,13 +93,9 @@ impl Load<'_> {
     }
 
     /// The elements that are due, with the id of their cgroup.
-    fn present<'d>(
-        &self,
-        dispatch: &'d Dispatch,
-        late: &BTreeSet<CgroupPath>,
-    ) -> BTreeMap<&'d Bound, Option<CgroupId>> {
+    fn present<'d>(&self, dispatch: &'d Dispatch, blamed: &Blamed) -> BTreeMap<&'d Bound, Option<CgroupId>> {
         let mut names = BTreeSet::new();
-        let exists = |path: &CgroupPath| !late.contains(path) && (self.look)(path).is_some();
+        let exists = |path: &CgroupPath| !blamed.late.contains(path) && (self.look)(path).is_some();
         let due = |bound: &&Bound| bound.binding.condition.holds(exists, self.active);
         let key = |bound: &Bound| match &bound.binding.element.key {
             Key::Cgroup(path) => (self.look)(path),
@@ -175,7 +174,6 @@ impl Load<'_> {
         script: &Script,
         removal: usize,
         blamed: &mut Blamed,
-        late: &mut BTreeSet<CgroupPath>,
     ) -> Progress {
         let mut progress = Progress::None;
         for complaint in complaints {
@@ -187,8 +185,8 @@ impl Load<'_> {
             if complaint.words.contains("cgroupv2 path fails")
                 && let Some(path) = element_path(line)
             {
-                late.insert(path);
-                progress = Progress::Blamed;
+                progress =
+                    progress.max(if blamed.late.insert(path) { Progress::Blamed } else { Progress::None });
                 continue;
             }
             for id in &line.annotations {
@@ -200,21 +198,45 @@ impl Load<'_> {
         progress
     }
 
-    /// Tries every annotation by itself, without any effect.
-    fn try_each(&self, kernel: &mut dyn Kernel, blamed: &mut Blamed) {
-        let all: BTreeSet<AnnotationId> = self.policy.iter().map(|(id, _)| id).collect();
-        for id in all.iter().filter(|id| !blamed.0.contains_key(id)).collect::<Vec<_>>() {
-            let others = all.iter().copied().filter(|other| other != id).collect();
-            let dispatch = dispatch::compile(self.policy, &others, self.hosts);
-            let mut script = dispatch.script.clone();
-            script.append(dispatch::elements(self.present(&dispatch, &BTreeSet::new()).keys().copied()));
-            if let Err(complaints) = kernel.run(&script.to_string(), true) {
-                let place = complaints.iter().find_map(|complaint| {
-                    let (line, first, last) = complaint.place?;
-                    script.line(line)?.origin(first, last)
-                });
-                blamed.add(*id, place, &complaints[0].words);
+    /// Finds all annotations that nft refuses, without any effect.
+    fn try_in_groups(&self, kernel: &mut dyn Kernel, blamed: &mut Blamed) {
+        let all: Vec<AnnotationId> = self.policy.iter().map(|(id, _)| id).collect();
+        for group in all.chunks(GROUP) {
+            self.try_group(kernel, group, blamed);
+        }
+    }
+
+    fn try_group(&self, kernel: &mut dyn Kernel, group: &[AnnotationId], blamed: &mut Blamed) {
+        let group: Vec<AnnotationId> =
+            group.iter().copied().filter(|id| !blamed.refused.contains_key(id)).collect();
+        let Err(complaints) = self.try_only(kernel, &group, blamed) else { return };
+        match &group[..] {
+            _ if complaints.is_empty() => self.try_group(kernel, &group, blamed),
+            [] => {}
+            [id] => drop(blamed.add(*id, None, &complaints[0].words)),
+            _ => {
+                let (first, second) = group.split_at(group.len() / 2);
+                self.try_group(kernel, first, blamed);
+                self.try_group(kernel, second, blamed);
             }
+        }
+    }
+
+    /// Tries some annotations. The error is what nft complains of and nobody can be blamed for.
+    fn try_only(
+        &self,
+        kernel: &mut dyn Kernel,
+        group: &[AnnotationId],
+        blamed: &mut Blamed,
+    ) -> Result<(), Vec<Complaint>> {
+        let others = self.policy.iter().map(|(id, _)| id).filter(|id| !group.contains(id)).collect();
+        let dispatch = dispatch::compile(self.policy, &others, self.hosts);
+        let mut script = dispatch.script.clone();
+        script.append(dispatch::elements(self.present(&dispatch, blamed).keys().copied()));
+        let Err(complaints) = kernel.run(&script.to_string(), true) else { return Ok(()) };
+        match self.blame(&complaints, &script, 0, blamed) {
+            Progress::Blamed => Err(vec![]),
+            _ => Err(complaints),
         }
     }
 }
@@ -226,19 +248,24 @@ enum Progress {
     Blamed,
 }
 
-/// Annotations that nft refuses: where, and in which words.
+/// What goes into no further try.
 #[derive(Debug, Default)]
-struct Blamed(BTreeMap<AnnotationId, (Option<Span>, String)>);
+struct Blamed {
+    /// Annotations that nft refuses: where, and in which words.
+    refused: BTreeMap<AnnotationId, (Option<Span>, String)>,
+    /// Cgroups that vanished meanwhile; if they come again, the engine adds their elements.
+    late: BTreeSet<CgroupPath>,
+}
 
 impl Blamed {
     fn add(&mut self, id: AnnotationId, place: Option<Span>, words: &str) -> bool {
-        let new = !self.0.contains_key(&id);
-        self.0.entry(id).or_insert_with(|| (place, words.to_owned()));
+        let new = !self.refused.contains_key(&id);
+        self.refused.entry(id).or_insert_with(|| (place, words.to_owned()));
         new
     }
 
     fn left_out(&self) -> BTreeSet<AnnotationId> {
-        self.0.keys().copied().collect()
+        self.refused.keys().copied().collect()
     }
 
     fn mistakes(self, policy: &Policy) -> Vec<Mistake> {
@@ -246,7 +273,7 @@ impl Blamed {
             let span = place.unwrap_or_else(|| subject(policy.annotation(id)));
             Mistake::error(span, format!("nft refuses this annotation: {words}"))
         };
-        let mut mistakes: Vec<Mistake> = self.0.into_iter().map(mistake).collect();
+        let mut mistakes: Vec<Mistake> = self.refused.into_iter().map(mistake).collect();
         mistakes.dedup();
         mistakes
     }

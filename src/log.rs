@@ -20,7 +20,7 @@ use tracing_subscriber::{
 
 use crate::{
     model::{Binding, CgroupId, Key},
-    policy::{Mistake, Severity, SourceMap},
+    policy::{Mistake, Policy, Severity},
 };
 
 /// Starts logging. Without `debug`, stderr gets warnings and errors only, the journal a few lines more.
@@ -46,19 +46,21 @@ pub fn colour_on_stderr() -> bool {
 }
 
 /// Says what is wrong in a file.
-pub fn mistake(mistake: &Mistake, sources: &SourceMap) {
+pub fn mistake(mistake: &Mistake, policy: &Policy) {
+    let sources = &policy.sources;
     if !stderr_is_the_journal() {
         eprintln!("{}", mistake.render(sources, colour_on_stderr()));
         return;
     }
     let location = sources.location(mistake.span);
+    let unit = policy.unit_at(mistake.span).map_or("", |unit| unit.0.as_str());
     let short = mistake.short(sources);
     match mistake.severity {
         Severity::Error => {
-            tracing::error!(rule_file = %location.file, rule_line = location.line, "{short}");
+            tracing::error!(unit, rule_file = %location.file, rule_line = location.line, "{short}");
         }
         Severity::Warning => {
-            tracing::warn!(rule_file = %location.file, rule_line = location.line, "{short}");
+            tracing::warn!(unit, rule_file = %location.file, rule_line = location.line, "{short}");
         }
     }
 }

@@ -310,6 +310,25 @@ pub struct Binding {
     pub location: Location,
 }
 
+/// What a manager says of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnitState {
+    /// Its ActiveState is neither `inactive` nor `failed`.
+    Active,
+    /// Its ActiveState is `inactive` or `failed`.
+    Inactive,
+    /// There is no such unit.
+    Missing,
+}
+
+impl UnitState {
+    /// Of an existing unit.
+    pub fn of(active: bool) -> Self {
+        if active { Self::Active } else { Self::Inactive }
+    }
+}
+
 /// Where the daemon learns of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -318,7 +337,7 @@ pub enum Source {
     Cgroup,
     /// systemd's signals on the system bus.
     Dbus,
-    /// The journal.
+    /// the journal, by sd-journal(3)
     Journal,
 }
 

@@ -25,8 +25,7 @@ use crate::{
 /// A file that cannot be read.
 pub fn run(options: &Check) -> Result<ExitCode, Failure> {
     let paths: Vec<&Path> = options.files.iter().map(|path| path.as_path()).collect();
-    let policy = parse::read(&Disk, &paths)
-        .map_err(|unreadable| Failure::new(format!("{}: {}", unreadable.path.display(), unreadable.error)))?;
+    let policy = parse::read(&Disk, &paths).map_err(Failure::new)?;
     let (hosts, unresolved) = resolve(&policy);
     let dispatch = load::script(&policy, &hosts);
     let mut mistakes = policy.mistakes.clone();

@@ -140,10 +140,7 @@ const EFFECTS: [&str; 24] = [
 /// which is tested first. What is not known is taken for an effect.
 fn only_matches(before: &[&Token]) -> bool {
     let Some(first) = before.first() else { return true };
-    let effect = |token: &&Token| {
-        token.kind == TokenKind::Word && EFFECTS.contains(&token.text.as_str())
-            || matches!(token.kind, TokenKind::Variable)
-    };
+    let effect = |token: &&Token| token.kind == TokenKind::Word && EFFECTS.contains(&token.text.as_str());
     let verdict_word = |token: &&Token| {
         token.kind == TokenKind::Word
             && [

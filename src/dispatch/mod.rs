@@ -384,12 +384,16 @@ impl Compiler<'_> {
     }
 }
 
+/// Notes who uses a variable. nft also expands `$NAME` in the string of a `log prefix`.
 fn note_variable(
     users: &mut BTreeMap<String, BTreeSet<AnnotationId>>,
     token: &Token,
-    ids: impl IntoIterator<Item = AnnotationId>,
+    ids: impl IntoIterator<Item = AnnotationId> + Clone,
 ) {
-    if token.kind == TokenKind::Variable {
-        users.entry(token.text.trim_start_matches('$').to_owned()).or_default().extend(ids);
+    if matches!(token.kind, TokenKind::Variable | TokenKind::Quoted) {
+        let end = |c: char| !c.is_ascii_alphanumeric() && !"_/\\.-".contains(c);
+        for name in token.text.split('$').skip(1).filter_map(|rest| rest.split(end).next()) {
+            users.entry(name.to_owned()).or_default().extend(ids.clone());
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Binding, CgroupId, CgroupPath, Element, Source, UnitName};
+use crate::model::{Binding, CgroupId, CgroupPath, Element, Source, UnitName, UnitState};
 
 /// Something that the engine is told. Any of them may be late, doubled, lost or out of order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +41,8 @@ pub enum Event {
     UnitStateSeen {
         /// The unit.
         unit: UnitName,
-        /// Whether it is neither `inactive` nor `failed`.
-        active: bool,
+        /// What it is.
+        state: UnitState,
         /// Whether it is a user manager's unit of that name, not the system's.
         user: bool,
         /// Who says so.

@@ -20,7 +20,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Binding, CgroupId, CgroupPath, Condition, Data, Element, Key, SetRef, Source, UnitName};
+use crate::model::{
+    Binding, CgroupId, CgroupPath, Condition, Data, Element, Key, SetRef, Source, UnitName, UnitState,
+};
 pub use action::{Action, Commit};
 pub use event::{Event, Outcome};
 use slot::{Slot, World};
@@ -28,6 +30,10 @@ use slot::{Slot, World};
 /// Where a cgroup or a unit is looked at again after an event, when no source reports every change: the cgroup
 /// of a unit comes and goes a little before or after what is said of it. In milliseconds.
 const LOOKS_AFTER: [u64; 4] = [20, 100, 500, 2000];
+
+/// How often a cgroup that exists is looked at when cgroupfs does not report its end: a user's unit that ends by
+/// itself leaves nothing in the journal, nor on a bus that we can hear.
+const ROUND: Duration = Duration::from_secs(1);
 
 /// What the command line asks of the engine.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -67,17 +73,19 @@ pub struct Engine {
     looks: BTreeSet<CgroupPath>,
     unit_looks: BTreeSet<UnitName>,
     later: BTreeSet<(Duration, CgroupPath)>,
+    rounds: BTreeMap<CgroupPath, Duration>,
     sweeps: BTreeSet<SetRef>,
     reload: Reload,
     dbus_is_there: bool,
+    held: usize,
     first: BTreeMap<Source, u64>,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Seen {
     cgroups: BTreeMap<CgroupPath, CgroupId>,
-    system_units: BTreeMap<UnitName, bool>,
-    user_units: BTreeMap<UnitName, bool>,
+    system_units: BTreeMap<UnitName, UnitState>,
+    user_units: BTreeMap<UnitName, UnitState>,
 }
 
 impl World for Seen {
@@ -85,8 +93,14 @@ impl World for Seen {
         self.cgroups.get(path).copied()
     }
 
+    /// A user's unit only counts where the system has none of that name: nobody is to open a system unit's rules by
+    /// giving a unit of his own its name.
     fn active(&self, unit: &UnitName) -> bool {
-        [&self.system_units, &self.user_units].iter().any(|units| units.get(unit) == Some(&true))
+        let active = Some(&UnitState::Active);
+        match self.system_units.get(unit) {
+            Some(UnitState::Missing) => self.user_units.get(unit) == active,
+            system => system == active,
+        }
     }
 }
 
@@ -128,38 +142,30 @@ impl Engine {
 
     /// What there is to say.
     pub fn figures(&self) -> Figures {
-        Figures {
-            elements: self.slots.len(),
-            held: self.slots.iter().filter(|slot| slot.open || !slot.held.is_empty()).count(),
-            first: self.first.clone(),
-        }
+        Figures { elements: self.slots.len(), held: self.held, first: self.first.clone() }
     }
 
     /// Takes in what happened at `now`, a time on any clock that only goes forward.
     pub fn handle(&mut self, now: Duration, event: Event) {
         match event {
             Event::PolicyLoaded { bindings, installed } => self.policy_loaded(now, bindings, installed),
-            Event::CgroupSeen { path, id, source } => self.cgroup_seen(&path, id, source),
+            Event::CgroupSeen { path, id, source } => self.cgroup_seen(now, &path, id, source),
             Event::UnitChanged { unit, source } => self.unit_changed(now, &unit, source),
             Event::UnitJobDone { unit, source } => {
                 self.unit_changed(now, &unit, source);
-                if self.settings.reload_with.contains(&unit) {
-                    self.ask_reload(now, true, true);
-                } else if self.settings.reapply_with.contains(&unit) {
-                    self.ask_reload(now, false, true);
-                }
+                self.reload_with(now, &unit, source);
             }
-            Event::UnitStateSeen { unit, active, user, source } => {
+            Event::UnitStateSeen { unit, state, user, source } => {
                 self.unit_changed(now, &unit, source);
-                if user || source != Source::Journal || !self.dbus_is_there {
-                    self.unit_state_seen(unit, active, user);
+                if user || source == Source::Dbus || !self.dbus_is_there {
+                    self.unit_state_seen(unit, state, user);
                 }
             }
             Event::SourceResumed { source } => self.source_resumed(source),
             Event::SourceLost { source } => self.dbus_is_there &= source != Source::Dbus,
             Event::Committed { outcomes } => {
                 for (element, outcome) in outcomes {
-                    self.committed(&element, &outcome);
+                    self.committed(now, &element, &outcome);
                 }
             }
             Event::RulesetChanged => self.ask_reload(now, false, false),
@@ -171,7 +177,7 @@ impl Engine {
     /// When [`Self::actions`] is to be called again even if nothing happens.
     pub fn timeout(&self) -> Option<Duration> {
         let look = self.later.first().map(|(at, _)| *at);
-        look.into_iter().chain(self.reload.due).min()
+        look.into_iter().chain(self.rounds.values().copied()).chain(self.reload.due).min()
     }
 
     /// Everything that is to be done at `now`.
@@ -183,6 +189,14 @@ impl Engine {
             }
             self.looks.insert(path);
         }
+        let looks = &mut self.looks;
+        self.rounds.retain(|path, at| {
+            let waits = *at > now;
+            if !waits {
+                looks.insert(path.clone());
+            }
+            waits
+        });
         let mut actions = Vec::new();
         let commit = self.plan();
         if !commit.is_empty() {
@@ -223,14 +237,16 @@ impl Engine {
         self.by_path.clear();
         self.by_unit.clear();
         self.paths_of.clear();
+        self.rounds.clear();
         for binding in bindings {
             self.bind(binding);
         }
         for slot in old.into_iter().filter(|slot| !slot.binding.element.set.is_ours()) {
             self.inherit(slot);
         }
+        self.held = self.slots.iter().filter(|slot| slot.is_held()).count();
         for (element, outcome) in installed {
-            self.committed(&element, &outcome);
+            self.committed(now, &element, &outcome);
         }
         self.dirty = (0..self.slots.len()).collect();
         self.looks = self.by_path.keys().cloned().collect();
@@ -280,13 +296,22 @@ impl Engine {
         self.slots[index].held.extend(old.held);
     }
 
-    fn cgroup_seen(&mut self, path: &CgroupPath, id: Option<CgroupId>, source: Option<Source>) {
+    fn cgroup_seen(
+        &mut self,
+        now: Duration,
+        path: &CgroupPath,
+        id: Option<CgroupId>,
+        source: Option<Source>,
+    ) {
         let Some(slots) = self.by_path.get(path) else { return };
         let known = match id {
             Some(id) => self.seen.cgroups.insert(path.clone(), id),
             None => self.seen.cgroups.remove(path),
         };
         self.dirty.extend(slots);
+        if id.is_some() && !self.settings.cgroups_are_watched {
+            self.rounds.entry(path.clone()).or_insert(now + ROUND);
+        }
         if let Some(source) = source.filter(|_| known != id) {
             *self.first.entry(source).or_default() += 1;
         }
@@ -308,11 +333,21 @@ impl Engine {
         }
     }
 
-    fn unit_state_seen(&mut self, unit: UnitName, active: bool, user: bool) {
+    /// What the bus says, the journal says again later.
+    fn reload_with(&mut self, now: Duration, unit: &UnitName, source: Source) {
+        let said_already = source == Source::Journal && self.dbus_is_there;
+        if self.settings.reload_with.contains(unit) && !said_already {
+            self.ask_reload(now, true, true);
+        } else if self.settings.reapply_with.contains(unit) && !said_already {
+            self.ask_reload(now, false, true);
+        }
+    }
+
+    fn unit_state_seen(&mut self, unit: UnitName, state: UnitState, user: bool) {
         if let Some(slots) = self.by_unit.get(&unit) {
             self.dirty.extend(slots);
             let units = if user { &mut self.seen.user_units } else { &mut self.seen.system_units };
-            units.insert(unit, active);
+            units.insert(unit, state);
         }
     }
 
@@ -322,16 +357,19 @@ impl Engine {
         self.unit_looks.extend(self.by_unit.keys().cloned());
     }
 
-    fn committed(&mut self, element: &Element, outcome: &Outcome) {
+    fn committed(&mut self, now: Duration, element: &Element, outcome: &Outcome) {
         let Some(&index) = self.index.get(&name(element)) else { return };
-        let strays = self.slots[index].note(outcome);
+        let slot = &mut self.slots[index];
+        self.held -= usize::from(slot.is_held());
+        let strays = slot.note(outcome);
+        self.held += usize::from(slot.is_held());
         self.dirty_unless_failed(index, outcome);
         if strays {
             self.sweeps.insert(element.set.clone());
         }
         let Key::Cgroup(path) = &element.key else { return };
         match outcome {
-            Outcome::Added { after, .. } => self.cgroup_seen(path, *after, None),
+            Outcome::Added { after, .. } => self.cgroup_seen(now, path, *after, None),
             Outcome::Vanished => {
                 self.seen.cgroups.remove(path);
                 self.looks.insert(path.clone());

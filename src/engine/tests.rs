@@ -203,7 +203,10 @@ fn rule_without_a_cgroup_follows_its_units_state() {
     let condition = Condition::UnitActive(unit("a.service"));
     let mut engine =
         engine(watched(), vec![binding("a.service", set("scnpm.g"), Key::Everything, condition)]);
-    let state = |active, user, source| Event::UnitStateSeen { unit: unit("a.service"), active, user, source };
+    let state = |active, user, source| {
+        let state = UnitState::of(active);
+        Event::UnitStateSeen { unit: unit("a.service"), state, user, source }
+    };
     engine.handle(ms(1), Event::SourceResumed { source: Source::Dbus });
     let _ = engine.actions(ms(1));
     engine.handle(ms(1), state(true, false, Source::Dbus));
@@ -303,4 +306,55 @@ fn events_and_actions_survive_a_log() {
     let action = Action::Commit(Commit { add: vec![cgroup_binding("a", set(MAP), A)], ..Commit::default() });
     let text = serde_json::to_string(&action).unwrap();
     assert_eq!(serde_json::from_str::<Action>(&text).unwrap(), action);
+}
+
+#[test]
+fn users_unit_opens_no_rule_of_a_unit_that_the_system_has() {
+    let condition = Condition::UnitActive(unit("a.service"));
+    let mut engine =
+        engine(watched(), vec![binding("a.service", set("scnpm.g"), Key::Everything, condition)]);
+    let state = |state, user| {
+        let source = if user { Source::Journal } else { Source::Dbus };
+        Event::UnitStateSeen { unit: unit("a.service"), state, user, source }
+    };
+    let commits = |engine: &mut Engine| {
+        engine.actions(ms(2)).into_iter().filter(|action| matches!(action, Action::Commit(_))).count()
+    };
+    engine.handle(ms(1), state(UnitState::Active, true));
+    assert_eq!(commits(&mut engine), 0, "before systemd has said that there is none");
+    engine.handle(ms(1), state(UnitState::Inactive, false));
+    assert_eq!(commits(&mut engine), 0);
+    engine.handle(ms(1), state(UnitState::Missing, false));
+    assert_eq!(commits(&mut engine), 1);
+}
+
+#[test]
+fn one_job_heard_of_twice_reloads_once() {
+    let settings = Settings { reload_with: BTreeSet::from([unit("nftables.service")]), ..watched() };
+    let mut engine = engine(settings, vec![]);
+    let done = |source| Event::UnitJobDone { unit: unit("nftables.service"), source };
+    engine.handle(ms(999), Event::SourceResumed { source: Source::Dbus });
+    engine.handle(ms(1000), done(Source::Dbus));
+    assert_eq!(engine.actions(ms(1000)).len(), 1);
+    engine.handle(ms(1400), done(Source::Journal));
+    assert_eq!((engine.actions(ms(1400)), engine.timeout()), (vec![], None));
+    engine.handle(ms(2000), Event::SourceLost { source: Source::Dbus });
+    engine.handle(ms(2000), done(Source::Journal));
+    assert_eq!(engine.actions(ms(2000)).len(), 1);
+}
+
+#[test]
+fn cgroup_whose_end_nobody_reports_is_looked_at_every_round_while_it_exists() {
+    let settings = Settings { cgroups_are_watched: false, ..watched() };
+    let mut engine = engine(settings, vec![cgroup_binding("a.service", set(MAP), A)]);
+    assert_eq!(engine.timeout(), None);
+    seen(&mut engine, A, Some(7));
+    commit(&mut engine);
+    for _ in 0..3 {
+        let at = engine.timeout().unwrap();
+        assert_eq!(engine.actions(at), [Action::LookAtCgroup(path(A))]);
+        assert_eq!(engine.timeout(), None);
+        engine.handle(at, Event::CgroupSeen { path: path(A), id: Some(CgroupId(7)), source: None });
+        assert_eq!((engine.actions(at), engine.timeout()), (vec![], Some(at + ROUND)));
+    }
 }

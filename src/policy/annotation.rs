@@ -30,6 +30,13 @@ impl Policy {
         &self.annotations[id.0]
     }
 
+    /// The unit of the annotation that a place is in.
+    pub fn unit_at(&self, place: Span) -> Option<&UnitName> {
+        let holds =
+            |span: Span| span.file == place.file && span.start <= place.start && place.start < span.end;
+        self.annotations.iter().find(|annotation| holds(annotation.span)).map(|annotation| &annotation.unit)
+    }
+
     /// All annotations with their ids.
     pub fn iter(&self) -> impl Iterator<Item = (AnnotationId, &Annotation)> {
         self.annotations.iter().enumerate().map(|(index, annotation)| (AnnotationId(index), annotation))

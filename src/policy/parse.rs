@@ -6,9 +6,11 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
+
+use nix::errno::Errno;
 
 use self::{base::Statement, comments::Comment, variables::Variables};
 use super::{
@@ -34,6 +36,18 @@ pub struct Unreadable {
     /// Why.
     pub error: io::Error,
 }
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = match self.error.raw_os_error() {
+            Some(number) => Errno::from_raw(number).desc().to_owned(),
+            None => self.error.to_string(),
+        };
+        write!(f, "{}: {reason}", self.path.display())
+    }
+}
+
+impl std::error::Error for Unreadable {}
 
 /// Reads files, and what they include, as one policy.
 ///

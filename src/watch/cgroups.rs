@@ -192,7 +192,7 @@ impl Cgroups {
 const BUFFER_SIZE: usize = 64 * 1024;
 
 /// Bounds the time that a user who makes directories in a loop can hold the daemon.
-const READS_AT_ONCE: usize = 32;
+const READS_AT_ONCE: usize = 16;
 
 const ROOT: usize = 0;
 

@@ -22,7 +22,7 @@ use zbus::{
 };
 
 use super::readable::Readable;
-use crate::model::UnitName;
+use crate::model::{UnitName, UnitState};
 
 /// Something heard from systemd, or about the connection to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub enum Heard {
     State {
         /// The unit.
         unit: UnitName,
-        /// Whether its ActiveState is neither `inactive` nor `failed`.
-        active: bool,
+        /// What it is.
+        state: UnitState,
     },
     /// There is no connection. It is made again by itself.
     Lost(String),
@@ -348,7 +348,7 @@ impl Session<'_> {
             }
             Asked::States(units) => {
                 for unit in units {
-                    self.send(Heard::State { unit, active: false }).await?;
+                    self.send(Heard::State { unit, state: UnitState::Inactive }).await?;
                 }
                 Ok(())
             }
@@ -400,8 +400,8 @@ impl Session<'_> {
                     body.deserialize::<(&str, HashMap<&str, Variant<'_>>, Vec<&str>)>()?;
                 match changed.get("ActiveState") {
                     Some(Variant::Str(state)) if interface == UNIT => {
-                        let active = is_active(state);
-                        self.send_for(&unit, |unit| Heard::State { unit, active }).await
+                        let state = UnitState::of(is_active(state));
+                        self.send_for(&unit, |unit| Heard::State { unit, state }).await
                     }
                     _ => Ok(()),
                 }
@@ -457,11 +457,15 @@ impl Session<'_> {
     async fn receive_states(&mut self, units: Vec<UnitName>, message: &Message) -> Result<(), End> {
         let body = message.body();
         let listed: Vec<Listed> = body.deserialize()?;
-        for (unit, (name, _, _, state, ..)) in units.into_iter().zip(listed) {
+        for (unit, (name, _, load_state, active_state, ..)) in units.into_iter().zip(listed) {
             if self.known.contains(&unit) {
                 self.aliases.entry(name).or_default().insert(unit.clone());
             }
-            self.send(Heard::State { unit, active: is_active(&state) }).await?;
+            let state = match (load_state.as_str(), is_active(&active_state)) {
+                ("not-found", false) => UnitState::Missing,
+                (_, active) => UnitState::of(active),
+            };
+            self.send(Heard::State { unit, state }).await?;
         }
         Ok(())
     }

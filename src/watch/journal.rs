@@ -5,13 +5,14 @@
 //! [`Journal::drain`] right after another source spoke finds it at once.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::{CStr, CString},
     fs, io,
-    os::unix::fs::DirEntryExt,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
+use inotify::{Inotify, WatchMask};
 use systemd::journal::{JournalRef, JournalWaitResult, OpenFilesOptions};
 
 use super::{readable::Readable, sigbus};
@@ -19,7 +20,13 @@ use crate::model::UnitName;
 
 /// A reader of the machine's journal, at its end.
 pub struct Journal {
-    open: Option<Open>,
+    state: State,
+}
+
+enum State {
+    Open(Open),
+    /// There is nothing to read, and this wakes when there may be.
+    Lost(Option<Hope>),
 }
 
 /// What an entry says about a unit.
@@ -63,15 +70,27 @@ impl Journal {
     ///
     /// There is no journal, or none that may be read.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { open: Some(Open::new(Start::Tail)?) })
+        Ok(Self { state: State::Open(Open::new(Start::Tail)?) })
     }
 
-    /// Waits until [`Self::drain`] may have something to read; for ever while the journal is lost.
-    /// Dropping the future loses nothing.
+    /// A journal that is lost, for who could not open it and wants to read it once it is there.
+    pub fn lost() -> Self {
+        let hope = Hope::new().ok();
+        if let Some(hope) = &hope
+            && list().is_ok_and(|files| !files.is_empty())
+        {
+            hope.watch_writes();
+        }
+        Self { state: State::Lost(hope) }
+    }
+
+    /// Waits until [`Self::drain`] may have something to read; if the journal is lost, until there may be
+    /// one again. Dropping the future loses nothing.
     pub async fn ready(&self) {
-        let ready = match &self.open {
-            Some(open) => open.ready().await,
-            None => Err(io::ErrorKind::NotConnected.into()),
+        let ready = match &self.state {
+            State::Open(open) => open.ready().await,
+            State::Lost(Some(hope)) => hope.readable.ready().await,
+            State::Lost(None) => Err(io::ErrorKind::NotConnected.into()),
         };
         if ready.is_err() {
             std::future::pending().await
@@ -86,16 +105,19 @@ impl Journal {
     /// It is lost and can't be opened again; the next call tries once more.
     pub fn drain(&mut self) -> io::Result<Drained> {
         let mut drained = Drained::default();
-        let start = match self.open.as_mut().map(|open| open.drain(&mut drained.told)) {
-            Some(Ok(None)) => return Ok(drained),
-            Some(Ok(Some(start))) => start,
-            // What could not be read may be so again.
-            Some(Err(_)) | None => Start::Tail,
+        let start = match &mut self.state {
+            State::Open(open) => match open.drain(&mut drained.told) {
+                Ok(None) => return Ok(drained),
+                Ok(Some(start)) => start,
+                // What could not be read may be so again.
+                Err(_) => Start::Tail,
+            },
+            State::Lost(_) => Start::Tail,
         };
+        // First the watch, then the look. This closes the journal, too.
+        *self = Self::lost();
+        self.state = State::Open(Open::new(start)?);
         drained.resumed = true;
-        self.open = None;
-        let open = self.open.insert(Open::new(start)?);
-        open.more = true;
         Ok(drained)
     }
 }
@@ -108,18 +130,37 @@ const DATA_THRESHOLD: usize = 1024;
 
 const ROOTS: [&str; 2] = ["/run/log/journal", "/var/log/journal"];
 
-/// The files that journald writes to, with their inode numbers.
-type Files = BTreeSet<(PathBuf, u64)>;
+/// A file that journald writes to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Name {
+    path: PathBuf,
+    inode: u64,
+}
 
-/// The files as they were when they were opened.
+/// Size and time of the last change, for a file that libsystemd refuses: its header may be still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+type Files = BTreeMap<Name, Stamp>;
+
+/// An open journal: the files as they were when it was opened.
 struct Open {
     /// Always there, except while it is dropped.
     journal: Option<systemd::Journal>,
     readable: Readable,
+    hope: Hope,
     files: Files,
+    refused: BTreeSet<Name>,
     /// Where to go on in other files.
     last: Start,
+    /// Whether there is something to read, whatever the descriptors say.
     more: bool,
+    /// Whether the files are to be compared in the next round.
+    fresh: bool,
 }
 
 /// Where to begin to read.
@@ -133,33 +174,49 @@ enum Start {
 
 impl Open {
     fn new(start: Start) -> io::Result<Self> {
+        let hope = Hope::new()?;
         let files = list()?;
         let (opened, faulted) = sigbus::guarded(|| open(&files, start))?;
-        let (journal, last) = opened?;
+        let (journal, refused, last) = opened?;
         if faulted {
             return Err(truncated());
         }
         let readable = Readable::of(&journal.fd()?)?;
-        Ok(Self { journal: Some(journal), readable, files, last, more: false })
+        if !refused.is_empty() {
+            hope.watch_writes();
+        }
+        // What happened since it was opened has woken nobody.
+        let (journal, more, fresh) = (Some(journal), true, true);
+        Ok(Self { journal, readable, hope, files, refused, last, more, fresh })
     }
 
     async fn ready(&self) -> io::Result<()> {
-        if self.more { Ok(()) } else { self.readable.ready().await }
+        if self.more {
+            return Ok(());
+        }
+        tokio::select! {
+            ready = self.readable.ready() => ready,
+            ready = self.hope.readable.ready() => ready,
+        }
     }
 
     /// Says where to go on reading if other files are to be read from now on.
     fn drain(&mut self, told: &mut Vec<Told>) -> io::Result<Option<Start>> {
         let journal = self.journal.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let (readable, files, last, more) = (&self.readable, &self.files, &mut self.last, &mut self.more);
+        let (readable, files, refused) = (&self.readable, &self.files, &self.refused);
+        let (last, more) = (&mut self.last, &mut self.more);
+        let compare = self.hope.is_stirred() | self.fresh;
+        self.fresh = false;
         let (changed, faulted) = sigbus::guarded(|| -> io::Result<bool> {
             // Before libsystemd notices that a file was renamed, and closes it.
             *more = read(journal, last, told)?;
             if *more {
+                self.fresh = compare;
                 return Ok(false);
             }
             match process(journal, readable)? {
-                JournalWaitResult::Nop => Ok(false),
-                _ if list()? != *files => Ok(true),
+                JournalWaitResult::Nop if !compare => Ok(false),
+                _ if changed(files, refused, &list()?) => Ok(true),
                 // What was written since the first look has woken nobody.
                 _ => {
                     *more = read(journal, last, told)?;
@@ -192,17 +249,77 @@ fn no_journal() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, text)
 }
 
-/// The files that this machine's journald writes to: the system's and each user's, whose manager logs there.
-/// Not the archived ones, each of which would take 300 kB of memory.
-fn list() -> io::Result<Files> {
+/// Watches the directories for other files. libsystemd only watches those of the files that it has opened.
+struct Hope {
+    inotify: Inotify,
+    readable: Readable,
+}
+
+const HOPE: WatchMask =
+    WatchMask::CREATE.union(WatchMask::MOVED_TO).union(WatchMask::ATTRIB).union(WatchMask::ONLYDIR);
+
+impl Hope {
+    fn new() -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        let readable = Readable::of(&inotify)?;
+        let hope = Self { inotify, readable };
+        hope.watch(HOPE);
+        Ok(hope)
+    }
+
+    /// Watches also for what is written: a file that may be read was refused; perhaps its header is still
+    /// to come.
+    fn watch_writes(&self) {
+        self.watch(HOPE | WatchMask::MODIFY);
+    }
+
+    fn watch(&self, mask: WatchMask) {
+        for root in ROOTS {
+            let above = Path::new(root).ancestors().map(Path::to_path_buf);
+            for directory in above.chain(machine_directory(root).ok()) {
+                // Those that don't exist are seen to appear in those that do.
+                let _ = self.inotify.watches().add(directory, mask);
+            }
+        }
+    }
+
+    /// Whether something happened since the last call.
+    fn is_stirred(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        let mut stirred = false;
+        while self.readable.read(|| self.inotify.read_events(&mut buffer).map(|_| ())).is_ok() {
+            stirred = true;
+        }
+        stirred
+    }
+}
+
+fn machine_directory(root: &str) -> io::Result<PathBuf> {
     let machine = fs::read_to_string("/etc/machine-id")?;
+    Ok(Path::new(root).join(machine.trim()))
+}
+
+/// The files that this machine's journald writes to and that may be read: the system's and each user's,
+/// whose manager logs there. Not the archived ones, each of which would take 300 kB of memory.
+fn list() -> io::Result<Files> {
     let mut files = Files::new();
     for root in ROOTS {
-        let Ok(entries) = fs::read_dir(Path::new(root).join(machine.trim())) else { continue };
+        let Ok(entries) = fs::read_dir(machine_directory(root)?) else { continue };
         let online = entries.flatten().filter(|entry| is_online(entry.file_name().as_encoded_bytes()));
-        files.extend(online.map(|entry| (entry.path(), entry.ino())));
+        files.extend(online.filter_map(|entry| name(entry.path()).ok()));
     }
     Ok(files)
+}
+
+fn name(path: PathBuf) -> io::Result<(Name, Stamp)> {
+    let metadata = fs::File::open(&path)?.metadata()?;
+    let (size, seconds, nanoseconds) = (metadata.size(), metadata.mtime(), metadata.mtime_nsec());
+    Ok((Name { path, inode: metadata.ino() }, Stamp { size, seconds, nanoseconds }))
+}
+
+/// Whether there are other files now than were opened, or refused ones that changed.
+fn changed(opened: &Files, refused: &BTreeSet<Name>, now: &Files) -> bool {
+    !opened.keys().eq(now.keys()) || refused.iter().any(|name| opened.get(name) != now.get(name))
 }
 
 /// Archived files have an `@` in their names, and a `~` at the end if they were not closed well.
@@ -210,14 +327,20 @@ fn is_online(name: &[u8]) -> bool {
     name.ends_with(b".journal") && !name.contains(&b'@')
 }
 
-fn open(files: &Files, start: Start) -> io::Result<(systemd::Journal, Start)> {
-    let readable = files.iter().filter(|(path, _)| fs::File::open(path).is_ok());
-    let paths: Vec<CString> =
-        readable.filter_map(|(path, _)| CString::new(path.as_os_str().as_encoded_bytes()).ok()).collect();
-    if paths.is_empty() {
+/// Opens those of the files that libsystemd does not refuse.
+fn open(files: &Files, start: Start) -> io::Result<(systemd::Journal, BTreeSet<Name>, Start)> {
+    if files.is_empty() {
         return Err(no_journal());
     }
-    let mut journal = OpenFilesOptions::default().open_files(paths.iter().map(CString::as_c_str))?;
+    let mut refused = BTreeSet::new();
+    let mut journal = match open_files(files.keys()) {
+        Ok(journal) => journal,
+        Err(_) => {
+            // One bad file spoils the call for all.
+            refused = files.keys().filter(|name| open_files([*name]).is_err()).cloned().collect();
+            open_files(files.keys().filter(|name| !refused.contains(name)))?
+        }
+    };
     // Before the first look, so that no change goes unnoticed.
     journal.fd()?;
     journal.set_data_threshold(DATA_THRESHOLD)?;
@@ -225,7 +348,16 @@ fn open(files: &Files, start: Start) -> io::Result<(systemd::Journal, Start)> {
     journal.match_or()?;
     journal.match_add("SYSLOG_IDENTIFIER", "systemd")?.match_add("_SYSTEMD_USER_UNIT", "init.scope")?;
     let last = seek(&mut journal, start)?;
-    Ok((journal, last))
+    Ok((journal, refused, last))
+}
+
+fn open_files<'a>(names: impl IntoIterator<Item = &'a Name>) -> io::Result<systemd::Journal> {
+    let paths = names.into_iter().map(|name| CString::new(name.path.as_os_str().as_encoded_bytes()));
+    let paths: Vec<CString> = paths.collect::<Result<_, _>>()?;
+    if paths.is_empty() {
+        return Err(io::Error::other("libsystemd can read none of the journal's files"));
+    }
+    Ok(OpenFilesOptions::default().open_files(&paths)?)
 }
 
 /// Returns where to go on if nothing is read.
@@ -391,6 +523,20 @@ mod tests {
     fn entries_without_a_unit_say_nothing() {
         let entry = Entry { message_id: Some(STARTED.into()), ..Entry::default() };
         assert_eq!(tell(entry), []);
+    }
+
+    #[test]
+    fn files_are_opened_again_when_they_changed() {
+        let name = |inode| Name { path: "/x/system.journal".into(), inode };
+        let stamp = |size| Stamp { size, seconds: 0, nanoseconds: 0 };
+        let files = |inode, size| Files::from([(name(inode), stamp(size))]);
+        let none = BTreeSet::new();
+        assert!(!changed(&files(1, 1), &none, &files(1, 2)));
+        assert!(changed(&files(1, 1), &none, &files(2, 1)));
+        assert!(changed(&files(1, 1), &none, &Files::new()));
+        let refused = BTreeSet::from([name(1)]);
+        assert!(!changed(&files(1, 1), &refused, &files(1, 1)));
+        assert!(changed(&files(1, 1), &refused, &files(1, 2)));
     }
 
     #[test]

@@ -1,0 +1,42 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_scnpm_global_optspecs
+    string join \n f/flush u/reload-with-unit= a/reapply-with-unit= c/cooldown= d/debug sources= clean h/help V/version
+end
+
+function __fish_scnpm_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_scnpm_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_scnpm_using_subcommand
+    set -l cmd (__fish_scnpm_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c scnpm -n "__fish_scnpm_needs_command" -s u -l reload-with-unit -d 'Read the files again and load them when a job of this unit is done; like SIGHUP (repeatable)' -r
+complete -c scnpm -n "__fish_scnpm_needs_command" -s a -l reapply-with-unit -d 'Load the policy again, without reading the files, when a job of this unit is done (repeatable)' -r
+complete -c scnpm -n "__fish_scnpm_needs_command" -s c -l cooldown -d 'Least time between two loads of the policy; new cgroups never wait for it' -r
+complete -c scnpm -n "__fish_scnpm_needs_command" -l sources -d 'Where to learn of changes' -r -f -a "cgroup\t'cgroupfs, by inotify(7)'
+dbus\t'systemd\'s signals on the system bus'
+journal\t'the journal, by sd-journal(3)'"
+complete -c scnpm -n "__fish_scnpm_needs_command" -s f -l flush -d 'Flush the chains named in annotations at start and at every reload'
+complete -c scnpm -n "__fish_scnpm_needs_command" -s d -l debug -d 'Say what happens'
+complete -c scnpm -n "__fish_scnpm_needs_command" -l clean -d 'Remove everything of scnpm\'s from the kernel and exit'
+complete -c scnpm -n "__fish_scnpm_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c scnpm -n "__fish_scnpm_needs_command" -s V -l version -d 'Print version'
+complete -c scnpm -n "__fish_scnpm_needs_command" -a "check" -d 'Print what would be loaded, and every mistake; change nothing'
+complete -c scnpm -n "__fish_scnpm_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -s h -l help -d 'Print help'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check help" -f -a "check" -d 'Print what would be loaded, and every mistake; change nothing'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

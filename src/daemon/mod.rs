@@ -1,0 +1,392 @@
+//! The only loop: event, engine, effect, event.
+//!
+//! What wakes it, in the order in which it is served: signals, cgroupfs, D-Bus, the journal, nftables, host names, the
+//! engine's own timeout, the watchdog. Whoever wakes it, all that cgroupfs has to say is read before anything is done, so
+//! that what is pending together is committed together.
+
+mod sources;
+mod voice;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::Path,
+    process::ExitCode,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use sd_notify::NotifyState;
+
+use crate::{
+    cli,
+    commands::Failure,
+    dispatch, effects,
+    engine::{Action, Engine, Event, Settings},
+    load::{Load, LoadError},
+    model::{Binding, CGROUP_ROOT, Source, UnitName, UnitState},
+    nft::{Interest, Kernel, Nftables, probe},
+    policy::{
+        Part, Policy, Statement,
+        files::Disk,
+        hosts::{self, HostName, Hosts},
+        parse,
+    },
+    watch::{
+        cgroups::look,
+        dbus::Heard,
+        hosts::Answer,
+        journal::{Drained, Kind, Told},
+        units,
+    },
+};
+use sources::{Sources, Wake};
+use voice::{Voice, notify};
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// What keeps it from starting; once it runs, nothing ends it but a signal.
+pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
+    let policy = read(&options)?;
+    let mut kernel = Nftables::open().map_err(Failure::new)?;
+    probe::require_net_admin().map_err(Failure::new)?;
+    probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(Failure::new)?;
+    if policy.iter().any(|(_, annotation)| matches_cgroup(&annotation.statement)) {
+        probe::require_nft_socket(&mut kernel).map_err(Failure::new)?;
+    }
+    let mut sources = Sources::open(&options, &kernel)?;
+    let mut daemon = Daemon::new(options, policy, kernel);
+    daemon.voice.mistakes_of_files(&daemon.policy);
+    let policy = Rc::clone(&daemon.policy);
+    daemon
+        .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
+        .map_err(|error| failed_load(&error))?;
+    daemon.act(&mut sources);
+    sources.listen(&daemon.engine);
+    sources.resolver.ask(daemon.wanted_hosts());
+    daemon.voice.ready(&daemon.policy, &daemon.engine.figures());
+    daemon.serve(&mut sources).await;
+    notify(&[NotifyState::Stopping]);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(options: &cli::Daemon) -> Result<Policy, Failure> {
+    let paths: Vec<&Path> = options.files.iter().map(|path| path.as_path()).collect();
+    parse::read(&Disk, &paths).map_err(Failure::new)
+}
+
+fn matches_cgroup(statement: &Statement) -> bool {
+    match statement {
+        Statement::Rule(rule) => rule.body.iter().any(|part| matches!(part, Part::Cgroup(_))),
+        Statement::Element(_) => false,
+    }
+}
+
+fn failed_load(error: &LoadError) -> Failure {
+    Failure::new(format!("nft refuses the policy: {}", error.words.join("; ")))
+}
+
+/// How an annotation that nft refuses is to be taken.
+#[derive(Debug, Clone, Copy)]
+enum Refusals {
+    /// As a mistake in the files.
+    Said,
+    /// As what happens while somebody else changes the ruleset.
+    Expected,
+}
+
+struct Daemon {
+    options: cli::Daemon,
+    policy: Rc<Policy>,
+    hosts: Hosts,
+    kernel: Nftables,
+    engine: Engine,
+    started: Instant,
+    voice: Voice,
+    journal_is_lost: bool,
+    bus_is_lost: bool,
+}
+
+impl Daemon {
+    fn new(options: cli::Daemon, policy: Policy, kernel: Nftables) -> Self {
+        let names = |units: &[String]| units.iter().cloned().map(UnitName).collect();
+        let settings = Settings {
+            cooldown: Duration::from_millis(options.cooldown),
+            reload_with: names(&options.reload_with_unit),
+            reapply_with: names(&options.reapply_with_unit),
+            cgroups_are_watched: options.sources.contains(&Source::Cgroup),
+        };
+        Self {
+            engine: Engine::new(settings),
+            options,
+            policy: Rc::new(policy),
+            hosts: Hosts::new(),
+            kernel,
+            started: Instant::now(),
+            voice: Voice::default(),
+            journal_is_lost: false,
+            bus_is_lost: false,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    async fn serve(&mut self, sources: &mut Sources) {
+        loop {
+            match sources.wait(self.timeout()).await {
+                Wake::End => return,
+                Wake::Hangup => self.tell(Event::ReloadRequested),
+                Wake::Dbus(heard) => self.hear(heard),
+                Wake::Ruleset => self.ruleset_changed(sources),
+                Wake::Answer(answer) => self.answered(answer),
+                Wake::Watchdog => notify(&[NotifyState::Watchdog]),
+                Wake::Cgroups | Wake::Journal | Wake::Timeout => {}
+            }
+            self.act(sources);
+            self.read_journal(sources);
+            self.act(sources);
+            self.voice.status(&self.policy, &self.engine.figures());
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let engine = self.engine.timeout().map(|at| at.saturating_sub(self.now()));
+        engine.into_iter().chain(self.voice.timeout()).min()
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.engine.handle(self.now(), event);
+    }
+
+    /// Reads what cgroupfs says and does what the engine wants until both are quiet.
+    fn act(&mut self, sources: &mut Sources) {
+        loop {
+            self.read_cgroups(sources);
+            let actions = self.engine.actions(self.now());
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                self.execute(action, sources);
+            }
+        }
+    }
+
+    fn execute(&mut self, action: Action, sources: &mut Sources) {
+        match action {
+            Action::Commit(commit) => {
+                let outcomes = effects::commit(&mut self.kernel, &commit, &look);
+                self.tell(Event::Committed { outcomes });
+            }
+            Action::LookAtCgroup(path) => {
+                let id = look(&path);
+                self.tell(Event::CgroupSeen { path, id, source: None });
+            }
+            Action::LookAtUnit(unit) => drop(sources.dbus_looks.try_send(unit)),
+            Action::Sweep { set, keep } => match effects::sweep(&mut self.kernel, &set, &keep) {
+                Ok(0) => {}
+                Ok(number) => tracing::debug!("deleted {number} dead elements from {set}"),
+                Err(error) => tracing::error!("{set} cannot be swept: {error}"),
+            },
+            Action::Reload { reread, flush } => self.reload(sources, reread, flush && self.options.flush),
+        }
+    }
+
+    fn read_cgroups(&mut self, sources: &mut Sources) {
+        let Some(cgroups) = &mut sources.cgroups else { return };
+        let drained = cgroups.drain();
+        let unwatched = cgroups.unwatched();
+        for seen in drained.seen {
+            self.tell(Event::CgroupSeen { path: seen.path, id: seen.id, source: Some(Source::Cgroup) });
+        }
+        if drained.overflowed {
+            tracing::warn!("too many cgroups came and went at once; looked at all of them again");
+        }
+        for problem in unwatched {
+            tracing::error!(
+                "{} cannot be watched ({}): raise fs.inotify.max_user_watches",
+                problem.directory.display(),
+                problem.error
+            );
+        }
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        let source = Source::Dbus;
+        match heard {
+            Heard::Connected => {
+                self.bus_is_lost = false;
+                tracing::debug!("connected to systemd on the system bus");
+            }
+            Heard::Resumed => self.tell(Event::SourceResumed { source }),
+            Heard::Changed(unit) => self.tell(Event::UnitChanged { unit, source }),
+            Heard::JobDone(unit) => self.tell(Event::UnitJobDone { unit, source }),
+            Heard::State { unit, state } => {
+                self.tell(Event::UnitStateSeen { unit, state, user: false, source });
+            }
+            Heard::Lost(why) => {
+                if !std::mem::replace(&mut self.bus_is_lost, true) {
+                    tracing::warn!("the system bus is not there for now: {why}");
+                }
+                self.tell(Event::SourceLost { source });
+            }
+        }
+    }
+
+    /// Reads the journal; whoever woke the loop, for journald itself wakes its readers late.
+    fn read_journal(&mut self, sources: &mut Sources) {
+        let Some(journal) = &mut sources.journal else { return };
+        match journal.drain() {
+            Ok(Drained { told, resumed }) => {
+                self.journal_is_lost = false;
+                told.into_iter().for_each(|told| self.told(told));
+                if resumed {
+                    self.tell(Event::SourceResumed { source: Source::Journal });
+                }
+            }
+            Err(error) if !self.journal_is_lost => {
+                self.journal_is_lost = true;
+                tracing::warn!("the journal cannot be read for now: {error}");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn told(&mut self, told: Told) {
+        let source = Source::Journal;
+        let Told { unit, user, kind } = told;
+        self.tell(match kind {
+            Kind::Changed => Event::UnitChanged { unit, source },
+            Kind::JobDone if !user => Event::UnitJobDone { unit, source },
+            Kind::JobDone => Event::UnitChanged { unit, source },
+            Kind::Active => Event::UnitStateSeen { unit, state: UnitState::Active, user, source },
+            Kind::Inactive => Event::UnitStateSeen { unit, state: UnitState::Inactive, user, source },
+        });
+    }
+
+    fn ruleset_changed(&mut self, sources: &mut Sources) {
+        let interest = self.interest();
+        let mut touched = false;
+        let _ = sources.ruleset.read(|| {
+            touched = sources.monitor.drain(&interest)?.touched;
+            io::Result::<()>::Err(io::ErrorKind::WouldBlock.into())
+        });
+        if touched {
+            tracing::info!("somebody changed the ruleset that the policy is in; loading it again");
+            self.tell(Event::RulesetChanged);
+        }
+    }
+
+    fn interest(&self) -> Interest {
+        let (chains, sets) = dispatch::hosting(&self.policy);
+        let mut interest = Interest::default();
+        chains.into_iter().for_each(|chain| interest.chain(chain));
+        sets.into_iter().for_each(|set| interest.set(set));
+        interest
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        match answer.addresses {
+            Ok(addresses) => {
+                if self.hosts.get(&answer.host) != Some(&addresses) {
+                    self.hosts.insert(answer.host, addresses);
+                    self.tell(Event::ReapplyRequested);
+                }
+            }
+            Err(why) => self.voice.unresolved(&answer.host, &why, &self.policy, &self.hosts),
+        }
+    }
+
+    fn reload(&mut self, sources: &mut Sources, reread: bool, flush: bool) {
+        voice::reloading();
+        let policy = match reread {
+            true => read(&self.options).map(Rc::new),
+            false => Ok(Rc::clone(&self.policy)),
+        };
+        match policy {
+            Ok(policy) => {
+                let refusals = if reread { Refusals::Said } else { Refusals::Expected };
+                if reread {
+                    self.voice.mistakes_of_files(&policy);
+                }
+                if let Err(error) = self.load(sources, policy, flush, refusals) {
+                    tracing::error!("the old policy stays: {}", failed_load(&error));
+                }
+                if reread {
+                    sources.resolver.ask(self.wanted_hosts());
+                }
+            }
+            Err(failure) => tracing::error!("the old policy stays: {failure}"),
+        }
+        self.voice.ready(&self.policy, &self.engine.figures());
+    }
+
+    /// Loads a policy and makes it the one that is kept true.
+    fn load(
+        &mut self,
+        sources: &mut Sources,
+        policy: Rc<Policy>,
+        flush: bool,
+        refusals: Refusals,
+    ) -> Result<(), LoadError> {
+        let engine = &self.engine;
+        let load = Load {
+            policy: &policy,
+            hosts: &self.hosts,
+            flush,
+            look: &look,
+            active: &|unit| engine.is_active(unit),
+        };
+        let loaded = load.run(&mut self.kernel)?;
+        match refusals {
+            Refusals::Said => self.voice.refused(&loaded.mistakes, &policy),
+            Refusals::Expected => self.voice.refused_for_now(&loaded.mistakes, &policy),
+        }
+        self.policy = policy;
+        let interest = self.interest();
+        let change = sources.monitor.discard(&interest).unwrap_or_default();
+        if change.touched || change.overflow && self.is_gone(&loaded.bindings) {
+            self.tell(Event::RulesetChanged);
+        }
+        if self.policy.annotations.is_empty() {
+            let files: Vec<String> =
+                self.options.files.iter().map(|path| path.display().to_string()).collect();
+            self.voice.nothing_to_do(&files);
+        }
+        self.tell(Event::PolicyLoaded { bindings: loaded.bindings, installed: loaded.installed });
+        self.follow(sources);
+        self.kernel.release_memory();
+        Ok(())
+    }
+
+    /// Whether somebody took away what was just loaded.
+    fn is_gone(&mut self, bindings: &[Binding]) -> bool {
+        let mut sets = bindings.iter().map(|binding| &binding.element.set).filter(|set| set.is_ours());
+        sets.next().is_some_and(|set| self.kernel.ids(set).is_err())
+    }
+
+    /// Points the sources at what the engine has to know.
+    fn follow(&mut self, sources: &mut Sources) {
+        if let Some(cgroups) = &mut sources.cgroups {
+            for seen in cgroups.follow(self.engine.paths()) {
+                self.tell(Event::CgroupSeen { path: seen.path, id: seen.id, source: Some(Source::Cgroup) });
+            }
+        }
+        sources.dbus_units.send_replace(self.engine.units());
+        let units = self.engine.units_with_state();
+        for (found, user) in [(units::of_users(&units), true), (units::of_the_system(&units), false)] {
+            for unit in found {
+                let source = Source::Cgroup;
+                self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, user, source });
+            }
+        }
+    }
+
+    fn wanted_hosts(&self) -> BTreeSet<HostName> {
+        let policy = &self.policy;
+        policy.iter().flat_map(|(_, annotation)| hosts::wanted(policy, annotation)).collect()
+    }
+}

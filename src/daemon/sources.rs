@@ -1,0 +1,157 @@
+//! Everything that can wake the loop, and the order in which it is served.
+
+use std::{collections::BTreeSet, future::pending, io, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{Interval, interval_at, sleep},
+};
+
+use crate::{
+    cli,
+    commands::Failure,
+    engine::Engine,
+    model::{Source, UnitName},
+    nft::{Nftables, RulesetMonitor},
+    watch::{
+        cgroups::Cgroups,
+        dbus::{self, Heard},
+        hosts::{Answer, Resolver},
+        journal::Journal,
+        readable::Readable,
+    },
+};
+
+/// Everything that can wake the loop.
+pub(super) struct Sources {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    pub(super) cgroups: Option<Cgroups>,
+    heard: Option<mpsc::Receiver<Heard>>,
+    pub(super) dbus_units: watch::Sender<BTreeSet<UnitName>>,
+    pub(super) dbus_looks: mpsc::Sender<UnitName>,
+    dbus_ends: Option<(watch::Receiver<BTreeSet<UnitName>>, mpsc::Receiver<UnitName>)>,
+    pub(super) journal: Option<Journal>,
+    pub(super) monitor: RulesetMonitor,
+    pub(super) ruleset: Readable,
+    pub(super) resolver: Resolver,
+    answers: mpsc::Receiver<Answer>,
+    watchdog: Option<Interval>,
+}
+
+/// Who woke the loop.
+pub(super) enum Wake {
+    End,
+    Hangup,
+    Cgroups,
+    Dbus(Heard),
+    Journal,
+    Ruleset,
+    Answer(Answer),
+    Timeout,
+    Watchdog,
+}
+
+impl Sources {
+    pub(super) fn open(options: &cli::Daemon, kernel: &Nftables) -> Result<Self, Failure> {
+        let of = |kind| signal(kind).map_err(Failure::new);
+        let (resolver, answers) = Resolver::new();
+        let (dbus_units, units) = watch::channel(BTreeSet::new());
+        let (dbus_looks, looks) = mpsc::channel(64);
+        let wanted = |source| options.sources.contains(&source);
+        let cgroups = wanted(Source::Cgroup).then(Cgroups::new).transpose();
+        let monitor = RulesetMonitor::open(kernel.port())
+            .map_err(|error| Failure::new(format!("nftables cannot be listened to: {error}")))?;
+        Ok(Self {
+            hangup: of(SignalKind::hangup())?,
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+            cgroups: cgroups.map_err(|error| Failure::new(format!("inotify: {error}")))?,
+            heard: None,
+            dbus_units,
+            dbus_looks,
+            dbus_ends: wanted(Source::Dbus).then_some((units, looks)),
+            journal: wanted(Source::Journal).then(open_journal),
+            ruleset: Readable::of(&monitor).map_err(Failure::new)?,
+            monitor,
+            resolver,
+            answers,
+            watchdog: sd_notify::watchdog_enabled().map(|limit| every(limit / 2)),
+        })
+    }
+
+    /// Starts what need not be there for the first load.
+    pub(super) fn listen(&mut self, engine: &Engine) {
+        self.dbus_units.send_replace(engine.units());
+        if let Some((units, looks)) = self.dbus_ends.take() {
+            self.heard = Some(dbus::spawn(units, looks));
+        }
+    }
+
+    pub(super) async fn wait(&mut self, timeout: Option<Duration>) -> Wake {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Wake::End,
+            _ = self.interrupt.recv() => Wake::End,
+            _ = self.hangup.recv() => Wake::Hangup,
+            () = ready(self.cgroups.as_ref().map(Cgroups::ready)) => Wake::Cgroups,
+            heard = next(&mut self.heard) => Wake::Dbus(heard),
+            () = journal_ready(self.journal.as_ref()) => Wake::Journal,
+            () = ready(Some(self.ruleset.ready())) => Wake::Ruleset,
+            Some(answer) = self.answers.recv() => Wake::Answer(answer),
+            () = after(timeout) => Wake::Timeout,
+            () = tick(&mut self.watchdog) => Wake::Watchdog,
+        }
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    interval_at(tokio::time::Instant::now() + period, period)
+}
+
+async fn ready(source: Option<impl Future<Output = io::Result<()>>>) {
+    match source {
+        Some(source) => drop(source.await),
+        None => pending().await,
+    }
+}
+
+async fn journal_ready(journal: Option<&Journal>) {
+    match journal {
+        Some(journal) => journal.ready().await,
+        None => pending().await,
+    }
+}
+
+async fn next<T>(receiver: &mut Option<mpsc::Receiver<T>>) -> T {
+    if let Some(receiver) = receiver
+        && let Some(value) = receiver.recv().await
+    {
+        return value;
+    }
+    pending().await
+}
+
+async fn after(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => sleep(timeout).await,
+        None => pending().await,
+    }
+}
+
+async fn tick(watchdog: &mut Option<Interval>) {
+    match watchdog {
+        Some(interval) => drop(interval.tick().await),
+        None => pending().await,
+    }
+}
+
+/// A journal that is not there yet is waited for.
+fn open_journal() -> Journal {
+    Journal::open().unwrap_or_else(|error| {
+        tracing::warn!("the journal cannot be read for now: {error}");
+        Journal::lost()
+    })
+}

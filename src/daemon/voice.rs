@@ -1,0 +1,137 @@
+//! What the daemon says: mistakes once, its state to systemd, and little else.
+
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+use crate::{
+    engine::Figures,
+    log,
+    policy::{
+        Mistake, Policy, Statement,
+        hosts::{self, HostName, Hosts},
+    },
+};
+
+/// How long the state may differ from what systemd was told: systemd has better to do while units start.
+const STATUS_PAUSE: Duration = Duration::from_secs(5);
+
+/// What was said, so that it is not said again.
+#[derive(Debug, Default)]
+pub(super) struct Voice {
+    refused: Vec<Mistake>,
+    unresolved: Vec<Mistake>,
+    status: String,
+    status_due: Option<Instant>,
+}
+
+impl Voice {
+    /// Says what is wrong in the files; what nft refuses in them is new then too.
+    pub(super) fn mistakes_of_files(&mut self, policy: &Policy) {
+        self.refused.clear();
+        self.unresolved.clear();
+        policy.mistakes.iter().for_each(|mistake| log::mistake(mistake, policy));
+    }
+
+    /// Says that there is nothing to do.
+    pub(super) fn nothing_to_do(&self, files: &[String]) {
+        tracing::warn!("no annotation in {}: nothing to do until a reload", files.join(", "));
+    }
+
+    /// Says what nft refuses and did not refuse before.
+    pub(super) fn refused(&mut self, mistakes: &[Mistake], policy: &Policy) {
+        say_new(mistakes, &mut self.refused, policy);
+        self.refused.retain(|mistake| mistakes.contains(mistake));
+    }
+
+    /// The same after somebody else changed the ruleset. What is missing then often comes back in a moment.
+    pub(super) fn refused_for_now(&mut self, mistakes: &[Mistake], policy: &Policy) {
+        let new = mistakes.iter().filter(|mistake| !self.refused.contains(mistake)).cloned();
+        let (missing, wrong): (Vec<Mistake>, Vec<Mistake>) =
+            new.partition(|mistake| mistake.message.contains("No such file or directory"));
+        if !missing.is_empty() {
+            tracing::info!("{} annotations wait for their tables to come back", missing.len());
+        }
+        missing.iter().for_each(|mistake| tracing::debug!("{}", mistake.short(&policy.sources)));
+        say_new(&wrong, &mut self.refused, policy);
+    }
+
+    /// Says which annotations wait for a host name.
+    pub(super) fn unresolved(&mut self, host: &HostName, why: &str, policy: &Policy, hosts: &Hosts) {
+        let mut mistakes = Vec::new();
+        for (_, annotation) in policy.iter() {
+            let Statement::Rule(rule) = &annotation.statement else { continue };
+            let Err(unresolved) = hosts::resolve(policy, &rule.body, hosts) else { continue };
+            for name in unresolved.into_iter().filter(|name| name.host == *host) {
+                let message =
+                    format!("the host name `{}` cannot be resolved, will be tried again: {why}", host.name);
+                mistakes.push(Mistake::error(name.span, message));
+            }
+        }
+        say_new(&mistakes, &mut self.unresolved, policy);
+    }
+
+    /// Tells systemd that the policy is in force.
+    pub(super) fn ready(&mut self, policy: &Policy, figures: &Figures) {
+        self.status = status(policy, figures);
+        self.status_due = None;
+        notify(&[NotifyState::Ready, NotifyState::Status(&self.status)]);
+        tracing::info!("{}", self.status);
+    }
+
+    /// Tells systemd how things stand, soon after they changed.
+    pub(super) fn status(&mut self, policy: &Policy, figures: &Figures) {
+        let status = status(policy, figures);
+        if status == self.status {
+            self.status_due = None;
+            return;
+        }
+        let due = *self.status_due.get_or_insert_with(|| Instant::now() + STATUS_PAUSE);
+        if due <= Instant::now() {
+            notify(&[NotifyState::Status(&status)]);
+            self.status = status;
+            self.status_due = None;
+        }
+    }
+
+    /// How long until [`Self::status`] has something to tell.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.status_due.map(|due| due.saturating_duration_since(Instant::now()))
+    }
+}
+
+fn say_new(mistakes: &[Mistake], said: &mut Vec<Mistake>, policy: &Policy) {
+    for mistake in mistakes {
+        if !said.contains(mistake) {
+            log::mistake(mistake, policy);
+            said.push(mistake.clone());
+        }
+    }
+}
+
+fn status(policy: &Policy, figures: &Figures) -> String {
+    let first: Vec<String> =
+        figures.first.iter().map(|(source, number)| format!("{source} {number}")).collect();
+    let heard =
+        if first.is_empty() { String::new() } else { format!("; heard first from {}", first.join(", ")) };
+    let annotations = policy.annotations.len();
+    format!(
+        "{annotations} annotations, {} of {} elements in the kernel{heard}",
+        figures.held, figures.elements
+    )
+}
+
+/// When a reload begins, as systemd wants to know it (sd_notify(3), `MONOTONIC_USEC=`).
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(_) => notify(&[NotifyState::Reloading]),
+    }
+}
+
+/// Tells systemd, if it wants to be told.
+pub(super) fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!("systemd cannot be notified: {error}");
+    }
+}
