@@ -131,9 +131,9 @@ for case in empty others same; do
     daemon "$policy"
     pid[$case]=$daemon
 done
-for _ in 1 2 3; do
+for _ in $(seq 12); do
     for case in empty others same; do
-        in_net "${pid[$case]}" "$work/elements" latency "$cgroups/$name-$case" bench.service 200 >>"$work/$case.us"
+        in_net "${pid[$case]}" "$work/elements" latency "$cgroups/$name-$case" bench.service 50 >>"$work/$case.us"
     done
 done
 declare -A median late
@@ -194,14 +194,12 @@ printf "$row" "1,000 plain rules without scnpm" "$plain" "$(ratio "$plain" "$one
 mkdir "$cgroups/$name-burst"
 base "$work/burst.nft"
 for number in $(seq 0 1999); do
-    annotate "$work/burst.nft" "$name-burst/unit$number"
+    annotate "$work/burst.nft" "$name-burst/unit$number.service"
 done
 daemon "$work/burst.nft"
-read -r elements commits made took < <(in_net "$daemon" "$work/elements" burst "$cgroups/$name-burst" unit 2000)
-sleep 0.5
-listed=$(in_net "$daemon" nft list table inet filter | grep -o "$name-burst/unit[0-9]*\" :" | sort -u | wc -l)
+read -r found commits made took < <(in_net "$daemon" "$work/elements" burst "$cgroups/$name-burst" unit 2000)
 kill "$daemon"
 echo
-echo "2,000 cgroups made in a burst ($made ms): $listed of 2000 in the kernel after $took ms, $commits transactions"
-[ "$listed" = 2000 ] && [ "$elements" -ge 2000 ] || status=1
+echo "2,000 cgroups made in a burst of $made ms: $found of 2000 in the kernel after $took ms, in $commits transactions"
+[ "$found" = 2000 ] || status=1
 exit "$status"
