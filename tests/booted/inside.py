@@ -612,13 +612,22 @@ def host_name_that_does_not_resolve_is_reported_and_tried_again():
     m.says("mail.intranet.test")
     m.is_let_through(other)
     m.check(not m.gets_through(cgroup), "a rule is there whose host name is not known")
-    hosts = m.pathlib.Path("/etc/hosts")
-    before = hosts.read_text() if hosts.exists() else ""
-    hosts.write_text(before + "127.0.0.1 mail.intranet.test\n")
-    try:
+    with m.known_hosts("mail.intranet.test"):
         m.eventually(lambda: m.gets_through(cgroup), lambda: f"still refused:\n{m.log()}", 120)
-    finally:
-        hosts.write_text(before)
+
+
+@test
+def examples_load_at_boot_and_have_no_mistakes():
+    with m.known_hosts("mail.intranet.local", "payments.example.com"):
+        examples = sorted(m.pathlib.Path("/opt/tests/examples").glob("*.conf"))
+        m.check(len(examples) >= 3, f"only these examples: {examples}")
+        for example in examples:
+            m.start_with(base=example.read_text())
+            m.run(m.SCNPM, "check", str(example))
+            serious = [entry["MESSAGE"] for entry in m.entries() if int(entry["PRIORITY"]) <= 4]
+            # A name is looked up once the daemon runs, so at first it may not be known.
+            serious = [message for message in serious if "host name" not in message]
+            m.equal(serious, [], f"errors and warnings of {example.name}")
 
 
 def refuses_to_start(*command, words):

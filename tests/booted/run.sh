@@ -66,6 +66,7 @@ install -m 644 "$top/packaging/scnpm.service" "$root/usr/lib/systemd/system/scnp
 install -m 644 "$top/packaging/scnpm.sysusers" "$root/usr/lib/sysusers.d/scnpm.conf"
 install -D -m 755 "$work/connect" "$root/opt/tests/connect"
 install -m 644 "$here"/*.py "$root/opt/tests/"
+install -D -m 644 -t "$root/opt/tests/examples" "$top"/examples/*.conf
 chroot "$root" python3 /opt/tests/prepare.py >"$log" 2>&1 </dev/null || {
     cat "$log" >&2
     exit 1
