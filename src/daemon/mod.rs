@@ -65,7 +65,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
         .map_err(|error| failed_load(&error))?;
     daemon.act(&mut sources);
     if let Err(error) = priority::raise() {
-        tracing::debug!("no real-time priority, so a first packet may come too early: {error}");
+        tracing::debug!("cannot take a real-time priority, but may be given one: {error}");
     }
     sources.listen(&daemon.engine);
     sources.resolver.ask(daemon.wanted_hosts());
