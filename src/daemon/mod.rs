@@ -37,7 +37,8 @@ use crate::{
         cgroups::look,
         dbus::Heard,
         hosts::Answer,
-        journal::{Drained, Kind, Told},
+        journal::{Kind, Told},
+        reader::Read,
         units,
     },
 };
@@ -108,7 +109,6 @@ struct Daemon {
     engine: Engine,
     started: Instant,
     voice: Voice,
-    journal_is_lost: bool,
     bus_is_lost: bool,
 }
 
@@ -129,7 +129,6 @@ impl Daemon {
             kernel,
             started: Instant::now(),
             voice: Voice::default(),
-            journal_is_lost: false,
             bus_is_lost: false,
         }
     }
@@ -140,18 +139,22 @@ impl Daemon {
 
     async fn serve(&mut self, sources: &mut Sources) {
         loop {
-            match sources.wait(self.timeout()).await {
+            let wake = sources.wait(self.timeout()).await;
+            let journal_knows_more = matches!(wake, Wake::Cgroups | Wake::Dbus(_));
+            match wake {
                 Wake::End => return,
                 Wake::Hangup => self.tell(Event::ReloadRequested),
                 Wake::Dbus(heard) => self.hear(heard),
                 Wake::Ruleset => self.ruleset_changed(sources),
                 Wake::Answer(answer) => self.answered(answer),
                 Wake::Watchdog => notify(&[NotifyState::Watchdog]),
-                Wake::Cgroups | Wake::Journal | Wake::Timeout => {}
+                Wake::Journal(read) => self.read(read),
+                Wake::Cgroups | Wake::Timeout => {}
             }
             self.act(sources);
-            self.read_journal(sources);
-            self.act(sources);
+            if let Some(reader) = sources.journal.as_ref().filter(|_| journal_knows_more) {
+                reader.nudge();
+            }
             self.voice.status(&self.policy, &self.engine.figures());
         }
     }
@@ -240,22 +243,11 @@ impl Daemon {
         }
     }
 
-    /// Reads the journal; whoever woke the loop, for journald itself wakes its readers late.
-    fn read_journal(&mut self, sources: &mut Sources) {
-        let Some(journal) = &mut sources.journal else { return };
-        match journal.drain() {
-            Ok(Drained { told, resumed }) => {
-                self.journal_is_lost = false;
-                told.into_iter().for_each(|told| self.told(told));
-                if resumed {
-                    self.tell(Event::SourceResumed { source: Source::Journal });
-                }
-            }
-            Err(error) if !self.journal_is_lost => {
-                self.journal_is_lost = true;
-                tracing::warn!("the journal cannot be read for now: {error}");
-            }
-            Err(_) => {}
+    fn read(&mut self, read: Read) {
+        match read {
+            Read::Told(told) => told.into_iter().for_each(|told| self.told(told)),
+            Read::Resumed => self.tell(Event::SourceResumed { source: Source::Journal }),
+            Read::Lost(why) => tracing::warn!("the journal cannot be read for now: {why}"),
         }
     }
 

@@ -18,8 +18,8 @@ use crate::{
         cgroups::Cgroups,
         dbus::{self, Heard},
         hosts::{Answer, Resolver},
-        journal::Journal,
         readable::Readable,
+        reader::{Read, Reader},
     },
 };
 
@@ -33,7 +33,7 @@ pub(super) struct Sources {
     pub(super) dbus_units: watch::Sender<BTreeSet<UnitName>>,
     pub(super) dbus_looks: mpsc::Sender<UnitName>,
     dbus_ends: Option<(watch::Receiver<BTreeSet<UnitName>>, mpsc::Receiver<UnitName>)>,
-    pub(super) journal: Option<Journal>,
+    pub(super) journal: Option<Reader>,
     pub(super) monitor: RulesetMonitor,
     pub(super) ruleset: Readable,
     pub(super) resolver: Resolver,
@@ -47,7 +47,7 @@ pub(super) enum Wake {
     Hangup,
     Cgroups,
     Dbus(Heard),
-    Journal,
+    Journal(Read),
     Ruleset,
     Answer(Answer),
     Timeout,
@@ -61,6 +61,7 @@ impl Sources {
         let (dbus_units, units) = watch::channel(BTreeSet::new());
         let (dbus_looks, looks) = mpsc::channel(64);
         let wanted = |source| options.sources.contains(&source);
+        let journal = wanted(Source::Journal).then(Reader::spawn).transpose();
         let cgroups = wanted(Source::Cgroup).then(Cgroups::new).transpose();
         let monitor = RulesetMonitor::open(kernel.port())
             .map_err(|error| Failure::new(format!("nftables cannot be listened to: {error}")))?;
@@ -73,7 +74,7 @@ impl Sources {
             dbus_units,
             dbus_looks,
             dbus_ends: wanted(Source::Dbus).then_some((units, looks)),
-            journal: wanted(Source::Journal).then(open_journal),
+            journal: journal.map_err(|error| Failure::new(format!("the journal's reader: {error}")))?,
             ruleset: Readable::of(&monitor).map_err(Failure::new)?,
             monitor,
             resolver,
@@ -98,7 +99,7 @@ impl Sources {
             _ = self.hangup.recv() => Wake::Hangup,
             () = ready(self.cgroups.as_ref().map(Cgroups::ready)) => Wake::Cgroups,
             heard = next(&mut self.heard) => Wake::Dbus(heard),
-            () = journal_ready(self.journal.as_ref()) => Wake::Journal,
+            read = read(&mut self.journal) => Wake::Journal(read),
             () = ready(Some(self.ruleset.ready())) => Wake::Ruleset,
             Some(answer) = self.answers.recv() => Wake::Answer(answer),
             () = after(timeout) => Wake::Timeout,
@@ -118,9 +119,9 @@ async fn ready(source: Option<impl Future<Output = io::Result<()>>>) {
     }
 }
 
-async fn journal_ready(journal: Option<&Journal>) {
+async fn read(journal: &mut Option<Reader>) -> Read {
     match journal {
-        Some(journal) => journal.ready().await,
+        Some(reader) => reader.next().await,
         None => pending().await,
     }
 }
@@ -146,12 +147,4 @@ async fn tick(watchdog: &mut Option<Interval>) {
         Some(interval) => drop(interval.tick().await),
         None => pending().await,
     }
-}
-
-/// A journal that is not there yet is waited for.
-fn open_journal() -> Journal {
-    Journal::open().unwrap_or_else(|error| {
-        tracing::warn!("the journal cannot be read for now: {error}");
-        Journal::lost()
-    })
 }

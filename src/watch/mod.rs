@@ -4,6 +4,8 @@ pub mod cgroups;
 pub mod dbus;
 pub mod hosts;
 pub mod journal;
+pub mod pages;
 pub mod readable;
+pub mod reader;
 pub mod sigbus;
 pub mod units;

@@ -16,7 +16,7 @@ import machine as m
 NAME = "t-first.service"
 MEMORY_LIMIT_KB = 8192
 # In the container the journal's files are in memory, so what is mapped of them is shared.
-PARTS = [("RssAnon", "its own"), ("RssFile", "of files"), ("RssShmem", "of the journal")]
+PARTS = [("RssAnon", "its own"), ("RssFile", "of files"), ("RssShmem", "of files in a tmpfs")]
 
 
 def let_through(count, kind):
