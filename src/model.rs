@@ -261,6 +261,20 @@ pub enum Condition {
     UnitActive(UnitName),
 }
 
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(path) => write!(f, "{path} exists"),
+            Self::AllCgroups(paths) => {
+                let paths: Vec<&str> = paths.iter().map(CgroupPath::as_str).collect();
+                let verb = if paths.len() == 1 { "exists" } else { "exist" };
+                write!(f, "{} {verb}", paths.join(" and "))
+            }
+            Self::UnitActive(unit) => write!(f, "{unit} is active"),
+        }
+    }
+}
+
 impl Condition {
     /// Whether it holds in a world where these cgroups exist and these units are active.
     pub fn holds(&self, exists: impl Fn(&CgroupPath) -> bool, active: impl Fn(&UnitName) -> bool) -> bool {

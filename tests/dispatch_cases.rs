@@ -9,7 +9,6 @@ use std::{
 
 use scnpm::{
     dispatch::{self, Dispatch},
-    model::{Condition, Key},
     policy::{
         files::Disk,
         hosts::{HostName, Hosts},
@@ -58,26 +57,8 @@ fn hosts() -> Hosts {
 }
 
 fn plan(dispatch: &Dispatch) -> String {
-    let mut plan = dispatch.script.to_string();
-    for bound in &dispatch.bindings {
-        let binding = &bound.binding;
-        let key = match &binding.element.key {
-            Key::Cgroup(path) => format!("\"{path}\""),
-            Key::Everything => "everything".to_owned(),
-        };
-        let data = binding.element.data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
-        let due = match &binding.condition {
-            Condition::Cgroup(path) => format!("{path} exists"),
-            Condition::AllCgroups(paths) => {
-                let paths: Vec<&str> = paths.iter().map(|path| path.as_str()).collect();
-                format!("{} exist", paths.join(" and "))
-            }
-            Condition::UnitActive(unit) => format!("{unit} is active"),
-        };
-        plan += &format!("# while {due}: {} {{ {key}{data} }}\n", binding.element.set);
-    }
-    for (_, names) in &dispatch.unresolved {
-        names.iter().for_each(|name| plan += &format!("# without an address: {}\n", name.host.name));
-    }
-    plan
+    let unresolved = dispatch.unresolved.iter().flat_map(|(_, names)| names);
+    let without: String =
+        unresolved.map(|name| format!("# without an address: {}\n", name.host.name)).collect();
+    format!("{dispatch}{without}")
 }

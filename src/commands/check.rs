@@ -33,14 +33,15 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         for name in names {
             let why =
                 unresolved.iter().find(|(host, _)| *host == name.host).map_or("", |(_, why)| why.as_str());
-            let message = format!("the host name `{}` cannot be resolved: {why}", name.host.name);
-            mistakes.push(Mistake::error(name.span, message));
+            let message = format!("the host name `{}` cannot be resolved here: {why}", name.host.name);
+            let help = "the annotation is left out until it can be; the daemon tries again and again";
+            mistakes.push(Mistake::warning(name.span, message).help(help));
         }
     }
     mistakes.sort_by_key(|mistake| mistake.span);
     let stdout = std::io::stdout();
     let mut out = stdout.lock();
-    let _ = write!(out, "{}", dispatch.script);
+    let _ = write!(out, "{dispatch}");
     let _ = out.flush();
     for mistake in &mistakes {
         eprintln!("{}", mistake.render(&policy.sources, log::colour_on_stderr()));

@@ -4,6 +4,7 @@
 //! engine's own timeout, the watchdog. Whoever wakes it, all that cgroupfs has to say is read before anything is done, so
 //! that what is pending together is committed together.
 
+mod priority;
 mod sources;
 mod voice;
 
@@ -63,6 +64,9 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
         .map_err(|error| failed_load(&error))?;
     daemon.act(&mut sources);
+    if let Err(error) = priority::raise() {
+        tracing::debug!("cannot take a real-time priority, but may be given one: {error}");
+    }
     sources.listen(&daemon.engine);
     sources.resolver.ask(daemon.wanted_hosts());
     daemon.voice.ready(&daemon.policy, &daemon.engine.figures());

@@ -11,7 +11,10 @@ pub mod leftovers;
 mod names;
 pub mod script;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use crate::{
     model::{Binding, CgroupPath, ChainRef, Condition, Data, Element, Key, SetRef, TableRef},
@@ -34,6 +37,17 @@ pub struct Dispatch {
     pub bindings: Vec<Bound>,
     /// Annotations left out because a host name in them has no address.
     pub unresolved: Vec<(AnnotationId, Vec<Unresolved>)>,
+}
+
+/// The script, and below it, as comments, each element and when it is due.
+impl fmt::Display for Dispatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.script)?;
+        self.bindings.iter().try_for_each(|bound| {
+            let condition = bound.binding.condition.to_string().replace(char::is_control, " ");
+            writeln!(f, "# while {condition}: {}", element_line(bound))
+        })
+    }
 }
 
 /// A binding with the annotations that need it.

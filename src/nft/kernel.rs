@@ -123,6 +123,9 @@ impl Kernel for Nftables {
                     Err(error) => tracing::debug!("nfnetlink: {error}; trying libnftables"),
                 }
             }
+            if part.iter().any(has_vanished) {
+                return Err("the cgroup vanished".to_owned());
+            }
             library.run_json(&json::add(part)).map_err(|complaints| complaint::words(&complaints))
         })
     }
@@ -209,6 +212,10 @@ fn raw_element<'a>(element: &'a Element, kinds: &BTreeMap<&SetRef, SetKind>) -> 
         Key::Everything => RawKey::AllMarks,
     };
     fits.then_some(RawElement { set, key, data: data.as_ref() })
+}
+
+fn has_vanished(element: &Element) -> bool {
+    matches!(&element.key, Key::Cgroup(path) if cgroup_id(path).is_none())
 }
 
 fn cgroup_id(path: &CgroupPath) -> Option<CgroupId> {
