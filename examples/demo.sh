@@ -62,7 +62,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # A machine with a VPN: the other end is a network namespace of its own with a mail server.
-mount -t cgroup2 none "$cgroups" 2>/dev/null || fail "cgroup2 can't be mounted on $cgroups"
+[ "$(stat --file-system --format=%T "$cgroups")" = cgroup2fs ] || mount -t cgroup2 none "$cgroups" ||
+    fail "cgroup2 can't be mounted on $cgroups"
 tidy
 ip link set lo up
 unshare --net sleep infinity &

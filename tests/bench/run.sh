@@ -53,7 +53,7 @@ fi
 # From here on in namespaces of our own.
 work=$2 name=$3 scnpm=$4
 cgroups=/sys/fs/cgroup
-mount -t cgroup2 none "$cgroups"
+[ "$(stat --file-system --format=%T "$cgroups")" = cgroup2fs ] || mount -t cgroup2 none "$cgroups"
 status=0
 
 # A policy: `base FILE` begins one, `annotate FILE CGROUP` adds a rule for a unit.
