@@ -71,7 +71,7 @@ impl Load<'_> {
         for _ in 0..TRIES + self.policy.annotations.len() {
             let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts);
             let present = self.present(&dispatch, &blamed);
-            let removal = self.removal(kernel, &blamed)?;
+            let removal = self.removal(kernel, &dispatch, &blamed)?;
             let mut script = removal.clone();
             script.append(dispatch.script.clone());
             script.append(dispatch::elements(present.keys().copied()));
@@ -111,15 +111,20 @@ impl Load<'_> {
     }
 
     /// What goes before the new dispatch: the old one's end, and the flush.
-    fn removal(&self, kernel: &mut dyn Kernel, blamed: &Blamed) -> Result<Script, LoadError> {
+    fn removal(
+        &self,
+        kernel: &mut dyn Kernel,
+        dispatch: &Dispatch,
+        blamed: &Blamed,
+    ) -> Result<Script, LoadError> {
         let ruleset = kernel.list().map_err(|complaints| LoadError { words: words(&complaints) })?;
         if !self.flush {
-            return Ok(leftovers::removal(&ruleset, &BTreeSet::new()));
+            return Ok(leftovers::removal(&ruleset, &BTreeSet::new(), &dispatch.objects));
         }
         let (chains, _) = dispatch::hosting(self.policy);
         let flushed = chains.iter().map(ToString::to_string).collect();
         let mut script = dispatch::flush(self.policy, &blamed.left_out());
-        script.append(leftovers::removal(&ruleset, &flushed));
+        script.append(leftovers::removal(&ruleset, &flushed, &dispatch.objects));
         Ok(script)
     }
 

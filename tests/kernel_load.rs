@@ -182,7 +182,7 @@ fn every_load_replaces_the_one_before_and_touches_nothing_else() {
         assert!(!other.contains("b.service") && other.contains("@scnpm.out.1"), "{other}");
         load(&mut kernel, "");
         assert_eq!(ruleset(sandbox), before);
-        let removal = leftovers::removal(&kernel.list().unwrap(), &BTreeSet::new());
+        let removal = leftovers::removal(&kernel.list().unwrap(), &BTreeSet::new(), &BTreeSet::new());
         assert_eq!(removal.lines.len(), 0);
     });
 }
@@ -229,7 +229,7 @@ fn no_packet_meets_a_moment_without_policy_during_reloads() {
                     refused.fetch_add(usize::from(!passed), Ordering::Relaxed);
                 }
             });
-            (0..50).for_each(|_| drop(load(&mut kernel, &text)));
+            (0..300).for_each(|_| drop(load(&mut kernel, &text)));
             done.store(true, Ordering::Relaxed);
         });
         assert_eq!(refused.into_inner(), 0, "of {} packets", sent.load(Ordering::Relaxed));

@@ -29,7 +29,7 @@ pub fn run(files: &[PathBuf]) -> Result<ExitCode, Failure> {
         Failure::new(format!("nft: {}", words.join("; ")))
     };
     let ruleset = kernel.list().map_err(words)?;
-    let script = leftovers::removal(&ruleset, &BTreeSet::new());
+    let script = leftovers::removal(&ruleset, &BTreeSet::new(), &BTreeSet::new());
     if !script.lines.is_empty() {
         kernel.run(&script.to_string(), false).map_err(words)?;
     }

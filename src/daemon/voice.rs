@@ -114,11 +114,11 @@ fn status(policy: &Policy, figures: &Figures) -> String {
         figures.first.iter().map(|(source, number)| format!("{source} {number}")).collect();
     let heard =
         if first.is_empty() { String::new() } else { format!("; heard first from {}", first.join(", ")) };
-    let annotations = policy.annotations.len();
-    format!(
-        "{annotations} annotations, {} of {} elements in the kernel{heard}",
-        figures.held, figures.elements
-    )
+    let annotations = match policy.annotations.len() {
+        1 => "1 annotation".to_owned(),
+        number => format!("{number} annotations"),
+    };
+    format!("{annotations}, {} of {} elements in the kernel{heard}", figures.held, figures.elements)
 }
 
 /// When a reload begins, as systemd wants to know it (sd_notify(3), `MONOTONIC_USEC=`).

@@ -9,8 +9,10 @@ use crate::model::PREFIX;
 
 /// The commands that remove every object named `scnpm.*` and every rule of other chains that refers to one, for a ruleset
 /// as libnftables lists it in JSON (libnftables-json(5)). Rules of chains in `flushed` (`FAMILY TABLE CHAIN`) are
-/// left to the flush.
-pub fn removal(ruleset: &Value, flushed: &BTreeSet<String>) -> Script {
+/// left to the flush. Objects in `kept` (`map FAMILY TABLE NAME`) are only emptied, since the same transaction fills
+/// them again: a packet that is on its way through the old rules still finds its element then. In a map that is
+/// deleted it would find nothing as soon as the new generation begins.
+pub fn removal(ruleset: &Value, flushed: &BTreeSet<String>, kept: &BTreeSet<String>) -> Script {
     let objects: Vec<(&str, &Value)> = ruleset["nftables"]
         .as_array()
         .into_iter()
@@ -33,9 +35,12 @@ pub fn removal(ruleset: &Value, flushed: &BTreeSet<String>) -> Script {
         push(format!("delete rule {} handle {}", place(rule, "chain"), rule["handle"]));
     }
     ours("chain").for_each(|(_, chain)| push(format!("flush chain {}", place(chain, "name"))));
-    ours("map").for_each(|(_, map)| push(format!("delete map {}", place(map, "name"))));
-    ours("set").for_each(|(_, set)| push(format!("delete set {}", place(set, "name"))));
-    ours("chain").for_each(|(_, chain)| push(format!("delete chain {}", place(chain, "name"))));
+    for (kind, object) in ours("map").chain(ours("set")) {
+        let object = format!("{kind} {}", place(object, "name"));
+        push(format!("{} {object}", if kept.contains(&object) { "flush" } else { "delete" }));
+    }
+    let chains = ours("chain").map(|(_, chain)| format!("chain {}", place(chain, "name")));
+    chains.filter(|chain| !kept.contains(chain)).for_each(|chain| push(format!("delete {chain}")));
     script
 }
 
@@ -92,7 +97,7 @@ mod tests {
     #[test]
     fn removes_ours_in_an_order_the_kernel_takes_and_nothing_else() {
         assert_eq!(
-            removal(&ruleset(), &BTreeSet::new()).to_string(),
+            removal(&ruleset(), &BTreeSet::new(), &BTreeSet::new()).to_string(),
             "delete rule inet filter out handle 9\n\
              delete rule inet filter out handle 10\n\
              flush chain inet filter scnpm.out.1.a.service\n\
@@ -104,12 +109,23 @@ mod tests {
 
     #[test]
     fn leaves_rules_of_a_flushed_chain_to_the_flush() {
-        let script = removal(&ruleset(), &BTreeSet::from(["inet filter out".to_owned()])).to_string();
+        let script = removal(&ruleset(), &BTreeSet::from(["inet filter out".to_owned()]), &BTreeSet::new())
+            .to_string();
         assert!(!script.contains("delete rule"), "{script}");
     }
 
     #[test]
+    fn empties_what_is_filled_again() {
+        let kept = ["map inet filter scnpm.out.1", "chain inet filter scnpm.out.1.a.service"];
+        let kept = kept.map(str::to_owned).into();
+        let script = removal(&ruleset(), &BTreeSet::new(), &kept).to_string();
+        assert!(script.contains("flush map inet filter scnpm.out.1\n"), "{script}");
+        assert!(script.contains("delete set inet filter scnpm.out.2.active\n"), "{script}");
+        assert!(!script.contains("delete chain") && !script.contains("delete map"), "{script}");
+    }
+
+    #[test]
     fn finds_nothing_in_a_clean_kernel() {
-        assert_eq!(removal(&json!({"nftables": []}), &BTreeSet::new()), Script::default());
+        assert_eq!(removal(&json!({"nftables": []}), &BTreeSet::new(), &BTreeSet::new()), Script::default());
     }
 }

@@ -33,6 +33,8 @@ pub use script::{Line, Script};
 pub struct Dispatch {
     /// Sets, maps, chains and rules, without elements.
     pub script: Script,
+    /// The maps, sets and chains that the script makes, such as `map inet filter scnpm.out.1`.
+    pub objects: BTreeSet<String>,
     /// The elements, and when each is due.
     pub bindings: Vec<Bound>,
     /// Annotations left out because a host name in them has no address.
@@ -281,7 +283,7 @@ impl Compiler<'_> {
         let everyone: Vec<AnnotationId> =
             groups.iter().flat_map(|group| &group.rules).map(|mapped| mapped.rule.id).collect();
         let map = SetRef { table: table.clone(), name: run.clone() };
-        self.command(format!("add map {map} {{ type cgroupsv2 : verdict; }}"), &everyone);
+        self.make(format!("map {map}"), " { type cgroupsv2 : verdict; }", &everyone);
         for group in groups {
             let ids: Vec<AnnotationId> = group.rules.iter().map(|mapped| mapped.rule.id).collect();
             let first = group.rules[0].rule;
@@ -306,7 +308,7 @@ impl Compiler<'_> {
 
     fn called_chain(&mut self, table: &TableRef, name: &str, group: &Group<'_>) {
         let ids: Vec<AnnotationId> = group.rules.iter().map(|mapped| mapped.rule.id).collect();
-        self.command(format!("add chain {table} {name}"), &ids);
+        self.make(format!("chain {table} {name}"), "", &ids);
         for mapped in &group.rules {
             let mut line = Line::new(format!("add rule {table} {name}")).of([mapped.rule.id]);
             line.write_tokens(mapped.rest.iter().copied());
@@ -346,7 +348,7 @@ impl Compiler<'_> {
     fn paths_set(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, cgroup: &CgroupMatch) -> String {
         let name = self.names.of_unit(table, run, &rule.annotation.unit);
         let set = SetRef { table: table.clone(), name: name.clone() };
-        self.command(format!("add set {set} {{ type cgroupsv2; }}"), &[rule.id]);
+        self.make(format!("set {set}"), " { type cgroupsv2; }", &[rule.id]);
         for (path, _) in &cgroup.paths {
             let element = Element { set: set.clone(), key: Key::Cgroup(path.clone()), data: None };
             self.bind(rule.annotation, element, Condition::Cgroup(path.clone()), vec![rule.id]);
@@ -358,7 +360,7 @@ impl Compiler<'_> {
     fn gate(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, gate: Gate) -> String {
         let name = self.names.gate(table, run);
         let set = SetRef { table: table.clone(), name: name.clone() };
-        self.command(format!("add set {set} {{ type mark; flags interval; }}"), &[rule.id]);
+        self.make(format!("set {set}"), " { type mark; flags interval; }", &[rule.id]);
         let paths: BTreeSet<CgroupPath> = rule
             .body
             .iter()
@@ -381,7 +383,10 @@ impl Compiler<'_> {
         name
     }
 
-    fn command(&mut self, text: String, annotations: &[AnnotationId]) {
+    /// Makes a map, set or chain.
+    fn make(&mut self, object: String, specification: &str, annotations: &[AnnotationId]) {
+        let text = format!("add {object}{specification}");
+        self.dispatch.objects.insert(object);
         self.dispatch.script.push(Line::new(text).of(annotations.iter().copied()));
     }
 

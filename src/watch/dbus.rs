@@ -238,10 +238,15 @@ async fn appeared(path: &Path) -> io::Result<()> {
             // Those that don't exist are seen to appear in those that do.
             let _ = inotify.watches().add(directory, mask);
         }
-        if path.exists() {
+        let found = path.exists();
+        if !found {
+            readable.ready().await?;
+        }
+        // Closing it waits for all who look at watches in the kernel, for 20 ms at worst.
+        tokio::task::spawn_blocking(move || drop((readable, inotify)));
+        if found {
             return Ok(());
         }
-        readable.ready().await?;
     }
 }
 
