@@ -1,6 +1,11 @@
 //! What the engine wants done to the kernel's nftables, done; and what became of it.
 
-use std::{collections::BTreeSet, fs, io, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 use crate::{
     engine::{Commit, Outcome},
@@ -43,15 +48,11 @@ pub fn sweep(kernel: &mut dyn Kernel, set: &SetRef, keep: &BTreeSet<CgroupId>) -
 }
 
 fn add(kernel: &mut dyn Kernel, bindings: &[Binding], look: Look<'_>) -> Vec<(Element, Outcome)> {
-    let path = |binding: &Binding| match &binding.element.key {
-        Key::Cgroup(path) => Some(path.clone()),
-        Key::Everything => None,
-    };
-    let before: Vec<Option<CgroupId>> =
-        bindings.iter().map(|binding| path(binding).as_ref().and_then(look)).collect();
-    let is_there = |at: &usize| bindings[*at].element.key == Key::Everything || before[*at].is_some();
-    let wanted: Vec<usize> = (0..bindings.len()).filter(is_there).collect();
-    let elements: Vec<Element> = wanted.iter().map(|at| bindings[*at].element.clone()).collect();
+    let id = |binding: &Binding| path(binding).and_then(look);
+    let before: Vec<Option<CgroupId>> = bindings.iter().map(id).collect();
+    let is_there = |(binding, id): &(&Binding, &Option<CgroupId>)| path(binding).is_none() || id.is_some();
+    let wanted = bindings.iter().zip(&before).filter(is_there);
+    let elements: Vec<Element> = wanted.map(|(binding, _)| binding.element.clone()).collect();
     let failed = match elements.is_empty() {
         true => AddError { added: vec![], vanished: vec![], refused: vec![] },
         false => match kernel.add(&elements) {
@@ -59,15 +60,18 @@ fn add(kernel: &mut dyn Kernel, bindings: &[Binding], look: Look<'_>) -> Vec<(El
             Err(error) => error,
         },
     };
-    let mut outcome = |(at, binding): (usize, &Binding)| {
+    let added: BTreeSet<&Element> = failed.added.iter().collect();
+    let refused: BTreeMap<&Element, &String> =
+        failed.refused.iter().map(|(element, words)| (element, words)).collect();
+    let outcome = |(binding, before): (&Binding, Option<CgroupId>)| {
         let element = &binding.element;
-        let outcome = if failed.added.contains(element) {
-            log::element("added", binding, before[at]);
+        let outcome = if added.contains(element) {
+            log::element("added", binding, before);
             match path(binding) {
-                Some(path) => Outcome::Added { before: before[at], after: look(&path) },
+                Some(path) => Outcome::Added { before, after: look(path) },
                 None => Outcome::Opened,
             }
-        } else if let Some((_, words)) = failed.refused.iter().find(|(refused, _)| refused == element) {
+        } else if let Some(words) = refused.get(element) {
             if element.set.is_ours() && is_gone(kernel, &element.set) {
                 return (element.clone(), Outcome::Failed);
             }
@@ -78,7 +82,15 @@ fn add(kernel: &mut dyn Kernel, bindings: &[Binding], look: Look<'_>) -> Vec<(El
         };
         (element.clone(), outcome)
     };
-    bindings.iter().enumerate().map(&mut outcome).collect()
+    bindings.iter().zip(before).map(outcome).collect()
+}
+
+/// The cgroup that a binding's element is found by; a gate's has none.
+fn path(binding: &Binding) -> Option<&CgroupPath> {
+    match &binding.element.key {
+        Key::Cgroup(path) => Some(path),
+        Key::Everything => None,
+    }
 }
 
 /// Whether somebody took a set away. The news of it leads to a load, which puts everything back.

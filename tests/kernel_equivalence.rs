@@ -6,14 +6,12 @@
 
 mod common;
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    net::UdpSocket,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, io, net::UdpSocket, path::Path};
 
-use common::sandbox::{self, Sandbox};
+use common::{
+    policy,
+    sandbox::{self, Sandbox},
+};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestCaseError, TestRunner},
@@ -23,7 +21,7 @@ use scnpm::{
     load::Load,
     model::CgroupPath,
     nft::{Kernel, Nftables},
-    policy::{Policy, files::Files, hosts::Hosts, parse},
+    policy::hosts::Hosts,
     watch::cgroups::look,
 };
 
@@ -213,7 +211,7 @@ impl<'a> Machine<'a> {
         let context = || format!("policy:\n{annotations}");
         let base = ["plain", "compiled"].map(|table| base(table, &plain)).concat();
         run(&mut kernel, &format!("flush ruleset\n{base}"))?;
-        let policy = policy(&annotations);
+        let policy = policy::of(&annotations);
         prop_assert_eq!(policy.annotations.len(), rules.len());
         let hosts = Hosts::new();
         let load = Load {
@@ -330,17 +328,4 @@ fn counters(sandbox: &Sandbox, table: &str) -> Vec<(String, u64)> {
 
 fn join(cgroup: &Path) {
     fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
-}
-
-fn policy(text: &str) -> Policy {
-    struct Text<'a>(&'a str);
-    impl Files for Text<'_> {
-        fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
-            Ok(self.0.as_bytes().to_vec())
-        }
-        fn glob(&self, _: &str) -> Vec<PathBuf> {
-            vec![]
-        }
-    }
-    parse::read(&Text(text), &[Path::new("nftables.conf")]).unwrap()
 }

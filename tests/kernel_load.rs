@@ -4,9 +4,9 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     net::UdpSocket,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
@@ -18,7 +18,7 @@ use scnpm::{
     load::{Load, LoadError, Loaded},
     model::{CgroupPath, UnitName},
     nft::{Kernel, Nftables},
-    policy::{Policy, files::Files, hosts::Hosts, parse},
+    policy::{Policy, hosts::Hosts},
     watch::cgroups::look,
 };
 
@@ -42,16 +42,7 @@ table inet filter {
 ";
 
 fn policy(text: &str) -> Policy {
-    struct Text<'a>(&'a str);
-    impl Files for Text<'_> {
-        fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
-            Ok(self.0.as_bytes().to_vec())
-        }
-        fn glob(&self, _: &str) -> Vec<PathBuf> {
-            vec![]
-        }
-    }
-    let policy = parse::read(&Text(text), &[Path::new("nftables.conf")]).unwrap();
+    let policy = common::policy::of(text);
     assert!(policy.mistakes.is_empty(), "{}", policy.mistakes[0].render(&policy.sources, false));
     policy
 }

@@ -88,6 +88,14 @@ fn matches_cgroup(statement: &Statement) -> bool {
     }
 }
 
+fn interest(policy: &Policy) -> Interest {
+    let (chains, sets) = dispatch::hosting(policy);
+    let mut interest = Interest::default();
+    chains.into_iter().for_each(|chain| interest.chain(chain));
+    sets.into_iter().for_each(|set| interest.set(set));
+    interest
+}
+
 fn failed_load(error: &LoadError) -> Failure {
     Failure::new(format!("nft refuses the policy: {}", error.words.join("; ")))
 }
@@ -107,6 +115,8 @@ struct Daemon {
     hosts: Hosts,
     kernel: Nftables,
     engine: Engine,
+    /// What of the ruleset the policy needs.
+    interest: Interest,
     started: Instant,
     voice: Voice,
     bus_is_lost: bool,
@@ -127,6 +137,7 @@ impl Daemon {
             policy: Rc::new(policy),
             hosts: Hosts::new(),
             kernel,
+            interest: Interest::default(),
             started: Instant::now(),
             voice: Voice::default(),
             bus_is_lost: false,
@@ -264,24 +275,16 @@ impl Daemon {
     }
 
     fn ruleset_changed(&mut self, sources: &mut Sources) {
-        let interest = self.interest();
+        let interest = &self.interest;
         let mut touched = false;
         let _ = sources.ruleset.read(|| {
-            touched = sources.monitor.drain(&interest)?.touched;
+            touched = sources.monitor.drain(interest)?.touched;
             io::Result::<()>::Err(io::ErrorKind::WouldBlock.into())
         });
         if touched {
             tracing::info!("somebody changed the ruleset that the policy is in; loading it again");
             self.tell(Event::RulesetChanged);
         }
-    }
-
-    fn interest(&self) -> Interest {
-        let (chains, sets) = dispatch::hosting(&self.policy);
-        let mut interest = Interest::default();
-        chains.into_iter().for_each(|chain| interest.chain(chain));
-        sets.into_iter().for_each(|set| interest.set(set));
-        interest
     }
 
     fn answered(&mut self, answer: Answer) {
@@ -342,8 +345,8 @@ impl Daemon {
             Refusals::Expected => self.voice.refused_for_now(&loaded.mistakes, &policy),
         }
         self.policy = policy;
-        let interest = self.interest();
-        let change = sources.monitor.discard(&interest).unwrap_or_default();
+        self.interest = interest(&self.policy);
+        let change = sources.monitor.discard(&self.interest).unwrap_or_default();
         if change.touched || change.overflow && self.is_gone(&loaded.bindings) {
             self.tell(Event::RulesetChanged);
         }

@@ -21,7 +21,7 @@ const STATUS_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct Voice {
     refused: Vec<Mistake>,
     unresolved: Vec<Mistake>,
-    status: String,
+    told: Figures,
     status_due: Option<Instant>,
 }
 
@@ -73,23 +73,23 @@ impl Voice {
 
     /// Tells systemd that the policy is in force.
     pub(super) fn ready(&mut self, policy: &Policy, figures: &Figures) {
-        self.status = status(policy, figures);
+        let status = status(policy, figures);
+        self.told = figures.clone();
         self.status_due = None;
-        notify(&[NotifyState::Ready, NotifyState::Status(&self.status)]);
-        tracing::info!("{}", self.status);
+        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        tracing::info!("{status}");
     }
 
     /// Tells systemd how things stand, soon after they changed.
     pub(super) fn status(&mut self, policy: &Policy, figures: &Figures) {
-        let status = status(policy, figures);
-        if status == self.status {
+        if *figures == self.told {
             self.status_due = None;
             return;
         }
         let due = *self.status_due.get_or_insert_with(|| Instant::now() + STATUS_PAUSE);
         if due <= Instant::now() {
-            notify(&[NotifyState::Status(&status)]);
-            self.status = status;
+            notify(&[NotifyState::Status(&status(policy, figures))]);
+            self.told = figures.clone();
             self.status_due = None;
         }
     }

@@ -289,7 +289,7 @@ impl Engine {
 
     /// What the kernel holds of a user's own set, whether or not the new policy speaks of it.
     fn inherit(&mut self, old: Slot) {
-        if old.is_forgotten() || old.held.is_empty() {
+        if old.held.is_empty() {
             return;
         }
         let index = self.slot(&old.binding);

@@ -117,9 +117,4 @@ impl Slot {
     pub(super) fn is_held(&self) -> bool {
         self.open || !self.held.is_empty()
     }
-
-    /// Whether neither the policy nor the kernel knows it any more.
-    pub(super) fn is_forgotten(&self) -> bool {
-        self.conditions.is_empty() && self.held.is_empty() && !self.open && !self.busy
-    }
 }

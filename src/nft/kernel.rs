@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::unix::fs::MetadataExt,
 };
 
 use super::{
@@ -14,6 +13,7 @@ use super::{
     probe::{Missing, no_nf_tables},
 };
 use crate::model::{CgroupId, CgroupPath, Data, Element, Key, PREFIX, SetRef};
+use crate::watch::cgroups::look;
 
 /// What nft says of a script, with its place in the script where it names one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Kernel for Nftables {
 
     fn add(&mut self, elements: &[Element]) -> Result<(), AddError> {
         let Self { library, netlink } = self;
-        add_what_can_be(elements, &|path| cgroup_id(path).is_some(), &mut |part| {
+        add_what_can_be(elements, &|path| look(path).is_some(), &mut |part| {
             if let Some(raw) = raw(part, netlink) {
                 match netlink.add(&raw) {
                     Ok(()) => return Ok(()),
@@ -208,19 +208,14 @@ fn raw_element<'a>(element: &'a Element, kinds: &BTreeMap<&SetRef, SetKind>) -> 
         (Key::Everything, _) => false,
     };
     let key = match key {
-        Key::Cgroup(path) => RawKey::Cgroup(cgroup_id(path)?),
+        Key::Cgroup(path) => RawKey::Cgroup(look(path)?),
         Key::Everything => RawKey::AllMarks,
     };
     fits.then_some(RawElement { set, key, data: data.as_ref() })
 }
 
 fn has_vanished(element: &Element) -> bool {
-    matches!(&element.key, Key::Cgroup(path) if cgroup_id(path).is_none())
-}
-
-fn cgroup_id(path: &CgroupPath) -> Option<CgroupId> {
-    let metadata = std::fs::metadata(path.directory()).ok()?;
-    metadata.is_dir().then(|| CgroupId(metadata.ino()))
+    matches!(&element.key, Key::Cgroup(path) if look(path).is_none())
 }
 
 #[cfg(test)]

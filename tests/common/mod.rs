@@ -3,4 +3,5 @@
 // Each test program uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod policy;
 pub mod sandbox;
