@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod dispatch;
 pub mod effects;
 pub mod engine;
+pub mod lint;
 pub mod load;
 pub mod log;
 pub mod model;

@@ -10,7 +10,7 @@ use crate::{
     engine::Outcome,
     model::{Binding, CgroupId, CgroupPath, Data, Element, Key, UnitName},
     nft::{Complaint, Kernel},
-    policy::{Annotation, AnnotationId, Mistake, Policy, Span, Statement, hosts::Hosts},
+    policy::{Annotation, AnnotationId, Code, Mistake, Policy, Span, Statement, hosts::Hosts},
 };
 
 /// How often a load is tried again because the machine changed under it.
@@ -276,7 +276,7 @@ impl Blamed {
     fn mistakes(self, policy: &Policy) -> Vec<Mistake> {
         let mistake = |(id, (place, words)): (AnnotationId, (Option<Span>, String))| {
             let span = place.unwrap_or_else(|| subject(policy.annotation(id)));
-            Mistake::error(span, format!("nft refuses this annotation: {words}"))
+            Mistake::new(Code::Refused, span, format!("nft refuses this annotation: {words}"))
         };
         let mut mistakes: Vec<Mistake> = self.refused.into_iter().map(mistake).collect();
         mistakes.dedup();

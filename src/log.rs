@@ -53,9 +53,9 @@ pub fn mistake(mistake: &Mistake, policy: &Policy) {
         return;
     }
     let location = sources.location(mistake.span);
-    let unit = policy.unit_at(mistake.span).map_or("", |unit| unit.0.as_str());
+    let unit = policy.annotation_at(mistake.span).map_or("", |annotation| annotation.unit.0.as_str());
     let short = mistake.short(sources);
-    match mistake.severity {
+    match mistake.severity() {
         Severity::Error => {
             tracing::error!(unit, rule_file = %location.file, rule_line = location.line, "{short}");
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Text to policy, policy to dispatch, events to actions.
-const PURE: [&str; 4] = ["model.rs", "policy", "dispatch", "engine"];
+const PURE: [&str; 5] = ["model.rs", "policy", "lint", "dispatch", "engine"];
 
 /// Rooms that touch the machine, the clock or the user.
 const IMPURE: [&str; 8] = ["nft", "watch", "effects", "load", "daemon", "commands", "cli", "log"];

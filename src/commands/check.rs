@@ -12,7 +12,7 @@ use crate::{
     cli::Check,
     load, log,
     policy::{
-        Mistake, Policy, Severity,
+        Code, Mistake, Policy, Severity,
         files::Disk,
         hosts::{self, Hosts},
         parse,
@@ -35,7 +35,7 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
                 unresolved.iter().find(|(host, _)| *host == name.host).map_or("", |(_, why)| why.as_str());
             let message = format!("the host name `{}` cannot be resolved here: {why}", name.host.name);
             let help = "the annotation is left out until it can be; the daemon tries again and again";
-            mistakes.push(Mistake::warning(name.span, message).help(help));
+            mistakes.push(Mistake::new(Code::Unresolved, name.span, message).help(help));
         }
     }
     mistakes.sort_by_key(|mistake| mistake.span);
@@ -49,7 +49,7 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
     if policy.annotations.is_empty() && mistakes.is_empty() && std::io::stderr().is_terminal() {
         eprintln!("scnpm: no annotation in these files");
     }
-    let failed = mistakes.iter().any(|mistake| mistake.severity == Severity::Error);
+    let failed = mistakes.iter().any(|mistake| mistake.severity() == Severity::Error);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

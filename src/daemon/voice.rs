@@ -8,7 +8,7 @@ use crate::{
     engine::Figures,
     log,
     policy::{
-        Mistake, Policy, Statement,
+        Code, Mistake, Policy, Statement,
         hosts::{self, HostName, Hosts},
     },
 };
@@ -65,7 +65,7 @@ impl Voice {
             for name in unresolved.into_iter().filter(|name| name.host == *host) {
                 let message =
                     format!("the host name `{}` cannot be resolved, will be tried again: {why}", host.name);
-                mistakes.push(Mistake::error(name.span, message));
+                mistakes.push(Mistake::new(Code::Unresolved, name.span, message));
             }
         }
         say_new(&mistakes, &mut self.unresolved, policy);

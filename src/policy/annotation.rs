@@ -1,8 +1,11 @@
 //! What a policy is made of.
 
+use std::collections::BTreeSet;
+
 use super::{
+    code::Code,
     mistake::Mistake,
-    text::{SourceMap, Span},
+    text::{FileId, SourceMap, Span},
     token::Token,
 };
 use crate::model::{CgroupPath, ChainRef, Data, SetRef, UnitName};
@@ -22,6 +25,19 @@ pub struct Policy {
     pub defines: Vec<Define>,
     /// What is wrong, in the order of the files.
     pub mistakes: Vec<Mistake>,
+    /// What may be done without a warning.
+    pub allows: Vec<Allow>,
+}
+
+/// `# scnpm: allow(…)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allow {
+    /// The file.
+    pub file: FileId,
+    /// The line that may do it (from 1); the whole of an annotation that begins there.
+    pub line: usize,
+    /// What.
+    pub codes: BTreeSet<Code>,
 }
 
 impl Policy {
@@ -30,11 +46,20 @@ impl Policy {
         &self.annotations[id.0]
     }
 
-    /// The unit of the annotation that a place is in.
-    pub fn unit_at(&self, place: Span) -> Option<&UnitName> {
+    /// The annotation that a place is in.
+    pub fn annotation_at(&self, place: Span) -> Option<&Annotation> {
         let holds =
-            |span: Span| span.file == place.file && span.start <= place.start && place.start < span.end;
-        self.annotations.iter().find(|annotation| holds(annotation.span)).map(|annotation| &annotation.unit)
+            |span: Span| span.file == place.file && span.start <= place.start && place.start <= span.end;
+        self.annotations.iter().find(|annotation| holds(annotation.span))
+    }
+
+    /// Whether a comment above the line or annotation of a warning says that it is meant so.
+    pub fn allows(&self, mistake: &Mistake) -> bool {
+        let begin = self.annotation_at(mistake.span).map_or(mistake.span, |annotation| annotation.unit_span);
+        let line = self.sources.line_column(begin).0;
+        self.allows.iter().any(|allow| {
+            allow.file == begin.file && allow.line == line && allow.codes.contains(&mistake.code)
+        })
     }
 
     /// All annotations with their ids.
@@ -116,6 +141,8 @@ pub enum Part {
 pub struct CgroupMatch {
     /// The level.
     pub level: u32,
+    /// Where it stands.
+    pub level_span: Span,
     /// Whether it is `!=`.
     pub negated: bool,
     /// The paths, each once, in order, with their places (inside the quotes, if any).

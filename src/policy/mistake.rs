@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 
-use super::text::{SourceMap, Span};
+use super::{
+    code::Code,
+    text::{SourceMap, Span},
+};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,63 +21,112 @@ pub enum Severity {
 /// Something wrong in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// How bad it is.
-    pub severity: Severity,
+    /// What kind.
+    pub code: Code,
     /// What is wrong, in one line that starts small and has no full stop.
     pub message: String,
     /// Where.
     pub span: Span,
-    /// What to write instead.
+    /// What to do.
     pub help: Option<String>,
+    /// What to write instead.
+    pub fix: Option<Box<Fix>>,
+}
+
+/// A change of the text that mends a mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fix {
+    /// What to replace; what is empty is a place to write at.
+    pub span: Span,
+    /// What to write there.
+    pub text: String,
 }
 
 impl Mistake {
-    /// An error.
-    pub fn error(span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), span, help: None }
+    /// A mistake without help.
+    pub fn new(code: Code, span: Span, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), span, help: None, fix: None }
     }
 
-    /// A warning.
-    pub fn warning(span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, message: message.into(), span, help: None }
-    }
-
-    /// With what to write instead.
+    /// With what to do.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// As rustc prints it: message, `--> file:line:column`, the line and a caret.
+    /// With what to write instead.
+    #[must_use]
+    pub fn fix(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.fix = Some(Box::new(Fix { span, text: text.into() }));
+        self
+    }
+
+    /// How bad it is.
+    pub fn severity(&self) -> Severity {
+        self.code.severity()
+    }
+
+    /// As rustc prints it: message, `--> file:line:column`, the line and a caret, and the help with the line that
+    /// would be right.
     pub fn render(&self, sources: &SourceMap, colour: bool) -> String {
-        let file = sources.file(self.span.file);
-        let text = file.text.as_str();
-        let first = text[..self.span.start].rfind('\n').map_or(0, |at| at + 1);
-        let last = text[self.span.end..].find('\n').map_or(text.len(), |at| self.span.end + at);
-        let level = match self.severity {
+        let level = match self.severity() {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let shown = text[first..last].trim_end_matches('\r');
-        let [start, end] = [self.span.start, self.span.end].map(|at| (at - first).min(shown.len()));
-        let snippet = Snippet::source(shown)
-            .line_start(sources.line_column(self.span).0)
-            .path(file.path.as_str())
-            .annotation(AnnotationKind::Primary.span(start..end));
-        let mut report = level.primary_title(self.message.as_str()).element(snippet);
-        if let Some(help) = &self.help {
-            report = report.element(Level::HELP.message(help.as_str()));
+        let shown = Shown::new(sources, self.span);
+        let snippet = Snippet::source(shown.text)
+            .line_start(shown.line)
+            .path(sources.file(self.span.file).path.as_str())
+            .annotation(AnnotationKind::Primary.span(shown.range(self.span)));
+        let mut title = level.primary_title(&*self.message).id(self.code.as_str()).element(snippet);
+        if let (Some(help), None) = (&self.help, &self.fix) {
+            title = title.element(Level::HELP.message(help.as_str()));
         }
+        let fix = self.fix.as_ref().map(|fix| render_fix(sources, self.help.as_deref(), fix));
+        let report: Vec<Group<'_>> = std::iter::once(title).chain(fix).collect();
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-        renderer.render(&[report]).to_string()
+        renderer.render(&report).to_string()
     }
 
     /// In one line: `file:line:column: error: message`.
     pub fn short(&self, sources: &SourceMap) -> String {
         let (line, column) = sources.line_column(self.span);
         let path = &sources.file(self.span.file).path;
-        format!("{path}:{line}:{column}: {}: {}", self.severity, self.message)
+        format!("{path}:{line}:{column}: {}[{}]: {}", self.severity(), self.code, self.message)
+    }
+}
+
+fn render_fix<'a>(sources: &'a SourceMap, help: Option<&'a str>, fix: &'a Fix) -> Group<'a> {
+    let shown = Shown::new(sources, fix.span);
+    let snippet = Snippet::source(shown.text)
+        .line_start(shown.line)
+        .path(sources.file(fix.span.file).path.as_str())
+        .patch(Patch::new(shown.range(fix.span), &*fix.text));
+    Level::HELP.secondary_title(help.unwrap_or("write")).element(snippet)
+}
+
+/// The lines that a span is in.
+struct Shown<'a> {
+    text: &'a str,
+    /// The number of the first one.
+    line: usize,
+    /// Its first byte in the file.
+    start: usize,
+}
+
+impl<'a> Shown<'a> {
+    fn new(sources: &'a SourceMap, span: Span) -> Self {
+        let text = sources.file(span.file).text.as_str();
+        let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+        let end = text[span.end..].find('\n').map_or(text.len(), |at| span.end + at);
+        let line = sources.line_column(span).0;
+        Self { text: text[start..end].trim_end_matches('\r'), line, start }
+    }
+
+    fn range(&self, span: Span) -> std::ops::Range<usize> {
+        let [start, end] = [span.start, span.end].map(|at| (at - self.start).min(self.text.len()));
+        start..end
     }
 }
 
@@ -88,7 +140,7 @@ impl fmt::Display for Severity {
 }
 
 /// A piece of a file's text for a message: in backticks, in one line, not too long.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
     let mut short: String = text
         .chars()
@@ -109,7 +161,8 @@ mod tests {
         let mut sources = SourceMap::default();
         let file = sources.add("nftables.conf", "one\ntwo\r\n# ä.service :: add rule \"\"\n");
         let start = sources.file(file).text.find('"').unwrap();
-        let mistake = Mistake::error(Span { file, start, end: start + 2 }, "the cgroup's path is empty");
+        let mistake =
+            Mistake::new(Code::Path, Span { file, start, end: start + 2 }, "the cgroup's path is empty");
         (sources, mistake.help("write a path such as \"system.slice/postfix.service\""))
     }
 
@@ -118,7 +171,7 @@ mod tests {
         let (sources, mistake) = example();
         assert_eq!(
             mistake.render(&sources, false),
-            "error: the cgroup's path is empty
+            "error[E005]: the cgroup's path is empty
  --> nftables.conf:3:25
   |
 3 | # ä.service :: add rule \"\"
@@ -138,7 +191,7 @@ mod tests {
     #[test]
     fn short_form_is_one_line() {
         let (sources, mistake) = example();
-        assert_eq!(mistake.short(&sources), "nftables.conf:3:25: error: the cgroup's path is empty");
+        assert_eq!(mistake.short(&sources), "nftables.conf:3:25: error[E005]: the cgroup's path is empty");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Pure but for [`files::Files`], through which it reads. Good annotations survive bad neighbours.
 
 pub mod annotation;
+pub mod code;
 pub mod files;
 pub mod hosts;
 pub mod mistake;
@@ -11,9 +12,10 @@ pub mod text;
 pub mod token;
 
 pub use annotation::{
-    Annotation, AnnotationId, CgroupMatch, Define, ElementStatement, Part, Placement, Policy, RuleStatement,
-    Statement,
+    Allow, Annotation, AnnotationId, CgroupMatch, Define, ElementStatement, Part, Placement, Policy,
+    RuleStatement, Statement,
 };
-pub use mistake::{Mistake, Severity};
+pub use code::Code;
+pub use mistake::{Fix, Mistake, Severity};
 pub use text::{FileId, SourceMap, Span};
 pub use token::{Token, TokenKind};

@@ -12,9 +12,14 @@ use std::{
 
 use nix::errno::Errno;
 
-use self::{base::Statement, comments::Comment, variables::Variables};
+use self::{
+    base::Statement,
+    comments::{Comment, Found},
+    variables::Variables,
+};
 use super::{
     annotation::{Annotation, Policy},
+    code::Code,
     files::Files,
     mistake::{Mistake, Severity, quoted},
     text::{FileId, Span},
@@ -98,7 +103,7 @@ struct Reader<'a> {
 /// What the reader comes across, in nft's order.
 enum Step {
     Base(Statement, Span),
-    Annotation(Comment),
+    Comment(Found),
 }
 
 impl Reader<'_> {
@@ -113,8 +118,8 @@ impl Reader<'_> {
         for step in self.steps(id) {
             match step {
                 Step::Base(statement, span) => self.base(statement, span, known.is_none()),
-                Step::Annotation(comment) if known.is_none() => self.annotation(comment),
-                Step::Annotation(_) => {}
+                Step::Comment(found) if known.is_none() => self.comment(found),
+                Step::Comment(_) => {}
             }
         }
         self.open.pop();
@@ -125,9 +130,7 @@ impl Reader<'_> {
         let mut whole = Joined::new(id);
         whole.push(text, 0);
         let base = base::find(&whole).into_iter().map(|(found, span)| (span.start, Step::Base(found, span)));
-        let comments = comments::find(id, text)
-            .into_iter()
-            .map(|comment| (comment.unit_span.start, Step::Annotation(comment)));
+        let comments = comments::find(id, text).into_iter().map(|(at, found)| (at, Step::Comment(found)));
         let mut steps: Vec<(usize, Step)> = base.chain(comments).collect();
         steps.sort_by_key(|step| step.0);
         steps.into_iter().map(|step| step.1).collect()
@@ -152,7 +155,7 @@ impl Reader<'_> {
                 // nft refuses the file; the annotations that use the variable fail by themselves.
                 Err(mistakes) => mistakes
                     .into_iter()
-                    .map(|mistake| Mistake { severity: Severity::Warning, ..mistake })
+                    .map(|mistake| Mistake { code: Code::BaseVariable, ..mistake })
                     .collect(),
             },
             Statement::Undefine(name) => {
@@ -169,10 +172,21 @@ impl Reader<'_> {
         }
     }
 
+    fn comment(&mut self, found: Found) {
+        match found {
+            Found::Annotation(comment) => self.annotation(comment),
+            Found::NearMiss(mistake) => self.policy.mistakes.push(mistake),
+            Found::Allow(allow, mut mistakes) => {
+                self.policy.allows.push(allow);
+                self.policy.mistakes.append(&mut mistakes);
+            }
+        }
+    }
+
     fn annotation(&mut self, comment: Comment) {
         let Comment { unit, unit_span, statement, mut mistakes } = comment;
         let read = statement::read(&statement, &self.variables, &mut mistakes);
-        let is_good = mistakes.iter().all(|mistake| mistake.severity != Severity::Error);
+        let is_good = mistakes.iter().all(|mistake| mistake.severity() != Severity::Error);
         self.policy.mistakes.append(&mut mistakes);
         if let (Some((statement, last)), true) = (read, is_good) {
             self.policy.annotations.push(Annotation {
@@ -187,7 +201,8 @@ impl Reader<'_> {
     /// Follows an include to the first place where something is.
     fn include(&mut self, name: &str, span: Span) -> Result<(), Mistake> {
         if self.open.len() >= MAX_DEPTH {
-            return Err(Mistake::warning(
+            return Err(Mistake::new(
+                Code::Include,
                 span,
                 format!("files include each other more than {MAX_DEPTH} deep"),
             )
@@ -226,11 +241,15 @@ impl Reader<'_> {
     fn included(&mut self, path: &Path, bytes: &[u8], span: Span) -> Result<(), Mistake> {
         if self.open.contains(&self.files.identity(path)) {
             let path = quoted(&path.to_string_lossy());
-            return Err(Mistake::warning(span, format!("{path} includes itself here"))
+            return Err(Mistake::new(Code::Include, span, format!("{path} includes itself here"))
                 .help("leave this include out: nft refuses such files"));
         }
         if self.readings >= MAX_READINGS {
-            return Err(Mistake::warning(span, format!("more than {MAX_READINGS} files are included")));
+            return Err(Mistake::new(
+                Code::Include,
+                span,
+                format!("more than {MAX_READINGS} files are included"),
+            ));
         }
         self.file(path, bytes);
         Ok(())
@@ -271,7 +290,7 @@ fn unreadable(path: &str, error: &io::Error, span: Span) -> Mistake {
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => error.to_string(),
     };
-    Mistake::warning(span, format!("{} cannot be included: {reason}", quoted(path)))
+    Mistake::new(Code::Include, span, format!("{} cannot be included: {reason}", quoted(path)))
         .help("nft refuses the file for this; the rest of it is used here")
 }
 

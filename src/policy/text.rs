@@ -31,6 +31,15 @@ pub struct SourceFile {
     pub path: String,
     /// Its text; bytes that are not UTF-8 are replaced.
     pub text: String,
+    /// Where its lines begin.
+    lines: Vec<usize>,
+}
+
+impl SourceFile {
+    /// The first byte of a line (from 1), if there is one.
+    pub fn line_start(&self, line: usize) -> Option<usize> {
+        self.lines.get(line.checked_sub(1)?).copied()
+    }
 }
 
 /// All files of a policy.
@@ -43,7 +52,9 @@ pub struct SourceMap {
 impl SourceMap {
     /// Keeps a file.
     pub fn add(&mut self, path: impl Into<String>, text: impl Into<String>) -> FileId {
-        self.files.push(SourceFile { path: path.into(), text: text.into() });
+        let text = text.into();
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        self.files.push(SourceFile { path: path.into(), text, lines });
         FileId(self.files.len() - 1)
     }
 
@@ -59,8 +70,9 @@ impl SourceMap {
 
     /// The line (from 1) and column (from 1, in characters) that a span begins at.
     pub fn line_column(&self, span: Span) -> (usize, usize) {
-        let before = &self.file(span.file).text[..span.start];
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        let file = self.file(span.file);
+        let line = file.lines.partition_point(|start| *start <= span.start);
+        let start = file.lines[line - 1];
+        (line, file.text[start..span.start].chars().count() + 1)
     }
 }

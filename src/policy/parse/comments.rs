@@ -3,6 +3,8 @@
 use crate::{
     model::Family,
     policy::{
+        annotation::Allow,
+        code::Code,
         mistake::{Mistake, quoted},
         text::{FileId, Span},
         token::Joined,
@@ -22,22 +24,39 @@ pub(super) struct Comment {
     pub(super) mistakes: Vec<Mistake>,
 }
 
-/// The annotations of a file, in order.
-pub(super) fn find(file: FileId, text: &str) -> Vec<Comment> {
+/// A comment that says something to us.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// An annotation.
+    Annotation(Comment),
+    /// What would be one, but for a slip.
+    NearMiss(Mistake),
+    /// `scnpm: allow(…)`, and what is wrong with it.
+    Allow(Allow, Vec<Mistake>),
+}
+
+/// The comments of a file that say something to us, in order, each with the byte that it begins at.
+pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Found)> {
     let lines = Lines::new(file, text);
     let mut found = Vec::new();
     let mut at = 0;
     while at < lines.lines.len() {
         match lines.annotation(at) {
             Some((comment, next)) => {
-                found.push(comment);
+                found.push((comment.unit_span.start, Found::Annotation(comment)));
                 at = next;
             }
-            None => at += 1,
+            None => {
+                found.extend(lines.other(at));
+                at += 1;
+            }
         }
     }
     found
 }
+
+mod allow;
+mod near_miss;
 
 /// The types of units, as systemd.unit(5) lists them.
 const UNIT_TYPES: [&str; 11] = [
@@ -221,7 +240,8 @@ impl<'a> Lines<'a> {
         };
         if !is_unit {
             comment.mistakes.push(
-                Mistake::warning(
+                Mistake::new(
+                    Code::UnitType,
                     unit_span,
                     format!("{} is no type of a unit", quoted(&format!(".{suffix}"))),
                 )
@@ -231,6 +251,25 @@ impl<'a> Lines<'a> {
         comment.statement.push(head.rest, head.rest_at);
         let next = self.join(first, &mut comment);
         Some((comment, next))
+    }
+
+    /// What else a comment may say.
+    fn other(&self, at: usize) -> Option<(usize, Found)> {
+        let (content, start) = self.lines[at].comment?;
+        let found = match allow::read(content, start, self.file) {
+            Some((codes, mistakes)) => {
+                let line = self.after_allows(at) + 1;
+                Found::Allow(Allow { file: self.file, line, codes }, mistakes)
+            }
+            None => Found::NearMiss(near_miss::read(content, start, self.file)?),
+        };
+        Some((start, found))
+    }
+
+    /// The first line after this one that is no `allow` itself.
+    fn after_allows(&self, at: usize) -> usize {
+        let is_allow = |line: &&Line<'_>| line.comment.is_some_and(|(content, _)| allow::is(content));
+        at + 1 + self.lines[at + 1..].iter().take_while(is_allow).count()
     }
 
     fn is_statement(&self, first: usize, head: &Head<'_>, is_unit: bool) -> bool {
@@ -269,7 +308,9 @@ impl<'a> Lines<'a> {
             let span = self.span(backslash, 1);
             if self.lines[at].trailing > 0 {
                 comment.mistakes.push(
-                    Mistake::warning(span, "blanks follow this `\\`").help("end the line with the `\\`"),
+                    Mistake::new(Code::BlankAfterBackslash, span, "blanks follow this `\\`")
+                        .help("end the line with the `\\`")
+                        .fix(self.span(backslash + 1, self.lines[at].trailing), ""),
                 );
             }
             at += 1;
@@ -287,7 +328,7 @@ impl<'a> Lines<'a> {
                 },
             };
             comment.mistakes.push(
-                Mistake::error(span, problem)
+                Mistake::new(Code::Continuation, span, problem)
                     .help("continue the statement in the next line behind a `#`, or leave the `\\` out"),
             );
             return at;
@@ -304,12 +345,19 @@ impl<'a> Lines<'a> {
 mod tests {
     use super::*;
 
+    fn annotations(text: &str) -> impl Iterator<Item = Comment> {
+        find(FileId(0), text).into_iter().filter_map(|(_, found)| match found {
+            Found::Annotation(comment) => Some(comment),
+            _ => None,
+        })
+    }
+
     fn statements(text: &str) -> Vec<String> {
-        find(FileId(0), text).into_iter().map(|c| format!("{} :: {}", c.unit, c.statement.text())).collect()
+        annotations(text).map(|c| format!("{} :: {}", c.unit, c.statement.text())).collect()
     }
 
     fn mistakes(text: &str) -> Vec<String> {
-        find(FileId(0), text).into_iter().flat_map(|c| c.mistakes).map(|m| m.message).collect()
+        annotations(text).flat_map(|c| c.mistakes).map(|m| m.message).collect()
     }
 
     #[test]

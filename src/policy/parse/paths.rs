@@ -4,6 +4,7 @@ use super::variables::Variables;
 use crate::{
     model::{CGROUP_ROOT, CgroupPath},
     policy::{
+        code::Code,
         mistake::{Mistake, quoted},
         text::Span,
         token::{Token, TokenKind},
@@ -33,31 +34,34 @@ pub(super) fn list(variables: &Variables, tokens: &[Token], at: usize) -> Option
 pub(super) fn check(written: &Written, mistakes: &mut Vec<Mistake>) -> Option<CgroupPath> {
     const EXAMPLE: &str = "write a path such as \"system.slice/postfix.service\"";
     if written.text.contains('\0') {
-        mistakes.push(Mistake::error(written.span, "a NUL in a cgroup's path").help(EXAMPLE));
+        mistakes.push(Mistake::new(Code::Path, written.span, "a NUL in a cgroup's path").help(EXAMPLE));
         return None;
     }
     match written.text.parse::<CgroupPath>() {
         Ok(path) => {
-            if path
-                .directory()
-                .strip_prefix(CGROUP_ROOT)
-                .is_ok_and(|path| path.starts_with(&CGROUP_ROOT[1..]))
-            {
+            if let Some(rest) = below_mount(&path) {
                 mistakes.push(
-                    Mistake::warning(
+                    Mistake::new(
+                        Code::MountPrefix,
                         written.span,
                         format!("{} is looked for below {CGROUP_ROOT}", quoted(path.as_str())),
                     )
-                    .help(format!("leave out {CGROUP_ROOT}")),
+                    .help(format!("leave out {CGROUP_ROOT}"))
+                    .fix(written.span, rest),
                 );
             }
             Some(path)
         }
         Err(error) => {
-            mistakes.push(Mistake::error(written.span, error.to_string()).help(EXAMPLE));
+            mistakes.push(Mistake::new(Code::Path, written.span, error.to_string()).help(EXAMPLE));
             None
         }
     }
+}
+
+/// What follows in a path that begins with the place where cgroups are mounted.
+pub(super) fn below_mount(path: &CgroupPath) -> Option<&str> {
+    path.as_str().strip_prefix(&CGROUP_ROOT[1..])?.strip_prefix('/')
 }
 
 /// The place inside the quotes; that of the quotes if nothing is in them.

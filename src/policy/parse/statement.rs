@@ -14,6 +14,7 @@ use crate::{
     model::{CgroupPath, ChainRef, Data, Family, SetRef, TableRef},
     policy::{
         annotation::{CgroupMatch, ElementStatement, Part, Placement, RuleStatement, Statement},
+        code::Code,
         mistake::{Mistake, Severity, quoted},
         text::Span,
         token::{Joined, Token, TokenKind, is_identifier, tokenize},
@@ -30,14 +31,19 @@ pub(super) fn read(
     let found = tokenize(text);
     if let Some(span) = found.unterminated {
         let quote = Span { end: span.start + 1, ..span };
-        mistakes.push(Mistake::error(quote, "nothing closes this quote").help("write another `\"`"));
+        mistakes
+            .push(Mistake::new(Code::Nesting, quote, "nothing closes this quote").help("write another `\"`"));
         return None;
     }
     if let Some(span) = found.comment.filter(|span| text.is_continued_after(*span)) {
         let sign = Span { end: span.start + 1, ..span };
         mistakes.push(
-            Mistake::warning(sign, "this `#` makes a comment of all that follows, continued lines too")
-                .help("leave the comment out, or quote the `#`"),
+            Mistake::new(
+                Code::CommentInside,
+                sign,
+                "this `#` makes a comment of all that follows, continued lines too",
+            )
+            .help("leave the comment out, or quote the `#`"),
         );
     }
     let mut tokens = found.tokens;
@@ -89,17 +95,24 @@ impl<'a> Reader<'a> {
             if token.is("{") {
                 open.push(token);
             } else if token.is("}") && open.pop().is_none() {
-                return Err(Mistake::error(token.span, "nothing opens this brace"));
+                return Err(Mistake::new(Code::Nesting, token.span, "nothing opens this brace"));
             } else if token.is(";") && open.is_empty() {
-                return Err(Mistake::error(token.span, "more than one statement in an annotation")
-                    .help("write an annotation for each of them"));
+                return Err(Mistake::new(
+                    Code::Nesting,
+                    token.span,
+                    "more than one statement in an annotation",
+                )
+                .help("write an annotation for each of them"));
             } else if token.kind != TokenKind::Quoted && token.text.ends_with('\\') {
                 // At a line's end it would make nft join the next statement to this one.
-                return Err(Mistake::error(token.span, "a `\\` that continues no line").help("leave it out"));
+                return Err(Mistake::new(Code::Nesting, token.span, "a `\\` that continues no line")
+                    .help("leave it out"));
             }
         }
         match open.last() {
-            Some(brace) => Err(Mistake::error(brace.span, "nothing closes this brace").help("write a `}`")),
+            Some(brace) => {
+                Err(Mistake::new(Code::Nesting, brace.span, "nothing closes this brace").help("write a `}`"))
+            }
             None => Ok(()),
         }
     }
@@ -119,7 +132,8 @@ impl<'a> Reader<'a> {
             _ if is_other_statement(&words) => Err(Self::other_verb(self.span(0))),
             // nft's default family, as the original only puts `add rule` in front of what it finds.
             [_, _, ..] if self.has_cgroup_match_after(2) => self.rule("add", 0),
-            _ => Err(Mistake::error(
+            _ => Err(Mistake::new(
+                Code::Statement,
                 self.span(0),
                 format!("{} is neither a verb nor a family", quoted(words[0])),
             )
@@ -133,12 +147,12 @@ impl<'a> Reader<'a> {
     }
 
     fn other_verb(span: Span) -> Mistake {
-        Mistake::error(span, "an annotation can `add rule`, `insert rule` or `add element`")
+        Mistake::new(Code::Statement, span, "an annotation can `add rule`, `insert rule` or `add element`")
             .help("write other statements outside the comments")
     }
 
     fn missing(&self, what: &str) -> Mistake {
-        Mistake::error(self.after, format!("the {what} is missing"))
+        Mistake::new(Code::Statement, self.after, format!("the {what} is missing"))
             .help("write `add rule FAMILY TABLE CHAIN RULE` or `add element FAMILY TABLE SET { \"PATH\" }`")
     }
 
@@ -154,7 +168,8 @@ impl<'a> Reader<'a> {
     fn name(&mut self, what: &str) -> Read<(String, Span)> {
         let token = self.tokens.get(self.at).ok_or_else(|| self.missing(&format!("{what}'s name")))?;
         if token.kind != TokenKind::Word || !is_identifier(&token.text) {
-            return Err(Mistake::error(
+            return Err(Mistake::new(
+                Code::Name,
                 token.span,
                 format!("{} can't be the name of a {what}", quoted(&token.text)),
             )
@@ -187,7 +202,11 @@ impl<'a> Reader<'a> {
         let is_number = self.tokens.get(self.at + 1).is_some_and(|token| number(&token.text).is_some());
         if !is_number {
             let keyword = quoted(&self.tokens[self.at].text);
-            return Err(Mistake::error(self.span(self.at), format!("{keyword} without a number")));
+            return Err(Mistake::new(
+                Code::Statement,
+                self.span(self.at),
+                format!("{keyword} without a number"),
+            ));
         }
         let words = self.tokens[self.at..self.at + 2].to_vec();
         self.at += 2;
@@ -229,7 +248,7 @@ impl<'a> Reader<'a> {
         if self.tokens.get(first).is_none_or(is_statement_keyword) {
             let before = self.span(first - 1);
             let place = Span { start: before.end, ..before };
-            return Err(Mistake::error(place, "the cgroup's path is missing")
+            return Err(Mistake::new(Code::Path, place, "the cgroup's path is missing")
                 .help(format!("write `socket cgroupv2 level {level} \"PATH\"`")));
         }
         if operator == 0 && self.tokens.get(first).is_some_and(is_operator_keyword) {
@@ -240,14 +259,15 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         let span = self.span(at).to(self.span(next - 1));
-        let paths = self.paths(&list, level);
+        let level_span = self.span(at + 3);
+        let paths = self.paths(&list, level, level_span);
         if list.is_empty() {
-            self.mistakes.push(Mistake::error(span, "no cgroup's path between the braces"));
+            self.mistakes.push(Mistake::new(Code::Path, span, "no cgroup's path between the braces"));
         }
-        Ok(Some((CgroupMatch { level, negated, paths, span }, next)))
+        Ok(Some((CgroupMatch { level, level_span, negated, paths, span }, next)))
     }
 
-    fn paths(&mut self, list: &[Written], level: u32) -> Vec<(CgroupPath, Span)> {
+    fn paths(&mut self, list: &[Written], level: u32, level_span: Span) -> Vec<(CgroupPath, Span)> {
         let mut paths: Vec<(CgroupPath, Span)> = Vec::new();
         let mut known = BTreeSet::new();
         for written in list {
@@ -255,14 +275,17 @@ impl<'a> Reader<'a> {
             if !known.insert(path.clone()) {
                 continue;
             }
-            let names = path.components().count();
+            let names =
+                paths::below_mount(&path).map_or(path.components().count(), |rest| rest.split('/').count());
             if u32::try_from(names) != Ok(level) {
                 self.mistakes.push(
-                    Mistake::warning(
+                    Mistake::new(
+                        Code::Level,
                         written.span,
                         format!("level {level} never matches a path with {names} name{}", plural(names)),
                     )
-                    .help(format!("write `level {names}`")),
+                    .help(format!("write `level {names}`"))
+                    .fix(level_span, names.to_string()),
                 );
             }
             paths.push((path, written.span));
@@ -284,7 +307,7 @@ impl<'a> Reader<'a> {
         if let Some(token) = self.tokens.get(self.at) {
             return Err(Self::unsupported(token.span));
         }
-        let is_good = self.mistakes.iter().all(|mistake| mistake.severity != Severity::Error);
+        let is_good = self.mistakes.iter().all(|mistake| mistake.severity() != Severity::Error);
         if elements.is_empty() && is_good {
             return Err(self.missing("element"));
         }
@@ -321,7 +344,8 @@ impl<'a> Reader<'a> {
                     kept.push((path, span, data));
                 }
                 Some(earlier) if *earlier == data => {}
-                Some(_) => self.mistakes.push(Mistake::error(
+                Some(_) => self.mistakes.push(Mistake::new(
+                    Code::Element,
                     span,
                     format!("{} is there already, with another value", quoted(path.as_str())),
                 )),
@@ -335,8 +359,12 @@ impl<'a> Reader<'a> {
         let token = &self.tokens[self.at];
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok() || number(text).is_some();
         if token.kind == TokenKind::Word && is_address(&token.text) {
-            return Err(Mistake::error(token.span, format!("{} is no cgroup's path", quoted(&token.text)))
-                .help("an annotation adds elements to sets and maps of `type cgroupsv2`"));
+            return Err(Mistake::new(
+                Code::Element,
+                token.span,
+                format!("{} is no cgroup's path", quoted(&token.text)),
+            )
+            .help("an annotation adds elements to sets and maps of `type cgroupsv2`"));
         }
         let list = if token.is("{") { None } else { paths::list(self.variables, self.tokens, self.at) };
         if token.kind == TokenKind::Variable && self.variables.get(&token.text[1..]).is_none() {
@@ -346,10 +374,12 @@ impl<'a> Reader<'a> {
         }
         let Some((list, next)) = list else {
             return Err(match token.kind {
-                TokenKind::Variable => {
-                    Mistake::error(token.span, "this variable holds something else than paths of cgroups")
-                        .help("write `define NAME = { \"PATH\", \"PATH\" }`")
-                }
+                TokenKind::Variable => Mistake::new(
+                    Code::Element,
+                    token.span,
+                    "this variable holds something else than paths of cgroups",
+                )
+                .help("write `define NAME = { \"PATH\", \"PATH\" }`"),
                 _ => Self::unsupported(token.span),
             });
         };
@@ -380,14 +410,15 @@ impl<'a> Reader<'a> {
             _ => None,
         };
         match tokens {
-            [] => Err(Mistake::error(colon, "the value after this `:` is missing")),
+            [] => Err(Mistake::new(Code::Element, colon, "the value after this `:` is missing")),
             [token] if token.kind == TokenKind::Word && verdict(&token.text).is_some() => {
                 Ok(verdict(&token.text).unwrap_or(Data::Continue))
             }
             [verb, chain] if verb.is("jump") || verb.is("goto") => {
                 let name = self.value(chain)?;
                 if !is_identifier(&name) {
-                    return Err(Mistake::error(
+                    return Err(Mistake::new(
+                        Code::Name,
                         chain.span,
                         format!("{} can't be the name of a chain", quoted(&name)),
                     ));
@@ -401,7 +432,7 @@ impl<'a> Reader<'a> {
                     return Err(Self::unsupported(token.span));
                 }
                 if let Some((_, dot)) = dots.get(values.len() - 1) {
-                    return Err(Mistake::error(dot.span, "the value after this `.` is missing"));
+                    return Err(Mistake::new(Code::Element, dot.span, "the value after this `.` is missing"));
                 }
                 Ok(Data::Value(values.into_iter().map(|(_, token)| self.value(token)).collect::<Read<_>>()?))
             }
@@ -414,14 +445,14 @@ impl<'a> Reader<'a> {
             TokenKind::Word | TokenKind::Quoted => Ok(token.unquoted().to_owned()),
             TokenKind::Variable => match paths::list(self.variables, std::slice::from_ref(token), 0) {
                 Some((list, _)) if list.len() == 1 => Ok(list[0].text.clone()),
-                _ => Err(Mistake::error(token.span, "this variable holds more than one word")),
+                _ => Err(Mistake::new(Code::Element, token.span, "this variable holds more than one word")),
             },
             _ => Err(Self::unsupported(token.span)),
         }
     }
 
     fn unsupported(span: Span) -> Mistake {
-        Mistake::error(span, "this form of an element isn't supported")
+        Mistake::new(Code::Element, span, "this form of an element isn't supported")
             .help("write `{ \"PATH\", \"PATH\" }`, or `{ \"PATH\" : VALUE, \"PATH\" : VALUE }` for a map")
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::policy::{
     annotation::Define,
+    code::Code,
     mistake::{Mistake, quoted},
     text::Span,
     token::{Token, TokenKind},
@@ -129,7 +130,8 @@ impl Variables {
     }
 
     fn unknown(&self, token: &Token) -> Mistake {
-        let mistake = Mistake::error(token.span, format!("{} is not defined above", quoted(&token.text)));
+        let mistake =
+            Mistake::new(Code::Variable, token.span, format!("{} is not defined above", quoted(&token.text)));
         match self.nearest(&token.text[1..]) {
             Some(name) => mistake.help(format!("did you mean {}?", quoted(&format!("${name}")))),
             None => mistake.help("write `define NAME = …` outside the comments, above this line"),
