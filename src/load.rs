@@ -194,8 +194,13 @@ impl Load<'_> {
                     progress.max(if blamed.late.insert(path) { Progress::Blamed } else { Progress::None });
                 continue;
             }
+            let origin = line.origin(first, last);
             for id in &line.annotations {
-                if blamed.add(*id, line.origin(first, last), &complaint.words) {
+                let whole = self.policy.annotation(*id).span;
+                let is_fit =
+                    |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found.span == whole);
+                let place = origin.filter(is_fit);
+                if blamed.add(*id, place, &complaint.words) {
                     progress = Progress::Blamed;
                 }
             }
@@ -274,13 +279,35 @@ impl Blamed {
     }
 
     fn mistakes(self, policy: &Policy) -> Vec<Mistake> {
-        let mistake = |(id, (place, words)): (AnnotationId, (Option<Span>, String))| {
-            let span = place.unwrap_or_else(|| subject(policy.annotation(id)));
-            Mistake::new(Code::Refused, span, format!("nft refuses this annotation: {words}"))
+        let refusal = |(id, (place, words)): (AnnotationId, (Option<Span>, String))| {
+            refusal(policy.annotation(id), place, &words)
         };
-        let mut mistakes: Vec<Mistake> = self.refused.into_iter().map(mistake).collect();
+        let mut mistakes: Vec<Mistake> = self.refused.into_iter().map(refusal).collect();
         mistakes.dedup();
         mistakes
+    }
+}
+
+/// What nft says of an annotation, as a mistake in it.
+fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Mistake {
+    let subject = subject(annotation);
+    let span = place.unwrap_or(subject);
+    let message = format!("nft refuses this annotation: {words}");
+    if words.contains("Operation not supported") && annotation.statement.matches_cgroup() {
+        return Mistake::new(Code::Hook, subject, message).help(
+            "a socket's cgroup is only known in chains that prerouting, input or output call, and in no others",
+        );
+    }
+    let mistake = Mistake::new(Code::Refused, span, message);
+    match &annotation.statement {
+        _ if span != subject || !words.contains("No such file or directory") => mistake,
+        Statement::Rule(rule) => {
+            mistake.help(format!("make the chain outside the annotations: `add chain {}`", rule.chain))
+        }
+        Statement::Element(element) => mistake.help(format!(
+            "make the set outside the annotations: `add set {} {{ type cgroupsv2; }}`",
+            element.set
+        )),
     }
 }
 

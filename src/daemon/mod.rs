@@ -28,7 +28,7 @@ use crate::{
     model::{Binding, CGROUP_ROOT, Source, UnitName, UnitState},
     nft::{Interest, Kernel, Nftables, probe},
     policy::{
-        Part, Policy, Statement,
+        Policy,
         files::Disk,
         hosts::{self, HostName, Hosts},
         parse,
@@ -54,7 +54,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     let mut kernel = Nftables::open().map_err(Failure::new)?;
     probe::require_net_admin().map_err(Failure::new)?;
     probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(Failure::new)?;
-    if policy.iter().any(|(_, annotation)| matches_cgroup(&annotation.statement)) {
+    if policy.iter().any(|(_, annotation)| annotation.statement.matches_cgroup()) {
         probe::require_nft_socket(&mut kernel).map_err(Failure::new)?;
     }
     let mut sources = Sources::open(&options, &kernel)?;
@@ -79,13 +79,6 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
 fn read(options: &cli::Daemon) -> Result<Policy, Failure> {
     let paths: Vec<&Path> = options.files.iter().map(|path| path.as_path()).collect();
     parse::read(&Disk, &paths).map_err(Failure::new)
-}
-
-fn matches_cgroup(statement: &Statement) -> bool {
-    match statement {
-        Statement::Rule(rule) => rule.body.iter().any(|part| matches!(part, Part::Cgroup(_))),
-        Statement::Element(_) => false,
-    }
 }
 
 fn interest(policy: &Policy) -> Interest {

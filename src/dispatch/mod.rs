@@ -214,6 +214,26 @@ fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>) {
     steps.push(Step::Run { level, groups: vec![Group { paths, rules: vec![mapped] }] });
 }
 
+/// How rules get into a chain.
+struct Command<'a> {
+    verb: &'a str,
+    chain: &'a ChainRef,
+    /// `index N` and the like.
+    place: &'a [Token],
+}
+
+impl Command<'_> {
+    /// The beginning of the line that puts a rule there.
+    fn line(&self, rule: &Rule<'_>) -> Line {
+        let mut line = Line::new(format!("{} rule ", self.verb));
+        line.write_for(self.chain.to_string(), rule.statement.chain_span);
+        if !self.place.is_empty() {
+            line.write_tokens(self.place);
+        }
+        line
+    }
+}
+
 struct Compiler<'a> {
     policy: &'a Policy,
     names: Names,
@@ -238,7 +258,7 @@ impl Compiler<'_> {
         }
         for define in &self.policy.defines {
             let Some(ids) = users.get(&define.name) else { continue };
-            let mut line = Line::new(format!("define {} =", define.name)).of(ids.iter().copied());
+            let mut line = Line::new(format!("redefine {} =", define.name)).of(ids.iter().copied());
             line.write_tokens(&define.value);
             self.dispatch.script.push(line);
         }
@@ -256,28 +276,28 @@ impl Compiler<'_> {
         let at =
             |placement: Placement| rules.iter().filter(move |rule| rule.statement.placement == placement);
         for step in steps(at(Placement::Beginning).rev()).into_iter().rev() {
-            self.step(chain, &format!("insert rule {chain}"), step);
+            self.step(&Command { verb: "insert", chain, place: &[] }, step);
         }
         for step in steps(at(Placement::End)) {
-            self.step(chain, &format!("add rule {chain}"), step);
+            self.step(&Command { verb: "add", chain, place: &[] }, step);
         }
         for rule in rules {
             if let Placement::Explicit(verb, place) = &rule.statement.placement {
-                let place: Vec<&str> = place.iter().map(|token| token.text.as_str()).collect();
-                let command = format!("{verb} rule {chain} {}", place.join(" "));
-                steps([rule]).into_iter().for_each(|step| self.step(chain, &command, step));
+                let command = Command { verb, chain, place };
+                steps([rule]).into_iter().for_each(|step| self.step(&command, step));
             }
         }
     }
 
-    fn step(&mut self, chain: &ChainRef, command: &str, step: Step<'_>) {
+    fn step(&mut self, command: &Command<'_>, step: Step<'_>) {
         match step {
-            Step::Run { level, groups } => self.run(chain, command, level, &groups),
-            Step::InPlace { rule, gate } => self.in_place(chain, command, rule, gate),
+            Step::Run { level, groups } => self.run(command, level, &groups),
+            Step::InPlace { rule, gate } => self.in_place(command, rule, gate),
         }
     }
 
-    fn run(&mut self, chain: &ChainRef, command: &str, level: u32, groups: &[Group<'_>]) {
+    fn run(&mut self, command: &Command<'_>, level: u32, groups: &[Group<'_>]) {
+        let chain = command.chain;
         let table = &chain.table;
         let run = self.names.run(chain);
         let everyone: Vec<AnnotationId> =
@@ -299,7 +319,7 @@ impl Compiler<'_> {
                 self.bind(first.annotation, element, condition, ids.clone());
             }
         }
-        let mut line = Line::new(command).of(everyone);
+        let mut line = command.line(groups[0].rules[0].rule).of(everyone);
         line.write(" ");
         line.write_for(format!("socket cgroupv2 level {level}"), groups[0].rules[0].cgroup.span);
         line.write(format!(" vmap @{run}"));
@@ -319,9 +339,10 @@ impl Compiler<'_> {
         }
     }
 
-    fn in_place(&mut self, chain: &ChainRef, command: &str, rule: &Rule<'_>, gate: Gate) {
+    fn in_place(&mut self, command: &Command<'_>, rule: &Rule<'_>, gate: Gate) {
+        let chain = command.chain;
         let run = self.names.run(chain);
-        let mut line = Line::new(command).of([rule.id]);
+        let mut line = command.line(rule).of([rule.id]);
         if gate != Gate::None {
             let gate = self.gate(&chain.table, &run, rule, gate);
             line.write(format!(" meta mark @{gate}"));

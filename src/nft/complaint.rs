@@ -1,26 +1,49 @@
-//! What nft prints about a script, taken apart. Pure.
+//! What nft prints about a script or about files, taken apart. Pure.
+
+use serde::{Deserialize, Serialize};
 
 use super::Complaint;
+
+/// A complaint with its place as nft names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileComplaint {
+    /// The file, under the name that nft opened it by; line (from 1), first and last column (from 1, in bytes).
+    pub place: Option<(String, (usize, usize, usize))>,
+    /// nft's own words, without the place and without the echoed line.
+    pub words: String,
+}
 
 /// The complaints in nft's error text, in its order. `script` is the file name under which nft read the script:
 /// places in other files are left in the words. Warnings are dropped where there are errors.
 pub fn parse(text: &str, script: &str) -> Vec<Complaint> {
-    let mut found: Vec<(Severity, Complaint)> = Vec::new();
+    let of_script = |FileComplaint { place, words }| match place {
+        Some((file, place)) if file == script => Complaint { place: Some(place), words },
+        Some((file, (line, first, last))) => {
+            Complaint { place: None, words: format!("{file}:{line}:{first}-{last}: {words}") }
+        }
+        None => Complaint { place: None, words },
+    };
+    parse_files(text).into_iter().map(of_script).collect()
+}
+
+/// The same for a script that is a user's file and may include others.
+pub fn parse_files(text: &str) -> Vec<FileComplaint> {
+    let mut found: Vec<(Severity, FileComplaint)> = Vec::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
-        if let Some(complaint) = headline(line, script) {
-            found.push(complaint);
-        } else if lines.next_if(|next| is_marks(next)).is_some()
+        if lines.next_if(|next| is_marks(next)).is_some()
             || line.starts_with("In file included from ")
             || is_marks(line)
             || line.trim().is_empty()
         {
             // The line of the script and the marks below it.
+        } else if let Some(complaint) = headline(line) {
+            found.push(complaint);
         } else if let Some((_, complaint)) = found.last_mut() {
             complaint.words.push('\n');
             complaint.words.push_str(line);
         } else {
-            found.push((Severity::Other, Complaint { place: None, words: line.to_owned() }));
+            found.push((Severity::Other, FileComplaint { place: None, words: line.to_owned() }));
         }
     }
     if found.iter().any(|(severity, _)| *severity == Severity::Error) {
@@ -41,7 +64,7 @@ enum Severity {
 }
 
 /// `file:line:first-last: Error: words`, `netlink: Error: words`, `Error: words`; the same with `Warning`.
-fn headline(line: &str, script: &str) -> Option<(Severity, Complaint)> {
+fn headline(line: &str) -> Option<(Severity, FileComplaint)> {
     let (severity, before, words) = [("Error: ", Severity::Error), ("Warning: ", Severity::Other)]
         .into_iter()
         .filter_map(|(mark, severity)| {
@@ -50,14 +73,9 @@ fn headline(line: &str, script: &str) -> Option<(Severity, Complaint)> {
         })
         .min_by_key(|(_, before, _)| before.len())?;
     let origin = before.strip_suffix(": ").unwrap_or_default();
-    let complaint = match place(origin) {
-        Some((file, place)) if file == script => Complaint { place: Some(place), words: words.to_owned() },
-        Some((file, _)) if file != "internal" => {
-            Complaint { place: None, words: format!("{origin}: {words}") }
-        }
-        _ => Complaint { place: None, words: words.to_owned() },
-    };
-    Some((severity, complaint))
+    let place = place(origin).filter(|(file, _)| *file != "internal");
+    let place = place.map(|(file, place)| (file.to_owned(), place));
+    Some((severity, FileComplaint { place, words: words.to_owned() }))
 }
 
 /// `file:line:first-last`, with the file's name as nft has it (which may have colons in it).
@@ -134,6 +152,28 @@ foo bar
         assert_eq!(
             parse(text, "/proc/self/fd/7"),
             [nowhere("/etc/a:b.nft:2:8-8: syntax error, unexpected newline")]
+        );
+    }
+
+    #[test]
+    fn places_in_files_are_kept() {
+        let text = "\
+In file included from main.conf:3:1-19:
+./a:b.conf:2:8-8: Error: syntax error, unexpected newline
+log prefix \"x: Error: y\"
+       ^
+main.conf:4:1-3: Error: Interface does not exist
+";
+        let of = |file: &str, place, words: &str| FileComplaint {
+            place: Some((file.to_owned(), place)),
+            words: words.to_owned(),
+        };
+        assert_eq!(
+            parse_files(text),
+            [
+                of("./a:b.conf", (2, 8, 8), "syntax error, unexpected newline"),
+                of("main.conf", (4, 1, 3), "Interface does not exist"),
+            ]
         );
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    complaint, json,
+    FileComplaint, complaint, json,
     libnftables::Libnftables,
     message::{RawElement, RawKey},
     netlink::{Netlink, SetKind},
@@ -97,6 +97,14 @@ impl Nftables {
     pub fn open() -> Result<Self, Missing> {
         let netlink = Netlink::open().map_err(|error| no_nf_tables(&error))?;
         Ok(Self { library: Libnftables::open()?, netlink })
+    }
+
+    /// Loads a file and what it includes as one transaction, as `nft -f` does.
+    ///
+    /// # Errors
+    /// nft's words with their places.
+    pub fn load_file(&mut self, path: &str) -> Result<(), Vec<FileComplaint>> {
+        self.library.run_file(path)
     }
 
     /// The port that our changes of elements come from, for [`super::RulesetMonitor::open`].

@@ -14,7 +14,7 @@ use std::{
 use libloading::Library;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{Complaint, complaint, probe::Missing};
+use super::{Complaint, FileComplaint, complaint, probe::Missing};
 
 /// libnftables with one context, which stays open: making one ends the process when no file descriptor is free.
 ///
@@ -89,6 +89,24 @@ impl Libnftables {
         self.answer(code, &path).map(drop)
     }
 
+    /// Runs a file as one transaction, as `nft -f` does.
+    ///
+    /// # Errors
+    /// nft's words with their places in the file and in those that it includes.
+    pub fn run_file(&mut self, path: &str) -> Result<(), Vec<FileComplaint>> {
+        self.configure(0, false);
+        let unplaced = |words| vec![FileComplaint { place: None, words }];
+        let text = CString::new(path).map_err(|_| unplaced("a NUL byte in a file's name".to_owned()))?;
+        // SAFETY: the context is ours; the path is a string that outlives the call.
+        let code = unsafe { (self.functions.run_cmd_from_filename)(self.context.as_ptr(), text.as_ptr()) };
+        let errors = self.take_answer().1;
+        if code == 0 {
+            return Ok(());
+        }
+        let complaints = complaint::parse_files(&errors);
+        Err(if complaints.is_empty() { unplaced(wordless()) } else { complaints })
+    }
+
     /// The ruleset as JSON, without the elements of sets.
     ///
     /// # Errors
@@ -121,25 +139,25 @@ impl Libnftables {
         self.answer(code, "/dev/stdin")
     }
 
-    /// What the library printed, taken from both of its buffers, so that they start anew.
     fn answer(&mut self, code: c_int, script: &str) -> Result<String, Vec<Complaint>> {
-        let system = io::Error::last_os_error();
+        let wordless = unplaced(wordless());
+        let (output, errors) = self.take_answer();
+        if code == 0 {
+            return Ok(output);
+        }
+        let complaints = complaint::parse(&errors, script);
+        Err(if complaints.is_empty() { vec![wordless] } else { complaints })
+    }
+
+    /// What the library printed, output and errors, taken from both of its buffers, so that they start anew.
+    fn take_answer(&mut self) -> (String, String) {
         // SAFETY: the context is ours; the texts are copied before the next call.
-        let (output, errors) = unsafe {
+        unsafe {
             (
                 text((self.functions.ctx_get_output_buffer)(self.context.as_ptr())),
                 text((self.functions.ctx_get_error_buffer)(self.context.as_ptr())),
             )
-        };
-        if code == 0 {
-            return Ok(output);
         }
-        let mut complaints = complaint::parse(&errors, script);
-        if complaints.is_empty() {
-            complaints
-                .push(unplaced(format!("nft fails without a word (last error of the system: {system})")));
-        }
-        Err(complaints)
     }
 }
 
@@ -249,6 +267,10 @@ fn file_of(script: &str) -> io::Result<(File, String)> {
 
 fn c_string(text: &str) -> Result<CString, Vec<Complaint>> {
     CString::new(text).map_err(|_| vec![unplaced("a NUL byte, which nft cannot read".to_owned())])
+}
+
+fn wordless() -> String {
+    format!("nft fails without a word (last error of the system: {})", io::Error::last_os_error())
 }
 
 fn unplaced(words: String) -> Complaint {

@@ -10,6 +10,7 @@ pub mod netlink;
 pub mod probe;
 pub mod twin;
 
+pub use complaint::FileComplaint;
 pub use kernel::{AddError, Complaint, Kernel, Nftables};
 pub use monitor::{Change, Interest, RulesetMonitor};
 pub use probe::Missing;

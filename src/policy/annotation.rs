@@ -102,6 +102,16 @@ pub enum Statement {
     Element(ElementStatement),
 }
 
+impl Statement {
+    /// Whether it is a rule with a cgroup match.
+    pub fn matches_cgroup(&self) -> bool {
+        match self {
+            Self::Rule(rule) => rule.body.iter().any(|part| matches!(part, Part::Cgroup(_))),
+            Self::Element(_) => false,
+        }
+    }
+}
+
 /// Where in its chain a rule goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {

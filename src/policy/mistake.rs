@@ -4,6 +4,8 @@ use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     code::Code,
     text::{SourceMap, Span},
@@ -19,7 +21,7 @@ pub enum Severity {
 }
 
 /// Something wrong in a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mistake {
     /// What kind.
     pub code: Code,
@@ -34,7 +36,7 @@ pub struct Mistake {
 }
 
 /// A change of the text that mends a mistake.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fix {
     /// What to replace; what is empty is a place to write at.
     pub span: Span,

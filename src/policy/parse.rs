@@ -27,7 +27,7 @@ use super::{
 };
 use crate::model::UnitName;
 
-mod base;
+pub(super) mod base;
 mod comments;
 mod paths;
 mod statement;

@@ -34,9 +34,10 @@ pub(super) fn find(text: &Joined) -> Vec<(Statement, Span)> {
 }
 
 /// A token or a line's end (`None`).
-type Piece = (Option<Token>, Range<usize>);
+pub(in crate::policy) type Piece = (Option<Token>, Range<usize>);
 
-fn pieces(joined: &Joined) -> Vec<Piece> {
+/// A text's tokens and line ends.
+pub(in crate::policy) fn pieces(joined: &Joined) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut spaced = false;
     for (lexeme, range) in Lexer::new(joined.text()) {

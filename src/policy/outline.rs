@@ -1,0 +1,291 @@
+//! Where the statements of a file's own ruleset begin and end, and which of them are rules: enough to point at one
+//! and to do without it. What they mean is nft's business.
+
+use std::ops::Range;
+
+use super::{
+    parse::base::{Piece, pieces},
+    text::{FileId, Span},
+    token::{Joined, Token, TokenKind},
+};
+use crate::model::{ChainRef, Family, TableRef};
+
+/// The statements of a file outside its comments, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Outline {
+    /// All tokens.
+    pub tokens: Vec<Token>,
+    /// The innermost statements: what opens a block is none itself.
+    pub items: Vec<Item>,
+}
+
+/// A statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// What it is.
+    pub kind: ItemKind,
+    /// Its tokens in [`Outline::tokens`].
+    pub tokens: Range<usize>,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// What a statement is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemKind {
+    /// A rule of this chain, whose own words begin at this token.
+    Rule(ChainRef, usize),
+    /// Elements of a set or map, with the set or added to it.
+    Elements,
+    /// A property of a chain, flowtable, set or other object.
+    Property,
+    /// Anything else that stands outside of blocks: `define`, `include`, `flush ruleset` …
+    Command,
+}
+
+impl Item {
+    /// Whether the rest of the file means the same to nft without it.
+    pub fn is_dispensable(&self) -> bool {
+        matches!(self.kind, ItemKind::Rule(..) | ItemKind::Elements)
+    }
+}
+
+impl Outline {
+    /// The outline of a file's text.
+    pub fn of(file: FileId, text: &str) -> Self {
+        let mut whole = Joined::new(file);
+        whole.push(text, 0);
+        let mut reader = Reader {
+            pieces: pieces(&whole).into_iter().peekable(),
+            blocks: Vec::new(),
+            outline: Self::default(),
+        };
+        while reader.statement() {}
+        reader.outline
+    }
+
+    /// The statement that a place is in.
+    pub fn item_at(&self, place: Span) -> Option<&Item> {
+        let after = self.items.partition_point(|item| item.span.start <= place.start);
+        self.items[..after].last().filter(|item| place.start < item.span.end)
+    }
+
+    /// A statement's tokens.
+    pub fn tokens_of(&self, item: &Item) -> &[Token] {
+        &self.tokens[item.tokens.clone()]
+    }
+}
+
+/// A block that is open.
+enum Block {
+    Table(TableRef),
+    Chain(ChainRef),
+    /// A set, map, flowtable or other object.
+    Object,
+}
+
+/// What makes a block of its own, besides `table`.
+const OBJECTS: [&str; 10] =
+    ["chain", "set", "map", "flowtable", "counter", "quota", "limit", "secmark", "synproxy", "ct"];
+
+/// What says something of a chain itself.
+const CHAIN_PROPERTIES: [&str; 6] = ["type", "policy", "device", "devices", "flags", "comment"];
+
+struct Reader {
+    pieces: std::iter::Peekable<std::vec::IntoIter<Piece>>,
+    blocks: Vec<Block>,
+    outline: Outline,
+}
+
+impl Reader {
+    /// Reads a statement up to its end, or to the block that it opens; whether there was anything.
+    fn statement(&mut self) -> bool {
+        let first = self.outline.tokens.len();
+        let mut depth = 0_usize;
+        while let Some((piece, _)) = self.pieces.next() {
+            let Some(token) = piece else {
+                if depth == 0 && self.outline.tokens.len() > first {
+                    break;
+                }
+                continue;
+            };
+            if depth == 0 && token.is(";") {
+                break;
+            }
+            if depth == 0 && token.is("}") {
+                self.item(first);
+                self.blocks.pop();
+                return true;
+            }
+            if depth == 0 && token.is("{") {
+                if let Some(block) = self.block(&self.outline.tokens[first..]) {
+                    self.blocks.push(block);
+                    return true;
+                }
+            }
+            depth = (depth + usize::from(token.is("{"))).saturating_sub(usize::from(token.is("}")));
+            self.outline.tokens.push(token);
+        }
+        self.item(first);
+        self.pieces.peek().is_some()
+    }
+
+    /// Keeps the tokens from `first` on as a statement, if there are any.
+    fn item(&mut self, first: usize) {
+        let tokens = &self.outline.tokens[first..];
+        let (Some(begin), Some(end)) = (tokens.first(), tokens.last()) else { return };
+        let span = begin.span.to(end.span);
+        let kind = self.kind(tokens, first);
+        self.outline.items.push(Item { kind, tokens: first..self.outline.tokens.len(), span });
+    }
+
+    fn kind(&self, tokens: &[Token], first: usize) -> ItemKind {
+        match self.blocks.last() {
+            Some(Block::Chain(_)) if is_one_of(&tokens[0], &CHAIN_PROPERTIES) => ItemKind::Property,
+            Some(Block::Chain(chain)) => ItemKind::Rule(chain.clone(), first),
+            Some(_) if tokens[0].is("elements") => ItemKind::Elements,
+            Some(_) => ItemKind::Property,
+            None => command(tokens, first),
+        }
+    }
+
+    /// The block that a `{` behind these words opens; none if it only opens a list.
+    fn block(&self, words: &[Token]) -> Option<Block> {
+        let words = match words {
+            [verb, rest @ ..] if verb.is("add") || verb.is("create") => rest,
+            words => words,
+        };
+        let (first, rest) = words.split_first()?;
+        match self.blocks.last() {
+            None if first.is("table") => Some(Block::Table(table(rest)?.0)),
+            None if first.is("chain") => {
+                Some(chain(rest).map_or(Block::Object, |(chain, _)| Block::Chain(chain)))
+            }
+            None if is_one_of(first, &OBJECTS) => Some(Block::Object),
+            Some(Block::Table(table)) if first.is("chain") => {
+                let name = rest.first().map(|token| token.text.clone()).unwrap_or_default();
+                Some(Block::Chain(ChainRef { table: table.clone(), name }))
+            }
+            Some(Block::Table(_)) if is_one_of(first, &OBJECTS) => Some(Block::Object),
+            _ => None,
+        }
+    }
+}
+
+fn is_one_of(token: &Token, words: &[&str]) -> bool {
+    token.kind == TokenKind::Word && words.contains(&token.text.as_str())
+}
+
+/// A statement outside of blocks.
+fn command(tokens: &[Token], first: usize) -> ItemKind {
+    match tokens {
+        [verb, what, rest @ ..] if is_one_of(verb, &["add", "insert", "replace"]) && what.is("rule") => {
+            chain(rest).map_or(ItemKind::Command, |(chain, length)| ItemKind::Rule(chain, first + 2 + length))
+        }
+        [verb, what, ..] if is_one_of(verb, &["add", "create"]) && what.is("element") => ItemKind::Elements,
+        _ => ItemKind::Command,
+    }
+}
+
+/// `[FAMILY] TABLE`, and how many words that are.
+fn table(words: &[Token]) -> Option<(TableRef, usize)> {
+    let family = words.first()?.text.parse::<Family>().ok();
+    let at = usize::from(family.is_some());
+    let name = words.get(at)?.text.clone();
+    Some((TableRef { family: family.unwrap_or(Family::Ip), name }, at + 1))
+}
+
+/// `[FAMILY] TABLE CHAIN`, and how many words that are.
+fn chain(words: &[Token]) -> Option<(ChainRef, usize)> {
+    let (table, length) = table(words)?;
+    let name = words.get(length)?.text.clone();
+    Some((ChainRef { table, name }, length + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::token::text_of;
+
+    /// Each statement as what it is, its chain and its own words.
+    fn outlined(text: &str) -> Vec<String> {
+        let outline = Outline::of(FileId(0), text);
+        let say = |item: &Item| match &item.kind {
+            ItemKind::Rule(chain, at) => {
+                format!("{chain}: {}", text_of(&outline.tokens[*at..item.tokens.end]))
+            }
+            kind => format!("{kind:?} {}", text_of(outline.tokens_of(item))),
+        };
+        outline.items.iter().map(say).collect()
+    }
+
+    #[test]
+    fn rules_are_known_by_their_chain() {
+        let text = "flush ruleset\ntable inet f {\n set s { type ipv4_addr; elements = { 1.1.1.1,\n 2.2.2.2 }\n }\n\
+                    chain c { type filter hook input priority 0; policy drop;\n tcp dport { 22,\n 23 } accept; # x\n\
+                    ct state vmap { new : jump n, established : accept }\n }\n}\nadd rule f c accept\n";
+        assert_eq!(
+            outlined(text),
+            [
+                "Command flush ruleset",
+                "Property type ipv4_addr",
+                "Elements elements = { 1.1.1.1, 2.2.2.2 }",
+                "Property type filter hook input priority 0",
+                "Property policy drop",
+                "inet f c: tcp dport { 22, 23 } accept",
+                "inet f c: ct state vmap { new : jump n, established : accept }",
+                "ip f c: accept",
+            ]
+        );
+    }
+
+    #[test]
+    fn blocks_may_be_added_by_commands() {
+        let text = "add table netdev t\nadd chain netdev t c { type filter hook ingress device lo priority 0; }\n\
+                    add set inet f s { type mark; }\ninsert rule inet f c tcp dport 1 drop\n\
+                    add element inet f s { 1,\n2 }\ndefine x = { 1,\n 2 }; define y = 2\nchain inet f d { accept; }";
+        assert_eq!(
+            outlined(text),
+            [
+                "Command add table netdev t",
+                "Property type filter hook ingress device lo priority 0",
+                "Property type mark",
+                "inet f c: tcp dport 1 drop",
+                "Elements add element inet f s { 1, 2 }",
+                "Command define x = { 1, 2 }",
+                "Command define y = 2",
+                "inet f d: accept",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_statement_around_a_place_is_found() {
+        let text = "table inet f { chain c {\n accept\n tcp dport 1 drop\n } }";
+        let outline = Outline::of(FileId(0), text);
+        let place = |word: &str| {
+            let start = text.find(word).unwrap();
+            Span { file: FileId(0), start, end: start + word.len() }
+        };
+        assert_eq!(outline.item_at(place("dport")), Some(&outline.items[1]));
+        assert_eq!(outline.item_at(place("accept")), Some(&outline.items[0]));
+        assert_eq!(outline.item_at(place("table")), None);
+        assert!(outline.items.iter().all(Item::is_dispensable));
+    }
+
+    #[test]
+    fn broken_text_has_an_outline_too() {
+        for text in [
+            "}",
+            "{",
+            "table {",
+            "table inet f { chain c { accept",
+            "add rule",
+            "chain",
+            "\"",
+            "a { b } }\nc",
+        ] {
+            Outline::of(FileId(0), text);
+        }
+    }
+}
