@@ -9,7 +9,7 @@ use std::{
 const PURE: [&str; 5] = ["model.rs", "policy", "lint", "dispatch", "engine"];
 
 /// Rooms that touch the machine, the clock or the user.
-const IMPURE: [&str; 8] = ["nft", "watch", "effects", "load", "daemon", "commands", "cli", "log"];
+const IMPURE: [&str; 9] = ["nft", "watch", "machine", "effects", "load", "daemon", "commands", "cli", "log"];
 
 /// What a pure room would touch them with.
 const MACHINE: [&str; 9] =
