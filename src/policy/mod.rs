@@ -7,6 +7,7 @@ pub mod code;
 pub mod files;
 pub mod hosts;
 pub mod mistake;
+pub(crate) mod nearest;
 pub mod parse;
 pub mod text;
 pub mod token;

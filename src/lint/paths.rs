@@ -1,0 +1,245 @@
+//! W002: paths that are not where the annotation's unit has its cgroup.
+//!
+//! An annotation's unit may be a mere label (docs/annotations.md), so a unit that has no cgroup, or that is not known
+//! and of another type than what the path names, is not looked for in the path.
+
+use std::collections::BTreeSet;
+
+use super::{
+    cgroups::{self, Place},
+    units::{self, Units},
+};
+use crate::{
+    model::{CGROUP_ROOT, CgroupPath, UnitName},
+    policy::{
+        Annotation, AnnotationId, CgroupMatch, Code, Mistake, Part, Policy, Span, Statement, mistake::quoted,
+    },
+};
+
+/// Judges each annotation once. The units in `misspelt` are not looked for in their paths.
+pub(super) fn lint(
+    policy: &Policy,
+    units: Option<&Units>,
+    misspelt: &BTreeSet<AnnotationId>,
+) -> Vec<Mistake> {
+    let judged = |(id, annotation)| {
+        let judge = Judge { policy, units, annotation, written: written(annotation) };
+        judge.misplaced().or_else(|| if misspelt.contains(&id) { None } else { judge.unit() })
+    };
+    policy.iter().filter_map(judged).collect()
+}
+
+/// A path of an annotation.
+struct Written<'a> {
+    path: &'a str,
+    cgroup_path: &'a CgroupPath,
+    span: Span,
+    /// The match that it is in, unless it is an element's key.
+    cgroup: Option<&'a CgroupMatch>,
+}
+
+fn written(annotation: &Annotation) -> Vec<Written<'_>> {
+    let all: Vec<(&CgroupPath, Span, Option<&CgroupMatch>)> = match &annotation.statement {
+        Statement::Element(statement) => {
+            statement.elements.iter().map(|(path, span, _)| (path, *span, None)).collect()
+        }
+        Statement::Rule(rule) => {
+            let matches = rule.body.iter().filter_map(|part| match part {
+                Part::Cgroup(cgroup) => Some(cgroup),
+                Part::Verbatim(_) => None,
+            });
+            matches
+                .flat_map(|cgroup| cgroup.paths.iter().map(move |(path, span)| (path, *span, Some(cgroup))))
+                .collect()
+        }
+    };
+    all.into_iter()
+        .filter(|(path, ..)| !cgroups::is_within(path.as_str(), &CGROUP_ROOT[1..]))
+        .map(|(path, span, cgroup)| Written { path: path.as_str(), cgroup_path: path, span, cgroup })
+        .collect()
+}
+
+impl<'a> Written<'a> {
+    /// The path down to a unit's cgroup, and what is below that.
+    fn split_at(&self, unit: &UnitName) -> Option<(&'a str, &'a str)> {
+        let mut end = 0;
+        for name in self.path.split('/') {
+            end += name.len();
+            if name == unit.0 || name.strip_prefix('_') == Some(&unit.0) {
+                return Some(self.path.split_at(end));
+            }
+            end += 1;
+        }
+        None
+    }
+
+    fn last(&self) -> &'a str {
+        self.path.rsplit('/').next().unwrap_or(self.path)
+    }
+}
+
+struct Judge<'a> {
+    policy: &'a Policy,
+    units: Option<&'a Units>,
+    annotation: &'a Annotation,
+    written: Vec<Written<'a>>,
+}
+
+impl<'a> Judge<'a> {
+    /// A path that no unit has, since a slice in it is at another place.
+    fn misplaced(&self) -> Option<Mistake> {
+        self.written.iter().filter(|written| !self.exists(written.cgroup_path)).find_map(|written| {
+            let misplaced = cgroups::misplaced(written.cgroup_path)?;
+            let name = quoted(&misplaced.name);
+            let message = match misplaced.at.as_str() {
+                "" => format!("{name} is the root of the hierarchy and stands in no path"),
+                at => format!("{name} is not here: its path is {}", quoted(at)),
+            };
+            let mistake = Mistake::new(Code::UnitPath, written.span, message);
+            Some(match misplaced.path.as_str() {
+                "" => mistake.help("leave it out"),
+                path => self.corrected(mistake, written, path, "write the whole path"),
+            })
+        })
+    }
+
+    /// Whether it is known that there is a cgroup at this path now.
+    fn exists(&self, path: &CgroupPath) -> bool {
+        let last = path.components().last().unwrap_or_default().to_owned();
+        let running = self.units.and_then(|units| units.running.get(&UnitName(last)));
+        running.is_some_and(|running| running.contains(path))
+    }
+
+    /// That no path is the unit's.
+    fn unit(&self) -> Option<Mistake> {
+        let unit = &self.annotation.unit;
+        if !matches!(units::kind(&unit.0), "service" | "socket" | "mount" | "swap" | "scope" | "slice") {
+            return None;
+        }
+        let first = self.written.first()?;
+        let named: Vec<&Written<'_>> =
+            self.written.iter().filter(|written| written.split_at(unit).is_some()).collect();
+        if named.is_empty() {
+            return if self.may_be_meant() { None } else { Some(self.not_named(first)) };
+        }
+        let wrong: Option<Vec<Mistake>> = named.into_iter().map(|written| self.elsewhere(written)).collect();
+        wrong?.into_iter().next()
+    }
+
+    /// That the unit's cgroup is at another place than a path that names it.
+    fn elsewhere(&self, written: &Written<'_>) -> Option<Mistake> {
+        let unit = &self.annotation.unit;
+        let (at, below) = written.split_at(unit)?;
+        let manager = cgroups::manager(at);
+        if let Some(actual) = self.runs_at(written.path, manager) {
+            let runs_here =
+                self.units.is_some_and(|units| units.cgroups_of(unit).any(|path| path.as_str() == at));
+            let mistake = self.not_of_the_unit(written);
+            return (!runs_here).then(|| {
+                self.corrected(mistake, written, &format!("{actual}{below}"), "it runs elsewhere; write")
+            });
+        }
+        let place = match cgroups::place(unit, self.units) {
+            Place::Known(place) if manager.is_empty() => place,
+            Place::Default(place) if cgroups::is_within(at, "system.slice") => place,
+            _ => return None,
+        };
+        // In a user's manager and in a container slices are judged with the path.
+        (cgroups::parent(&place) != cgroups::parent(at)).then(|| {
+            let mistake = self.not_of_the_unit(written);
+            self.corrected(mistake, written, &format!("{place}{below}"), "systemd starts it elsewhere; write")
+        })
+    }
+
+    /// Where the unit runs under a manager, as near as can be to a path.
+    fn runs_at(&self, path: &str, manager: &str) -> Option<&'a str> {
+        let shared = |other: &str| path.split('/').zip(other.split('/')).take_while(|(a, b)| a == b).count();
+        self.units?
+            .cgroups_of(&self.annotation.unit)
+            .map(CgroupPath::as_str)
+            .filter(|running| cgroups::manager(running) == manager)
+            .max_by_key(|running| shared(running))
+    }
+
+    /// Whether paths that do not name the unit may be meant all the same.
+    fn may_be_meant(&self) -> bool {
+        let unit = &self.annotation.unit;
+        let is_slice = cgroups::is_slice(&unit.0);
+        let runs = self.units.is_some_and(|units| units.cgroups_of(unit).next().is_some());
+        let is_known = self.units.is_some_and(|units| units.knows(unit));
+        let is_label = matches!(units::kind(&unit.0), "slice" | "scope") && !is_known;
+        let has_its_type =
+            self.written.iter().any(|written| units::kind(written.last()) == units::kind(&unit.0));
+        let around = |written: &Written<'_>| {
+            let runs_within = || {
+                let all = self.units.into_iter().flat_map(|units| units.cgroups_of(unit));
+                all.map(CgroupPath::as_str).any(|running| cgroups::is_within(running, written.path))
+            };
+            !is_slice && cgroups::is_slice(written.last()) && (!runs || runs_within())
+        };
+        (is_label && !has_its_type)
+            || self.written.iter().any(around)
+            || self.written.iter().any(|written| self.is_of_its_listeners(written))
+    }
+
+    /// A service's listeners belong to its socket unit, or to PID 1.
+    fn is_of_its_listeners(&self, written: &Written<'_>) -> bool {
+        let unit = &self.annotation.unit;
+        let Some(stem) = unit.0.strip_suffix(".service") else { return false };
+        let activates = || {
+            let socket = UnitName(written.last().to_owned());
+            let file = self.units.and_then(|units| units.files.get(&socket));
+            file.and_then(|file| file.service.as_ref()) == Some(unit)
+        };
+        written.path == "init.scope"
+            || written.last().strip_suffix(".socket") == Some(stem)
+            || (units::kind(written.last()) == "socket" && activates())
+    }
+
+    fn not_named(&self, written: &Written<'_>) -> Mistake {
+        let unit = &self.annotation.unit;
+        let mistake = self.not_of_the_unit(written);
+        let manager = cgroups::manager(written.path);
+        if let Some(actual) = self.runs_at(written.path, manager) {
+            return self.corrected(mistake, written, actual, "it runs elsewhere; write");
+        }
+        let beside = cgroups::join(cgroups::parent(written.path), &unit.0);
+        let likely = match cgroups::place(unit, self.units) {
+            Place::Known(place) | Place::Default(place) if manager.is_empty() => place,
+            _ if !beside.contains('/') => cgroups::default_path(&unit.0),
+            _ => beside,
+        };
+        let meant = "if the path is meant, put `# scnpm: allow(W002)` above the annotation; if not, write";
+        self.corrected(mistake, written, &likely, meant)
+    }
+
+    fn not_of_the_unit(&self, written: &Written<'_>) -> Mistake {
+        let unit = quoted(&self.annotation.unit.0);
+        Mistake::new(Code::UnitPath, written.span, format!("the path is not that of {unit}"))
+    }
+
+    /// With the right path, and the level that belongs to it.
+    fn corrected(&self, mistake: Mistake, written: &Written<'_>, path: &str, what: &str) -> Mistake {
+        let level = path.split('/').count();
+        let text = &self.policy.sources.file(written.span.file).text;
+        let is_variable = text[written.span.start..].starts_with('$');
+        let Some(cgroup) = written.cgroup else {
+            let mistake = mistake.help(format!("{what} {}", shown(path)));
+            return if is_variable { mistake } else { mistake.fix(written.span, path) };
+        };
+        let mistake = mistake.help(format!("{what} {} with `level {level}`", shown(path)));
+        if is_variable {
+            return mistake;
+        }
+        if usize::try_from(cgroup.level) == Ok(level) || cgroup.paths.len() > 1 {
+            return mistake.fix(written.span, path);
+        }
+        let between = &text[cgroup.level_span.end..written.span.start];
+        mistake.fix(cgroup.level_span.to(written.span), format!("{level}{between}{path}"))
+    }
+}
+
+/// A path for a help: whole, since it is to be copied.
+fn shown(path: &str) -> String {
+    format!("`{}`", path.replace(char::is_control, "\u{fffd}"))
+}
