@@ -48,3 +48,55 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Mistake> {
     mistakes.sort_by_key(|mistake| (mistake.span, mistake.code));
     mistakes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fmt::Write,
+        time::{Duration, Instant},
+    };
+
+    use serde_json::json;
+
+    use super::{
+        testing::{file, jump, policy_of, ruleset, units},
+        *,
+    };
+
+    #[test]
+    fn warnings_come_in_the_order_of_the_files() {
+        let second =
+            "# b.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/c.service\" drop";
+        let policy = policy_of(&["# a.service :: add rule inet f c tcp dport 1 drop", second]);
+        let spans: Vec<_> = lint(&policy, Facts::default()).into_iter().map(|mistake| mistake.span).collect();
+        assert_eq!(spans.len(), 3);
+        assert!(spans.is_sorted());
+    }
+
+    #[test]
+    fn policy_without_annotations_has_nothing_to_judge() {
+        let ruleset = ruleset(&[("c", Some(("output", "drop")), vec![])]);
+        let policy = policy_of(&["table inet f { }\n"]);
+        assert_eq!(lint(&policy, Facts { units: None, ruleset: Some(&ruleset) }), []);
+    }
+
+    #[test]
+    fn many_annotations_of_one_chain_take_no_time_to_speak_of() {
+        let mut text = String::new();
+        for n in 0..2000 {
+            writeln!(
+                text,
+                "# a.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/a.service\" tcp dport {n} accept"
+            )
+            .unwrap();
+        }
+        let policy = policy_of(&[&text, &text.replace("accept", "drop")]);
+        let units = units(&[("b.service", file(None))], &[]);
+        let ruleset =
+            ruleset(&[("b", Some(("output", "drop")), vec![json!([jump("c")])]), ("c", None, vec![])]);
+        let begin = Instant::now();
+        let found = lint(&policy, Facts { units: Some(&units), ruleset: Some(&ruleset) });
+        assert!(found.len() > 4000);
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    }
+}

@@ -63,3 +63,73 @@ fn nearest_unit(unit: &UnitName, units: &Units) -> Option<String> {
     let end = stem(&unit.0)?;
     Some(format!("{}.{kind}", nearest(&unit.0[..end], stems)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::{
+        Facts,
+        testing::{file, found, mended, messages, units, with_units},
+    };
+
+    fn machine() -> Units {
+        let files = ["postfix.service", "openvpn@.service", "backup.timer", "sshd.service"]
+            .map(|name| (name, file(None)));
+        units(&files, &["system.slice/run-1.service"])
+    }
+
+    fn rule(unit: &str) -> String {
+        format!("# {unit} :: add rule inet f c oifname \"x\" accept")
+    }
+
+    #[test]
+    fn unknown_unit_is_told_with_the_nearest_name() {
+        let machine = machine();
+        let facts = with_units(&machine);
+        assert_eq!(
+            messages(Code::UnknownUnit, &rule("posftix.service"), facts),
+            ["neither a unit file nor a running unit is named `posftix.service`"]
+        );
+        assert_eq!(mended(Code::UnknownUnit, &rule("posftix.service"), facts), rule("postfix.service"));
+        assert_eq!(
+            mended(Code::UnknownUnit, &rule("opnevpn@office.service"), facts),
+            rule("openvpn@office.service")
+        );
+        let other = &found(Code::UnknownUnit, &rule("nginx.service"), facts)[0];
+        assert_eq!(other.fix, None);
+        assert_eq!(
+            other.help.as_deref(),
+            Some("if it is made while the machine runs, put `# scnpm: allow(W003)` above the annotation")
+        );
+        assert_eq!(found(Code::UnknownUnit, &rule("backup.service"), facts)[0].fix, None);
+    }
+
+    #[test]
+    fn known_units_and_those_without_files_are_not_told() {
+        let machine = machine();
+        for unit in [
+            "postfix.service",
+            "openvpn@office.service",
+            "openvpn@.service",
+            "backup.timer",
+            "run-1.service",
+            "session.scope",
+            "session-2.scope",
+            "mail.slice",
+            "home.mount",
+        ] {
+            assert_eq!(
+                messages(Code::UnknownUnit, &rule(unit), with_units(&machine)),
+                [] as [&str; 0],
+                "{unit}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_known_without_unit_files() {
+        assert_eq!(messages(Code::UnknownUnit, &rule("x.service"), Facts::default()), [] as [&str; 0]);
+        let empty = units(&[], &["system.slice/a.service"]);
+        assert_eq!(messages(Code::UnknownUnit, &rule("x.service"), with_units(&empty)), [] as [&str; 0]);
+    }
+}

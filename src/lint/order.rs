@@ -10,8 +10,8 @@ use crate::{
     dispatch::form::only_matches,
     model::{CgroupPath, ChainRef, UnitName},
     policy::{
-        Annotation, AnnotationId, CgroupMatch, Code, Mistake, Part, Placement, Policy, Statement, Token,
-        TokenKind, mistake::quoted,
+        Annotation, AnnotationId, CgroupMatch, Code, FileId, Mistake, Part, Placement, Policy, Statement,
+        Token, TokenKind, mistake::quoted,
     },
 };
 
@@ -182,22 +182,24 @@ fn contradictions(policy: &Policy, subjects: &[Subject<'_>]) -> BTreeMap<Annotat
     for subject in subjects {
         groups.entry((&subject.annotation.unit, &subject.rule.chain)).or_default().push(subject);
     }
-    let mut found = BTreeMap::new();
-    for group in groups.values() {
-        let files: BTreeSet<_> = group.iter().map(|subject| subject.annotation.span.file).collect();
-        if files.len() < 2 {
-            continue;
-        }
-        for (at, later) in group.iter().enumerate() {
-            let others = group[..at].iter().filter(|earlier| {
-                earlier.annotation.span.file != later.annotation.span.file && are_opposed(earlier, later)
-            });
-            if let Some(earlier) = others.take(COMPARED).find(|earlier| are_about_the_same(earlier, later)) {
-                found.insert(later.id, contradiction(policy, earlier, later));
+    let in_group = |group: &Vec<&Subject<'_>>| {
+        let mut earlier: BTreeMap<(FileId, bool), Vec<&Subject<'_>>> = BTreeMap::new();
+        let mut found = Vec::new();
+        for &later in group {
+            let Some(accepts) = accepts(later) else { continue };
+            let file = later.annotation.span.file;
+            let opposed = earlier
+                .iter()
+                .filter(|((other, other_accepts), _)| *other != file && *other_accepts != accepts);
+            let mut opposed = opposed.flat_map(|(_, subjects)| subjects).take(COMPARED);
+            if let Some(other) = opposed.find(|other| are_about_the_same(other, later)) {
+                found.push((later.id, contradiction(policy, other, later)));
             }
+            earlier.entry((file, accepts)).or_default().push(later);
         }
-    }
-    found
+        found
+    };
+    groups.values().flat_map(in_group).collect()
 }
 
 fn contradiction(policy: &Policy, earlier: &Subject<'_>, later: &Subject<'_>) -> Mistake {
@@ -208,12 +210,10 @@ fn contradiction(policy: &Policy, earlier: &Subject<'_>, later: &Subject<'_>) ->
         .help("the order of the files decides: leave one of the two out")
 }
 
-/// Whether one accepts and the other refuses.
-fn are_opposed(a: &Subject<'_>, b: &Subject<'_>) -> bool {
-    let is_accept =
-        |subject: &Subject<'_>| subject.verdict.is_some_and(|(verdict, _)| verdict == Verdict::Accept);
-    let refuses = |subject: &Subject<'_>| subject.verdict.is_some_and(|(verdict, _)| verdict.refuses());
-    (is_accept(a) && refuses(b)) || (refuses(a) && is_accept(b))
+/// Whether a rule accepts, or refuses.
+fn accepts(subject: &Subject<'_>) -> Option<bool> {
+    let (verdict, _) = subject.verdict?;
+    (verdict == Verdict::Accept || verdict.refuses()).then_some(verdict == Verdict::Accept)
 }
 
 fn are_about_the_same(a: &Subject<'_>, b: &Subject<'_>) -> bool {
@@ -234,4 +234,150 @@ fn overlap(a: &Subject<'_>, b: &Subject<'_>) -> bool {
         these.iter().any(|path| cgroups::with_ancestors(path).any(|path| those.contains(path)))
     };
     any_below(&a, &b) || any_below(&b, &a)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::{
+        Facts,
+        testing::{messages, of_code, policy_of},
+    };
+
+    const A: &str = "socket cgroupv2 level 2 \"system.slice/a.service\"";
+
+    fn said(code: Code, lines: &[&str]) -> Vec<String> {
+        messages(code, &lines.join("\n"), Facts::default())
+    }
+
+    fn rule(statement: &str) -> String {
+        format!("# a.service :: {statement}")
+    }
+
+    fn said_of(code: Code, statements: &[String]) -> Vec<String> {
+        let lines: Vec<String> = statements.iter().map(|statement| rule(statement)).collect();
+        said(code, &lines.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn second_annotation_that_says_the_same_is_told() {
+        let twice = [format!("add rule inet f c {A} accept"), format!("inet f c {A}   accept")];
+        assert_eq!(said_of(Code::Duplicate, &twice), ["the same annotation as at 0.nft:1"]);
+        assert_eq!(said_of(Code::Shadowed, &twice), [] as [&str; 0]);
+        let element = "add element inet f s { \"system.slice/a.service\" }".to_owned();
+        assert_eq!(said_of(Code::Duplicate, &[element.clone(), element]).len(), 1);
+    }
+
+    #[test]
+    fn annotations_that_differ_are_no_duplicates() {
+        for [first, second] in [
+            [format!("add rule inet f c {A} accept"), format!("add rule inet f d {A} accept")],
+            [format!("add rule inet f c {A} accept"), format!("add rule ip f c {A} accept")],
+            [
+                format!("add rule inet f c {A} tcp dport 1 accept"),
+                format!("add rule inet f c {A} tcp dport 2 accept"),
+            ],
+            [
+                "add element inet f m { \"system.slice/a.service\" : accept }".to_owned(),
+                "add element inet f m { \"system.slice/a.service\" : drop }".to_owned(),
+            ],
+            [
+                format!("add rule inet f c {A} accept"),
+                "add rule inet f c socket cgroupv2 level 2 != \"system.slice/a.service\" accept".to_owned(),
+            ],
+        ] {
+            assert_eq!(said_of(Code::Duplicate, &[first.clone(), second]), [] as [&str; 0], "{first}");
+        }
+        let lines = [
+            format!("# a.service :: add rule inet f c {A} accept"),
+            format!("# b.service :: add rule inet f c {A} accept"),
+        ];
+        assert_eq!(said(Code::Duplicate, &[&lines[0], &lines[1]]), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn rule_behind_one_that_decides_is_told() {
+        let never = |line: usize| {
+            format!("never reached: the annotation at 0.nft:{line} decides these packets before")
+        };
+        let wide = format!("add rule inet f c {A} counter accept");
+        let narrow = format!("add rule inet f c {A} tcp dport 25 drop");
+        assert_eq!(said_of(Code::Shadowed, &[wide.clone(), narrow.clone()]), [never(1)]);
+        assert_eq!(said_of(Code::Shadowed, &[narrow.clone(), wide.clone()]), [] as [&str; 0]);
+        let slice =
+            "add rule inet f c socket cgroupv2 level 1 \"system.slice\" tcp dport 25 goto x".to_owned();
+        assert_eq!(said_of(Code::Shadowed, &[slice.clone(), narrow.clone()]), [never(1)]);
+        assert_eq!(said_of(Code::Shadowed, &[slice, wide.clone()]), [] as [&str; 0]);
+        let two = "add rule inet f c socket cgroupv2 level 2 { \"system.slice/a.service\", \"system.slice/b.service\" } accept".to_owned();
+        assert_eq!(said_of(Code::Shadowed, &[two.clone(), narrow]), [never(1)]);
+        assert_eq!(said_of(Code::Shadowed, &[wide, two]), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn inserted_rules_come_before_added_ones_the_last_first() {
+        let wide = |verb: &str| format!("{verb} rule inet f c {A} accept");
+        let narrow = |verb: &str| format!("{verb} rule inet f c {A} tcp dport 25 drop");
+        assert_eq!(said_of(Code::Shadowed, &[narrow("add"), wide("insert")]).len(), 1);
+        assert_eq!(said_of(Code::Shadowed, &[narrow("insert"), wide("insert")]).len(), 1);
+        assert_eq!(said_of(Code::Shadowed, &[wide("insert"), narrow("insert")]), [] as [&str; 0]);
+        assert_eq!(said_of(Code::Shadowed, &[wide("add"), narrow("insert")]), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn rule_is_reached_behind_one_that_does_not_decide_all() {
+        let narrow = format!("add rule inet f c {A} ct state established,related drop");
+        for first in [
+            format!("{A} limit rate 10/second accept"),
+            format!("{A} ct state established accept"),
+            format!("{A} jump x"),
+            format!("{A} continue"),
+            format!("{A} counter"),
+            format!("{A} meta mark set 1"),
+            format!("limit rate 1/second {A} accept"),
+            "socket cgroupv2 level 2 != \"system.slice/a.service\" accept".to_owned(),
+            "socket cgroupv2 level 2 \"system.slice/b.service\" accept".to_owned(),
+            "socket cgroupv2 level 2 \"system.slice/a.servic\" accept".to_owned(),
+            "accept".to_owned(),
+        ] {
+            let both = [format!("add rule inet f c {first}"), narrow.clone()];
+            assert_eq!(said_of(Code::Shadowed, &both), [] as [&str; 0], "{first}");
+        }
+    }
+
+    fn contradicting(first: &str, second: &str) -> Vec<String> {
+        let policy = policy_of(&[&rule(first), &format!("\n{}", rule(second))]);
+        let found = of_code(Code::Contradiction, &policy, Facts::default());
+        assert!(found.is_empty() || of_code(Code::Shadowed, &policy, Facts::default()).is_empty());
+        found.into_iter().map(|mistake| mistake.message).collect()
+    }
+
+    #[test]
+    fn two_files_that_say_opposite_things_are_told() {
+        let opposite = ["the annotation at 0.nft:1 says the opposite for `a.service`"];
+        let accept = format!("add rule inet f c {A} accept");
+        assert_eq!(contradicting(&accept, &format!("add rule inet f c {A} tcp dport 25 drop")), opposite);
+        assert_eq!(
+            contradicting("add rule inet f c oifname \"x\" reject", "add rule inet f c oifname \"x\" accept"),
+            opposite
+        );
+        let below = "add rule inet f c socket cgroupv2 level 1 \"system.slice\" reject with tcp reset";
+        assert_eq!(contradicting(&accept, below), opposite);
+    }
+
+    #[test]
+    fn files_that_speak_of_different_packets_do_not_contradict() {
+        let accept = format!("add rule inet f c {A} tcp dport 25 accept");
+        for second in [
+            format!("add rule inet f c {A} tcp dport 26 drop"),
+            format!("add rule inet f d {A} tcp dport 25 drop"),
+            format!("add rule inet f c {A} tcp dport 25 jump x"),
+            "add rule inet f c socket cgroupv2 level 2 \"system.slice/b.service\" tcp dport 25 drop"
+                .to_owned(),
+            "add rule inet f c tcp dport 25 drop".to_owned(),
+        ] {
+            assert_eq!(contradicting(&accept, &second), [] as [&str; 0], "{second}");
+        }
+        let lines = [rule(&accept), rule(&format!("add rule inet f c {A} tcp dport 25 drop"))];
+        assert_eq!(said(Code::Contradiction, &[&lines[0], &lines[1]]), [] as [&str; 0]);
+    }
 }

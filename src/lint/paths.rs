@@ -222,13 +222,15 @@ impl<'a> Judge<'a> {
     fn corrected(&self, mistake: Mistake, written: &Written<'_>, path: &str, what: &str) -> Mistake {
         let level = path.split('/').count();
         let text = &self.policy.sources.file(written.span.file).text;
-        let is_variable = text[written.span.start..].starts_with('$');
+        // A variable holds more than this path, and whoever may make a cgroup may name it so that no quotes hold it.
+        let is_out_of_reach = text[written.span.start..].starts_with('$')
+            || path.contains(|c: char| c == '"' || c.is_control());
         let Some(cgroup) = written.cgroup else {
             let mistake = mistake.help(format!("{what} {}", shown(path)));
-            return if is_variable { mistake } else { mistake.fix(written.span, path) };
+            return if is_out_of_reach { mistake } else { mistake.fix(written.span, path) };
         };
         let mistake = mistake.help(format!("{what} {} with `level {level}`", shown(path)));
-        if is_variable {
+        if is_out_of_reach {
             return mistake;
         }
         if usize::try_from(cgroup.level) == Ok(level) || cgroup.paths.len() > 1 {
@@ -242,4 +244,230 @@ impl<'a> Judge<'a> {
 /// A path for a help: whole, since it is to be copied.
 fn shown(path: &str) -> String {
     format!("`{}`", path.replace(char::is_control, "\u{fffd}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::{
+        Facts, UnitFile,
+        testing::{file, found, mended, messages, units, with_units},
+    };
+
+    fn rule(unit: &str, path: &str) -> String {
+        let level = path.split('/').count();
+        format!("# {unit} :: add rule inet f c socket cgroupv2 level {level} \"{path}\" tcp dport 25 accept")
+    }
+
+    fn said(unit: &str, path: &str, facts: Facts<'_>) -> Vec<String> {
+        messages(Code::UnitPath, &rule(unit, path), facts)
+    }
+
+    const USER: &str = "user.slice/user-1000.slice/user@1000.service";
+
+    #[test]
+    fn slice_at_another_place_is_told_and_mended() {
+        let none = Facts::default();
+        assert_eq!(
+            said("x.service", "a-b.slice/x.service", none),
+            ["`a-b.slice` is not here: its path is `a.slice/a-b.slice`"]
+        );
+        for (unit, path, right) in [
+            ("x.service", "a-b.slice/x.service", "a.slice/a-b.slice/x.service"),
+            ("a-b.slice", "a-b.slice", "a.slice/a-b.slice"),
+            ("mail.slice", "system.slice/mail.slice", "mail.slice"),
+            (
+                "session-2.scope",
+                "user-1000.slice/session-2.scope",
+                "user.slice/user-1000.slice/session-2.scope",
+            ),
+            ("x.service", "-.slice/system.slice/x.service", "system.slice/x.service"),
+        ] {
+            assert_eq!(mended(Code::UnitPath, &rule(unit, path), none), rule(unit, right));
+        }
+        let text = rule("x.service", "a-b.slice/x.service");
+        let help = found(Code::UnitPath, &text, none)[0].help.clone();
+        assert_eq!(
+            help.as_deref(),
+            Some("write the whole path `a.slice/a-b.slice/x.service` with `level 3`")
+        );
+    }
+
+    #[test]
+    fn path_of_another_unit_is_told_and_mended() {
+        let none = Facts::default();
+        assert_eq!(
+            said("postfix.service", "system.slice/dovecot.service", none),
+            ["the path is not that of `postfix.service`"]
+        );
+        for (unit, path, right) in [
+            ("postfix.service", "system.slice/dovecot.service", "system.slice/postfix.service"),
+            (
+                "foo.service",
+                &format!("{USER}/app.slice/bar.service"),
+                &format!("{USER}/app.slice/foo.service"),
+            ),
+            (
+                "session-2.scope",
+                "user.slice/user-1000.slice/session-3.scope",
+                "user.slice/user-1000.slice/session-2.scope",
+            ),
+            ("foo@x.service", "system.slice/foo.service", "system.slice/system-foo.slice/foo@x.service"),
+            ("foo.service", "foo", "system.slice/foo.service"),
+        ] {
+            assert_eq!(mended(Code::UnitPath, &rule(unit, path), none), rule(unit, right));
+        }
+    }
+
+    #[test]
+    fn element_is_mended_without_a_level() {
+        let element = |path: &str| format!("# a.service :: add element inet f s {{ \"{path}\" }}");
+        let mended = mended(Code::UnitPath, &element("system.slice/b.service"), Facts::default());
+        assert_eq!(mended, element("system.slice/a.service"));
+    }
+
+    #[test]
+    fn instance_lies_in_its_template_s_slice() {
+        let none = Facts::default();
+        let right = "system.slice/system-foo\\x2dbar.slice/foo-bar@1.service";
+        assert_eq!(
+            mended(Code::UnitPath, &rule("foo-bar@1.service", "system.slice/foo-bar@1.service"), none),
+            rule("foo-bar@1.service", right)
+        );
+        assert_eq!(said("foo-bar@1.service", "x.slice/foo-bar@1.service", none), [] as [&str; 0]);
+        assert_eq!(said("foo@1.service", &format!("{USER}/app.slice/foo@1.service"), none), [] as [&str; 0]);
+        let with_slice = units(&[("foo@.service", file(Some("a-b.slice")))], &[]);
+        assert_eq!(
+            mended(
+                Code::UnitPath,
+                &rule("foo@1.service", "system.slice/foo@1.service"),
+                with_units(&with_slice)
+            ),
+            rule("foo@1.service", "a.slice/a-b.slice/foo@1.service")
+        );
+        for slice in [UnitFile::default(), file(Some("x-%i.slice")), file(Some("system.slice"))] {
+            let machine = units(&[("foo@.service", slice.clone())], &[]);
+            let said = said("foo@1.service", "system.slice/foo@1.service", with_units(&machine));
+            assert_eq!(said, [] as [&str; 0], "{slice:?}");
+        }
+    }
+
+    #[test]
+    fn unit_file_says_the_slice() {
+        let machine = units(&[("a.service", file(Some("x-y.slice"))), ("b.service", file(None))], &[]);
+        let facts = with_units(&machine);
+        assert_eq!(
+            mended(Code::UnitPath, &rule("a.service", "system.slice/a.service"), facts),
+            rule("a.service", "x.slice/x-y.slice/a.service")
+        );
+        assert_eq!(
+            mended(Code::UnitPath, &rule("b.service", "b.service"), facts),
+            rule("b.service", "system.slice/b.service")
+        );
+        assert_eq!(said("a.service", "x.slice/x-y.slice/a.service/sub", facts), [] as [&str; 0]);
+        assert_eq!(said("b.service", &format!("{USER}/app.slice/b.service"), facts), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn running_unit_s_path_is_the_right_one() {
+        let machine = units(&[("a.service", file(None))], &["x.slice/a.service"]);
+        let facts = with_units(&machine);
+        assert_eq!(
+            mended(Code::UnitPath, &rule("a.service", "system.slice/a.service"), facts),
+            rule("a.service", "x.slice/a.service")
+        );
+        assert_eq!(
+            mended(Code::UnitPath, &rule("a.service", "system.slice/b.service"), facts),
+            rule("a.service", "x.slice/a.service")
+        );
+        let help = found(Code::UnitPath, &rule("a.service", "a.service/sub"), facts)[0].help.clone();
+        assert_eq!(help.as_deref(), Some("it runs elsewhere; write `x.slice/a.service/sub` with `level 3`"));
+        for path in ["x.slice/a.service", "x.slice/a.service/sub", "x.slice"] {
+            assert_eq!(said("a.service", path, facts), [] as [&str; 0], "{path}");
+        }
+        assert_eq!(said("a.service", "system.slice", facts).len(), 1);
+    }
+
+    #[test]
+    fn each_manager_has_units_of_its_own() {
+        let machine = units(
+            &[],
+            &[&format!("{USER}/app.slice/a.service"), "machine.slice/c.scope/payload/system.slice/b.service"],
+        );
+        let facts = with_units(&machine);
+        for (unit, path) in [
+            ("a.service", "system.slice/a.service"),
+            ("a.service", "user.slice/user-1001.slice/user@1001.service/app.slice/a.service"),
+            ("b.service", "system.slice/b.service"),
+        ] {
+            assert_eq!(said(unit, path, facts), [] as [&str; 0], "{path}");
+        }
+        assert_eq!(said("a.service", &format!("{USER}/background.slice/a.service"), facts).len(), 1);
+    }
+
+    #[test]
+    fn labels_and_paths_that_hold_the_unit_are_not_told() {
+        let none = Facts::default();
+        for (unit, path) in [
+            ("session.scope", "system.slice/sshd.service"),
+            ("mail.slice", "system.slice/postfix.service"),
+            ("backup.timer", "system.slice/backup.service"),
+            ("network.target", "system.slice"),
+            ("a.service", "system.slice/a.service"),
+            ("a.service", "system.slice/a.service/worker"),
+            ("a.service", "system.slice/_a.service"),
+            ("a.service", "system.slice"),
+            ("a.service", "own.slice/a.service"),
+            ("a.slice", "a.slice/b.service"),
+            ("a-b.slice", "a.slice/a-b.slice/a-b-c.slice/x.service"),
+            ("app-firefox-1.scope", &format!("{USER}/app.slice")),
+            ("app-firefox-1.scope", &format!("{USER}/app.slice/app-firefox-1.scope")),
+            ("session-2.scope", "user.slice/user-1000.slice/session-2.scope"),
+            ("session-2.scope", "user.slice/user-1000.slice"),
+            ("user@1000.service", USER),
+            ("foo@1.service", "system.slice/system-foo.slice/foo@1.service"),
+            ("ssh.service", "system.slice/ssh.socket"),
+            ("ssh.service", "init.scope"),
+            ("a.service", "machine.slice/c.scope/payload/system.slice/a.service"),
+        ] {
+            assert_eq!(said(unit, path, none), [] as [&str; 0], "{unit} {path}");
+        }
+    }
+
+    #[test]
+    fn one_of_several_paths_is_enough() {
+        let text = "# a.service :: add rule inet f c socket cgroupv2 level 2 \
+                    { \"system.slice/b.service\", \"system.slice/a.service\" } accept";
+        assert_eq!(messages(Code::UnitPath, text, Facts::default()), [] as [&str; 0]);
+        let wrong = text.replace("a.service\" }", "c.service\" }");
+        assert_eq!(messages(Code::UnitPath, &wrong, Facts::default()).len(), 1);
+    }
+
+    #[test]
+    fn path_in_a_variable_is_not_replaced() {
+        let text = "define units = { \"system.slice/b.service\" }\n\
+                    # a.service :: add rule inet f c socket cgroupv2 level 2 $units accept";
+        let found = found(Code::UnitPath, text, Facts::default());
+        assert_eq!((found.len(), &found[0].fix), (1, &None));
+    }
+
+    #[test]
+    fn path_that_no_quotes_hold_is_not_written() {
+        let machine = units(&[], &["x.slice/\"\n/a.service"]);
+        let text = rule("a.service", "a.service");
+        let help = found(Code::UnitPath, &text, with_units(&machine))[0].clone();
+        assert_eq!(help.fix, None);
+        assert_eq!(
+            help.help.as_deref(),
+            Some("it runs elsewhere; write `x.slice/\"\u{fffd}/a.service` with `level 3`")
+        );
+    }
+
+    #[test]
+    fn misspelt_unit_is_only_told_as_that() {
+        let machine = units(&[("postfix.service", file(None))], &[]);
+        let text = rule("postfx.service", "system.slice/postfix.service");
+        assert_eq!(messages(Code::UnitPath, &text, with_units(&machine)), [] as [&str; 0]);
+        assert_eq!(messages(Code::UnknownUnit, &text, with_units(&machine)).len(), 1);
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use crate::model::{ChainRef, PREFIX, SetRef, TableRef};
+use crate::model::{ChainRef, Family, PREFIX, SetRef, TableRef};
 
 /// Chains and their rules.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +68,7 @@ impl Ruleset {
         let Some(ChainRef { table, name }) = reference(map, "name") else { return };
         let verdicts = VerdictMap {
             calls: map.get("elem").map(targets),
-            established: map.get("elem").map(|elements| verdict_of_established(elements)),
+            established: map.get("elem").map(verdict_of_established),
         };
         self.maps.insert(SetRef { table, name }, verdicts);
     }
@@ -234,7 +234,6 @@ impl Reader<'_> {
 
     /// In a table of several protocols some kinds of `reject` are for one protocol only.
     fn is_for_every_packet(&self, reject: &Value) -> bool {
-        use crate::model::Family;
         match text(reject, "type") {
             Some("tcp reset") => false,
             Some("icmp" | "icmpv6") => matches!(self.table.family, Family::Ip | Family::Ip6),
@@ -361,6 +360,90 @@ fn visit<'a>(value: &'a Value, look: &mut dyn FnMut(Option<&str>, &'a Value)) {
             Value::Array(items) => open.extend(items.iter().map(|item| (None, item))),
             Value::Object(items) => open.extend(items.iter().map(|(key, item)| (Some(key.as_str()), item))),
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What nft 1.0.6 lists, but for what makes no difference.
+    const LISTED: &str = r#"{"nftables": [
+        {"metainfo": {"version": "1.0.6", "release_name": "Lester Gooch #5", "json_schema_version": 1}},
+        {"table": {"family": "inet", "name": "filter", "handle": 1}},
+        {"map": {"family": "inet", "name": "m", "table": "filter", "type": "mark", "handle": 6, "map": "verdict",
+            "elem": [[1, {"jump": {"target": "leaf"}}]]}},
+        {"map": {"family": "inet", "name": "unlisted", "table": "filter", "type": "mark", "handle": 7, "map": "verdict"}},
+        {"set": {"family": "inet", "name": "scnpm.x.1", "table": "filter", "type": "cgroupsv2", "handle": 9}},
+        {"chain": {"family": "inet", "table": "filter", "name": "leaf", "handle": 1}},
+        {"chain": {"family": "inet", "table": "filter", "name": "scnpm.vpn.1.a", "handle": 2}},
+        {"chain": {"family": "inet", "table": "filter", "name": "input", "handle": 4, "type": "filter",
+            "hook": "input", "prio": 0, "policy": "drop"}},
+        {"rule": {"family": "inet", "table": "filter", "chain": "leaf", "handle": 11, "comment": "x",
+            "expr": [{"counter": {"packets": 0, "bytes": 0}}, {"accept": null}]}},
+        {"rule": {"family": "inet", "table": "filter", "chain": "leaf", "handle": 12,
+            "expr": [{"vmap": {"key": {"socket": {"key": "cgroupv2"}}, "data": "@scnpm.vpn.1"}}]}},
+        {"rule": {"family": "inet", "table": "filter", "chain": "leaf", "handle": 13, "expr": [{"match": {"op": "==",
+            "left": {"socket": {"key": "cgroupv2"}}, "right": "@scnpm.x.1"}}, {"accept": null}]}},
+        {"rule": {"family": "inet", "table": "filter", "chain": "input", "handle": 15, "expr": [{"match": {"op": "in",
+            "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}, {"log": null}, {"accept": null}]}},
+        {"rule": {"family": "inet", "table": "filter", "chain": "input", "handle": 20, "expr": [{"vmap": {"key":
+            {"concat": [{"meta": {"key": "iifname"}}, {"ct": {"key": "state"}}]}, "data": {"set": [
+            [{"concat": ["lo", "established"]}, {"accept": null}], [{"concat": ["eth0", "new"]}, {"drop": null}]]}}}]}},
+        {"rule": {"family": "inet", "table": "filter", "chain": "input", "handle": 30,
+            "expr": [{"vmap": {"key": {"meta": {"key": "mark"}}, "data": "@m"}}]}},
+        {"rule": {"family": "inet", "table": "filter", "chain": "input", "handle": 31,
+            "expr": [{"vmap": {"key": {"meta": {"key": "mark"}}, "data": "@unlisted"}}]}},
+        {"rule": {"family": "inet", "table": "filter", "chain": "input", "handle": 32, "expr": [{"match": {"op": "==",
+            "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}}, {"reject": {"type": "tcp reset"}}]}},
+        {"rule": {"family": "inet", "table": "filter", "chain": "input", "handle": 36,
+            "expr": [{"reject": {"type": "icmpx", "expr": "port-unreachable"}}]}}
+    ]}"#;
+
+    fn chain(name: &str) -> ChainRef {
+        let table = TableRef { family: Family::Inet, name: "filter".to_owned() };
+        ChainRef { table, name: name.to_owned() }
+    }
+
+    #[test]
+    fn listing_is_read_without_what_is_scnpm_s() {
+        let ruleset = Ruleset::of(&serde_json::from_str(LISTED).unwrap());
+        let names: Vec<String> = ruleset.chains().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(names, ["inet filter input", "inet filter leaf"]);
+        let leaf = ruleset.chain(&chain("leaf")).unwrap();
+        assert_eq!((leaf.rules.len(), leaf.end()), (1, Some((0, "accept"))));
+        let input = ruleset.chain(&chain("input")).unwrap();
+        let base = input.base.as_ref().unwrap();
+        assert_eq!((base.hook.as_str(), base.is_filter, base.refuses), ("input", true, true));
+        assert_eq!(input.end(), Some((5, "reject")));
+    }
+
+    #[test]
+    fn rules_are_read_for_what_becomes_of_established_connections() {
+        let ruleset = Ruleset::of(&serde_json::from_str(LISTED).unwrap());
+        let rules = &ruleset.chain(&chain("input")).unwrap().rules;
+        let read = |rule: &Rule| (rule.accepts_established, rule.refuses, rule.calls.len(), rule.calls_any);
+        let read: Vec<_> = rules.iter().map(read).collect();
+        assert_eq!(
+            read,
+            [
+                (true, false, 0, false),
+                (true, false, 0, false),
+                (false, false, 1, false),
+                (false, false, 0, true),
+                (false, true, 0, false),
+                (false, true, 0, false),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_listing_is_an_empty_ruleset() {
+        for text in
+            ["null", "{}", "[]", r#"{"nftables": 1}"#, r#"{"nftables": [1, {"rule": []}, {"chain": {}}]}"#]
+        {
+            assert_eq!(Ruleset::of(&serde_json::from_str(text).unwrap()).chains().count(), 0, "{text}");
         }
     }
 }

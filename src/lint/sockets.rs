@@ -100,3 +100,91 @@ fn place(socket: &UnitName, path: &str, units: &Units) -> String {
         _ => format!("{manager}/app.slice/{socket}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::{
+        Facts, Ruleset, UnitFile,
+        testing::{found, jump, messages, ruleset, units, with_units},
+    };
+
+    fn socket(is_wanted: bool, service: Option<&str>) -> UnitFile {
+        UnitFile {
+            is_read: true,
+            listens_on: vec!["22".to_owned()],
+            service: service.map(|name| UnitName(name.to_owned())),
+            is_wanted,
+            ..UnitFile::default()
+        }
+    }
+
+    fn rule(matches: &str) -> String {
+        format!(
+            "# ssh.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/ssh.service\" {matches} accept"
+        )
+    }
+
+    fn hooked(hook: &str) -> Ruleset {
+        ruleset(&[("b", Some((hook, "accept")), vec![serde_json::json!([jump("c")])]), ("c", None, vec![])])
+    }
+
+    fn said(units: &Units, hook: &str, matches: &str) -> Vec<String> {
+        let ruleset = hooked(hook);
+        messages(Code::SocketUnit, &rule(matches), Facts { units: Some(units), ruleset: Some(&ruleset) })
+    }
+
+    const LISTENS: &str =
+        "`ssh.socket` listens for `ssh.service`, and accepted connections have its cgroup or PID 1's";
+
+    #[test]
+    fn service_whose_socket_unit_listens_is_told() {
+        let wanted = units(&[("ssh.socket", socket(true, None))], &[]);
+        let running = units(&[("ssh.socket", socket(false, None))], &["system.slice/ssh.socket"]);
+        for machine in [&wanted, &running] {
+            let found = found(Code::SocketUnit, &rule(""), with_units(machine));
+            assert_eq!(found[0].message, LISTENS);
+            assert_eq!(
+                found[0].help.as_deref(),
+                Some(
+                    "for what it accepts, match `system.slice/ssh.socket` with `level 2` too, or `init.scope` with `level 1`"
+                )
+            );
+        }
+        assert_eq!(said(&wanted, "input", "tcp dport 22"), [LISTENS]);
+        assert_eq!(said(&wanted, "output", "tcp sport 22"), [LISTENS]);
+        let other = units(&[("listener.socket", socket(true, Some("ssh.service")))], &[]);
+        assert_eq!(said(&other, "input", "").len(), 1);
+    }
+
+    #[test]
+    fn what_the_service_opens_itself_is_its_own() {
+        let wanted = units(&[("ssh.socket", socket(true, None))], &[]);
+        assert_eq!(said(&wanted, "output", "tcp dport 25"), [] as [&str; 0]);
+        assert_eq!(said(&wanted, "forward", ""), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn sockets_that_are_not_used_or_not_of_the_network_do_not_count() {
+        let local = UnitFile { listens_on: vec![], ..socket(true, None) };
+        for files in [
+            &[("ssh.socket", socket(false, None))][..],
+            &[("ssh.socket", local)],
+            &[("ssh.socket", socket(true, Some("other.service")))],
+            &[("sshd.socket", socket(true, None))],
+        ] {
+            assert_eq!(said(&units(files, &[]), "input", ""), [] as [&str; 0], "{files:?}");
+        }
+        assert_eq!(messages(Code::SocketUnit, &rule(""), Facts::default()), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn author_who_names_the_socket_knows() {
+        let wanted = units(&[("ssh.socket", socket(true, None))], &[]);
+        let both = format!(
+            "{}\n# ssh.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/ssh.socket\" accept",
+            rule("")
+        );
+        assert_eq!(messages(Code::SocketUnit, &both, with_units(&wanted)), [] as [&str; 0]);
+    }
+}

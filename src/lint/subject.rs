@@ -16,7 +16,7 @@ pub(super) struct Subject<'a> {
     pub(super) tokens: Vec<&'a Token>,
     /// Those in front of the verdict, without counters.
     pub(super) conditions: Vec<&'a Token>,
-    /// What it does with a packet, if nft's scanner of verdicts would find it.
+    /// What it does with a packet, and where that stands.
     pub(super) verdict: Option<(Verdict, Span)>,
 }
 
@@ -150,4 +150,35 @@ fn without_counters<'a>(tokens: &[&'a Token]) -> Vec<&'a Token> {
         .filter(|&(at, token)| !token.is("counter") || names_one(at))
         .map(|(_, token)| *token)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::testing::policy_of;
+
+    /// The conditions, and the verdict as it stands in the text.
+    fn read(body: &str) -> (String, Option<(Verdict, String)>) {
+        let text = format!("# a.service :: add rule inet f c {body}");
+        let policy = policy_of(&[&text]);
+        let subject = &all(&policy)[0];
+        let conditions: Vec<&str> = subject.conditions.iter().map(|token| token.text.as_str()).collect();
+        let verdict = subject.verdict.map(|(verdict, span)| (verdict, text[span.start..span.end].to_owned()));
+        (conditions.join(" "), verdict)
+    }
+
+    #[test]
+    fn verdict_is_the_rule_s_own_last_one() {
+        for (body, conditions, verdict, place) in [
+            ("tcp dport 1 counter accept comment \"drop\"", "tcp dport 1", Verdict::Accept, "accept"),
+            ("tcp dport 1 reject with tcp reset", "tcp dport 1", Verdict::Reject, "reject with tcp reset"),
+            ("tcp dport vmap { 1 : drop, 2 : accept }", "tcp dport", Verdict::Map, "vmap"),
+            ("jump drop.x", "", Verdict::Jump, "jump"),
+            ("counter name \"x\" drop", "counter name \"x\"", Verdict::Drop, "drop"),
+        ] {
+            assert_eq!(read(body), (conditions.to_owned(), Some((verdict, place.to_owned()))), "{body}");
+        }
+        assert_eq!(read("log prefix \"drop\"").1, None);
+        assert_eq!(read("meta mark set 1").1, None);
+    }
 }

@@ -95,13 +95,16 @@ pub(super) fn file(slice: Option<&str>) -> UnitFile {
     UnitFile { is_read: true, slice: slice.map(str::to_owned), ..UnitFile::default() }
 }
 
-/// The table `inet f` of these chains: name, hook and policy, rules.
-pub(super) fn ruleset(chains: &[(&str, Option<(&str, &str)>, Vec<Value>)]) -> Ruleset {
+/// A chain's name, its hook and policy, and its rules.
+pub(super) type Chain<'a> = (&'a str, Option<(&'a str, &'a str)>, Vec<Value>);
+
+/// The table `inet f` of these chains.
+pub(super) fn ruleset(chains: &[Chain<'_>]) -> Ruleset {
     Ruleset::of(&listing(chains))
 }
 
 /// As libnftables lists it.
-pub(super) fn listing(chains: &[(&str, Option<(&str, &str)>, Vec<Value>)]) -> Value {
+pub(super) fn listing(chains: &[Chain<'_>]) -> Value {
     let mut objects =
         vec![json!({"metainfo": {"version": "1.0.6"}}), json!({"table": {"family": "inet", "name": "f"}})];
     for (name, base, rules) in chains {
