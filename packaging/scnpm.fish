@@ -35,8 +35,18 @@ complete -c scnpm -n "__fish_scnpm_needs_command" -s d -l debug -d 'Say what hap
 complete -c scnpm -n "__fish_scnpm_needs_command" -l clean -d 'Remove everything of scnpm\'s from the kernel and exit'
 complete -c scnpm -n "__fish_scnpm_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c scnpm -n "__fish_scnpm_needs_command" -s V -l version -d 'Print version'
-complete -c scnpm -n "__fish_scnpm_needs_command" -a "check" -d 'Print what would be loaded, and every mistake; change nothing'
+complete -c scnpm -n "__fish_scnpm_needs_command" -a "check" -d 'Load the files and their annotations where it touches nothing, and print every mistake'
 complete -c scnpm -n "__fish_scnpm_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c scnpm -n "__fish_scnpm_using_subcommand check" -s h -l help -d 'Print help'
-complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check help" -f -a "check" -d 'Print what would be loaded, and every mistake; change nothing'
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l format -d 'How to print what is found' -r -f -a "full\t'With the lines of the files and a table of units'
+short\t'One line for each mistake'
+json\t'One JSON object'"
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l deny -d 'Count warnings (`warnings`), or those with this code, as errors (repeatable)' -r
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l interface -d 'Take it that the machine has an interface of this name (repeatable)' -r
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l root -d 'Look for unit files below this directory; what runs on this machine does not count then' -r -F
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l explain -d 'Explain a code and do nothing else' -r
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l json -d 'The same as --format json'
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l dispatch -d 'Print the nft script that the annotations are loaded as, and what is found to stderr'
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l no-dns -d 'Look no host names up'
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check help" -f -a "check" -d 'Load the files and their annotations where it touches nothing, and print every mistake'
 complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -1,10 +1,13 @@
 //! The command line: clap types only.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::model::Source;
+use crate::{
+    model::Source,
+    policy::code::{Code, UnknownCode},
+};
 
 /// Where nft keeps its ruleset, and so where annotations are looked for.
 pub const DEFAULT_FILE: &str = "/etc/nftables.conf";
@@ -21,7 +24,7 @@ pub const DEFAULT_FILE: &str = "/etc/nftables.conf";
     subcommand_precedence_over_arg = true
 )]
 #[command(after_help = "\
-Exit status: 0 ended by a signal or done, 1 something failed (check: mistakes found), 2 wrong usage.
+Exit status: 0 ended by a signal or done, 1 something failed, 2 wrong usage. Those of check: scnpm check --help.
 Signals: SIGHUP reads the files again; SIGTERM and SIGINT end it and leave the kernel's rules as they are.")]
 pub struct Cli {
     /// What to do instead of running.
@@ -35,7 +38,7 @@ pub struct Cli {
 /// A subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print what would be loaded, and every mistake; change nothing
+    /// Load the files and their annotations where it touches nothing, and print every mistake
     Check(Check),
 }
 
@@ -77,10 +80,81 @@ pub struct Daemon {
 
 /// Options of `scnpm check`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 no errors (there may be warnings), 1 errors or what is denied, 2 wrong usage, 3 the files could not be \
+checked.
+A comment `# scnpm: allow(W004)` above a line or an annotation keeps a warning silent there.")]
 pub struct Check {
-    /// Files with annotations
-    #[arg(value_name = "FILE", required = true)]
+    /// Files to load, in this order, with their annotations
+    #[arg(value_name = "FILE", required_unless_present = "explain")]
     pub files: Vec<PathBuf>,
+
+    /// How to print what is found
+    #[arg(long, value_name = "FORMAT", default_value = "full")]
+    pub format: Format,
+
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+
+    /// Print the nft script that the annotations are loaded as, and what is found to stderr
+    #[arg(long)]
+    pub dispatch: bool,
+
+    /// Count warnings (`warnings`), or those with this code, as errors (repeatable)
+    #[arg(long, value_name = "CODE", value_delimiter = ',')]
+    pub deny: Vec<Deny>,
+
+    /// Look no host names up
+    #[arg(long)]
+    pub no_dns: bool,
+
+    /// Take it that the machine has an interface of this name (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub interface: Vec<String>,
+
+    /// Look for unit files below this directory; what runs on this machine does not count then
+    #[arg(long, value_name = "DIRECTORY")]
+    pub root: Option<PathBuf>,
+
+    /// Explain a code and do nothing else
+    #[arg(long, value_name = "CODE")]
+    pub explain: Option<Code>,
+}
+
+impl Check {
+    /// How to print what is found.
+    pub fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
+}
+
+/// How `scnpm check` prints what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// With the lines of the files and a table of units
+    Full,
+    /// One line for each mistake
+    Short,
+    /// One JSON object
+    Json,
+}
+
+/// What `scnpm check` takes for an error besides errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deny {
+    /// All warnings.
+    Warnings,
+    /// Those of one kind.
+    Code(Code),
+}
+
+impl FromStr for Deny {
+    type Err = UnknownCode;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "warnings" { Ok(Self::Warnings) } else { text.parse().map(Self::Code) }
+    }
 }
 
 /// Arguments as clap takes them: the original also took `-c:300` and `--cooldown:300`.
@@ -137,5 +211,15 @@ mod tests {
     fn check_is_a_subcommand() {
         assert!(matches!(parse("scnpm check a.conf").command, Some(Command::Check(_))));
         assert!(Cli::try_parse_from(["scnpm", "check"]).is_err());
+        let options = |line: &str| match parse(line).command {
+            Some(Command::Check(options)) => options,
+            None => panic!("{line}"),
+        };
+        assert_eq!(options("scnpm check --json a.conf").format(), Format::Json);
+        assert_eq!(options("scnpm check --explain w004").explain, Some(Code::NearMiss));
+        assert_eq!(
+            options("scnpm check --deny warnings,W001 a.conf").deny,
+            [Deny::Warnings, Deny::Code(Code::Level)]
+        );
     }
 }

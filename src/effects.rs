@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    os::unix::fs::MetadataExt,
+    io,
     path::Path,
 };
 
@@ -12,6 +11,7 @@ use crate::{
     log,
     model::{Binding, CGROUP_ROOT, CgroupId, CgroupPath, Element, Key, SetRef},
     nft::{AddError, Kernel},
+    watch::cgroups,
 };
 
 /// Looks at a cgroup.
@@ -36,9 +36,7 @@ pub fn sweep(kernel: &mut dyn Kernel, set: &SetRef, keep: &BTreeSet<CgroupId>) -
         Err(error) => return Err(error),
     };
     if !set.is_ours() && !strays.is_empty() {
-        let mut alive = BTreeSet::new();
-        cgroups_below(Path::new(CGROUP_ROOT), &mut alive);
-        strays = &strays - &alive;
+        strays = &strays - &alive();
     }
     let elements: Vec<(SetRef, CgroupId)> = strays.into_iter().map(|id| (set.clone(), id)).collect();
     if !elements.is_empty() {
@@ -132,12 +130,8 @@ fn delete(kernel: &mut dyn Kernel, dead: &[(Binding, CgroupId)]) -> Vec<(Element
 }
 
 /// The ids of all cgroups that exist.
-fn cgroups_below(directory: &Path, ids: &mut BTreeSet<CgroupId>) {
-    if let Ok(metadata) = fs::metadata(directory) {
-        ids.insert(CgroupId(metadata.ino()));
-    }
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        cgroups_below(&entry.path(), ids);
-    }
+fn alive() -> BTreeSet<CgroupId> {
+    let root = Path::new(CGROUP_ROOT);
+    let below = cgroups::below(root, usize::MAX).filter_map(|directory| cgroups::look_at(&directory));
+    cgroups::look_at(root).into_iter().chain(below).collect()
 }

@@ -8,8 +8,8 @@
 //!                                 └── nftables notifications, signals, timers
 //! ```
 //!
-//! `policy`, `dispatch` and `engine` are pure: no I/O, no clock. `nft` and `watch` touch the machine,
-//! `load` and `daemon` bring the two together.
+//! `policy`, `dispatch` and `engine` are pure: no I/O, no clock. `nft`, `watch` and `machine` touch the
+//! machine, `load` and `daemon` bring the two together.
 
 pub mod cli;
 pub mod commands;
@@ -20,7 +20,10 @@ pub mod engine;
 pub mod lint;
 pub mod load;
 pub mod log;
+pub mod machine;
 pub mod model;
 pub mod nft;
 pub mod policy;
+pub mod report;
+pub mod trial;
 pub mod watch;

@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+
 use crate::{
     dispatch::{self, Bound, Dispatch, Line, Script, leftovers},
     engine::Outcome,
     model::{Binding, CgroupId, CgroupPath, Data, Element, Key, UnitName},
     nft::{Complaint, Kernel},
-    policy::{Annotation, AnnotationId, Code, Mistake, Policy, Span, Statement, hosts::Hosts},
+    policy::{Annotation, AnnotationId, Code, Mistake, Part, Policy, Span, Statement, hosts::Hosts},
 };
 
 /// How often a load is tried again because the machine changed under it.
@@ -46,6 +48,8 @@ pub struct Loaded {
     pub installed: Vec<(Element, Outcome)>,
     /// What nft refused, in the order of the files, with its words.
     pub mistakes: Vec<Mistake>,
+    /// What it was loaded into, as libnftables lists it.
+    pub ruleset: Value,
 }
 
 /// Nothing was loaded, and no annotation is to blame.
@@ -71,12 +75,15 @@ impl Load<'_> {
         for _ in 0..TRIES + self.policy.annotations.len() {
             let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts);
             let present = self.present(&dispatch, &blamed);
-            let removal = self.removal(kernel, &dispatch, &blamed)?;
+            let ruleset = kernel.list().map_err(|complaints| LoadError { words: words(&complaints) })?;
+            let removal = self.removal(&ruleset, &dispatch, &blamed);
             let mut script = removal.clone();
             script.append(dispatch.script.clone());
             script.append(dispatch::elements(present.keys().copied()));
             let complaints = match kernel.run(&script.to_string(), false) {
-                Ok(()) => return Ok(self.loaded(kernel, &dispatch, &present, blamed)),
+                Ok(()) => {
+                    return Ok(self.loaded(kernel, &dispatch, &present, blamed, ruleset));
+                }
                 Err(complaints) => complaints,
             };
             rounds += 1;
@@ -111,21 +118,15 @@ impl Load<'_> {
     }
 
     /// What goes before the new dispatch: the old one's end, and the flush.
-    fn removal(
-        &self,
-        kernel: &mut dyn Kernel,
-        dispatch: &Dispatch,
-        blamed: &Blamed,
-    ) -> Result<Script, LoadError> {
-        let ruleset = kernel.list().map_err(|complaints| LoadError { words: words(&complaints) })?;
+    fn removal(&self, ruleset: &Value, dispatch: &Dispatch, blamed: &Blamed) -> Script {
         if !self.flush {
-            return Ok(leftovers::removal(&ruleset, &BTreeSet::new(), &dispatch.objects));
+            return leftovers::removal(ruleset, &BTreeSet::new(), &dispatch.objects);
         }
         let (chains, _) = dispatch::hosting(self.policy);
         let flushed = chains.iter().map(ToString::to_string).collect();
         let mut script = dispatch::flush(self.policy, &blamed.left_out());
-        script.append(leftovers::removal(&ruleset, &flushed, &dispatch.objects));
-        Ok(script)
+        script.append(leftovers::removal(ruleset, &flushed, &dispatch.objects));
+        script
     }
 
     fn loaded(
@@ -134,6 +135,7 @@ impl Load<'_> {
         dispatch: &Dispatch,
         present: &BTreeMap<&Bound, Option<CgroupId>>,
         mut blamed: Blamed,
+        ruleset: Value,
     ) -> Loaded {
         let outcome = |(bound, before): (&&Bound, &Option<CgroupId>)| {
             let outcome = match &bound.binding.element.key {
@@ -147,7 +149,7 @@ impl Load<'_> {
         let left_out = blamed.left_out();
         let stays = |bound: &&Bound| bound.annotations.iter().any(|id| !left_out.contains(id));
         let bindings = dispatch.bindings.iter().filter(stays).map(|bound| bound.binding.clone()).collect();
-        Loaded { bindings, installed, mistakes: blamed.mistakes(self.policy) }
+        Loaded { bindings, installed, mistakes: blamed.mistakes(self.policy), ruleset }
     }
 
     /// Tries the elements of users' own sets whose cgroup does not exist with the root cgroup in its place, so that a
@@ -293,14 +295,17 @@ fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Mistake
     let subject = subject(annotation);
     let span = place.unwrap_or(subject);
     let message = format!("nft refuses this annotation: {words}");
-    if words.contains("Operation not supported") && annotation.statement.matches_cgroup() {
+    if words.contains("Operation not supported") && needs_only_a_cgroup(&annotation.statement) {
         return Mistake::new(Code::Hook, subject, message).help(
             "a socket's cgroup is only known in chains that prerouting, input or output call, and in no others",
         );
     }
     let mistake = Mistake::new(Code::Refused, span, message);
+    if words.contains("Interface does not exist") {
+        return mistake.help("`iifname` and `oifname` compare names, and take one that does not exist");
+    }
     match &annotation.statement {
-        _ if span != subject || !words.contains("No such file or directory") => mistake,
+        _ if span != subject || !words.ends_with("No such file or directory") => mistake,
         Statement::Rule(rule) => {
             mistake.help(format!("make the chain outside the annotations: `add chain {}`", rule.chain))
         }
@@ -308,6 +313,18 @@ fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Mistake
             "make the set outside the annotations: `add set {} {{ type cgroupsv2; }}`",
             element.set
         )),
+    }
+}
+
+/// Whether a rule matches cgroups, and has nothing else in it that some hooks do not have.
+fn needs_only_a_cgroup(statement: &Statement) -> bool {
+    const PARTICULAR: [&str; 10] =
+        ["tproxy", "redirect", "masquerade", "snat", "dnat", "dup", "fwd", "synproxy", "reject", "queue"];
+    let is_particular =
+        |part: &Part| matches!(part, Part::Verbatim(token) if PARTICULAR.iter().any(|word| token.is(word)));
+    match statement {
+        Statement::Rule(rule) => statement.matches_cgroup() && !rule.body.iter().any(is_particular),
+        Statement::Element(_) => false,
     }
 }
 

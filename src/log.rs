@@ -40,9 +40,14 @@ pub fn start(debug: bool) {
     tracing_subscriber::registry().with(stderr.with_filter(level(LevelFilter::WARN))).init();
 }
 
-/// Whether stderr is a terminal that wants colour (<https://no-color.org>).
+/// Whether stderr is a terminal that wants colour.
 pub fn colour_on_stderr() -> bool {
-    std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    colour_on(&std::io::stderr())
+}
+
+/// Whether a stream is a terminal that wants colour (<https://no-color.org>).
+pub fn colour_on(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Says what is wrong in a file.

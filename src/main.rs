@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     log::start(cli.daemon.debug);
     run(cli).unwrap_or_else(|failure| {
         tracing::error!("{failure}");
-        failure.exit_code()
+        ExitCode::from(failure.exit_code)
     })
 }
 

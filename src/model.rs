@@ -12,6 +12,21 @@ pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// What every object of ours in the kernel is named after.
 pub const PREFIX: &str = "scnpm.";
 
+/// The types of units, as systemd.unit(5) lists them.
+pub const UNIT_TYPES: [&str; 11] = [
+    "service",
+    "socket",
+    "device",
+    "mount",
+    "automount",
+    "swap",
+    "target",
+    "path",
+    "timer",
+    "slice",
+    "scope",
+];
+
 /// A unit's full name as in systemd.unit(5), such as `postfix.service`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UnitName(pub String);

@@ -1,68 +1,163 @@
-//! `scnpm check`: what would be loaded, and every mistake. Changes nothing and needs no rights.
+//! `scnpm check`: a dry run. Loads the files where it touches nothing, needs no rights, and prints every mistake.
 
 use std::{
     collections::BTreeSet,
-    io::{IsTerminal, Write},
-    path::Path,
+    io::{self, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use super::Failure;
 use crate::{
-    cli::Check,
-    load, log,
+    cli::{Check, Deny},
+    lint::{self, Facts},
+    load, log, machine,
+    model::CgroupPath,
     policy::{
-        Code, Mistake, Policy, Severity,
+        Code, Mistake, Policy, Severity, Span,
         files::Disk,
-        hosts::{self, Hosts},
+        hosts::{HostName, Hosts, wanted},
         parse,
     },
+    report::{Report, UnitRow},
+    trial::{self, Trial, Tried, Untried},
+    watch::{cgroups::look, hosts::look_up_now},
 };
 
-/// Runs it: exit code 0 for no mistake, 1 for any error.
+/// The cgroups that every systemd machine has, whatever runs on it (systemd.special(7)).
+const ALWAYS_THERE: [&str; 3] = ["init.scope", "system.slice", "user.slice"];
+
+/// What the exit code 3 says.
+const NOT_CHECKED: u8 = 3;
+
+/// Runs it: exit code 0 without errors, 1 with errors, 3 if nothing could be loaded.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub fn run(options: &Check) -> Result<ExitCode, Failure> {
-    let paths: Vec<&Path> = options.files.iter().map(|path| path.as_path()).collect();
-    let policy = parse::read(&Disk, &paths).map_err(Failure::new)?;
-    let (hosts, unresolved) = resolve(&policy);
-    let dispatch = load::script(&policy, &hosts);
+    if let Some(code) = options.explain {
+        println!("{}", code.explanation());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let paths: Vec<&Path> = options.files.iter().map(PathBuf::as_path).collect();
+    let mut policy =
+        parse::read(&Disk, &paths).map_err(|unreadable| Failure::new(unreadable).exit_code(NOT_CHECKED))?;
+    let (hosts, unresolved) = resolve(&policy, !options.no_dns);
+    let exists: &dyn Fn(&CgroupPath) -> bool = match &options.root {
+        Some(_) => &|path| ALWAYS_THERE.contains(&path.as_str()),
+        None => &|path| look(path).is_some(),
+    };
+    let tried = load_for_real(options, &mut policy, &hosts, &unresolved, exists);
+    let units = machine::units(options.root.as_deref().unwrap_or(Path::new("/")), &policy.units());
+    let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref() };
     let mut mistakes = policy.mistakes.clone();
-    for (_, names) in &dispatch.unresolved {
-        for name in names {
-            let why =
-                unresolved.iter().find(|(host, _)| *host == name.host).map_or("", |(_, why)| why.as_str());
-            let message = format!("the host name `{}` cannot be resolved here: {why}", name.host.name);
-            let help = "the annotation is left out until it can be; the daemon tries again and again";
-            mistakes.push(Mistake::new(Code::Unresolved, name.span, message).help(help));
-        }
-    }
-    mistakes.sort_by_key(|mistake| mistake.span);
-    let stdout = std::io::stdout();
-    let mut out = stdout.lock();
-    let _ = write!(out, "{dispatch}");
-    let _ = out.flush();
-    for mistake in &mistakes {
-        eprintln!("{}", mistake.render(&policy.sources, log::colour_on_stderr()));
-    }
-    if policy.annotations.is_empty() && mistakes.is_empty() && std::io::stderr().is_terminal() {
-        eprintln!("scnpm: no annotation in these files");
-    }
-    let failed = mistakes.iter().any(|mistake| mistake.severity() == Severity::Error);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    mistakes.extend(tried.mistakes);
+    mistakes.extend(lint::lint(&policy, facts));
+    mistakes.extend(without_address(&policy, &hosts, &unresolved));
+    let mistakes = worth_saying(mistakes, &policy);
+    let report = Report {
+        files: options.files.iter().map(|path| path.display().to_string()).collect(),
+        policy: &policy,
+        mistakes: &mistakes,
+        units: UnitRow::all(&policy, exists, |unit| units.running.contains_key(unit)),
+        dispatch: options.dispatch.then(|| load::script(&policy, &hosts).to_string()),
+        untried: tried.untried,
+    };
+    // A reader that has seen enough is no failure.
+    let _ = print(options, &report);
+    Ok(exit_code(options, &report))
 }
 
-fn resolve(policy: &Policy) -> (Hosts, Vec<(hosts::HostName, String)>) {
-    let wanted: BTreeSet<hosts::HostName> =
-        policy.iter().flat_map(|(_, annotation)| hosts::wanted(policy, annotation)).collect();
+fn load_for_real(
+    options: &Check,
+    policy: &mut Policy,
+    hosts: &Hosts,
+    unresolved: &[(HostName, String)],
+    exists: &dyn Fn(&CgroupPath) -> bool,
+) -> Tried {
+    let mut hosts = hosts.clone();
+    hosts.extend(trial::stand_in_hosts(unresolved.iter().map(|(host, _)| host.clone())));
+    let mut interfaces = machine::interfaces();
+    interfaces.extend(options.interface.iter().cloned());
+    let dns = !options.no_dns;
+    Trial { files: &options.files, policy, hosts: &hosts, exists, interfaces: &interfaces, dns }.run()
+}
+
+/// The addresses of the annotations' host names, and why some have none.
+fn resolve(policy: &Policy, dns: bool) -> (Hosts, Vec<(HostName, String)>) {
+    let names: BTreeSet<HostName> =
+        policy.iter().flat_map(|(_, annotation)| wanted(policy, annotation)).collect();
     let mut known = Hosts::new();
     let mut failed = Vec::new();
-    for host in wanted {
-        match crate::watch::hosts::look_up_now(&host) {
+    for host in names {
+        match if dns { look_up_now(&host) } else { Err("--no-dns".to_owned()) } {
             Ok(addresses) => drop(known.insert(host, addresses)),
             Err(why) => failed.push((host, why)),
         }
     }
     (known, failed)
+}
+
+/// What to say of host names in annotations that have no address.
+fn without_address(policy: &Policy, hosts: &Hosts, failed: &[(HostName, String)]) -> Vec<Mistake> {
+    let dispatch = load::script(policy, hosts);
+    let names = dispatch.unresolved.iter().flat_map(|(_, names)| names);
+    let mistake = |name: &crate::policy::hosts::Unresolved| {
+        let why = failed.iter().find(|(host, _)| *host == name.host).map_or("", |(_, why)| why.as_str());
+        let message = format!("the host name `{}` is not resolved: {why}", name.host.name);
+        Mistake::new(Code::Unresolved, name.span, message)
+            .help("scnpm leaves the annotation out until it can be, and tries again and again")
+    };
+    names.map(mistake).collect()
+}
+
+/// In the order of the files, each once, without what comments allow.
+fn worth_saying(mut mistakes: Vec<Mistake>, policy: &Policy) -> Vec<Mistake> {
+    let refused: BTreeSet<Span> =
+        mistakes.iter().filter(|mistake| mistake.code == Code::Base).map(|mistake| mistake.span).collect();
+    let unresolved: BTreeSet<Span> = mistakes
+        .iter()
+        .filter(|mistake| mistake.code == Code::Unresolved)
+        .map(|mistake| mistake.span)
+        .collect();
+    mistakes.retain(|mistake| match mistake.code {
+        // nft says it, too.
+        Code::Include | Code::BaseVariable => {
+            !refused.iter().any(|span| span.file == mistake.span.file && overlap(*span, mistake.span))
+        }
+        Code::HostName => !unresolved.contains(&mistake.span),
+        _ => true,
+    });
+    mistakes.retain(|mistake| !policy.allows(mistake));
+    mistakes.sort_by_key(|mistake| (mistake.span, mistake.code));
+    mistakes.dedup();
+    mistakes
+}
+
+fn overlap(a: Span, b: Span) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// Prints the report to stdout; with `--dispatch` the script goes there, and the report to stderr.
+fn print(options: &Check, report: &Report<'_>) -> io::Result<()> {
+    let (stdout, stderr) = (io::stdout(), io::stderr());
+    match (&report.dispatch, options.format()) {
+        (Some(script), format) if format != crate::cli::Format::Json => {
+            write!(stdout.lock(), "{script}")?;
+            report.write(format, log::colour_on(&stderr), &mut stderr.lock())
+        }
+        (_, format) => report.write(format, log::colour_on(&stdout), &mut io::BufWriter::new(stdout.lock())),
+    }
+}
+
+fn exit_code(options: &Check, report: &Report<'_>) -> ExitCode {
+    let is_denied = |mistake: &Mistake| {
+        options.deny.contains(&Deny::Warnings) || options.deny.contains(&Deny::Code(mistake.code))
+    };
+    let fails = |mistake: &Mistake| mistake.severity() == Severity::Error || is_denied(mistake);
+    match &report.untried {
+        _ if report.mistakes.iter().any(fails) => ExitCode::FAILURE,
+        Some(Untried::Everything(_)) => ExitCode::from(NOT_CHECKED),
+        _ => ExitCode::SUCCESS,
+    }
 }

@@ -3,24 +3,27 @@
 pub mod check;
 pub mod clean;
 
-use std::{fmt, process::ExitCode};
+use std::fmt;
 
 /// Why a command failed.
 #[derive(Debug)]
 pub struct Failure {
     /// What is wrong, and what to do.
     pub message: String,
+    /// The exit code for it.
+    pub exit_code: u8,
 }
 
 impl Failure {
     /// With this message.
     pub fn new(message: impl fmt::Display) -> Self {
-        Self { message: message.to_string() }
+        Self { message: message.to_string(), exit_code: 1 }
     }
 
-    /// The exit code for it: 1.
-    pub fn exit_code(&self) -> ExitCode {
-        ExitCode::FAILURE
+    /// With another exit code than 1.
+    #[must_use]
+    pub fn exit_code(self, exit_code: u8) -> Self {
+        Self { exit_code, ..self }
     }
 }
 

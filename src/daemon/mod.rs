@@ -13,7 +13,7 @@ use std::{
     io,
     path::Path,
     process::ExitCode,
-    rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -60,7 +60,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     let mut sources = Sources::open(&options, &kernel)?;
     let mut daemon = Daemon::new(options, policy, kernel);
     daemon.voice.mistakes_of_files(&daemon.policy);
-    let policy = Rc::clone(&daemon.policy);
+    let policy = Arc::clone(&daemon.policy);
     daemon
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
         .map_err(|error| failed_load(&error))?;
@@ -104,7 +104,7 @@ enum Refusals {
 
 struct Daemon {
     options: cli::Daemon,
-    policy: Rc<Policy>,
+    policy: Arc<Policy>,
     hosts: Hosts,
     kernel: Nftables,
     engine: Engine,
@@ -127,7 +127,7 @@ impl Daemon {
         Self {
             engine: Engine::new(settings),
             options,
-            policy: Rc::new(policy),
+            policy: Arc::new(policy),
             hosts: Hosts::new(),
             kernel,
             interest: Interest::default(),
@@ -295,8 +295,8 @@ impl Daemon {
     fn reload(&mut self, sources: &mut Sources, reread: bool, flush: bool) {
         voice::reloading();
         let policy = match reread {
-            true => read(&self.options).map(Rc::new),
-            false => Ok(Rc::clone(&self.policy)),
+            true => read(&self.options).map(Arc::new),
+            false => Ok(Arc::clone(&self.policy)),
         };
         match policy {
             Ok(policy) => {
@@ -320,7 +320,7 @@ impl Daemon {
     fn load(
         &mut self,
         sources: &mut Sources,
-        policy: Rc<Policy>,
+        policy: Arc<Policy>,
         flush: bool,
         refusals: Refusals,
     ) -> Result<(), LoadError> {
@@ -338,6 +338,9 @@ impl Daemon {
             Refusals::Expected => self.voice.refused_for_now(&loaded.mistakes, &policy),
         }
         self.policy = policy;
+        if matches!(refusals, Refusals::Said) {
+            voice::lint(Arc::clone(&self.policy), loaded.ruleset);
+        }
         self.interest = interest(&self.policy);
         let change = sources.monitor.discard(&self.interest).unwrap_or_default();
         if change.touched || change.overflow && self.is_gone(&loaded.bindings) {

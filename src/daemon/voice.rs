@@ -1,12 +1,19 @@
 //! What the daemon says: mistakes once, its state to systemd, and little else.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use sd_notify::NotifyState;
+use serde_json::Value;
 
 use crate::{
     engine::Figures,
-    log,
+    lint::{self, Facts, Ruleset},
+    log, machine,
     policy::{
         Code, Mistake, Policy, Statement,
         hosts::{self, HostName, Hosts},
@@ -30,7 +37,7 @@ impl Voice {
     pub(super) fn mistakes_of_files(&mut self, policy: &Policy) {
         self.refused.clear();
         self.unresolved.clear();
-        policy.mistakes.iter().for_each(|mistake| log::mistake(mistake, policy));
+        say(&policy.mistakes, policy);
     }
 
     /// Says that there is nothing to do.
@@ -98,6 +105,28 @@ impl Voice {
     pub(super) fn timeout(&self) -> Option<Duration> {
         self.status_due.map(|due| due.saturating_duration_since(Instant::now()))
     }
+}
+
+/// Says what nft takes and what will not do what its author thinks. To look at the machine's units takes a while, in
+/// which services start, so it is done beside the loop.
+pub(super) fn lint(policy: Arc<Policy>, ruleset: Value) {
+    let work = move || {
+        let units = machine::units(Path::new("/"), &policy.units());
+        let ruleset = Ruleset::of(&ruleset);
+        let facts = Facts { units: Some(&units), ruleset: Some(&ruleset) };
+        say(&lint::lint(&policy, facts), &policy);
+    };
+    if let Err(error) = thread::Builder::new().name("lint".to_owned()).spawn(work) {
+        tracing::debug!("the policy is not looked at closely: {error}");
+    }
+}
+
+/// Says what comments do not allow.
+fn say(mistakes: &[Mistake], policy: &Policy) {
+    mistakes
+        .iter()
+        .filter(|mistake| !policy.allows(mistake))
+        .for_each(|mistake| log::mistake(mistake, policy));
 }
 
 fn say_new(mistakes: &[Mistake], said: &mut Vec<Mistake>, policy: &Policy) {

@@ -138,7 +138,7 @@ const EFFECTS: [&str; 24] = [
 
 /// Whether tokens in front of a cgroup match are known to be nothing but matches, so that it makes no difference
 /// which is tested first. What is not known is taken for an effect.
-fn only_matches(before: &[&Token]) -> bool {
+pub fn only_matches(before: &[&Token]) -> bool {
     let Some(first) = before.first() else { return true };
     let effect = |token: &&Token| token.kind == TokenKind::Word && EFFECTS.contains(&token.text.as_str());
     let verdict_word = |token: &&Token| {

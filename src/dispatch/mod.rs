@@ -46,8 +46,9 @@ impl fmt::Display for Dispatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.script)?;
         self.bindings.iter().try_for_each(|bound| {
-            let condition = bound.binding.condition.to_string().replace(char::is_control, " ");
-            writeln!(f, "# while {condition}: {}", element_line(bound))
+            let element = format!("while {}: {}", bound.binding.condition, element_line(bound));
+            // A path may hold a line's end, behind which nft would read on.
+            writeln!(f, "# {}", element.replace(char::is_control, " "))
         })
     }
 }

@@ -3,10 +3,23 @@
 //! A lint that lacks its facts is silent: those about units need [`Units`], those about what is reached in which order
 //! need a [`Ruleset`].
 
+mod calls;
+mod cgroups;
+mod established;
+mod names;
+mod order;
+mod paths;
+mod reach;
+mod rules;
 pub mod ruleset;
+mod sockets;
+mod subject;
+#[cfg(test)]
+mod testing;
 pub mod units;
 
 use crate::policy::{Mistake, Policy};
+use calls::Calls;
 pub use ruleset::Ruleset;
 pub use units::{UnitFile, Units};
 
@@ -20,6 +33,70 @@ pub struct Facts<'a> {
 }
 
 /// All warnings about a policy, in the order of its files. What its comments allow is among them.
-pub fn lint(_policy: &Policy, _facts: Facts<'_>) -> Vec<Mistake> {
-    Vec::new()
+pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Mistake> {
+    let subjects = subject::all(policy);
+    let calls = facts.ruleset.map(|ruleset| Calls::of(ruleset, policy, &subjects));
+    let (mut mistakes, misspelt) = names::lint(policy, facts.units);
+    mistakes.extend(paths::lint(policy, facts.units, &misspelt));
+    mistakes.extend(rules::lint(policy, &subjects));
+    mistakes.extend(order::lint(policy, &subjects));
+    mistakes.extend(sockets::lint(&subjects, facts.units, calls.as_ref()));
+    if let Some(calls) = &calls {
+        mistakes.extend(established::lint(&subjects, calls.ruleset));
+        mistakes.extend(reach::lint(policy, &subjects, calls));
+    }
+    mistakes.sort_by_key(|mistake| (mistake.span, mistake.code));
+    mistakes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fmt::Write,
+        time::{Duration, Instant},
+    };
+
+    use serde_json::json;
+
+    use super::{
+        testing::{file, jump, policy_of, ruleset, units},
+        *,
+    };
+
+    #[test]
+    fn warnings_come_in_the_order_of_the_files() {
+        let second =
+            "# b.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/c.service\" drop";
+        let policy = policy_of(&["# a.service :: add rule inet f c tcp dport 1 drop", second]);
+        let spans: Vec<_> = lint(&policy, Facts::default()).into_iter().map(|mistake| mistake.span).collect();
+        assert_eq!(spans.len(), 3);
+        assert!(spans.is_sorted());
+    }
+
+    #[test]
+    fn policy_without_annotations_has_nothing_to_judge() {
+        let ruleset = ruleset(&[("c", Some(("output", "drop")), vec![])]);
+        let policy = policy_of(&["table inet f { }\n"]);
+        assert_eq!(lint(&policy, Facts { units: None, ruleset: Some(&ruleset) }), []);
+    }
+
+    #[test]
+    fn many_annotations_of_one_chain_take_no_time_to_speak_of() {
+        let mut text = String::new();
+        for n in 0..2000 {
+            writeln!(
+                text,
+                "# a.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/a.service\" tcp dport {n} accept"
+            )
+            .unwrap();
+        }
+        let policy = policy_of(&[&text, &text.replace("accept", "drop")]);
+        let units = units(&[("b.service", file(None))], &[]);
+        let ruleset =
+            ruleset(&[("b", Some(("output", "drop")), vec![json!([jump("c")])]), ("c", None, vec![])]);
+        let begin = Instant::now();
+        let found = lint(&policy, Facts { units: Some(&units), ruleset: Some(&ruleset) });
+        assert!(found.len() > 4000);
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    }
 }

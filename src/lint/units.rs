@@ -18,6 +18,8 @@ pub struct Units {
 pub struct UnitFile {
     /// Whether it was read; of the others nothing but the name is known.
     pub is_read: bool,
+    /// The unit that the file is a link to, whose other name this is.
+    pub alias_of: Option<UnitName>,
     /// `Slice=`, specifiers (`%i`) and all.
     pub slice: Option<String>,
     /// The addresses of `ListenStream=`, `ListenDatagram=` and `ListenSequentialPacket=` that are of the network: no
@@ -27,4 +29,40 @@ pub struct UnitFile {
     pub service: Option<UnitName>,
     /// Whether another unit wants or requires it (a link in a `.wants` or `.requires` directory).
     pub is_wanted: bool,
+}
+
+impl Units {
+    /// What is known of a unit's files: its own, and its template's if it is an instance.
+    pub(super) fn files_of(&self, unit: &UnitName) -> impl Iterator<Item = &UnitFile> {
+        let template = template(&unit.0).map(UnitName);
+        self.files.get(unit).into_iter().chain(template.and_then(|template| self.files.get(&template)))
+    }
+
+    /// The name that a unit's cgroup has, if this is another one of the same unit.
+    pub(super) fn own_name<'a>(&'a self, unit: &'a UnitName) -> &'a UnitName {
+        self.files.get(unit).and_then(|file| file.alias_of.as_ref()).unwrap_or(unit)
+    }
+
+    /// Whether there is a unit of this name, as far as is known.
+    pub(super) fn knows(&self, unit: &UnitName) -> bool {
+        self.files_of(unit).next().is_some() || self.running.contains_key(unit)
+    }
+
+    /// The cgroups that exist of a unit. systemd puts a `_` in front of few names.
+    pub(super) fn cgroups_of(&self, unit: &UnitName) -> impl Iterator<Item = &CgroupPath> {
+        let escaped = UnitName(format!("_{unit}"));
+        self.running.get(unit).into_iter().chain(self.running.get(&escaped)).flatten()
+    }
+}
+
+/// What follows a unit name's last dot: its type.
+pub(super) fn kind(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, kind)| kind)
+}
+
+/// The template that a unit is an instance of.
+pub(super) fn template(name: &str) -> Option<String> {
+    let (prefix, rest) = name.split_once('@')?;
+    let (instance, kind) = rest.rsplit_once('.')?;
+    (!instance.is_empty()).then(|| format!("{prefix}@.{kind}"))
 }

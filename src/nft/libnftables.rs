@@ -94,7 +94,19 @@ impl Libnftables {
     /// # Errors
     /// nft's words with their places in the file and in those that it includes.
     pub fn run_file(&mut self, path: &str) -> Result<(), Vec<FileComplaint>> {
-        self.configure(0, false);
+        self.file(path, false)
+    }
+
+    /// Only tries a file, as `nft -c -f` does.
+    ///
+    /// # Errors
+    /// nft's words with their places in the file and in those that it includes.
+    pub fn try_file(&mut self, path: &str) -> Result<(), Vec<FileComplaint>> {
+        self.file(path, true)
+    }
+
+    fn file(&mut self, path: &str, check: bool) -> Result<(), Vec<FileComplaint>> {
+        self.configure(0, check);
         let unplaced = |words| vec![FileComplaint { place: None, words }];
         let text = CString::new(path).map_err(|_| unplaced("a NUL byte in a file's name".to_owned()))?;
         // SAFETY: the context is ours; the path is a string that outlives the call.

@@ -4,14 +4,14 @@
 
 use crate::model::{CgroupId, Data, Family, SetRef};
 
-pub(super) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
 
-pub(super) const NLM_F_REQUEST: u16 = 0x1;
-pub(super) const NLM_F_ACK: u16 = 0x4;
+pub(crate) const NLM_F_REQUEST: u16 = 0x1;
+pub(crate) const NLM_F_ACK: u16 = 0x4;
 pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
 pub(super) const NLM_F_DUMP: u16 = 0x300;
-pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
@@ -223,14 +223,14 @@ pub(super) fn get_generation(seq: u32) -> Vec<u8> {
 
 /// A message as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Message<'a> {
+pub(crate) struct Message<'a> {
     /// The type, with the subsystem in the high byte.
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) seq: u32,
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) seq: u32,
     /// The port of the socket that asked for the change.
-    pub(super) port: u32,
-    pub(super) payload: &'a [u8],
+    pub(crate) port: u32,
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
@@ -272,7 +272,7 @@ impl<'a> Message<'a> {
     }
 
     /// The error number in an acknowledgement or at the end of a dump; 0 for success.
-    pub(super) fn error(&self) -> i32 {
+    pub(crate) fn error(&self) -> i32 {
         self.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes).wrapping_neg())
     }
 
@@ -287,7 +287,7 @@ impl<'a> Message<'a> {
 }
 
 /// The messages in what was received; what is cut short at the end is left out.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let length = u32_at(bytes, 0)? as usize;
         let message = Message {
@@ -345,14 +345,14 @@ fn header(bytes: &mut Vec<u8>, kind: u16, flags: u16, seq: u32, family: u8, reso
 }
 
 #[allow(clippy::cast_possible_truncation)]
-fn close(bytes: &mut [u8], start: usize) {
+pub(crate) fn close(bytes: &mut [u8], start: usize) {
     let length = (bytes.len() - start) as u32;
     bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
 /// An attribute, and one that holds others. Nothing here comes near 64 KiB, see [`ROOM`].
 #[allow(clippy::cast_possible_truncation)]
-fn nest(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn nest(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = bytes.len();
     bytes.extend(0_u16.to_ne_bytes());
     bytes.extend((kind | NLA_F_NESTED).to_ne_bytes());
@@ -362,7 +362,7 @@ fn nest(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
 }
 
 #[allow(clippy::cast_possible_truncation)]
-fn value(bytes: &mut Vec<u8>, kind: u16, payload: &[u8]) {
+pub(crate) fn value(bytes: &mut Vec<u8>, kind: u16, payload: &[u8]) {
     bytes.extend((payload.len() as u16 + 4).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(payload);
@@ -370,7 +370,7 @@ fn value(bytes: &mut Vec<u8>, kind: u16, payload: &[u8]) {
 }
 
 /// A name. The kernel's names have less than 256 bytes and refuses longer ones.
-fn text(bytes: &mut Vec<u8>, kind: u16, name: &str) {
+pub(crate) fn text(bytes: &mut Vec<u8>, kind: u16, name: &str) {
     let mut payload: Vec<u8> = name.bytes().take(1024).collect();
     payload.push(0);
     value(bytes, kind, &payload);

@@ -4,7 +4,7 @@ pub mod complaint;
 pub mod json;
 pub mod kernel;
 pub mod libnftables;
-mod message;
+pub(crate) mod message;
 pub mod monitor;
 pub mod netlink;
 pub mod probe;

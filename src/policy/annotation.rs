@@ -62,6 +62,23 @@ impl Policy {
         })
     }
 
+    /// The units that annotations are about.
+    pub fn units(&self) -> BTreeSet<UnitName> {
+        self.annotations.iter().map(|annotation| annotation.unit.clone()).collect()
+    }
+
+    /// The tokens of all annotations, as far as they are nft's business.
+    pub fn tokens(&self) -> impl Iterator<Item = &Token> {
+        let rules = self.annotations.iter().filter_map(|annotation| match &annotation.statement {
+            Statement::Rule(rule) => Some(&rule.body),
+            Statement::Element(_) => None,
+        });
+        rules.flatten().filter_map(|part| match part {
+            Part::Verbatim(token) => Some(token),
+            Part::Cgroup(_) => None,
+        })
+    }
+
     /// All annotations with their ids.
     pub fn iter(&self) -> impl Iterator<Item = (AnnotationId, &Annotation)> {
         self.annotations.iter().enumerate().map(|(index, annotation)| (AnnotationId(index), annotation))
@@ -135,6 +152,17 @@ pub struct RuleStatement {
     pub chain_span: Span,
     /// The rule itself.
     pub body: Vec<Part>,
+}
+
+impl RuleStatement {
+    /// The paths of all its cgroup matches.
+    pub fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
+        let matches = self.body.iter().filter_map(|part| match part {
+            Part::Cgroup(cgroup) => Some(cgroup),
+            Part::Verbatim(_) => None,
+        });
+        matches.flat_map(|cgroup| cgroup.paths.iter().map(|(path, _)| path))
+    }
 }
 
 /// A piece of a rule.

@@ -105,6 +105,8 @@ codes! {
     Unresolved = "W023",
     /// An `allow` comment that allows nothing.
     Allow = "W024",
+    /// A netdev chain or a flowtable is for an interface that does not exist.
+    Device = "W025",
 }
 
 impl Code {

@@ -1,6 +1,7 @@
 //! Host names in rules: found here, resolved elsewhere, put in place here.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -56,8 +57,8 @@ pub fn resolve(policy: &Policy, body: &[Part], hosts: &Hosts) -> Result<Vec<Part
     for place in places::find(&inlined.tokens, family_of(policy, body)) {
         let usable = usable_addresses(hosts, &place.host);
         if usable.is_empty() {
-            let span = inlined.tokens[place.at].token().map(|token| token.span);
-            unresolved.extend(span.map(|span| Unresolved { host: place.host, span }));
+            let span = span_of(&body[inlined.tokens[place.at].origin]);
+            unresolved.push(Unresolved { host: place.host, span });
             continue;
         }
         match place.list {
@@ -87,10 +88,7 @@ fn usable_addresses(hosts: &Hosts, host: &HostName) -> Vec<IpAddr> {
 
 /// The family of the table whose rule this is (a part of): `dnat to NAME` alone does not say it.
 fn family_of(policy: &Policy, body: &[Part]) -> Family {
-    let place = body.first().map(|part| match part {
-        Part::Verbatim(token) => token.span,
-        Part::Cgroup(cgroup_match) => cgroup_match.span,
-    });
+    let place = body.first().map(span_of);
     let is_around = |span: Span, place: Span| {
         span.file == place.file && span.start <= place.start && place.end <= span.end
     };
@@ -102,28 +100,35 @@ fn family_of(policy: &Policy, body: &[Part]) -> Family {
     families.next().map_or(Family::Ip, |(_, rule)| rule.chain.table.family)
 }
 
+fn span_of(part: &Part) -> Span {
+    match part {
+        Part::Verbatim(token) => token.span,
+        Part::Cgroup(cgroup_match) => cgroup_match.span,
+    }
+}
+
 /// A piece of a rule with variables inlined.
 #[derive(Debug, Clone)]
-pub(super) struct Flat {
+pub(super) struct Flat<'a> {
     /// `None` for a cgroup match, which no other match reaches across.
-    token: Option<Token>,
+    token: Option<Cow<'a, Token>>,
     /// The index of the part in the body that it comes from.
     origin: usize,
 }
 
-impl Flat {
+impl Flat<'_> {
     pub(super) fn token(&self) -> Option<&Token> {
-        self.token.as_ref()
+        self.token.as_deref()
     }
 }
 
-/// A rule with all its variables inlined; each token of one has the variable's span.
-struct Inlined {
-    tokens: Vec<Flat>,
+/// A rule with all its variables inlined.
+struct Inlined<'a> {
+    tokens: Vec<Flat<'a>>,
 }
 
-impl Inlined {
-    fn new(policy: &Policy, body: &[Part]) -> Self {
+impl<'a> Inlined<'a> {
+    fn new(policy: &'a Policy, body: &'a [Part]) -> Self {
         let defines: BTreeMap<&str, &Define> =
             policy.defines.iter().map(|define| (define.name.as_str(), define)).collect();
         let mut tokens = Vec::new();
@@ -132,13 +137,18 @@ impl Inlined {
                 Part::Cgroup(_) => tokens.push(Flat { token: None, origin }),
                 Part::Verbatim(token) => {
                     let mut values = Vec::new();
-                    if inline(&defines, token, token.span, 0, &mut values).is_none() || values.is_empty() {
-                        values = vec![token.clone()];
+                    let room = LONGEST.saturating_sub(tokens.len());
+                    if inline(&defines, token, 0, room, &mut values).is_none() || values.is_empty() {
+                        values = vec![token];
                     }
-                    if let Some(first) = values.first_mut() {
-                        first.spaced = token.spaced;
+                    let flat = |value| Flat { token: Some(Cow::Borrowed(value)), origin };
+                    let first = tokens.len();
+                    tokens.extend(values.into_iter().map(flat));
+                    if let Some(Flat { token: Some(value), .. }) = tokens.get_mut(first)
+                        && value.spaced != token.spaced
+                    {
+                        value.to_mut().spaced = token.spaced;
                     }
-                    tokens.extend(values.into_iter().map(|token| Flat { token: Some(token), origin }));
                 }
             }
         }
@@ -155,29 +165,31 @@ impl Inlined {
     }
 }
 
-/// How deep variables may refer to variables, and how many tokens a rule may have with all of them
-/// inlined: `define b = { $a, $a }` over and over would fill the memory.
+/// How deep variables may refer to variables, and how many tokens a rule may have with all of them inlined or with an
+/// element for each address: `define b = { $a, $a }` over and over would fill the memory. A variable for which there is
+/// no room stays.
 const DEEPEST: usize = 32;
-const LONGEST: usize = 65_536;
+const LONGEST: usize = 8192;
 
 /// Adds a token, or its value if it is a variable; `None` if that has no (sensible) end.
-fn inline(
-    defines: &BTreeMap<&str, &Define>,
-    token: &Token,
-    span: Span,
+fn inline<'a>(
+    defines: &BTreeMap<&str, &'a Define>,
+    token: &'a Token,
     depth: usize,
-    values: &mut Vec<Token>,
+    room: usize,
+    values: &mut Vec<&'a Token>,
 ) -> Option<()> {
     let define = match token.kind {
         TokenKind::Variable => defines.get(&token.text[1..]),
         _ => None,
     };
     match define {
-        None => values.push(Token { span, ..token.clone() }),
-        Some(_) if depth == DEEPEST || values.len() > LONGEST => return None,
+        _ if values.len() >= room => return None,
+        None => values.push(token),
+        Some(_) if depth == DEEPEST => return None,
         Some(define) => {
             for inner in &define.value {
-                inline(defines, inner, span, depth + 1, values)?;
+                inline(defines, inner, depth + 1, room, values)?;
             }
         }
     }
@@ -187,7 +199,7 @@ fn inline(
 /// Puts a body together again.
 struct Writer<'a> {
     body: &'a [Part],
-    inlined: &'a Inlined,
+    inlined: &'a Inlined<'a>,
     /// Elements to write once for each address, in order.
     lists: &'a [List],
     /// The addresses for each token with a host name: one if it isn't in a list.
@@ -217,7 +229,7 @@ impl Writer<'_> {
         &self,
         at: usize,
         address: Option<IpAddr>,
-        flat: &Flat,
+        flat: &Flat<'_>,
         replaced: &BTreeSet<usize>,
         parts: &mut Vec<Part>,
     ) -> usize {
@@ -232,7 +244,8 @@ impl Writer<'_> {
             Some(address) => address.to_string(),
         };
         let kind = if address.is_some() { TokenKind::Word } else { token.kind };
-        parts.push(Part::Verbatim(Token { kind, text, ..token.clone() }));
+        let span = span_of(&self.body[flat.origin]);
+        parts.push(Part::Verbatim(Token { kind, text, span, spaced: token.spaced }));
         at + 1
     }
 
@@ -246,13 +259,14 @@ impl Writer<'_> {
     fn write_list(&self, list: &List, replaced: &BTreeSet<usize>, parts: &mut Vec<Part>) {
         let names: Vec<(usize, &Vec<IpAddr>)> =
             self.addresses.range(list.range.clone()).map(|(&at, addresses)| (at, addresses)).collect();
-        let count: usize = names.iter().map(|(_, addresses)| addresses.len()).product();
-        let Some(first) = self.inlined.tokens.get(list.range.start).and_then(Flat::token) else { return };
+        let all = names.iter().fold(1, |all: usize, (_, addresses)| all.saturating_mul(addresses.len()));
+        let count = all.min(LONGEST.saturating_sub(parts.len()) / list.range.len().max(1)).max(1);
+        let Some(first) = self.inlined.tokens.get(list.range.start) else { return };
         let sign = |text: &str| {
             Part::Verbatim(Token {
                 kind: TokenKind::Punctuation,
                 text: text.to_owned(),
-                span: first.span,
+                span: span_of(&self.body[first.origin]),
                 spaced: text != ",",
             })
         };
@@ -432,6 +446,17 @@ mod tests {
             resolved_in("inet", above, "ip daddr { $mail, 1.2.3.4 } accept"),
             "ip daddr { { 10.0.0.1, 10.0.0.2, 10.0.0.3 }, 1.2.3.4 } accept"
         );
+    }
+
+    #[test]
+    fn variables_over_and_over_and_many_addresses_come_to_an_end() {
+        let define = |n: usize| format!("define b{} = {{ $b{n}, $b{n} }}\n", n + 1);
+        let above: String = ["define b0 = 1\n".to_owned()].into_iter().chain((0..13).map(define)).collect();
+        let uses = "ip daddr $b13 ".repeat(400);
+        assert_eq!(resolved_in("inet", &above, &uses), uses.trim());
+        let key = ["two.local"; 64].join(" . ");
+        let fields = ["ip daddr"; 64].join(" . ");
+        assert!(resolved(&format!("{fields} {{ {key} }} accept")).len() < 10 * LONGEST);
     }
 
     #[test]

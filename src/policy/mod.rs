@@ -7,6 +7,7 @@ pub mod code;
 pub mod files;
 pub mod hosts;
 pub mod mistake;
+pub(crate) mod nearest;
 pub mod outline;
 pub mod parse;
 pub mod text;
@@ -18,6 +19,6 @@ pub use annotation::{
 };
 pub use code::Code;
 pub use mistake::{Fix, Mistake, Severity};
-pub use outline::{Item, ItemKind, Outline};
+pub use outline::{Item, ItemKind, Outline, OutlinedBlock};
 pub use text::{FileId, SourceMap, Span};
 pub use token::{Token, TokenKind};

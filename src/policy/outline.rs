@@ -17,6 +17,19 @@ pub struct Outline {
     pub tokens: Vec<Token>,
     /// The innermost statements: what opens a block is none itself.
     pub items: Vec<Item>,
+    /// The blocks of chains and flowtables.
+    pub blocks: Vec<OutlinedBlock>,
+}
+
+/// A block of a chain or a flowtable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutlinedBlock {
+    /// Whether it is a flowtable.
+    pub is_flowtable: bool,
+    /// Its name.
+    pub name: String,
+    /// From its first word to the closing brace.
+    pub span: Span,
 }
 
 /// A statement.
@@ -37,16 +50,18 @@ pub enum ItemKind {
     Rule(ChainRef, usize),
     /// Elements of a set or map, with the set or added to it.
     Elements,
-    /// A property of a chain, flowtable, set or other object.
+    /// What makes a base chain of a chain, or says something of it.
+    ChainProperty,
+    /// A property of a flowtable, set or other object.
     Property,
     /// Anything else that stands outside of blocks: `define`, `include`, `flush ruleset` …
     Command,
 }
 
 impl Item {
-    /// Whether the rest of the file means the same to nft without it.
+    /// Whether nft can make sense of the rest of the file without it.
     pub fn is_dispensable(&self) -> bool {
-        matches!(self.kind, ItemKind::Rule(..) | ItemKind::Elements)
+        matches!(self.kind, ItemKind::Rule(..) | ItemKind::Elements | ItemKind::ChainProperty)
     }
 }
 
@@ -80,20 +95,21 @@ impl Outline {
 enum Block {
     Table(TableRef),
     Chain(ChainRef),
-    /// A set, map, flowtable or other object.
+    Flowtable(String),
+    /// A set, map or other object.
     Object,
 }
 
 /// What makes a block of its own, besides `table`.
-const OBJECTS: [&str; 10] =
-    ["chain", "set", "map", "flowtable", "counter", "quota", "limit", "secmark", "synproxy", "ct"];
+const OBJECTS: [&str; 9] = ["chain", "set", "map", "counter", "quota", "limit", "secmark", "synproxy", "ct"];
 
 /// What says something of a chain itself.
 const CHAIN_PROPERTIES: [&str; 6] = ["type", "policy", "device", "devices", "flags", "comment"];
 
 struct Reader {
     pieces: std::iter::Peekable<std::vec::IntoIter<Piece>>,
-    blocks: Vec<Block>,
+    /// The open blocks, and the first token of each.
+    blocks: Vec<(Block, usize)>,
     outline: Outline,
 }
 
@@ -114,12 +130,12 @@ impl Reader {
             }
             if depth == 0 && token.is("}") {
                 self.item(first);
-                self.blocks.pop();
+                self.close(token.span);
                 return true;
             }
             if depth == 0 && token.is("{") {
                 if let Some(block) = self.block(&self.outline.tokens[first..]) {
-                    self.blocks.push(block);
+                    self.blocks.push((block, first));
                     return true;
                 }
             }
@@ -128,6 +144,22 @@ impl Reader {
         }
         self.item(first);
         self.pieces.peek().is_some()
+    }
+
+    /// Closes the innermost block.
+    fn close(&mut self, brace: Span) {
+        let Some((block, first)) = self.blocks.pop() else { return };
+        let (is_flowtable, name) = match block {
+            Block::Chain(chain) => (false, chain.name),
+            Block::Flowtable(name) => (true, name),
+            Block::Table(_) | Block::Object => return,
+        };
+        let span = self.outline.tokens.get(first).map_or(brace, |token| token.span.to(brace));
+        self.outline.blocks.push(OutlinedBlock { is_flowtable, name, span });
+    }
+
+    fn innermost(&self) -> Option<&Block> {
+        self.blocks.last().map(|(block, _)| block)
     }
 
     /// Keeps the tokens from `first` on as a statement, if there are any.
@@ -140,8 +172,8 @@ impl Reader {
     }
 
     fn kind(&self, tokens: &[Token], first: usize) -> ItemKind {
-        match self.blocks.last() {
-            Some(Block::Chain(_)) if is_one_of(&tokens[0], &CHAIN_PROPERTIES) => ItemKind::Property,
+        match self.innermost() {
+            Some(Block::Chain(_)) if is_one_of(&tokens[0], &CHAIN_PROPERTIES) => ItemKind::ChainProperty,
             Some(Block::Chain(chain)) => ItemKind::Rule(chain.clone(), first),
             Some(_) if tokens[0].is("elements") => ItemKind::Elements,
             Some(_) => ItemKind::Property,
@@ -156,16 +188,19 @@ impl Reader {
             words => words,
         };
         let (first, rest) = words.split_first()?;
-        match self.blocks.last() {
+        match self.innermost() {
             None if first.is("table") => Some(Block::Table(table(rest)?.0)),
             None if first.is("chain") => {
                 Some(chain(rest).map_or(Block::Object, |(chain, _)| Block::Chain(chain)))
             }
-            None if is_one_of(first, &OBJECTS) => Some(Block::Object),
             Some(Block::Table(table)) if first.is("chain") => {
                 let name = rest.first().map(|token| token.text.clone()).unwrap_or_default();
                 Some(Block::Chain(ChainRef { table: table.clone(), name }))
             }
+            None | Some(Block::Table(_)) if first.is("flowtable") => {
+                Some(Block::Flowtable(rest.last().map(|token| token.text.clone()).unwrap_or_default()))
+            }
+            None if is_one_of(first, &OBJECTS) => Some(Block::Object),
             Some(Block::Table(_)) if is_one_of(first, &OBJECTS) => Some(Block::Object),
             _ => None,
         }
@@ -230,8 +265,8 @@ mod tests {
                 "Command flush ruleset",
                 "Property type ipv4_addr",
                 "Elements elements = { 1.1.1.1, 2.2.2.2 }",
-                "Property type filter hook input priority 0",
-                "Property policy drop",
+                "ChainProperty type filter hook input priority 0",
+                "ChainProperty policy drop",
                 "inet f c: tcp dport { 22, 23 } accept",
                 "inet f c: ct state vmap { new : jump n, established : accept }",
                 "ip f c: accept",
@@ -248,13 +283,30 @@ mod tests {
             outlined(text),
             [
                 "Command add table netdev t",
-                "Property type filter hook ingress device lo priority 0",
+                "ChainProperty type filter hook ingress device lo priority 0",
                 "Property type mark",
                 "inet f c: tcp dport 1 drop",
                 "Elements add element inet f s { 1, 2 }",
                 "Command define x = { 1, 2 }",
                 "Command define y = 2",
                 "inet f d: accept",
+            ]
+        );
+    }
+
+    #[test]
+    fn flowtables_are_known_by_name() {
+        let text = "table inet f { chain c { }\n flowtable t { hook ingress priority 0; devices = { lo }; } }\n\
+                    add flowtable inet f u { devices = { lo, eth0 } }";
+        let blocks = Outline::of(FileId(0), text).blocks;
+        let flowtables = blocks.iter().filter(|block| block.is_flowtable);
+        let found: Vec<(&str, &str)> =
+            flowtables.map(|block| (block.name.as_str(), &text[block.span.start..block.span.end])).collect();
+        assert_eq!(
+            found,
+            [
+                ("t", "flowtable t { hook ingress priority 0; devices = { lo }; }"),
+                ("u", "add flowtable inet f u { devices = { lo, eth0 } }")
             ]
         );
     }

@@ -113,6 +113,7 @@ impl Reader<'_> {
         let known = self.known.get(&identity).copied();
         let id = known.unwrap_or_else(|| self.policy.sources.add(path.to_string_lossy(), text_of(bytes)));
         self.known.insert(identity.clone(), id);
+        self.policy.sources.files[id.0].is_included |= !self.open.is_empty();
         self.readings += 1;
         self.open.push(identity);
         for step in self.steps(id) {

@@ -31,6 +31,8 @@ impl Span {
 pub struct SourceFile {
     /// Its path, as it was named.
     pub path: String,
+    /// Whether another file includes it.
+    pub is_included: bool,
     /// Its text; bytes that are not UTF-8 are replaced.
     pub text: String,
     /// Where its lines begin.
@@ -56,7 +58,7 @@ impl SourceMap {
     pub fn add(&mut self, path: impl Into<String>, text: impl Into<String>) -> FileId {
         let text = text.into();
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        self.files.push(SourceFile { path: path.into(), text, lines });
+        self.files.push(SourceFile { path: path.into(), is_included: false, text, lines });
         FileId(self.files.len() - 1)
     }
 

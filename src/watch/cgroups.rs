@@ -58,6 +58,22 @@ pub fn look(path: &CgroupPath) -> Option<CgroupId> {
     look_at(&path.directory())
 }
 
+/// Looks at a cgroup's directory.
+pub fn look_at(directory: &Path) -> Option<CgroupId> {
+    let metadata = std::fs::metadata(directory).ok()?;
+    metadata.is_dir().then(|| CgroupId(metadata.ino()))
+}
+
+/// The directories below one, down to so many levels, in no order. Follows no link; what vanishes meanwhile is left out.
+pub fn below(directory: &Path, levels: usize) -> impl Iterator<Item = PathBuf> + use<> {
+    let mut pending = children(directory, levels);
+    std::iter::from_fn(move || {
+        let (directory, levels) = pending.pop()?;
+        pending.extend(children(&directory, levels));
+        Some(directory)
+    })
+}
+
 impl Cgroups {
     /// Follows nothing yet, below [`CGROUP_ROOT`]. Must be called within a tokio runtime.
     ///
@@ -196,9 +212,12 @@ const READS_AT_ONCE: usize = 16;
 
 const ROOT: usize = 0;
 
-fn look_at(directory: &Path) -> Option<CgroupId> {
-    let metadata = std::fs::metadata(directory).ok()?;
-    metadata.is_dir().then(|| CgroupId(metadata.ino()))
+/// The directories in one, each with how many levels below it are still to be gone through.
+fn children(directory: &Path, levels: usize) -> Vec<(PathBuf, usize)> {
+    let Some(levels) = levels.checked_sub(1) else { return Vec::new() };
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.map(|entry| (entry.path(), levels)).collect()
 }
 
 /// What a round of visits found.
@@ -351,6 +370,22 @@ mod tests {
         assert_eq!(tree.nodes[service].directory, Path::new("/r/a.slice/c.service"));
         assert_eq!(tree.child(slice, OsStr::new("d.service")), None);
         assert!(tree.nodes[service].children.is_empty());
+    }
+
+    #[test]
+    fn walk_goes_down_so_many_levels_and_follows_no_link() {
+        let scratch = Scratch::new("walk");
+        scratch.make("a/b/c");
+        std::fs::write(scratch.0.join("a/file"), "").unwrap();
+        std::os::unix::fs::symlink("..", scratch.0.join("a/link")).unwrap();
+        let names = |levels| -> Vec<PathBuf> {
+            let below = below(&scratch.0, levels);
+            below.map(|path| path.strip_prefix(&scratch.0).unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(0), [""; 0].map(PathBuf::from));
+        assert_eq!(names(2), ["a", "a/b"].map(PathBuf::from));
+        assert_eq!(names(usize::MAX), ["a", "a/b", "a/b/c"].map(PathBuf::from));
+        assert_eq!(below(&scratch.0.join("gone"), 9).count(), 0);
     }
 
     #[tokio::test]

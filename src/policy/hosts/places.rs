@@ -29,7 +29,7 @@ pub(super) struct List {
 }
 
 /// All places of host names in a rule of a table of this family, in order.
-pub(super) fn find(tokens: &[Flat], family: Family) -> Vec<Place> {
+pub(super) fn find(tokens: &[Flat<'_>], family: Family) -> Vec<Place> {
     let mut finder =
         Finder { tokens, table_is_v6: family == Family::Ip6, table: family, found: Vec::new(), depth: 0 };
     let mut at = 0;
@@ -43,7 +43,7 @@ pub(super) fn find(tokens: &[Flat], family: Family) -> Vec<Place> {
 type Key = Vec<Option<bool>>;
 
 struct Finder<'a> {
-    tokens: &'a [Flat],
+    tokens: &'a [Flat<'a>],
     table: Family,
     table_is_v6: bool,
     found: Vec<Place>,
@@ -52,7 +52,7 @@ struct Finder<'a> {
 }
 
 /// Braces deeper than this are no policy that a person wrote; each one costs a look at all within.
-const DEEPEST: usize = 32;
+const DEEPEST: usize = 8;
 
 impl Finder<'_> {
     fn token(&self, at: usize) -> Option<&Token> {

@@ -1,7 +1,7 @@
 //! Finds the annotations among a file's comments, line by line; a statement's text is not looked into.
 
 use crate::{
-    model::Family,
+    model::{Family, UNIT_TYPES},
     policy::{
         annotation::Allow,
         code::Code,
@@ -57,21 +57,6 @@ pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Found)> {
 
 mod allow;
 mod near_miss;
-
-/// The types of units, as systemd.unit(5) lists them.
-const UNIT_TYPES: [&str; 11] = [
-    "service",
-    "socket",
-    "device",
-    "mount",
-    "automount",
-    "swap",
-    "target",
-    "path",
-    "timer",
-    "slice",
-    "scope",
-];
 
 /// nft's verbs, but for those that an annotation may have.
 const OTHER_VERBS: [&str; 9] =

@@ -1,5 +1,7 @@
 //! Lists of cgroup paths: `"path"`, `path`, `{ "path", "path" }`, and variables that hold such.
 
+use std::collections::BTreeSet;
+
 use super::variables::Variables;
 use crate::{
     model::{CGROUP_ROOT, CgroupPath},
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// A path as written, and its place: inside the quotes, or the variable's that holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Written {
     pub(super) text: String,
     pub(super) span: Span,
@@ -21,12 +23,15 @@ pub(super) struct Written {
 /// How deep variables may refer to variables, and how many paths a list may have: more is no policy
 /// that a person wrote, and `define b = { $a, $a }` over and over would fill the memory.
 const DEEPEST: usize = 32;
-const LONGEST: usize = 65_536;
+const LONGEST: usize = 4096;
 
-/// The list that begins at `tokens[at]`, and the token after it; `None` if it is something else.
+/// The list that begins at `tokens[at]`, and the token after it; `None` if it is something else. What a variable holds
+/// twice is there once.
 pub(super) fn list(variables: &Variables, tokens: &[Token], at: usize) -> Option<(Vec<Written>, usize)> {
     let mut list = Vec::new();
     let next = List { variables, via: None, found: &mut list }.read(tokens, at, 0)?;
+    let mut known = BTreeSet::new();
+    list.retain(|written| known.insert(written.clone()));
     Some((list, next))
 }
 

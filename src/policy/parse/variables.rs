@@ -1,11 +1,12 @@
 //! nft's variables: which define a `$NAME` means at its place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::policy::{
     annotation::Define,
     code::Code,
     mistake::{Mistake, quoted},
+    nearest::nearest,
     text::Span,
     token::{Token, TokenKind},
 };
@@ -139,14 +140,7 @@ impl Variables {
     }
 
     fn nearest(&self, name: &str) -> Option<&str> {
-        let known: BTreeSet<&str> = self.scopes.iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
-        known
-            .into_iter()
-            .filter(|candidate| candidate.len().abs_diff(name.len()) <= 3)
-            .map(|candidate| (distance(candidate, name), candidate))
-            .filter(|&(distance, _)| distance < name.len() && distance <= 1.max(name.len() / 3))
-            .min()
-            .map(|(_, candidate)| candidate)
+        nearest(name, self.scopes.iter().flat_map(BTreeMap::keys).map(String::as_str))
     }
 
     /// nft expands variables in the quotes of `log prefix` too.
@@ -162,22 +156,6 @@ impl Variables {
         }
         renamed
     }
-}
-
-/// The number of letters to change, add or remove (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.to_lowercase().chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.to_lowercase().chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let change = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! Comments that are annotations but for a slip: no ` :: `, no type of a unit, no verb.
 
-use super::{UNIT_TYPES, is_blank, is_family};
-use crate::policy::{
-    code::Code,
-    mistake::{Mistake, quoted},
-    text::{FileId, Span},
+use super::{is_blank, is_family};
+use crate::{
+    model::UNIT_TYPES,
+    policy::{
+        code::Code,
+        mistake::{Mistake, quoted},
+        text::{FileId, Span},
+    },
 };
 
 /// What is wrong with a comment, which stands at byte `start` and is no annotation, if it is nearly one.

@@ -1,0 +1,289 @@
+//! W007: rules that packets of established connections come to.
+//!
+//! A walk through each base chain in the order in which a packet goes, until something accepts established
+//! connections: the chains met before that are exposed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    ruleset::{Chain, Rule, Ruleset},
+    subject::{Subject, Verdict},
+};
+use crate::{
+    model::ChainRef,
+    policy::{Code, Mistake, Placement, mistake::quoted},
+};
+
+/// How deep chains may call each other in the kernel (NFT_JUMP_STACK_SIZE).
+const DEEPEST: usize = 16;
+
+/// How many base chains are walked through: more have been made to keep us busy.
+const BASES: usize = 64;
+
+/// One warning for each chain.
+pub(super) fn lint(subjects: &[Subject<'_>], ruleset: &Ruleset) -> Vec<Mistake> {
+    let hooked = |chain: &Chain| {
+        chain
+            .base
+            .as_ref()
+            .is_some_and(|base| base.is_filter && matches!(base.hook.as_str(), "input" | "output"))
+    };
+    let concerned: Vec<&Subject<'_>> = subjects.iter().filter(|subject| is_concerned(subject)).collect();
+    if concerned.is_empty() {
+        return Vec::new();
+    }
+    let refusing = refusing(ruleset);
+    let bases = ruleset.chains().filter(|(_, chain)| hooked(chain)).take(BASES);
+    let walks: Vec<(&ChainRef, Walk<'_>)> =
+        bases.map(|(name, _)| (name, Walk::through(ruleset, &refusing, name))).collect();
+    let mut warned: BTreeSet<&ChainRef> = BTreeSet::new();
+    let mut mistakes = Vec::new();
+    for subject in concerned {
+        let chain = &subject.rule.chain;
+        if warned.contains(chain) {
+            continue;
+        }
+        let at_entry = subject.rule.placement == Placement::Beginning;
+        if let Some((base, _)) = walks.iter().find(|(_, walk)| walk.is_exposed(chain, at_entry)) {
+            warned.insert(chain);
+            let base = quoted(&base.to_string());
+            let message = format!("nothing in {base} accepts established connections before this rule");
+            mistakes.push(Mistake::new(Code::NoEstablished, subject.rule.chain_span, message).help(format!(
+                "write `ct state established,related accept` at the top of {base}: SYN-ACKs and other answers of \
+                 the kernel belong to no cgroup"
+            )));
+        }
+    }
+    mistakes
+}
+
+fn is_concerned(subject: &Subject<'_>) -> bool {
+    !subject.cgroups.is_empty() && subject.verdict.is_some_and(|(verdict, _)| Verdict::lets_through(verdict))
+}
+
+/// The chains in which, or in what they call, packets of established connections may be refused.
+fn refusing(ruleset: &Ruleset) -> BTreeSet<ChainRef> {
+    let mut callers: BTreeMap<ChainRef, Vec<&ChainRef>> = BTreeMap::new();
+    let mut open: Vec<ChainRef> = Vec::new();
+    for (name, chain) in ruleset.chains() {
+        if chain.rules.iter().any(|rule| rule.refuses) {
+            open.push(name.clone());
+        }
+        for target in chain.rules.iter().flat_map(|rule| &rule.calls) {
+            callers.entry(beside(name, target)).or_default().push(name);
+        }
+    }
+    let mut found = BTreeSet::new();
+    while let Some(chain) = open.pop() {
+        if !found.contains(&chain) {
+            open.extend(callers.get(&chain).into_iter().flatten().copied().cloned());
+            found.insert(chain);
+        }
+    }
+    found
+}
+
+fn beside(chain: &ChainRef, name: &str) -> ChainRef {
+    ChainRef { table: chain.table.clone(), name: name.to_owned() }
+}
+
+/// A walk through a base chain. Time is the number of rules met.
+struct Walk<'a> {
+    ruleset: &'a Ruleset,
+    refusing: &'a BTreeSet<ChainRef>,
+    time: usize,
+    last_refusal: usize,
+    /// When packets of established connections came to a chain first.
+    entered: BTreeMap<ChainRef, usize>,
+    /// When they came to its end.
+    left: BTreeMap<ChainRef, usize>,
+}
+
+impl<'a> Walk<'a> {
+    fn through(ruleset: &'a Ruleset, refusing: &'a BTreeSet<ChainRef>, base: &ChainRef) -> Self {
+        let mut walk = Self {
+            ruleset,
+            refusing,
+            time: 1,
+            last_refusal: 0,
+            entered: BTreeMap::new(),
+            left: BTreeMap::new(),
+        };
+        walk.chain(base, 0);
+        let refuses =
+            ruleset.chain(base).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.refuses);
+        if refuses {
+            walk.last_refusal = usize::MAX;
+        }
+        walk
+    }
+
+    fn is_exposed(&self, chain: &ChainRef, at_entry: bool) -> bool {
+        let times = if at_entry { &self.entered } else { &self.left };
+        times.get(chain).is_some_and(|time| *time < self.last_refusal)
+    }
+
+    /// Walks through a chain; whether established connections are accepted in it.
+    fn chain(&mut self, name: &ChainRef, depth: usize) -> bool {
+        let Some(chain) = self.ruleset.chain(name) else { return false };
+        self.entered.insert(name.clone(), self.time);
+        let mut accepts = false;
+        for rule in &chain.rules {
+            self.time += 1;
+            if rule.refuses {
+                self.last_refusal = self.time;
+            }
+            accepts |= self.calls(name, rule, accepts, depth);
+            accepts |= rule.accepts_established;
+            if rule.decides.is_some() {
+                break;
+            }
+        }
+        self.time += 1;
+        if !accepts {
+            self.left.insert(name.clone(), self.time);
+        }
+        accepts
+    }
+
+    /// Walks through what a rule calls; whether that accepts all established connections.
+    fn calls(&mut self, chain: &ChainRef, rule: &Rule, accepted: bool, depth: usize) -> bool {
+        let mut accepts = false;
+        for target in &rule.calls {
+            let target = beside(chain, target);
+            let is_new = !self.entered.contains_key(&target);
+            if is_new && !accepted && !rule.accepts_established && depth < DEEPEST {
+                accepts |= self.chain(&target, depth + 1);
+            } else {
+                accepts |= !is_new && !self.left.contains_key(&target);
+                if self.refusing.contains(&target) {
+                    self.time += 1;
+                    self.last_refusal = self.time;
+                }
+            }
+        }
+        accepts && !rule.is_narrow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::testing::{established, found, jump, messages, port, ruleset, verdict, with_ruleset};
+    use serde_json::{Value, json};
+
+    const RULE: &str =
+        "# a.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/a.service\" accept";
+
+    /// What is said of [`RULE`] in a chain `c` with these rules, which the base chain `b` calls after and before others.
+    fn said(
+        policy: &str,
+        before: Vec<Value>,
+        call: Value,
+        after: Vec<Value>,
+        own: Vec<Value>,
+    ) -> Vec<String> {
+        let rules = before.into_iter().chain([call]).chain(after).collect();
+        let ruleset = ruleset(&[
+            ("b", Some(("output", policy)), rules),
+            ("c", None, own),
+            ("first", None, vec![established()]),
+        ]);
+        messages(Code::NoEstablished, RULE, with_ruleset(&ruleset))
+    }
+
+    const TOLD: [&str; 1] = ["nothing in `inet f b` accepts established connections before this rule"];
+
+    #[test]
+    fn chain_that_established_connections_come_to_is_told() {
+        let call = json!([jump("c")]);
+        assert_eq!(said("drop", vec![], call.clone(), vec![], vec![]), TOLD);
+        assert_eq!(
+            said("accept", vec![], call.clone(), vec![json!([port(), {"reject": null}])], vec![]),
+            TOLD
+        );
+        assert_eq!(said("drop", vec![json!([port(), jump("first")])], call.clone(), vec![], vec![]), TOLD);
+        assert_eq!(said("drop", vec![], call.clone(), vec![established()], vec![]), TOLD);
+        let limited = json!([established()[0], {"limit": {"rate": 1, "per": "second"}}, verdict("accept")]);
+        assert_eq!(said("drop", vec![limited], call, vec![], vec![]), TOLD);
+    }
+
+    #[test]
+    fn all_forms_of_accepting_count() {
+        let state = json!({"ct": {"key": "state"}});
+        let accept = verdict("accept");
+        let vmap = |verdict: Value| json!([{"vmap": {"key": state, "data": {"set": [["invalid", {"drop": null}], ["established", verdict]]}}}]);
+        let wide = json!([
+            {"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "eth0"}},
+            {"match": {"op": "in", "left": state, "right": "established"}},
+            {"counter": {"packets": 0, "bytes": 0}}, {"log": {"prefix": "x"}}, accept
+        ]);
+        let set = json!([{"match": {"op": "==", "left": state, "right": {"set": ["established", "related"]}}}, accept]);
+        let not_new =
+            json!([{"match": {"op": "!=", "left": state, "right": {"set": ["new", "invalid"]}}}, accept]);
+        let by_map = json!([{"vmap": {"key": state, "data": "@states"}}]);
+        for before in [
+            established(),
+            wide,
+            set,
+            not_new,
+            by_map,
+            vmap(accept.clone()),
+            vmap(jump("x")),
+            json!([jump("first")]),
+        ] {
+            let said = said("drop", vec![before.clone()], json!([port(), jump("c")]), vec![], vec![]);
+            assert_eq!(said, [] as [&str; 0], "{before}");
+        }
+        assert_eq!(said("drop", vec![], json!([jump("c")]), vec![], vec![established()]), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn nothing_is_told_where_nothing_is_refused() {
+        let invalid = json!([
+            {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}, verdict("drop")
+        ]);
+        assert_eq!(said("accept", vec![], json!([jump("c")]), vec![invalid], vec![]), [] as [&str; 0]);
+        let before = json!([port(), verdict("drop")]);
+        assert_eq!(said("accept", vec![before], json!([jump("c")]), vec![], vec![]), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn rules_that_let_nothing_through_are_not_told() {
+        let ruleset = ruleset(&[("c", Some(("input", "drop")), vec![])]);
+        for body in [
+            "socket cgroupv2 level 1 \"system.slice\" meta mark set 1",
+            "socket cgroupv2 level 1 \"system.slice\" drop",
+            "tcp dport 25 accept",
+        ] {
+            let text = format!("# a.service :: add rule inet f c {body}");
+            assert_eq!(
+                messages(Code::NoEstablished, &text, with_ruleset(&ruleset)),
+                [] as [&str; 0],
+                "{body}"
+            );
+        }
+        let text = "# a.service :: add rule inet f c socket cgroupv2 level 1 \"system.slice\" jump x";
+        assert_eq!(messages(Code::NoEstablished, text, with_ruleset(&ruleset)).len(), 1);
+    }
+
+    #[test]
+    fn a_chain_is_told_once_and_other_hooks_and_types_are_not() {
+        let twice = format!("{RULE}\n{}", RULE.replace("a.service", "b.service"));
+        let output = ruleset(&[("c", Some(("output", "drop")), vec![])]);
+        assert_eq!(found(Code::NoEstablished, &twice, with_ruleset(&output)).len(), 1);
+        let other = ruleset(&[("c", Some(("prerouting", "drop")), vec![])]);
+        assert_eq!(messages(Code::NoEstablished, &twice, with_ruleset(&other)), [] as [&str; 0]);
+        let nat = json!({"nftables": [{"chain": {"family": "inet", "table": "f", "name": "c", "type": "nat",
+            "hook": "output", "prio": -100, "policy": "drop"}}]});
+        assert_eq!(messages(Code::NoEstablished, &twice, with_ruleset(&Ruleset::of(&nat))), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn inserted_rule_comes_before_what_its_chain_accepts() {
+        let ruleset = ruleset(&[("c", Some(("output", "drop")), vec![established()])]);
+        assert_eq!(messages(Code::NoEstablished, RULE, with_ruleset(&ruleset)), [] as [&str; 0]);
+        let inserted = RULE.replace("add", "insert");
+        assert_eq!(messages(Code::NoEstablished, &inserted, with_ruleset(&ruleset)).len(), 1);
+    }
+}

@@ -1,0 +1,135 @@
+//! W003: units that do not exist.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::units::{self, Units};
+use crate::{
+    model::UnitName,
+    policy::{AnnotationId, Code, Mistake, Policy, mistake::quoted, nearest::nearest},
+};
+
+/// Types whose units come from files, as a rule.
+const FROM_FILES: [&str; 5] = ["service", "socket", "timer", "path", "target"];
+
+/// For how many names a near one is looked for: a policy with more is for another machine.
+const LOOKED_UP: usize = 32;
+
+/// The units that nothing is known of, and the annotations whose unit is a misspelt name of another.
+pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Mistake>, BTreeSet<AnnotationId>) {
+    let mut mistakes = Vec::new();
+    let mut misspelt = BTreeSet::new();
+    let Some(units) = units.filter(|units| !units.files.is_empty()) else { return (mistakes, misspelt) };
+    let mut meant: BTreeMap<&UnitName, Option<String>> = BTreeMap::new();
+    for (id, annotation) in policy.iter() {
+        let unit = &annotation.unit;
+        if !FROM_FILES.contains(&units::kind(&unit.0)) || units.knows(unit) {
+            continue;
+        }
+        let look_up = meant.len() < LOOKED_UP;
+        let meant = meant.entry(unit).or_insert_with(|| look_up.then(|| nearest_unit(unit, units)).flatten());
+        let message = format!("neither a unit file nor a running unit is named {}", quoted(&unit.0));
+        let mistake = Mistake::new(Code::UnknownUnit, annotation.unit_span, message);
+        mistakes.push(match meant {
+            Some(name) => {
+                misspelt.insert(id);
+                mistake
+                    .help(format!("did you mean {}?", quoted(name)))
+                    .fix(annotation.unit_span, name.as_str())
+            }
+            None => mistake.help(
+                "if it is made while the machine runs, put `# scnpm: allow(W003)` above the annotation",
+            ),
+        });
+    }
+    (mistakes, misspelt)
+}
+
+/// The known name of the same type that is nearest; for an instance also that of the nearest template.
+fn nearest_unit(unit: &UnitName, units: &Units) -> Option<String> {
+    let kind = units::kind(&unit.0);
+    let stem =
+        |name: &'_ str| -> Option<usize> { (units::kind(name) == kind).then(|| name.len() - kind.len() - 1) };
+    let stems = units
+        .files
+        .keys()
+        .chain(units.running.keys())
+        .filter_map(|name| stem(&name.0).map(|end| &name.0[..end]));
+    if units::template(&unit.0).is_some()
+        && let Some((prefix, instance)) = unit.0.split_once('@')
+    {
+        let templates = stems.filter_map(|stem| stem.strip_suffix('@'));
+        return Some(format!("{}@{instance}", nearest(prefix, templates)?));
+    }
+    let end = stem(&unit.0)?;
+    Some(format!("{}.{kind}", nearest(&unit.0[..end], stems)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::{
+        Facts,
+        testing::{file, found, mended, messages, units, with_units},
+    };
+
+    fn machine() -> Units {
+        let files = ["postfix.service", "openvpn@.service", "backup.timer", "sshd.service"]
+            .map(|name| (name, file(None)));
+        units(&files, &["system.slice/run-1.service"])
+    }
+
+    fn rule(unit: &str) -> String {
+        format!("# {unit} :: add rule inet f c oifname \"x\" accept")
+    }
+
+    #[test]
+    fn unknown_unit_is_told_with_the_nearest_name() {
+        let machine = machine();
+        let facts = with_units(&machine);
+        assert_eq!(
+            messages(Code::UnknownUnit, &rule("posftix.service"), facts),
+            ["neither a unit file nor a running unit is named `posftix.service`"]
+        );
+        assert_eq!(mended(Code::UnknownUnit, &rule("posftix.service"), facts), rule("postfix.service"));
+        assert_eq!(
+            mended(Code::UnknownUnit, &rule("opnevpn@office.service"), facts),
+            rule("openvpn@office.service")
+        );
+        let other = &found(Code::UnknownUnit, &rule("nginx.service"), facts)[0];
+        assert_eq!(other.fix, None);
+        assert_eq!(
+            other.help.as_deref(),
+            Some("if it is made while the machine runs, put `# scnpm: allow(W003)` above the annotation")
+        );
+        assert_eq!(found(Code::UnknownUnit, &rule("backup.service"), facts)[0].fix, None);
+    }
+
+    #[test]
+    fn known_units_and_those_without_files_are_not_told() {
+        let machine = machine();
+        for unit in [
+            "postfix.service",
+            "openvpn@office.service",
+            "openvpn@.service",
+            "backup.timer",
+            "run-1.service",
+            "session.scope",
+            "session-2.scope",
+            "mail.slice",
+            "home.mount",
+        ] {
+            assert_eq!(
+                messages(Code::UnknownUnit, &rule(unit), with_units(&machine)),
+                [] as [&str; 0],
+                "{unit}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_known_without_unit_files() {
+        assert_eq!(messages(Code::UnknownUnit, &rule("x.service"), Facts::default()), [] as [&str; 0]);
+        let empty = units(&[], &["system.slice/a.service"]);
+        assert_eq!(messages(Code::UnknownUnit, &rule("x.service"), with_units(&empty)), [] as [&str; 0]);
+    }
+}

@@ -1,0 +1,491 @@
+//! W002: paths that are not where the annotation's unit has its cgroup.
+//!
+//! An annotation's unit may be a mere label (docs/annotations.md), so a unit that has no cgroup, or that is not known
+//! and of another type than what the path names, is not looked for in the path.
+
+use std::collections::BTreeSet;
+
+use super::{
+    cgroups::{self, Place},
+    units::{self, Units},
+};
+use crate::{
+    model::{CGROUP_ROOT, CgroupPath, UnitName},
+    policy::{
+        Annotation, AnnotationId, CgroupMatch, Code, Mistake, Part, Policy, Span, Statement, mistake::quoted,
+    },
+};
+
+/// Judges each annotation once. The units in `misspelt` are not looked for in their paths.
+pub(super) fn lint(
+    policy: &Policy,
+    units: Option<&Units>,
+    misspelt: &BTreeSet<AnnotationId>,
+) -> Vec<Mistake> {
+    let judged = |(id, annotation): (AnnotationId, &Annotation)| {
+        let unit = units.map_or(&annotation.unit, |units| units.own_name(&annotation.unit));
+        let judge = Judge { policy, units, annotation, unit, written: written(annotation) };
+        judge.misplaced().or_else(|| if misspelt.contains(&id) { None } else { judge.unit() })
+    };
+    policy.iter().filter_map(judged).collect()
+}
+
+/// A path of an annotation.
+struct Written<'a> {
+    path: &'a str,
+    cgroup_path: &'a CgroupPath,
+    span: Span,
+    /// The match that it is in, unless it is an element's key.
+    cgroup: Option<&'a CgroupMatch>,
+}
+
+fn written(annotation: &Annotation) -> Vec<Written<'_>> {
+    let all: Vec<(&CgroupPath, Span, Option<&CgroupMatch>)> = match &annotation.statement {
+        Statement::Element(statement) => {
+            statement.elements.iter().map(|(path, span, _)| (path, *span, None)).collect()
+        }
+        Statement::Rule(rule) => {
+            let matches = rule.body.iter().filter_map(|part| match part {
+                Part::Cgroup(cgroup) => Some(cgroup),
+                Part::Verbatim(_) => None,
+            });
+            matches
+                .flat_map(|cgroup| cgroup.paths.iter().map(move |(path, span)| (path, *span, Some(cgroup))))
+                .collect()
+        }
+    };
+    all.into_iter()
+        .filter(|(path, ..)| !cgroups::is_within(path.as_str(), &CGROUP_ROOT[1..]))
+        .map(|(path, span, cgroup)| Written { path: path.as_str(), cgroup_path: path, span, cgroup })
+        .collect()
+}
+
+impl<'a> Written<'a> {
+    /// The path down to a unit's cgroup, and what is below that.
+    fn split_at(&self, unit: &UnitName) -> Option<(&'a str, &'a str)> {
+        let mut end = 0;
+        for name in self.path.split('/') {
+            end += name.len();
+            if name == unit.0 || name.strip_prefix('_') == Some(&unit.0) {
+                return Some(self.path.split_at(end));
+            }
+            end += 1;
+        }
+        None
+    }
+
+    fn last(&self) -> &'a str {
+        self.path.rsplit('/').next().unwrap_or(self.path)
+    }
+}
+
+struct Judge<'a> {
+    policy: &'a Policy,
+    units: Option<&'a Units>,
+    annotation: &'a Annotation,
+    /// The unit, by the name that its cgroup has.
+    unit: &'a UnitName,
+    written: Vec<Written<'a>>,
+}
+
+impl<'a> Judge<'a> {
+    /// A path that no unit has, since a slice in it is at another place.
+    fn misplaced(&self) -> Option<Mistake> {
+        self.written.iter().filter(|written| !self.exists(written.cgroup_path)).find_map(|written| {
+            let misplaced = cgroups::misplaced(written.cgroup_path)?;
+            let name = quoted(&misplaced.name);
+            let message = match misplaced.at.as_str() {
+                "" => format!("{name} is the root of the hierarchy and stands in no path"),
+                at => format!("{name} is not here: its path is {}", quoted(at)),
+            };
+            let mistake = Mistake::new(Code::UnitPath, written.span, message);
+            Some(match misplaced.path.as_str() {
+                "" => mistake.help("leave it out"),
+                path => self.corrected(mistake, written, path, "write the whole path"),
+            })
+        })
+    }
+
+    /// Whether it is known that there is a cgroup at this path now.
+    fn exists(&self, path: &CgroupPath) -> bool {
+        let last = path.components().last().unwrap_or_default().to_owned();
+        let running = self.units.and_then(|units| units.running.get(&UnitName(last)));
+        running.is_some_and(|running| running.contains(path))
+    }
+
+    /// That no path is the unit's.
+    fn unit(&self) -> Option<Mistake> {
+        let unit = self.unit;
+        if !matches!(units::kind(&unit.0), "service" | "socket" | "mount" | "swap" | "scope" | "slice") {
+            return None;
+        }
+        let first = self.written.first()?;
+        let named: Vec<&Written<'_>> =
+            self.written.iter().filter(|written| written.split_at(unit).is_some()).collect();
+        if named.is_empty() {
+            return if self.may_be_meant() { None } else { Some(self.not_named(first)) };
+        }
+        let wrong: Option<Vec<Mistake>> = named.into_iter().map(|written| self.elsewhere(written)).collect();
+        wrong?.into_iter().next()
+    }
+
+    /// That the unit's cgroup is at another place than a path that names it.
+    fn elsewhere(&self, written: &Written<'_>) -> Option<Mistake> {
+        let unit = self.unit;
+        let (at, below) = written.split_at(unit)?;
+        let manager = cgroups::manager(at);
+        if let Some(actual) = self.runs_at(written.path, manager) {
+            let runs_here =
+                self.units.is_some_and(|units| units.cgroups_of(unit).any(|path| path.as_str() == at));
+            let mistake = self.not_of_the_unit(written);
+            return (!runs_here).then(|| {
+                self.corrected(mistake, written, &format!("{actual}{below}"), "it runs elsewhere; write")
+            });
+        }
+        let place = match cgroups::place(unit, self.units) {
+            Place::Known(place) if manager.is_empty() => place,
+            Place::Default(place) if cgroups::is_within(at, "system.slice") => place,
+            _ => return None,
+        };
+        // In a user's manager and in a container slices are judged with the path.
+        (cgroups::parent(&place) != cgroups::parent(at)).then(|| {
+            let mistake = self.not_of_the_unit(written);
+            self.corrected(mistake, written, &format!("{place}{below}"), "systemd starts it elsewhere; write")
+        })
+    }
+
+    /// Where the unit runs under a manager, as near as can be to a path.
+    fn runs_at(&self, path: &str, manager: &str) -> Option<&'a str> {
+        let shared = |other: &str| path.split('/').zip(other.split('/')).take_while(|(a, b)| a == b).count();
+        self.units?
+            .cgroups_of(&self.unit)
+            .map(CgroupPath::as_str)
+            .filter(|running| cgroups::manager(running) == manager)
+            .max_by_key(|running| shared(running))
+    }
+
+    /// Whether paths that do not name the unit may be meant all the same.
+    fn may_be_meant(&self) -> bool {
+        let unit = self.unit;
+        let is_slice = cgroups::is_slice(&unit.0);
+        let runs = self.units.is_some_and(|units| units.cgroups_of(unit).next().is_some());
+        let is_known = self.units.is_some_and(|units| units.knows(unit));
+        let is_label = matches!(units::kind(&unit.0), "slice" | "scope") && !is_known;
+        let has_its_type =
+            self.written.iter().any(|written| units::kind(written.last()) == units::kind(&unit.0));
+        let around = |written: &Written<'_>| {
+            let runs_within = || {
+                let all = self.units.into_iter().flat_map(|units| units.cgroups_of(unit));
+                all.map(CgroupPath::as_str).any(|running| cgroups::is_within(running, written.path))
+            };
+            !is_slice && cgroups::is_slice(written.last()) && (!runs || runs_within())
+        };
+        (is_label && !has_its_type)
+            || self.written.iter().any(around)
+            || self.written.iter().any(|written| self.is_of_its_listeners(written))
+    }
+
+    /// A service's listeners belong to its socket unit, or to PID 1.
+    fn is_of_its_listeners(&self, written: &Written<'_>) -> bool {
+        let unit = self.unit;
+        let Some(stem) = unit.0.strip_suffix(".service") else { return false };
+        let activates = || {
+            let socket = UnitName(written.last().to_owned());
+            let file = self.units.and_then(|units| units.files.get(&socket));
+            file.and_then(|file| file.service.as_ref()) == Some(unit)
+        };
+        written.path == "init.scope"
+            || written.last().strip_suffix(".socket") == Some(stem)
+            || (units::kind(written.last()) == "socket" && activates())
+    }
+
+    fn not_named(&self, written: &Written<'_>) -> Mistake {
+        let unit = self.unit;
+        let mistake = self.not_of_the_unit(written);
+        let manager = cgroups::manager(written.path);
+        if let Some(actual) = self.runs_at(written.path, manager) {
+            return self.corrected(mistake, written, actual, "it runs elsewhere; write");
+        }
+        let beside = cgroups::join(cgroups::parent(written.path), &unit.0);
+        let likely = match cgroups::place(unit, self.units) {
+            Place::Known(place) | Place::Default(place) if manager.is_empty() => place,
+            _ if !beside.contains('/') => cgroups::default_path(&unit.0),
+            _ => beside,
+        };
+        let meant = "if the path is meant, put `# scnpm: allow(W002)` above the annotation; if not, write";
+        self.corrected(mistake, written, &likely, meant)
+    }
+
+    fn not_of_the_unit(&self, written: &Written<'_>) -> Mistake {
+        let mut message = format!("the path is not that of {}", quoted(&self.unit.0));
+        if *self.unit != self.annotation.unit {
+            message = format!("{message}, which {} is another name of", quoted(&self.annotation.unit.0));
+        }
+        Mistake::new(Code::UnitPath, written.span, message)
+    }
+
+    /// With the right path, and the level that belongs to it.
+    fn corrected(&self, mistake: Mistake, written: &Written<'_>, path: &str, what: &str) -> Mistake {
+        let level = path.split('/').count();
+        let text = &self.policy.sources.file(written.span.file).text;
+        // A variable holds more than this path, and whoever may make a cgroup may name it so that no quotes hold it.
+        let is_out_of_reach = text[written.span.start..].starts_with('$')
+            || path.contains(|c: char| c == '"' || c.is_control());
+        let Some(cgroup) = written.cgroup else {
+            let mistake = mistake.help(format!("{what} {}", shown(path)));
+            return if is_out_of_reach { mistake } else { mistake.fix(written.span, path) };
+        };
+        let mistake = mistake.help(format!("{what} {} with `level {level}`", shown(path)));
+        if is_out_of_reach {
+            return mistake;
+        }
+        if usize::try_from(cgroup.level) == Ok(level) || cgroup.paths.len() > 1 {
+            return mistake.fix(written.span, path);
+        }
+        let between = &text[cgroup.level_span.end..written.span.start];
+        mistake.fix(cgroup.level_span.to(written.span), format!("{level}{between}{path}"))
+    }
+}
+
+/// A path for a help: whole, since it is to be copied.
+fn shown(path: &str) -> String {
+    format!("`{}`", path.replace(char::is_control, "\u{fffd}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::{
+        Facts, UnitFile,
+        testing::{file, found, mended, messages, units, with_units},
+    };
+
+    fn rule(unit: &str, path: &str) -> String {
+        let level = path.split('/').count();
+        format!("# {unit} :: add rule inet f c socket cgroupv2 level {level} \"{path}\" tcp dport 25 accept")
+    }
+
+    fn said(unit: &str, path: &str, facts: Facts<'_>) -> Vec<String> {
+        messages(Code::UnitPath, &rule(unit, path), facts)
+    }
+
+    const USER: &str = "user.slice/user-1000.slice/user@1000.service";
+
+    #[test]
+    fn slice_at_another_place_is_told_and_mended() {
+        let none = Facts::default();
+        assert_eq!(
+            said("x.service", "a-b.slice/x.service", none),
+            ["`a-b.slice` is not here: its path is `a.slice/a-b.slice`"]
+        );
+        for (unit, path, right) in [
+            ("x.service", "a-b.slice/x.service", "a.slice/a-b.slice/x.service"),
+            ("a-b.slice", "a-b.slice", "a.slice/a-b.slice"),
+            ("mail.slice", "system.slice/mail.slice", "mail.slice"),
+            (
+                "session-2.scope",
+                "user-1000.slice/session-2.scope",
+                "user.slice/user-1000.slice/session-2.scope",
+            ),
+            ("x.service", "-.slice/system.slice/x.service", "system.slice/x.service"),
+        ] {
+            assert_eq!(mended(Code::UnitPath, &rule(unit, path), none), rule(unit, right));
+        }
+        let text = rule("x.service", "a-b.slice/x.service");
+        let help = found(Code::UnitPath, &text, none)[0].help.clone();
+        assert_eq!(
+            help.as_deref(),
+            Some("write the whole path `a.slice/a-b.slice/x.service` with `level 3`")
+        );
+    }
+
+    #[test]
+    fn path_of_another_unit_is_told_and_mended() {
+        let none = Facts::default();
+        assert_eq!(
+            said("postfix.service", "system.slice/dovecot.service", none),
+            ["the path is not that of `postfix.service`"]
+        );
+        for (unit, path, right) in [
+            ("postfix.service", "system.slice/dovecot.service", "system.slice/postfix.service"),
+            (
+                "foo.service",
+                &format!("{USER}/app.slice/bar.service"),
+                &format!("{USER}/app.slice/foo.service"),
+            ),
+            (
+                "session-2.scope",
+                "user.slice/user-1000.slice/session-3.scope",
+                "user.slice/user-1000.slice/session-2.scope",
+            ),
+            ("foo@x.service", "system.slice/foo.service", "system.slice/system-foo.slice/foo@x.service"),
+            ("foo.service", "foo", "system.slice/foo.service"),
+        ] {
+            assert_eq!(mended(Code::UnitPath, &rule(unit, path), none), rule(unit, right));
+        }
+    }
+
+    #[test]
+    fn element_is_mended_without_a_level() {
+        let element = |path: &str| format!("# a.service :: add element inet f s {{ \"{path}\" }}");
+        let mended = mended(Code::UnitPath, &element("system.slice/b.service"), Facts::default());
+        assert_eq!(mended, element("system.slice/a.service"));
+    }
+
+    #[test]
+    fn instance_lies_in_its_template_s_slice() {
+        let none = Facts::default();
+        let right = "system.slice/system-foo\\x2dbar.slice/foo-bar@1.service";
+        assert_eq!(
+            mended(Code::UnitPath, &rule("foo-bar@1.service", "system.slice/foo-bar@1.service"), none),
+            rule("foo-bar@1.service", right)
+        );
+        assert_eq!(said("foo-bar@1.service", "x.slice/foo-bar@1.service", none), [] as [&str; 0]);
+        assert_eq!(said("foo@1.service", &format!("{USER}/app.slice/foo@1.service"), none), [] as [&str; 0]);
+        let with_slice = units(&[("foo@.service", file(Some("a-b.slice")))], &[]);
+        assert_eq!(
+            mended(
+                Code::UnitPath,
+                &rule("foo@1.service", "system.slice/foo@1.service"),
+                with_units(&with_slice)
+            ),
+            rule("foo@1.service", "a.slice/a-b.slice/foo@1.service")
+        );
+        for slice in [UnitFile::default(), file(Some("x-%i.slice")), file(Some("system.slice"))] {
+            let machine = units(&[("foo@.service", slice.clone())], &[]);
+            let said = said("foo@1.service", "system.slice/foo@1.service", with_units(&machine));
+            assert_eq!(said, [] as [&str; 0], "{slice:?}");
+        }
+    }
+
+    #[test]
+    fn unit_file_says_the_slice() {
+        let machine = units(&[("a.service", file(Some("x-y.slice"))), ("b.service", file(None))], &[]);
+        let facts = with_units(&machine);
+        assert_eq!(
+            mended(Code::UnitPath, &rule("a.service", "system.slice/a.service"), facts),
+            rule("a.service", "x.slice/x-y.slice/a.service")
+        );
+        assert_eq!(
+            mended(Code::UnitPath, &rule("b.service", "b.service"), facts),
+            rule("b.service", "system.slice/b.service")
+        );
+        assert_eq!(said("a.service", "x.slice/x-y.slice/a.service/sub", facts), [] as [&str; 0]);
+        assert_eq!(said("b.service", &format!("{USER}/app.slice/b.service"), facts), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn cgroup_has_the_unit_s_own_name() {
+        let alias = UnitFile { alias_of: Some(UnitName("ssh.service".to_owned())), ..file(None) };
+        let machine = units(&[("sshd.service", alias), ("ssh.service", file(None))], &[]);
+        let facts = with_units(&machine);
+        assert_eq!(said("sshd.service", "system.slice/ssh.service", facts), [] as [&str; 0]);
+        assert_eq!(
+            said("sshd.service", "system.slice/sshd.service", facts),
+            ["the path is not that of `ssh.service`, which `sshd.service` is another name of"]
+        );
+    }
+
+    #[test]
+    fn running_unit_s_path_is_the_right_one() {
+        let machine = units(&[("a.service", file(None))], &["x.slice/a.service"]);
+        let facts = with_units(&machine);
+        assert_eq!(
+            mended(Code::UnitPath, &rule("a.service", "system.slice/a.service"), facts),
+            rule("a.service", "x.slice/a.service")
+        );
+        assert_eq!(
+            mended(Code::UnitPath, &rule("a.service", "system.slice/b.service"), facts),
+            rule("a.service", "x.slice/a.service")
+        );
+        let help = found(Code::UnitPath, &rule("a.service", "a.service/sub"), facts)[0].help.clone();
+        assert_eq!(help.as_deref(), Some("it runs elsewhere; write `x.slice/a.service/sub` with `level 3`"));
+        for path in ["x.slice/a.service", "x.slice/a.service/sub", "x.slice"] {
+            assert_eq!(said("a.service", path, facts), [] as [&str; 0], "{path}");
+        }
+        assert_eq!(said("a.service", "system.slice", facts).len(), 1);
+    }
+
+    #[test]
+    fn each_manager_has_units_of_its_own() {
+        let machine = units(
+            &[],
+            &[&format!("{USER}/app.slice/a.service"), "machine.slice/c.scope/payload/system.slice/b.service"],
+        );
+        let facts = with_units(&machine);
+        for (unit, path) in [
+            ("a.service", "system.slice/a.service"),
+            ("a.service", "user.slice/user-1001.slice/user@1001.service/app.slice/a.service"),
+            ("b.service", "system.slice/b.service"),
+        ] {
+            assert_eq!(said(unit, path, facts), [] as [&str; 0], "{path}");
+        }
+        assert_eq!(said("a.service", &format!("{USER}/background.slice/a.service"), facts).len(), 1);
+    }
+
+    #[test]
+    fn labels_and_paths_that_hold_the_unit_are_not_told() {
+        let none = Facts::default();
+        for (unit, path) in [
+            ("session.scope", "system.slice/sshd.service"),
+            ("mail.slice", "system.slice/postfix.service"),
+            ("backup.timer", "system.slice/backup.service"),
+            ("network.target", "system.slice"),
+            ("a.service", "system.slice/a.service"),
+            ("a.service", "system.slice/a.service/worker"),
+            ("a.service", "system.slice/_a.service"),
+            ("a.service", "system.slice"),
+            ("a.service", "own.slice/a.service"),
+            ("a.slice", "a.slice/b.service"),
+            ("a-b.slice", "a.slice/a-b.slice/a-b-c.slice/x.service"),
+            ("app-firefox-1.scope", &format!("{USER}/app.slice")),
+            ("app-firefox-1.scope", &format!("{USER}/app.slice/app-firefox-1.scope")),
+            ("session-2.scope", "user.slice/user-1000.slice/session-2.scope"),
+            ("session-2.scope", "user.slice/user-1000.slice"),
+            ("user@1000.service", USER),
+            ("foo@1.service", "system.slice/system-foo.slice/foo@1.service"),
+            ("ssh.service", "system.slice/ssh.socket"),
+            ("ssh.service", "init.scope"),
+            ("a.service", "machine.slice/c.scope/payload/system.slice/a.service"),
+        ] {
+            assert_eq!(said(unit, path, none), [] as [&str; 0], "{unit} {path}");
+        }
+    }
+
+    #[test]
+    fn one_of_several_paths_is_enough() {
+        let text = "# a.service :: add rule inet f c socket cgroupv2 level 2 \
+                    { \"system.slice/b.service\", \"system.slice/a.service\" } accept";
+        assert_eq!(messages(Code::UnitPath, text, Facts::default()), [] as [&str; 0]);
+        let wrong = text.replace("a.service\" }", "c.service\" }");
+        assert_eq!(messages(Code::UnitPath, &wrong, Facts::default()).len(), 1);
+    }
+
+    #[test]
+    fn path_in_a_variable_is_not_replaced() {
+        let text = "define units = { \"system.slice/b.service\" }\n\
+                    # a.service :: add rule inet f c socket cgroupv2 level 2 $units accept";
+        let found = found(Code::UnitPath, text, Facts::default());
+        assert_eq!((found.len(), &found[0].fix), (1, &None));
+    }
+
+    #[test]
+    fn path_that_no_quotes_hold_is_not_written() {
+        let machine = units(&[], &["x.slice/\"\n/a.service"]);
+        let text = rule("a.service", "a.service");
+        let help = found(Code::UnitPath, &text, with_units(&machine))[0].clone();
+        assert_eq!(help.fix, None);
+        assert_eq!(
+            help.help.as_deref(),
+            Some("it runs elsewhere; write `x.slice/\"\u{fffd}/a.service` with `level 3`")
+        );
+    }
+
+    #[test]
+    fn misspelt_unit_is_only_told_as_that() {
+        let machine = units(&[("postfix.service", file(None))], &[]);
+        let text = rule("postfx.service", "system.slice/postfix.service");
+        assert_eq!(messages(Code::UnitPath, &text, with_units(&machine)), [] as [&str; 0]);
+        assert_eq!(messages(Code::UnknownUnit, &text, with_units(&machine)).len(), 1);
+    }
+}

@@ -1,0 +1,183 @@
+//! Lints about a rule by itself: W005, W006, W013.
+
+use super::subject::Subject;
+use crate::model::Data;
+use crate::policy::{
+    Code, Mistake, Policy, Statement,
+    hosts::{self, Hosts},
+    mistake::quoted,
+};
+
+/// `!=`, verdicts that fail open, host names.
+pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>]) -> Vec<Mistake> {
+    let each = |subject: &Subject<'_>| {
+        let negated = negated(subject);
+        let refusing = if negated.is_empty() { refusing_rule(policy, subject) } else { None };
+        negated.into_iter().chain(refusing).chain(host_name(policy, subject)).collect::<Vec<_>>()
+    };
+    subjects.iter().flat_map(each).chain(refusing_elements(policy)).collect()
+}
+
+fn negated(subject: &Subject<'_>) -> Vec<Mistake> {
+    let negated = subject.cgroups.iter().filter(|cgroup| cgroup.negated);
+    negated
+        .map(|cgroup| {
+            let depth = match cgroup.level {
+                1 => "in the root cgroup".to_owned(),
+                level => format!("less than {level} names deep"),
+            };
+            Mistake::new(
+                Code::Negated,
+                cgroup.span,
+                format!("`!=` does not match sockets whose cgroup is {depth}: they pass this rule by"),
+            )
+            .help("allow the one cgroup with `==` and `accept`, and refuse the rest in nftables.conf")
+        })
+        .collect()
+}
+
+fn refusing_rule(policy: &Policy, subject: &Subject<'_>) -> Option<Mistake> {
+    let (_, span) = subject.verdict.filter(|(verdict, _)| verdict.refuses())?;
+    let text = &policy.sources.file(span.file).text[span.start..span.end];
+    let verdict = quoted(text.split_whitespace().next()?);
+    let allowing = subject.rewritten(policy, span, "accept");
+    let message = format!("this {verdict} fails open: while the rule is not applied yet, packets pass");
+    Some(Mistake::new(Code::FailsOpen, span, message).help(format!(
+        "refuse by default in nftables.conf, and accept what may pass, in the form `# {allowing}`"
+    )))
+}
+
+fn refusing_elements(policy: &Policy) -> impl Iterator<Item = Mistake> {
+    policy.annotations.iter().filter_map(|annotation| {
+        let Statement::Element(statement) = &annotation.statement else { return None };
+        let is_drop = |data: &Option<Data>| matches!(data, Some(Data::Drop));
+        let (path, span, _) = statement.elements.iter().find(|(_, _, data)| is_drop(data))?;
+        let path = path.as_str().replace(char::is_control, "\u{fffd}");
+        let message = "this `drop` fails open: while the element is not there yet, packets pass";
+        Some(Mistake::new(Code::FailsOpen, *span, message).help(format!(
+            "refuse by default in nftables.conf, and accept what may pass, in the form `\"{path}\" : accept`"
+        )))
+    })
+}
+
+fn host_name(policy: &Policy, subject: &Subject<'_>) -> Option<Mistake> {
+    if hosts::wanted(policy, subject.annotation).is_empty() {
+        return None;
+    }
+    let unresolved = hosts::resolve(policy, &subject.rule.body, &Hosts::new()).err()?;
+    let first = unresolved.first()?;
+    let name = quoted(&first.host.name);
+    let message = format!("the addresses of {name} are looked up when the files are read, and not again");
+    Some(
+        Mistake::new(Code::HostName, first.span, message).help(
+            "if they change often, use an address, or a set that something else fills (`ip daddr @NAME`)",
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::{
+        Facts,
+        testing::{found, messages, place},
+    };
+
+    fn said(code: Code, text: &str) -> Vec<String> {
+        messages(code, text, Facts::default())
+    }
+
+    const A: &str = "socket cgroupv2 level 2 \"system.slice/a.service\"";
+
+    #[test]
+    fn negated_match_is_told() {
+        let text = "# a.service :: add rule inet f c socket cgroupv2 level 2 != \"system.slice/a.service\" tcp dport 25 reject";
+        assert_eq!(
+            said(Code::Negated, text),
+            ["`!=` does not match sockets whose cgroup is less than 2 names deep: they pass this rule by"]
+        );
+        assert_eq!(said(Code::FailsOpen, text), [] as [&str; 0]);
+        assert_eq!(
+            said(Code::Negated, &format!("# a.service :: add rule inet f c {A} tcp dport != 25 accept")),
+            [] as [&str; 0]
+        );
+    }
+
+    #[test]
+    fn rule_that_refuses_is_told_with_the_one_that_accepts() {
+        let text = format!(
+            "# a.service :: add rule inet f c {A} \\\n#  tcp dport 25 \\\n#  reject with tcp reset comment \"x\""
+        );
+        let found = found(Code::FailsOpen, &text, Facts::default());
+        assert_eq!(
+            found[0].message,
+            "this `reject` fails open: while the rule is not applied yet, packets pass"
+        );
+        assert_eq!(place(&text, &found[0]), "reject with tcp reset");
+        assert_eq!(
+            found[0].help.as_deref(),
+            Some(&*format!(
+                "refuse by default in nftables.conf, and accept what may pass, in the form \
+                 `# a.service :: add rule inet f c {A} tcp dport 25 accept comment \"x\"`"
+            ))
+        );
+        assert_eq!(found[0].fix, None);
+    }
+
+    #[test]
+    fn refusing_rules_without_cgroups_and_elements_are_told() {
+        assert_eq!(
+            said(Code::FailsOpen, "# a.service :: add rule inet f c tcp dport 25 counter drop").len(),
+            1
+        );
+        let element = "# a.service :: add element inet f m { \"system.slice/a.service\" : drop }";
+        assert_eq!(
+            said(Code::FailsOpen, element),
+            ["this `drop` fails open: while the element is not there yet, packets pass"]
+        );
+    }
+
+    #[test]
+    fn rules_that_refuse_nothing_are_not_told() {
+        for body in [
+            "accept",
+            "log prefix \"drop\"",
+            "log prefix \"drop \" accept",
+            "jump drop.x",
+            "meta mark set 1",
+            "tcp dport vmap { 25 : drop, 26 : accept }",
+            "return",
+            "dnat ip to 10.0.0.1",
+        ] {
+            let text = format!("# a.service :: add rule inet f c {A} {body}");
+            assert_eq!(said(Code::FailsOpen, &text), [] as [&str; 0], "{body}");
+        }
+    }
+
+    #[test]
+    fn host_name_is_told_once_where_it_stands() {
+        let text =
+            format!("# a.service :: add rule inet f c {A} ip daddr {{ mail.local, web.local }} accept");
+        let found = found(Code::HostName, &text, Facts::default());
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            found[0].message,
+            "the addresses of `mail.local` are looked up when the files are read, and not again"
+        );
+        assert_eq!(place(&text, &found[0]), "mail.local");
+        let variable =
+            format!("define web = web.local\n# a.service :: add rule inet f c {A} ip daddr $web accept");
+        assert_eq!(
+            place(&variable, &super::super::testing::found(Code::HostName, &variable, Facts::default())[0]),
+            "$web"
+        );
+    }
+
+    #[test]
+    fn addresses_and_sets_are_no_host_names() {
+        for body in ["ip daddr 10.0.0.1", "ip daddr @mail", "ip6 daddr { fe80::1, ::1 }", "oifname my.vpn"] {
+            let text = format!("# a.service :: add rule inet f c {A} {body} accept");
+            assert_eq!(said(Code::HostName, &text), [] as [&str; 0], "{body}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! W012: services whose connections come from a socket unit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    calls::Calls,
+    cgroups::{self, Place},
+    subject::Subject,
+    units::{self, Units},
+};
+use crate::{
+    model::{ChainRef, UnitName},
+    policy::{Code, Mistake, mistake::quoted},
+};
+
+/// Rules that may be about connections which a service's socket unit accepts.
+pub(super) fn lint(
+    subjects: &[Subject<'_>],
+    units: Option<&Units>,
+    calls: Option<&Calls<'_>>,
+) -> Vec<Mistake> {
+    let Some(units) = units else { return Vec::new() };
+    let sockets = Sockets::of(units);
+    let covered: BTreeSet<(&ChainRef, &str)> = subjects.iter().flat_map(covered_sockets).collect();
+    let judged = |subject: &Subject<'_>| {
+        if !may_be_of_accepted(subject, calls) {
+            return None;
+        }
+        let paths = subject.cgroups.iter().flat_map(|cgroup| &cgroup.paths);
+        paths.into_iter().find_map(|(path, span)| {
+            let service = path.components().filter(|name| units::kind(name) == "service").last()?;
+            let socket = sockets.of_service(service)?;
+            if covered.contains(&(&subject.rule.chain, socket.0.as_str())) {
+                return None;
+            }
+            let (service, name) = (quoted(service), quoted(&socket.0));
+            let message = format!("{name} listens for {service}, and accepted connections have its cgroup or PID 1's");
+            let place = place(socket, path.as_str(), units);
+            let level = place.split('/').count();
+            Some(Mistake::new(Code::SocketUnit, *span, message).help(format!(
+                "for what it accepts, match `{place}` with `level {level}` too, or `init.scope` with `level 1`"
+            )))
+        })
+    };
+    subjects.iter().filter_map(judged).collect()
+}
+
+/// The socket units in use that listen on the network, by the service that they start.
+struct Sockets<'a>(BTreeMap<String, &'a UnitName>);
+
+impl<'a> Sockets<'a> {
+    fn of(units: &'a Units) -> Self {
+        let mut sockets = BTreeMap::new();
+        for (name, file) in &units.files {
+            let Some(stem) = name.0.strip_suffix(".socket") else { continue };
+            let is_used = file.is_wanted || units.running.contains_key(name);
+            if is_used && !file.listens_on.is_empty() {
+                let service =
+                    file.service.as_ref().map_or_else(|| format!("{stem}.service"), |unit| unit.0.clone());
+                sockets.entry(service).or_insert(name);
+            }
+        }
+        Self(sockets)
+    }
+
+    fn of_service(&self, service: &str) -> Option<&'a UnitName> {
+        self.0.get(service).or_else(|| self.0.get(&units::template(service)?)).copied()
+    }
+}
+
+/// The socket units that a rule names, in its chain.
+fn covered_sockets<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a ChainRef, &'a str)> + use<'a> {
+    let chain = &subject.rule.chain;
+    let paths = subject.cgroups.clone().into_iter().flat_map(|cgroup| &cgroup.paths);
+    let names = paths.flat_map(|(path, _)| path.components());
+    names.filter(|name| units::kind(name) == "socket").map(move |name| (chain, name))
+}
+
+/// Whether packets of connections that others opened may come to a rule.
+fn may_be_of_accepted(subject: &Subject<'_>, calls: Option<&Calls<'_>>) -> bool {
+    if subject.tokens.iter().any(|token| token.is("sport")) {
+        return true;
+    }
+    match calls.and_then(|calls| calls.hooks(&subject.rule.chain)) {
+        None => true,
+        Some(hooks) => hooks.contains("input") || hooks.contains("prerouting"),
+    }
+}
+
+/// Where a socket unit's cgroup is, whose service's path this is.
+fn place(socket: &UnitName, path: &str, units: &Units) -> String {
+    let manager = cgroups::manager(path);
+    let running = units.cgroups_of(socket).map(|path| path.as_str());
+    if let Some(running) = running.into_iter().find(|running| cgroups::manager(running) == manager) {
+        return running.to_owned();
+    }
+    match cgroups::place(socket, Some(units)) {
+        Place::Known(place) | Place::Default(place) if manager.is_empty() => place,
+        _ if manager.is_empty() => cgroups::default_path(&socket.0),
+        _ => format!("{manager}/app.slice/{socket}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::{
+        Facts, Ruleset, UnitFile,
+        testing::{found, jump, messages, ruleset, units, with_units},
+    };
+
+    fn socket(is_wanted: bool, service: Option<&str>) -> UnitFile {
+        UnitFile {
+            is_read: true,
+            listens_on: vec!["22".to_owned()],
+            service: service.map(|name| UnitName(name.to_owned())),
+            is_wanted,
+            ..UnitFile::default()
+        }
+    }
+
+    fn rule(matches: &str) -> String {
+        format!(
+            "# ssh.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/ssh.service\" {matches} accept"
+        )
+    }
+
+    fn hooked(hook: &str) -> Ruleset {
+        ruleset(&[("b", Some((hook, "accept")), vec![serde_json::json!([jump("c")])]), ("c", None, vec![])])
+    }
+
+    fn said(units: &Units, hook: &str, matches: &str) -> Vec<String> {
+        let ruleset = hooked(hook);
+        messages(Code::SocketUnit, &rule(matches), Facts { units: Some(units), ruleset: Some(&ruleset) })
+    }
+
+    const LISTENS: &str =
+        "`ssh.socket` listens for `ssh.service`, and accepted connections have its cgroup or PID 1's";
+
+    #[test]
+    fn service_whose_socket_unit_listens_is_told() {
+        let wanted = units(&[("ssh.socket", socket(true, None))], &[]);
+        let running = units(&[("ssh.socket", socket(false, None))], &["system.slice/ssh.socket"]);
+        for machine in [&wanted, &running] {
+            let found = found(Code::SocketUnit, &rule(""), with_units(machine));
+            assert_eq!(found[0].message, LISTENS);
+            assert_eq!(
+                found[0].help.as_deref(),
+                Some(
+                    "for what it accepts, match `system.slice/ssh.socket` with `level 2` too, or `init.scope` with `level 1`"
+                )
+            );
+        }
+        assert_eq!(said(&wanted, "input", "tcp dport 22"), [LISTENS]);
+        assert_eq!(said(&wanted, "output", "tcp sport 22"), [LISTENS]);
+        let other = units(&[("listener.socket", socket(true, Some("ssh.service")))], &[]);
+        assert_eq!(said(&other, "input", "").len(), 1);
+    }
+
+    #[test]
+    fn what_the_service_opens_itself_is_its_own() {
+        let wanted = units(&[("ssh.socket", socket(true, None))], &[]);
+        assert_eq!(said(&wanted, "output", "tcp dport 25"), [] as [&str; 0]);
+        assert_eq!(said(&wanted, "forward", ""), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn sockets_that_are_not_used_or_not_of_the_network_do_not_count() {
+        let local = UnitFile { listens_on: vec![], ..socket(true, None) };
+        for files in [
+            &[("ssh.socket", socket(false, None))][..],
+            &[("ssh.socket", local)],
+            &[("ssh.socket", socket(true, Some("other.service")))],
+            &[("sshd.socket", socket(true, None))],
+        ] {
+            assert_eq!(said(&units(files, &[]), "input", ""), [] as [&str; 0], "{files:?}");
+        }
+        assert_eq!(messages(Code::SocketUnit, &rule(""), Facts::default()), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn author_who_names_the_socket_knows() {
+        let wanted = units(&[("ssh.socket", socket(true, None))], &[]);
+        let both = format!(
+            "{}\n# ssh.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/ssh.socket\" accept",
+            rule("")
+        );
+        assert_eq!(messages(Code::SocketUnit, &both, with_units(&wanted)), [] as [&str; 0]);
+    }
+}

@@ -1,0 +1,433 @@
+//! MACHINE -> FACTS. Unit files as systemd finds them, units as they run, and interfaces. Reads; decides nothing.
+
+mod tree;
+mod unit_files;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    path::{Path, PathBuf},
+};
+
+use nix::net::if_::{Interface, if_nameindex};
+
+use crate::{
+    lint::{UnitFile, Units},
+    model::{CGROUP_ROOT, CgroupPath, UnitName},
+    watch::cgroups,
+};
+use tree::Tree;
+use unit_files::{Search, is_unit_name};
+
+/// The units of the machine whose root directory is `root`: their names, and of the interesting ones and of all
+/// sockets what is in their files. An interesting instance (`foo@a.service`) of a template has an entry of its own.
+///
+/// What runs, and the current user's own unit files, are known of the running machine only, whose root is `/`.
+pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
+    let is_running = root == Path::new("/");
+    let system = SYSTEM.iter().map(PathBuf::from).collect();
+    let mut files = unit_files(root, system, interesting);
+    for (name, file) in unit_files(root, user_directories(is_running), interesting) {
+        files.entry(name).or_insert(file);
+    }
+    let running = if is_running { running_below(Path::new(CGROUP_ROOT)) } else { BTreeMap::new() };
+    Units { files, running }
+}
+
+/// The names of the network interfaces that exist in this network namespace.
+pub fn interfaces() -> BTreeSet<String> {
+    let interfaces = if_nameindex().into_iter();
+    let name = |interface: &Interface| interface.name().to_str().ok().map(str::to_owned);
+    interfaces.flat_map(|list| list.iter().filter_map(name).collect::<Vec<_>>()).collect()
+}
+
+/// Where the system's manager looks, first the one that wins (systemd.unit(5)).
+const SYSTEM: &[&str] = &[
+    "/etc/systemd/system.control",
+    "/run/systemd/system.control",
+    "/run/systemd/transient",
+    "/run/systemd/generator.early",
+    "/etc/systemd/system",
+    "/etc/systemd/system.attached",
+    "/run/systemd/system",
+    "/run/systemd/system.attached",
+    "/run/systemd/generator",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+    "/run/systemd/generator.late",
+];
+
+/// Where users' managers look, in the same way.
+const USERS: &[(Top, &str)] = &[
+    (Top::Home, ".config/systemd/user.control"),
+    (Top::Runtime, "systemd/user.control"),
+    (Top::Runtime, "systemd/transient"),
+    (Top::Runtime, "systemd/generator.early"),
+    (Top::Home, ".config/systemd/user"),
+    (Top::Root, "/etc/xdg/systemd/user"),
+    (Top::Root, "/etc/systemd/user"),
+    (Top::Runtime, "systemd/user"),
+    (Top::Root, "/run/systemd/user"),
+    (Top::Runtime, "systemd/generator"),
+    (Top::Home, ".local/share/systemd/user"),
+    (Top::Root, "/usr/local/share/systemd/user"),
+    (Top::Root, "/usr/share/systemd/user"),
+    (Top::Root, "/usr/local/lib/systemd/user"),
+    (Top::Root, "/usr/lib/systemd/user"),
+    (Top::Runtime, "systemd/generator.late"),
+];
+
+/// What a directory is below.
+#[derive(Debug, Clone, Copy)]
+enum Top {
+    Root,
+    /// The current user's home.
+    Home,
+    /// The current user's directory in /run/user.
+    Runtime,
+}
+
+/// More are not looked at: a user can make as many cgroups as memory holds.
+const MOST_CGROUPS: usize = 65_536;
+
+const CGROUP_DEPTH: usize = 32;
+
+/// Of all users, and perhaps of the current one.
+fn user_directories(with_own: bool) -> Vec<PathBuf> {
+    let own = |variable| env::var_os(variable).map(PathBuf::from).filter(|top| with_own && top.is_absolute());
+    let top = |top| match top {
+        Top::Root => Some(PathBuf::from("/")),
+        Top::Home => own("HOME"),
+        Top::Runtime => own("XDG_RUNTIME_DIR"),
+    };
+    USERS.iter().filter_map(|(below, name)| Some(top(*below)?.join(name))).collect()
+}
+
+fn unit_files(
+    root: &Path,
+    directories: Vec<PathBuf>,
+    interesting: &BTreeSet<UnitName>,
+) -> BTreeMap<UnitName, UnitFile> {
+    Search::new(Tree::new(root), directories).unit_files(interesting)
+}
+
+fn running_below(root: &Path) -> BTreeMap<UnitName, BTreeSet<CgroupPath>> {
+    let mut running: BTreeMap<UnitName, BTreeSet<CgroupPath>> = BTreeMap::new();
+    for directory in cgroups::below(root, CGROUP_DEPTH).take(MOST_CGROUPS) {
+        let path = directory.strip_prefix(root).ok().and_then(Path::to_str);
+        let Some(path) = path.and_then(|path| path.parse::<CgroupPath>().ok()) else { continue };
+        if let Some(name) = path.components().last().filter(|name| is_unit_name(name)) {
+            running.entry(UnitName(name.to_owned())).or_default().insert(path);
+        }
+    }
+    running
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use std::{
+        ffi::OsStr,
+        os::unix::{ffi::OsStrExt, fs::symlink, net::UnixListener},
+        process::Command,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    /// A machine's root directory.
+    struct Root(PathBuf);
+
+    impl Root {
+        fn new() -> Self {
+            static COUNT: AtomicUsize = AtomicUsize::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let directory = env::temp_dir().join(format!("scnpm-machine-{}-{count}", std::process::id()));
+            fs::create_dir_all(&directory).unwrap();
+            Self(directory)
+        }
+
+        fn place(&self, name: &str) -> PathBuf {
+            let place = self.0.join(name);
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            place
+        }
+
+        fn file(self, name: &str, text: impl AsRef<[u8]>) -> Self {
+            fs::write(self.place(name), text).unwrap();
+            self
+        }
+
+        fn link(self, name: &str, target: &str) -> Self {
+            symlink(target, self.place(name)).unwrap();
+            self
+        }
+
+        fn directory(self, name: &str) -> Self {
+            fs::create_dir_all(self.place(name)).unwrap();
+            self
+        }
+
+        fn units(&self, interesting: &[&str]) -> BTreeMap<String, UnitFile> {
+            let interesting = interesting.iter().map(|name| UnitName((*name).to_owned())).collect();
+            let Units { files, running } = units(&self.0, &interesting);
+            assert!(running.is_empty());
+            files.into_iter().map(|(name, file)| (name.0, file)).collect()
+        }
+
+        fn names(&self) -> Vec<String> {
+            self.units(&[]).into_keys().collect()
+        }
+
+        fn slice(&self, unit: &str) -> Option<String> {
+            self.units(&[unit]).remove(unit).unwrap().slice
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn in_slice(slice: &str) -> String {
+        format!("[Service]\nSlice={slice}.slice\n")
+    }
+
+    #[test]
+    fn all_directories_give_names_and_the_first_one_wins() {
+        let root = Root::new()
+            .file("usr/lib/systemd/system/a.service", in_slice("lib"))
+            .file("etc/systemd/system/a.service", in_slice("etc"))
+            .file("run/systemd/generator.late/b.mount", "")
+            .file("usr/lib/systemd/user/c@.service", "")
+            .file("etc/systemd/user/a.service", in_slice("user"))
+            .file("usr/lib/systemd/other/d.service", "");
+        assert_eq!(root.names(), ["a.service", "b.mount", "c@.service"]);
+        assert_eq!(root.slice("a.service").as_deref(), Some("etc.slice"));
+    }
+
+    #[test]
+    fn only_files_of_interest_are_read() {
+        let root = Root::new()
+            .file("etc/systemd/system/a.service", in_slice("a"))
+            .file("etc/systemd/system/b.service", in_slice("b"))
+            .file("etc/systemd/system/b.socket", "[Socket]\nService=a.service\n");
+        let units = root.units(&["a.service", "missing.service"]);
+        let read: Vec<&str> =
+            units.iter().filter(|(_, file)| file.is_read).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(read, ["a.service", "b.socket"]);
+        assert_eq!(units["b.service"], UnitFile::default());
+        assert_eq!(units["b.socket"].service, Some(UnitName("a.service".to_owned())));
+    }
+
+    #[test]
+    fn slice_stands_in_the_section_of_the_type() {
+        let root = Root::new()
+            .file("etc/systemd/system/a.service", "[Socket]\nSlice=no.slice\n[Unit]\nSlice=no.slice\n")
+            .file("etc/systemd/system/a.socket", "[Socket]\nSlice=one.slice\nSlice=a-%i.slice\nSlice=\n")
+            .file("etc/systemd/system/a.mount", "[Mount]\nSlice=m.slice\n");
+        assert_eq!(root.slice("a.service"), None);
+        assert_eq!(root.slice("a.socket").as_deref(), Some("a-%i.slice"));
+        assert_eq!(root.slice("a.mount").as_deref(), Some("m.slice"));
+    }
+
+    #[test]
+    fn drop_ins_count_by_name_and_the_closest_of_a_name_wins() {
+        let root = Root::new()
+            .file("usr/lib/systemd/system/a-b.service", in_slice("file"))
+            .file("etc/systemd/system/a-b.service.d/10.conf", in_slice("ten"));
+        assert_eq!(root.slice("a-b.service").as_deref(), Some("ten.slice"));
+        let root = root.file("usr/lib/systemd/system/service.d/20.conf", in_slice("all"));
+        assert_eq!(root.slice("a-b.service").as_deref(), Some("all.slice"));
+        let root = root.file("usr/lib/systemd/system/a-.service.d/20.conf", in_slice("dashed"));
+        assert_eq!(root.slice("a-b.service").as_deref(), Some("dashed.slice"));
+        let root = root.file("etc/systemd/system/a-.service.d/20.conf", in_slice("higher"));
+        assert_eq!(root.slice("a-b.service").as_deref(), Some("higher.slice"));
+        let root = root.link("etc/systemd/system.control/a-b.service.d/20.conf", "/dev/null");
+        assert_eq!(root.slice("a-b.service").as_deref(), Some("ten.slice"));
+        let root = root.file("etc/systemd/system/a-b.service.d/90.txt", in_slice("no"));
+        assert_eq!(root.slice("a-b.service").as_deref(), Some("ten.slice"));
+    }
+
+    #[test]
+    fn drop_ins_of_the_other_manager_do_not_count() {
+        let root = Root::new()
+            .file("usr/lib/systemd/user/a.service", in_slice("user"))
+            .file("etc/systemd/system/a.service.d/10.conf", in_slice("system"));
+        assert_eq!(root.slice("a.service").as_deref(), Some("user.slice"));
+    }
+
+    #[test]
+    fn instance_is_what_its_template_and_its_own_drop_ins_say() {
+        let root = Root::new()
+            .file("usr/lib/systemd/system/a@.service", in_slice("a-%i"))
+            .file("etc/systemd/system/a@two.service.d/10.conf", in_slice("two"))
+            .link("etc/systemd/system/x.target.wants/a@one.service", "../a@.service");
+        let units = root.units(&["a@one.service", "a@two.service"]);
+        assert_eq!(units["a@.service"].slice.as_deref(), Some("a-%i.slice"));
+        assert_eq!(units["a@one.service"].slice.as_deref(), Some("a-%i.slice"));
+        assert_eq!(units["a@two.service"].slice.as_deref(), Some("two.slice"));
+        let wanted = |name: &str| units[name].is_wanted;
+        assert_eq!(
+            [wanted("a@one.service"), wanted("a@two.service"), wanted("a@.service")],
+            [true, false, false]
+        );
+        assert_eq!(root.names(), ["a@.service"]);
+    }
+
+    #[test]
+    fn masked_unit_is_a_name_and_nothing_else() {
+        let root = Root::new()
+            .link("etc/systemd/system/a.service", "/dev/null")
+            .file("usr/lib/systemd/system/a.service", in_slice("a"))
+            .file("etc/systemd/system/a.service.d/10.conf", in_slice("b"));
+        assert_eq!(root.units(&["a.service"])["a.service"], UnitFile::default());
+    }
+
+    #[test]
+    fn links_are_followed_below_the_root() {
+        let root = Root::new()
+            .file("opt/real.service", in_slice("real"))
+            .link("etc/systemd/system/a.service", "/opt/real.service")
+            .link("etc/systemd/system/b.service", "../../../../../../opt/real.service")
+            .link("etc/systemd/system/outside.service", "/etc/passwd")
+            .file("usr/lib/systemd/system/real.service", "")
+            .file("usr/lib/systemd/system/real.service.d/10.conf", in_slice("alias"))
+            .link("usr/lib/systemd/system/alias.service", "real.service")
+            .link("lib", "/usr/lib");
+        assert_eq!(root.slice("b.service"), root.slice("a.service"));
+        assert_eq!(root.slice("alias.service").as_deref(), Some("alias.slice"));
+        assert!(!root.units(&["outside.service"])["outside.service"].is_read);
+    }
+
+    #[test]
+    fn links_make_a_unit_wanted() {
+        let root = Root::new()
+            .file("etc/systemd/system/a.socket", "")
+            .file("etc/systemd/system/b.service", "")
+            .file("etc/systemd/system/c.service", "")
+            .file("etc/systemd/system/d.service", "")
+            .link("etc/systemd/system/sockets.target.wants/a.socket", "/nowhere/a.socket")
+            .link("run/systemd/generator/x.target.requires/b.service", "../b.service")
+            .link("usr/lib/systemd/system/x.service.upholds/c.service", "../c.service")
+            .link("etc/systemd/system/x.target.d/d.service", "../d.service");
+        let units = root.units(&[]);
+        let wanted: Vec<&str> =
+            units.iter().filter(|(_, file)| file.is_wanted).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(wanted, ["a.socket", "b.service", "c.service"]);
+    }
+
+    #[test]
+    fn socket_listens_on_what_is_of_the_network() {
+        let all = "[Socket]\nListenStream=/run/a\nListenStream=@a\nListenStream=vsock:1:2\n\
+                   ListenStream=vsock-stream:1:2\nListenStream=%t/a\nListenSequentialPacket=@b\nListenFIFO=/f\n";
+        let root = Root::new().file(
+            "etc/systemd/system/a.socket",
+            format!("{all}ListenStream=80\nListenDatagram=[::1]:53\nListenStream = %i\n"),
+        );
+        assert_eq!(root.units(&[])["a.socket"].listens_on, ["80", "[::1]:53", "%i"]);
+        let root = root.file(
+            "etc/systemd/system/a.socket.d/10.conf",
+            "[Socket]\nListenDatagram=\nListenStream=\\\n# no\n  192.0.2.1:\\\n81\n",
+        );
+        assert_eq!(root.units(&[])["a.socket"].listens_on, ["192.0.2.1: 81"]);
+    }
+
+    #[test]
+    fn hostile_names_are_no_units() {
+        let longest = format!("{}.service", "x".repeat(247));
+        let root = Root::new()
+            .directory("etc/systemd/system/directory.service")
+            .directory("etc/systemd/system/.wants")
+            .file("etc/systemd/system/a b.service", "")
+            .file("etc/systemd/system/a\n.service", "")
+            .file("etc/systemd/system/ä.service", "")
+            .file("etc/systemd/system/.service", "")
+            .file("etc/systemd/system/@a.service", "")
+            .file("etc/systemd/system/a.conf", "")
+            .file(&format!("etc/systemd/system/{longest}"), "")
+            .file("etc/systemd/system/dev-disk-by\\x2duuid-1.swap", "");
+        let bytes = OsStr::from_bytes(b"etc/systemd/system/\xff.service");
+        fs::write(root.0.join(bytes), "").unwrap();
+        assert_eq!(root.names(), ["dev-disk-by\\x2duuid-1.swap", longest.as_str()]);
+    }
+
+    #[test]
+    fn what_is_no_ordinary_file_is_neither_opened_nor_waited_for() {
+        let root = Root::new()
+            .file("etc/systemd/system/a.service", "")
+            .link("etc/systemd/system/fifo.service", "/fifo")
+            .link("etc/systemd/system/socket.service", "/socket")
+            .link("etc/systemd/system/directory.service", "/etc")
+            .link("etc/systemd/system/a.service.d/10.conf", "/fifo");
+        let fifo = root.0.join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let _socket = UnixListener::bind(root.0.join("socket")).unwrap();
+        let units = root.units(&["a.service", "fifo.service", "socket.service", "directory.service"]);
+        let read: Vec<bool> = units.values().map(|file| file.is_read).collect();
+        assert_eq!(
+            units.keys().collect::<Vec<_>>(),
+            ["a.service", "directory.service", "fifo.service", "socket.service"]
+        );
+        assert_eq!(read, [true, false, false, false]);
+    }
+
+    #[test]
+    fn links_in_a_circle_and_large_files_are_names_only() {
+        let root = Root::new()
+            .link("etc/systemd/system/a.service", "b.service")
+            .link("etc/systemd/system/b.service", "a.service")
+            .link("etc/systemd/system/circle.wants", "circle.wants")
+            .link("run/systemd/system", "system")
+            .file("etc/systemd/system/large.service", "#".repeat(256 * 1024 + 1))
+            .file("etc/systemd/system/full.service", "#".repeat(256 * 1024))
+            .file("etc/systemd/system/bytes.service", b"\xff\0\n[Service]\nSlice=b.slice\n");
+        let units = root.units(&["a.service", "b.service", "large.service", "full.service", "bytes.service"]);
+        let read: Vec<(&str, bool)> =
+            units.iter().map(|(name, file)| (name.as_str(), file.is_read)).collect();
+        assert_eq!(
+            read,
+            [
+                ("a.service", false),
+                ("b.service", false),
+                ("bytes.service", true),
+                ("full.service", true),
+                ("large.service", false)
+            ]
+        );
+        assert_eq!(units["bytes.service"].slice.as_deref(), Some("b.slice"));
+    }
+
+    #[test]
+    fn machine_without_systemd_has_no_unit_files() {
+        assert_eq!(Root::new().names(), [""; 0]);
+    }
+
+    #[test]
+    fn cgroups_named_like_units_run() {
+        let root = Root::new()
+            .directory("system.slice/a.service/inner")
+            .directory("user.slice/user-1.slice/user@1.service/app.slice/a.service")
+            .directory("system.slice/a b.service")
+            .file("system.slice/b.service", "");
+        let running = running_below(&root.0);
+        let names: Vec<&str> = running.keys().map(|name| name.0.as_str()).collect();
+        assert_eq!(
+            names,
+            ["a.service", "app.slice", "system.slice", "user-1.slice", "user.slice", "user@1.service"]
+        );
+        let paths = &running[&UnitName("a.service".to_owned())];
+        assert_eq!(
+            paths.iter().map(CgroupPath::as_str).collect::<Vec<_>>(),
+            ["system.slice/a.service", "user.slice/user-1.slice/user@1.service/app.slice/a.service"]
+        );
+    }
+
+    #[test]
+    fn loopback_is_an_interface() {
+        assert!(interfaces().contains("lo"));
+    }
+}

@@ -1,0 +1,88 @@
+//! One JSON object. docs/check.md has its schema, which only grows.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::{Report, UnitRow};
+use crate::policy::{Mistake, Policy, Severity, Span};
+
+/// What changes when a program that reads the object would have to.
+const VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Object<'a> {
+    version: u32,
+    files: &'a [String],
+    loaded: bool,
+    not_loaded: Option<String>,
+    errors: usize,
+    warnings: usize,
+    findings: Vec<Finding<'a>>,
+    units: &'a [UnitRow],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dispatch: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Finding<'a> {
+    code: &'a str,
+    severity: String,
+    message: &'a str,
+    #[serde(flatten)]
+    place: Place<'a>,
+    unit: Option<&'a str>,
+    help: Option<&'a str>,
+    fix: Option<Fix<'a>>,
+}
+
+#[derive(Serialize)]
+struct Place<'a> {
+    file: &'a str,
+    line: usize,
+    column: usize,
+    end_line: usize,
+    end_column: usize,
+}
+
+#[derive(Serialize)]
+struct Fix<'a> {
+    #[serde(flatten)]
+    place: Place<'a>,
+    text: &'a str,
+}
+
+pub(super) fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let not_loaded = report.untried();
+    let object = Object {
+        version: VERSION,
+        files: &report.files,
+        loaded: not_loaded.is_none(),
+        not_loaded,
+        errors: report.count(Severity::Error),
+        warnings: report.count(Severity::Warning),
+        findings: report.mistakes.iter().map(|mistake| finding(mistake, report.policy)).collect(),
+        units: &report.units,
+        dispatch: report.dispatch.as_deref(),
+    };
+    serde_json::to_writer_pretty(&mut *out, &object)?;
+    writeln!(out)
+}
+
+fn finding<'a>(mistake: &'a Mistake, policy: &'a Policy) -> Finding<'a> {
+    Finding {
+        code: mistake.code.as_str(),
+        severity: mistake.severity().to_string(),
+        message: &mistake.message,
+        place: place(mistake.span, policy),
+        unit: policy.annotation_at(mistake.span).map(|annotation| annotation.unit.0.as_str()),
+        help: mistake.help.as_deref(),
+        fix: mistake.fix.as_ref().map(|fix| Fix { place: place(fix.span, policy), text: &fix.text }),
+    }
+}
+
+fn place(span: Span, policy: &Policy) -> Place<'_> {
+    let (line, column) = policy.sources.line_column(span);
+    let (end_line, end_column) = policy.sources.line_column(Span { start: span.end, ..span });
+    Place { file: &policy.sources.file(span.file).path, line, column, end_line, end_column }
+}

@@ -1,0 +1,144 @@
+//! One round: a process of its own enters a [`room`], loads, says what came of it and ends.
+#![allow(unsafe_code)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, PipeReader, PipeWriter, Read},
+    net::IpAddr,
+};
+
+use nix::{
+    sys::wait::{WaitStatus, waitpid},
+    unistd::{ForkResult, Pid, fork},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::room;
+use crate::{
+    load::Load,
+    model::CgroupPath,
+    nft::{FileComplaint, Nftables, libnftables::Libnftables},
+    policy::{Mistake, Policy, Statement, hosts::Hosts},
+    watch::cgroups::look,
+};
+
+/// What a round begins with.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Attempt {
+    /// Interfaces to make.
+    pub(super) interfaces: BTreeSet<String>,
+    /// The cgroups that exist for the files.
+    pub(super) cgroups: BTreeSet<CgroupPath>,
+    /// Whether these are all that the files may mean.
+    pub(super) has_all_cgroups: bool,
+    /// The addresses of host names, besides those in /etc/hosts.
+    pub(super) hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// Texts to read in place of files.
+    pub(super) blanks: BTreeMap<String, String>,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// Nothing can be loaded here.
+    Impossible(String),
+    /// nft refuses the files.
+    Refused(Vec<FileComplaint>),
+    /// nft takes the files.
+    Loaded {
+        /// What they make, as libnftables lists it.
+        ruleset: serde_json::Value,
+        /// What nft refuses of the annotations.
+        mistakes: Vec<Mistake>,
+    },
+}
+
+impl Attempt {
+    /// Loads the files, and then the policy with an element for each annotation.
+    pub(super) fn run(&self, files: &[String], policy: &Policy, hosts: &Hosts) -> Report {
+        in_a_process(|| self.load(files, policy, hosts)).unwrap_or_else(Report::Impossible)
+    }
+
+    /// What libnftables says of the files' syntax where it cannot reach a kernel. Nothing is loaded.
+    pub(super) fn syntax(&self, files: &[String]) -> Vec<FileComplaint> {
+        let parse = || {
+            let Ok(mut library) = Libnftables::open() else { return vec![] };
+            files.iter().filter_map(|file| library.try_file(file).err()).flatten().collect()
+        };
+        let mut complaints: Vec<FileComplaint> = in_a_process(parse).unwrap_or_default();
+        complaints.retain(|complaint| complaint.words.starts_with("syntax error"));
+        complaints
+    }
+
+    fn load(&self, files: &[String], policy: &Policy, hosts: &Hosts) -> Report {
+        if let Err(error) = room::enter(self) {
+            return Report::Impossible(error.to_string());
+        }
+        let mut kernel = match Nftables::open() {
+            Ok(kernel) => kernel,
+            Err(missing) => return Report::Impossible(missing.to_string()),
+        };
+        for file in files {
+            if let Err(complaints) = kernel.load_file(file) {
+                return Report::Refused(complaints);
+            }
+        }
+        room::make_cgroups(paths(policy));
+        let load = Load { policy, hosts, flush: false, look: &look, active: &|_| true };
+        match load.run(&mut kernel) {
+            Ok(loaded) => Report::Loaded { ruleset: loaded.ruleset, mistakes: loaded.mistakes },
+            Err(error) => Report::Impossible(format!("nft refuses the policy: {}", error.words.join("; "))),
+        }
+    }
+}
+
+/// The cgroups that a policy's annotations name.
+fn paths(policy: &Policy) -> BTreeSet<&CgroupPath> {
+    let mut paths = BTreeSet::new();
+    for (_, annotation) in policy.iter() {
+        match &annotation.statement {
+            Statement::Rule(rule) => paths.extend(rule.paths()),
+            Statement::Element(element) => paths.extend(element.elements.iter().map(|(path, ..)| path)),
+        }
+    }
+    paths
+}
+
+/// Runs something in a child of this process, which must have one thread only.
+fn in_a_process<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let (reader, writer) = io::pipe().map_err(|error| error.to_string())?;
+    // SAFETY: there is no other thread whose locks the child could miss.
+    match unsafe { fork() }.map_err(|error| format!("no process can be made: {}", error.desc()))? {
+        ForkResult::Child => {
+            drop(reader);
+            report(writer, &work())
+        }
+        ForkResult::Parent { child } => {
+            drop(writer);
+            read(reader, child)
+        }
+    }
+}
+
+/// Ends this process without what its parent has registered for its end.
+fn report<T: Serialize>(writer: PipeWriter, value: &T) -> ! {
+    let code = i32::from(serde_json::to_writer(io::BufWriter::new(writer), value).is_err());
+    // SAFETY: _exit(2) only ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+fn read<T: DeserializeOwned>(mut reader: PipeReader, child: Pid) -> Result<T, String> {
+    let mut bytes = Vec::new();
+    let read = reader.read_to_end(&mut bytes);
+    let end = waitpid(child, None);
+    match (read, end) {
+        (Ok(_), Ok(WaitStatus::Exited(_, 0))) => {
+            serde_json::from_slice(&bytes).map_err(|error| format!("the trial's report: {error}"))
+        }
+        (_, Ok(WaitStatus::Signaled(_, signal, _))) => {
+            Err(format!("libnftables does not survive the file (signal {})", signal as i32))
+        }
+        (_, Ok(status)) => Err(format!("the trial ended early ({status:?})")),
+        (_, Err(error)) => Err(format!("the trial is lost: {}", error.desc())),
+    }
+}

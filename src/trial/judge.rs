@@ -1,0 +1,414 @@
+//! nft's complaints about a file's own statements to mistakes, and to what the next round needs. Pure.
+
+use crate::{
+    model::CgroupPath,
+    policy::{
+        Code, Item, ItemKind, Mistake, Outline, OutlinedBlock, Span, Token, TokenKind, mistake::quoted,
+        token::text_of,
+    },
+};
+
+/// What to make of a complaint.
+pub(super) struct Judgement {
+    pub(super) mistake: Mistake,
+    pub(super) repair: Repair,
+}
+
+/// What lets nft come to its next complaint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Repair {
+    /// Make an interface of this name.
+    Interface(String),
+    /// Find addresses for this host name.
+    Host(String),
+    /// Make the cgroups that the files name.
+    Cgroups,
+    /// Do without this flowtable, and without the rules that use it.
+    Flowtable(String),
+    /// Do without the statement.
+    Without,
+}
+
+/// Where a complaint leads.
+pub(super) struct Place<'a> {
+    pub(super) span: Span,
+    /// The outline and the text of its file.
+    pub(super) outline: &'a Outline,
+    pub(super) text: &'a str,
+    /// Devices of chains and flowtables that do not exist, with their places.
+    pub(super) missing: &'a [(String, Span)],
+}
+
+/// Judges a complaint about a place in a file.
+pub(super) fn judge(place: &Place<'_>, words: &str) -> Judgement {
+    let Place { span, outline, text, .. } = *place;
+    let word = text.get(span.start..span.end).unwrap_or_default().trim_matches('"').to_owned();
+    let message = format!("nft refuses the file: {}", words.replace('\n', " "));
+    if words.contains("cgroupv2 path fails") {
+        return Judgement { mistake: plain_cgroup(span, &message, outline, text), repair: Repair::Cgroups };
+    }
+    if words.contains("Interface does not exist") && is_interface(&word) {
+        let mistake = Mistake::new(Code::Interface, span, message);
+        return Judgement { mistake: by_name(mistake, span, outline), repair: Repair::Interface(word) };
+    }
+    if words.contains("Could not resolve hostname") && is_host_name(&word) {
+        let mistake = Mistake::new(Code::BaseHost, span, message)
+            .help("write an address: at boot nft loads the file before there is a network to ask for names");
+        return Judgement { mistake, repair: Repair::Host(word) };
+    }
+    if words.ends_with("Operation not supported") && matches_cgroup(place) {
+        let mistake = Mistake::new(Code::Hook, span, message).help(
+            "a socket's cgroup is only known in chains that prerouting, input or output call, and in no others",
+        );
+        return Judgement { mistake, repair: Repair::Without };
+    }
+    let mistake = Mistake::new(Code::Base, span, message);
+    match outline.blocks.iter().rev().find(|block| holds(block.span, span)) {
+        Some(block) if words.ends_with("No such file or directory") => in_block(block, place, mistake),
+        Some(block) if block.is_flowtable && outline.item_at(span).is_none() => {
+            Judgement { mistake, repair: Repair::Flowtable(block.name.clone()) }
+        }
+        _ => Judgement { mistake, repair: Repair::Without },
+    }
+}
+
+/// Something does not exist that a block needs: a device of its own, if any is missing.
+fn in_block(block: &OutlinedBlock, place: &Place<'_>, mistake: Mistake) -> Judgement {
+    if !place.outline.item_at(place.span).is_none_or(is_property) {
+        return Judgement { mistake, repair: Repair::Without };
+    }
+    match place.missing.iter().find(|(_, device)| holds(block.span, *device)) {
+        Some((name, device)) => Judgement {
+            mistake: Mistake { code: Code::Interface, span: *device, ..mistake }
+                .help(format!("make sure that {} is made before, or leave it out", quoted(name))),
+            repair: Repair::Interface(name.clone()),
+        },
+        None if block.is_flowtable => Judgement {
+            mistake: mistake.help("this kernel has no flowtables: it needs CONFIG_NF_FLOW_TABLE"),
+            repair: Repair::Flowtable(block.name.clone()),
+        },
+        None => Judgement { mistake, repair: Repair::Without },
+    }
+}
+
+fn is_property(item: &Item) -> bool {
+    matches!(item.kind, ItemKind::Property | ItemKind::ChainProperty)
+}
+
+fn holds(whole: Span, part: Span) -> bool {
+    whole.file == part.file && whole.start <= part.start && part.end <= whole.end
+}
+
+fn matches_cgroup(place: &Place<'_>) -> bool {
+    let Some(item) = place.outline.item_at(place.span) else { return false };
+    place.outline.tokens_of(item).windows(2).any(|pair| pair[0].is("socket") && pair[1].is("cgroupv2"))
+}
+
+/// The statements that a repair does without.
+pub(super) fn without(repair: &Repair, span: Span, outline: &Outline) -> Vec<Span> {
+    match repair {
+        Repair::Flowtable(name) => {
+            let uses = |tokens: &[Token]| {
+                tokens.iter().any(|token| token.is("flow"))
+                    && tokens.iter().any(|token| token.text.strip_prefix('@') == Some(name))
+            };
+            let rules = outline.items.iter().filter(|item| uses(outline.tokens_of(item)));
+            let tables = outline.blocks.iter().filter(|block| block.is_flowtable && block.name == *name);
+            rules.map(|item| item.span).chain(tables.map(|block| block.span)).collect()
+        }
+        _ => match outline.item_at(span) {
+            // Without its type, a chain can't have a policy either.
+            Some(item) if outline.tokens_of(item)[0].is("type") => chain_properties(span, outline),
+            Some(item) if item.is_dispensable() => vec![item.span],
+            Some(_) => vec![],
+            None => chain_properties(span, outline),
+        },
+    }
+}
+
+/// What makes a base chain of the chain in whose block a place is.
+fn chain_properties(span: Span, outline: &Outline) -> Vec<Span> {
+    let block = outline.blocks.iter().rev().find(|block| !block.is_flowtable && holds(block.span, span));
+    let properties = outline.items.iter().filter(|item| item.kind == ItemKind::ChainProperty);
+    properties
+        .map(|item| item.span)
+        .filter(|item| block.is_some_and(|block| holds(block.span, *item)))
+        .collect()
+}
+
+/// A rule outside the annotations names a cgroup that does not exist.
+pub(super) fn plain_cgroup(span: Span, message: &str, outline: &Outline, text: &str) -> Mistake {
+    let mistake = Mistake::new(Code::PlainCgroup, span, message);
+    let written = text.get(span.start..span.end).unwrap_or_default().trim_matches('"');
+    let Some(item) = outline.item_at(span) else { return mistake };
+    let ItemKind::Rule(chain, at) = &item.kind else {
+        return mistake.help("scnpm adds it while it exists: write an `add element` annotation");
+    };
+    let unit = written.rsplit('/').find(|name| !name.is_empty()).unwrap_or(written);
+    let unit = if unit.contains('.') { unit.to_owned() } else { format!("{unit}.service") };
+    let rule = text_of(&outline.tokens[*at..item.tokens.end]);
+    let annotation = format!("# {unit} :: add rule {chain} {}", rule.trim_start());
+    let mistake = mistake.help("make it an annotation: scnpm puts it in force whenever the cgroup exists");
+    match line_of_its_own(item, text) {
+        Some(line) => mistake.fix(line, annotation),
+        None => Mistake {
+            help: Some(format!("make it an annotation in a line of its own: {annotation}")),
+            ..mistake
+        },
+    }
+}
+
+/// A rule outside the annotations names a cgroup that exists now, but not always.
+pub(super) fn plain_cgroup_now(path: &CgroupPath, span: Span) -> Option<Mistake> {
+    // The slices and init.scope at the top are there as soon as systemd is, and never made anew.
+    (path.components().count() > 1).then(|| {
+        Mistake::new(
+            Code::PlainCgroupNow,
+            span,
+            format!(
+                "this rule loads only while {} exists, and is stale when it is made anew",
+                quoted(path.as_str())
+            ),
+        )
+        .help("make it an annotation")
+    })
+}
+
+/// A device of a netdev chain or a flowtable that the machine does not have, and that its kernel can wait for.
+pub(super) fn missing_device(name: &str, span: Span) -> Mistake {
+    Mistake::new(Code::Device, span, format!("this machine has no interface {}", quoted(name)))
+        .help("kernels before 6.16 refuse such a file; later ones wait for the interface")
+}
+
+/// A host name that was looked up.
+pub(super) fn host_name(name: &str, span: Span) -> Mistake {
+    Mistake::new(
+        Code::BaseHostName,
+        span,
+        format!("nft looks {} up when it loads the file, at boot before there is a network", quoted(name)),
+    )
+    .help("write an address, or make the rule an annotation: scnpm looks names up when it can")
+}
+
+/// A host name that was not looked up.
+pub(super) fn host_left_out(name: &str, span: Span) -> Mistake {
+    Mistake::new(Code::Unresolved, span, format!("{} is not looked up: --no-dns", quoted(name)))
+}
+
+/// The devices of a file's netdev chains and flowtables, with their places.
+pub(super) fn devices(outline: &Outline, all: &[Outline]) -> Vec<(String, Span)> {
+    let mut found = Vec::new();
+    for item in outline.items.iter().filter(|item| is_property(item)) {
+        let mut tokens = outline.tokens_of(item).iter();
+        while let Some(token) = tokens.next() {
+            if token.is("device") {
+                found.extend(tokens.next().map(|name| (name, name.span)));
+            } else if token.is("devices") {
+                let list = tokens.by_ref().skip_while(|token| token.is("="));
+                let names = list.take_while(|token| !token.is("}") && !token.is(";"));
+                found.extend(
+                    names.filter(|name| name.kind != TokenKind::Punctuation).map(|name| (name, name.span)),
+                );
+            }
+        }
+    }
+    found
+        .into_iter()
+        .flat_map(|(token, span)| match token.kind {
+            TokenKind::Variable => values(&token.text[1..], all, span),
+            _ => vec![(token.unquoted().to_owned(), span)],
+        })
+        .filter(|(name, _)| is_interface(name))
+        .collect()
+}
+
+/// The words of a variable, at the place where it is used.
+fn values(name: &str, all: &[Outline], span: Span) -> Vec<(String, Span)> {
+    let statements = all.iter().flat_map(|outline| outline.items.iter().map(|item| outline.tokens_of(item)));
+    let value = statements.filter_map(|tokens| match tokens {
+        [verb, variable, sign, value @ ..]
+            if (verb.is("define") || verb.is("redefine")) && variable.is(name) && sign.is("=") =>
+        {
+            Some(value)
+        }
+        _ => None,
+    });
+    let words = value
+        .last()
+        .into_iter()
+        .flatten()
+        .filter(|token| matches!(token.kind, TokenKind::Word | TokenKind::Quoted));
+    words.map(|token| (token.unquoted().to_owned(), span)).collect()
+}
+
+/// The paths in `socket cgroupv2 level N …` of a file's own rules, with their places.
+pub(super) fn plain_cgroups(outline: &Outline) -> Vec<(CgroupPath, Span)> {
+    let tokens = &outline.tokens;
+    let mut found = Vec::new();
+    for at in 0..tokens.len().saturating_sub(4) {
+        let is_match = tokens[at].is("socket") && tokens[at + 1].is("cgroupv2") && tokens[at + 2].is("level");
+        if is_match {
+            found.extend(paths(&tokens[at + 4..]));
+        }
+    }
+    found
+}
+
+fn paths(tokens: &[Token]) -> Vec<(CgroupPath, Span)> {
+    let operators = ["==", "!=", "eq", "ne"];
+    let tokens = match tokens {
+        [operator, rest @ ..] if operators.iter().any(|text| operator.is(text)) => rest,
+        tokens => tokens,
+    };
+    let list = match tokens {
+        [brace, rest @ ..] if brace.is("{") => rest,
+        [one, ..] => std::slice::from_ref(one),
+        [] => return vec![],
+    };
+    let quoted =
+        list.iter().take_while(|token| !token.is("}")).filter(|token| token.kind == TokenKind::Quoted);
+    quoted.filter_map(|token| Some((token.unquoted().parse().ok()?, token.span))).collect()
+}
+
+/// With `iifname` in place of the `iif` in front of an interface's name.
+fn by_name(mistake: Mistake, span: Span, outline: &Outline) -> Mistake {
+    let help = "`iifname` and `oifname` compare names, and take one that does not exist";
+    let before = outline.tokens.partition_point(|token| token.span.start < span.start);
+    let keyword = outline.tokens[..before].last().filter(|token| token.is("iif") || token.is("oif"));
+    match keyword {
+        Some(keyword) => mistake.help(help).fix(keyword.span, format!("{}name", keyword.text)),
+        None => mistake.help(help),
+    }
+}
+
+/// A statement with its `;`, if nothing else stands in its lines.
+fn line_of_its_own(item: &Item, text: &str) -> Option<Span> {
+    let before = &text[text[..item.span.start].rfind('\n').map_or(0, |at| at + 1)..item.span.start];
+    let after = &text[item.span.end..];
+    let after = &after[..after.find('\n').unwrap_or(after.len())];
+    let semicolon = after.find(';').map_or(0, |at| at + 1);
+    let is_alone = before.trim().is_empty() && after.trim_start_matches([' ', '\t', ';', '\r']).is_empty();
+    let is_one_line = !text[item.span.start..item.span.end].contains('\n');
+    (is_alone && is_one_line).then(|| Span { end: item.span.end + semicolon, ..item.span })
+}
+
+/// Whether the kernel takes it for an interface's name (`dev_valid_name`).
+fn is_interface(name: &str) -> bool {
+    let is_odd = |c: char| c == '/' || c == ':' || c == '*' || c.is_whitespace() || c.is_control();
+    (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(is_odd)
+}
+
+/// Whether it can be written into hosts(5).
+fn is_host_name(name: &str) -> bool {
+    let is_of_names = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    // What has no letters was meant to be an address.
+    name.chars().all(is_of_names) && name.contains(|c: char| c.is_ascii_alphabetic())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::policy::FileId;
+
+    const TEXT: &str = "\
+define wan = { eth0, \"eth1\" }
+table inet f {
+    flowtable t { hook ingress priority 0; devices = $wan; }
+    chain c {
+        type filter hook output priority 0
+        socket cgroupv2 level 2 \"system.slice/a.service\" tcp dport { 25, 465 } accept;
+        iif \"eth9\" socket cgroupv2 level 1 != { \"a\", \"b/c\" } drop; accept
+        ip daddr mail.example accept
+    }
+}
+table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
+";
+
+    fn place(word: &str) -> Span {
+        let start = TEXT.find(word).unwrap();
+        Span { file: FileId(0), start, end: start + word.len() }
+    }
+
+    fn judged(word: &str, words: &str) -> Judgement {
+        judge_in(TEXT, place(word), words, &[])
+    }
+
+    fn judge_in(text: &str, span: Span, words: &str, missing: &[(String, Span)]) -> Judgement {
+        judge(&Place { span, outline: &Outline::of(FileId(0), text), text, missing }, words)
+    }
+
+    fn line_with_fix(mistake: &Mistake) -> String {
+        let fix = mistake.fix.as_ref().unwrap();
+        let mut text = TEXT.to_owned();
+        text.replace_range(fix.span.start..fix.span.end, &fix.text);
+        let start = text[..fix.span.start].rfind('\n').unwrap() + 1;
+        text[start..].lines().next().unwrap().trim().to_owned()
+    }
+
+    #[test]
+    fn a_cgroup_that_does_not_exist_is_to_be_an_annotation() {
+        let found = judged("\"system.slice/a.service\"", "cgroupv2 path fails: No such file or directory");
+        assert_eq!((found.mistake.code, found.repair), (Code::PlainCgroup, Repair::Cgroups));
+        assert_eq!(
+            line_with_fix(&found.mistake),
+            "# a.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/a.service\" \
+             tcp dport { 25, 465 } accept"
+        );
+        let found = judged("\"b/c\"", "cgroupv2 path fails: No such file or directory");
+        assert_eq!(found.mistake.fix, None);
+        assert!(found.mistake.help.unwrap().contains("# c.service :: add rule inet f c iif \"eth9\" socket"));
+    }
+
+    #[test]
+    fn an_interface_that_does_not_exist_is_to_be_matched_by_name() {
+        let found = judged("\"eth9\"", "Interface does not exist");
+        assert_eq!(found.repair, Repair::Interface("eth9".to_owned()));
+        assert!(line_with_fix(&found.mistake).starts_with("iifname \"eth9\" socket"));
+    }
+
+    #[test]
+    fn a_flowtable_goes_with_the_rules_that_use_it() {
+        let text = "table ip f { flowtable t { devices = { lo }; }\nchain c { accept\nip protocol tcp flow add @t\n} }";
+        let outline = Outline::of(FileId(0), text);
+        let start = text.find(" t {").unwrap() + 1;
+        let span = Span { file: FileId(0), start, end: start + 1 };
+        let words = "Could not process rule: No such file or directory";
+        let lo = text.find("lo }").unwrap();
+        let device = ("lo".to_owned(), Span { file: FileId(0), start: lo, end: lo + 2 });
+        let found = judge_in(text, span, words, std::slice::from_ref(&device));
+        assert_eq!((found.mistake.code, found.mistake.span), (Code::Interface, device.1));
+        assert_eq!(found.repair, Repair::Interface("lo".to_owned()));
+        let found = judge_in(text, span, words, &[]);
+        let spans = without(&found.repair, span, &outline);
+        let texts: Vec<&str> = spans.iter().map(|span| &text[span.start..span.end]).collect();
+        assert_eq!(texts, ["ip protocol tcp flow add @t", "flowtable t { devices = { lo }; }"]);
+    }
+
+    #[test]
+    fn host_names_are_looked_up_and_what_is_none_is_done_without() {
+        let found = judged("mail.example", "Could not resolve hostname: Name or service not known");
+        assert_eq!(found.repair, Repair::Host("mail.example".to_owned()));
+        assert!(found.mistake.message.ends_with("Could not resolve hostname: Name or service not known"));
+        assert_eq!(judged("{ 25, 465 }", "Could not resolve hostname: x").repair, Repair::Without);
+        assert_eq!(judged("465", "Could not resolve hostname: x").mistake.code, Code::Base);
+    }
+
+    #[test]
+    fn devices_are_found_through_variables() {
+        let outline = Outline::of(FileId(0), TEXT);
+        let names: Vec<String> =
+            devices(&outline, std::slice::from_ref(&outline)).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["eth0", "eth1", "eth2"]);
+    }
+
+    #[test]
+    fn plain_paths_are_found() {
+        let paths: BTreeSet<String> = plain_cgroups(&Outline::of(FileId(0), TEXT))
+            .into_iter()
+            .map(|(path, _)| path.to_string())
+            .collect();
+        assert_eq!(paths, ["a", "b/c", "system.slice/a.service"].map(str::to_owned).into());
+    }
+}

@@ -1,0 +1,115 @@
+//! A network and a mount namespace, and a user namespace where they are not to be had without: what is loaded there
+//! touches nothing. Files in it are the machine's, but for those that are replaced.
+
+use std::{fmt::Write as _, fs, io, net::IpAddr, path::Path};
+
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    unistd::{Gid, Uid, getegid, geteuid},
+};
+
+use super::{attempt::Attempt, link};
+use crate::model::{CGROUP_ROOT, CgroupPath};
+
+/// Where a room's own files are until they are mounted over others. No cgroup has such a name.
+const FILES: &str = "/sys/fs/cgroup/.scnpm:files";
+
+/// Moves this process, which must have one thread only, into a room of its own.
+///
+/// # Errors
+/// What the machine does not allow.
+pub(super) fn enter(attempt: &Attempt) -> io::Result<()> {
+    namespaces().map_err(|error| say("namespaces are not allowed here", &error))?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mounted(mount(None::<&str>, "/", None::<&str>, private, None::<&str>))?;
+    mounted(mount(Some("tmpfs"), CGROUP_ROOT, Some("tmpfs"), MsFlags::empty(), Some("mode=755")))?;
+    fs::create_dir(FILES)?;
+    make_cgroups(&attempt.cgroups);
+    replace("/etc/hosts", &hosts(attempt)?)?;
+    if let Ok(switch) = fs::read_to_string("/etc/nsswitch.conf") {
+        replace("/etc/nsswitch.conf", &without_dns(&switch))?;
+    }
+    for (path, text) in &attempt.blanks {
+        replace(path, text)?;
+    }
+    attempt.interfaces.iter().try_for_each(|name| {
+        link::make(name).map_err(|error| say(&format!("the interface `{name}` cannot be made here"), &error))
+    })
+}
+
+/// Makes directories where libnftables looks for cgroups. A name that no directory can have has no cgroup either.
+pub(super) fn make_cgroups<'a>(paths: impl IntoIterator<Item = &'a CgroupPath>) {
+    for path in paths {
+        let _ = fs::create_dir_all(path.directory());
+    }
+}
+
+fn namespaces() -> io::Result<()> {
+    let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    if geteuid().is_root() && unshare(flags).is_ok() {
+        return Ok(());
+    }
+    let (user, group) = (geteuid(), getegid());
+    unshare(flags | CloneFlags::CLONE_NEWUSER)?;
+    map_to_oneself(user, group)
+}
+
+/// Makes the user known in the new user namespace (user_namespaces(7)).
+fn map_to_oneself(user: Uid, group: Gid) -> io::Result<()> {
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
+    fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
+}
+
+/// Mounts a file with this text over another one, under any of its names.
+fn replace(path: &str, text: &str) -> io::Result<()> {
+    let number = fs::read_dir(FILES)?.count();
+    let file = Path::new(FILES).join(number.to_string());
+    fs::write(&file, text)?;
+    let path = fs::canonicalize(path)?;
+    mounted(mount(Some(&file), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>))
+}
+
+/// hosts(5) with the names that were looked up outside.
+fn hosts(attempt: &Attempt) -> io::Result<String> {
+    let mut text = fs::read_to_string("/etc/hosts")?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    let line = |(name, address): (&String, &IpAddr)| writeln!(text, "{address} {name}");
+    let all = attempt.hosts.iter().flat_map(|(name, addresses)| addresses.iter().map(move |one| (name, one)));
+    let _ = all.map(line).collect::<Result<(), _>>();
+    Ok(text)
+}
+
+/// nsswitch.conf(5) without what would ask the network: there is none in here, and the asking takes its time.
+fn without_dns(switch: &str) -> String {
+    let line =
+        |line: &str| if line.trim_start().starts_with("hosts:") { "hosts: files" } else { line }.to_owned();
+    switch.lines().map(|text| line(text) + "\n").collect()
+}
+
+fn mounted(result: nix::Result<()>) -> io::Result<()> {
+    result.map_err(|error| say("nothing can be mounted here", &error.into()))
+}
+
+fn say(what: &str, error: &io::Error) -> io::Error {
+    let reason =
+        error.raw_os_error().map_or_else(|| error.to_string(), |raw| Errno::from_raw(raw).desc().to_owned());
+    io::Error::other(format!("{what} ({reason})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_only_looked_for_in_files() {
+        assert_eq!(
+            without_dns("passwd: files systemd\n hosts: files dns # x\nnetworks: files\n"),
+            "passwd: files systemd\nhosts: files\nnetworks: files\n"
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! What holds of every policy, whatever bytes its files have. For cargo's tests and for the fuzz target.
+
+// Each program uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+};
+
+use scnpm::{
+    dispatch,
+    lint::{self, Facts},
+    policy::{
+        Annotation, Mistake, Part, Policy, RuleStatement, Span, Statement,
+        files::Files,
+        hosts::{self, HostName, Hosts},
+        parse,
+    },
+};
+
+/// What stands between the files in an input of [`read`].
+pub const SEPARATOR: &[u8] = b"%%%\n";
+
+/// The files that an input makes: the first two are read one after the other, the last only if it is included.
+pub const FILES: [&str; 3] = ["/one", "./two", "/etc/three"];
+
+/// Files without a disk. Every pattern matches all of them.
+pub struct InMemory(pub BTreeMap<PathBuf, Vec<u8>>);
+
+impl Files for InMemory {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn glob(&self, _: &str) -> Vec<PathBuf> {
+        self.0.keys().cloned().collect()
+    }
+}
+
+/// Reads an input: up to three files in one.
+pub fn read(input: &[u8]) -> Policy {
+    let files: BTreeMap<PathBuf, Vec<u8>> = FILES.iter().map(PathBuf::from).zip(cut(input)).collect();
+    let named: Vec<&Path> =
+        FILES[..2].iter().map(Path::new).filter(|path| files.contains_key(*path)).collect();
+    parse::read(&InMemory(files.clone()), &named).expect("files in memory can be read")
+}
+
+/// Panics if something does not hold.
+pub fn check(policy: &Policy) {
+    policy.mistakes.iter().for_each(|mistake| check_mistake(policy, mistake));
+    assert!(policy.mistakes.is_sorted_by_key(|mistake| mistake.span));
+    policy.defines.iter().for_each(|define| inside(policy, define.span));
+    for (_, annotation) in policy.iter() {
+        check_annotation(policy, annotation);
+    }
+    check_dispatch(policy);
+    let lints = lint::lint(policy, Facts::default());
+    assert!(lints.is_sorted_by_key(|mistake| mistake.span));
+    for mistake in &lints {
+        check_mistake(policy, mistake);
+        policy.allows(mistake);
+    }
+}
+
+fn cut(input: &[u8]) -> Vec<Vec<u8>> {
+    let mut files = Vec::new();
+    let mut rest = input;
+    while files.len() + 1 < FILES.len() {
+        let Some(at) = rest.windows(SEPARATOR.len()).position(|bytes| bytes == SEPARATOR) else { break };
+        files.push(rest[..at].to_vec());
+        rest = &rest[at + SEPARATOR.len()..];
+    }
+    files.push(rest.to_vec());
+    files
+}
+
+fn check_mistake(policy: &Policy, mistake: &Mistake) {
+    inside(policy, mistake.span);
+    assert!(!mistake.message.contains('\n'), "{:?}", mistake.message);
+    assert!(mistake.render(&policy.sources, false).contains(&mistake.message));
+    mistake.render(&policy.sources, true);
+    mistake.short(&policy.sources);
+    if let Some(fix) = &mistake.fix {
+        inside(policy, fix.span);
+    }
+}
+
+fn check_annotation(policy: &Policy, annotation: &Annotation) {
+    inside(policy, annotation.span);
+    inside(policy, annotation.unit_span);
+    match &annotation.statement {
+        Statement::Rule(rule) => check_rule(policy, annotation, rule),
+        Statement::Element(element) => {
+            inside(policy, element.set_span);
+            assert!(!element.elements.is_empty());
+            element.elements.iter().for_each(|(_, span, _)| inside(policy, *span));
+        }
+    }
+}
+
+fn check_rule(policy: &Policy, annotation: &Annotation, rule: &RuleStatement) {
+    inside(policy, rule.chain_span);
+    for part in &rule.body {
+        match part {
+            Part::Verbatim(token) => inside(policy, token.span),
+            Part::Cgroup(cgroup) => {
+                inside(policy, cgroup.span);
+                inside(policy, cgroup.level_span);
+                assert!(!cgroup.paths.is_empty());
+                cgroup.paths.iter().for_each(|(_, span)| inside(policy, *span));
+            }
+        }
+    }
+    let wanted = hosts::wanted(policy, annotation);
+    let unresolved = hosts::resolve(policy, &rule.body, &Hosts::new());
+    assert_eq!(unresolved.is_err(), !wanted.is_empty());
+    for name in unresolved.err().into_iter().flatten() {
+        inside(policy, name.span);
+    }
+    assert!(hosts::resolve(policy, &rule.body, &resolved(wanted)).is_ok());
+}
+
+/// With an address for each host name the policy compiles to one command a line, and all else in comments.
+fn check_dispatch(policy: &Policy) {
+    let wanted = policy.iter().flat_map(|(_, annotation)| hosts::wanted(policy, annotation));
+    let dispatch = dispatch::compile(policy, &BTreeSet::new(), &resolved(wanted));
+    assert!(dispatch.unresolved.is_empty());
+    let elements = dispatch::elements(&dispatch.bindings);
+    assert_eq!(elements.lines.len(), dispatch.bindings.len());
+    for line in dispatch.script.lines.iter().chain(&elements.lines) {
+        let text = line.to_string();
+        assert!(is_one_line(&text), "{text:?}");
+        assert!(["add ", "insert ", "define "].iter().any(|verb| text.starts_with(verb)), "{text:?}");
+        for (first, last) in [(1, 1), (text.len() / 2, text.len() / 2), (1, text.len())] {
+            line.origin(first, last).into_iter().for_each(|span| inside(policy, span));
+        }
+    }
+    let printed = dispatch.to_string();
+    let comments = printed.strip_prefix(&dispatch.script.to_string()).expect("the script comes first");
+    assert_eq!(comments.lines().count(), dispatch.bindings.len());
+    assert!(comments.lines().all(|line| line.starts_with("# ")), "{comments:?}");
+}
+
+/// As nft counts: a line's end in quotes is none.
+fn is_one_line(text: &str) -> bool {
+    text.split('"').step_by(2).all(|outside| !outside.contains('\n'))
+}
+
+/// Two addresses for each name, so that one place becomes several elements.
+fn resolved(wanted: impl IntoIterator<Item = HostName>) -> Hosts {
+    let addresses = |v6| if v6 { ["2001:db8::1", "2001:db8::2"] } else { ["192.0.2.1", "192.0.2.2"] };
+    let parsed = |v6| addresses(v6).map(|address| address.parse().expect("it is an address"));
+    wanted.into_iter().map(|host| (host.clone(), BTreeSet::from(parsed(host.v6)))).collect()
+}
+
+fn inside(policy: &Policy, span: Span) {
+    let text = &policy.sources.file(span.file).text;
+    assert!(text.get(span.start..span.end).is_some(), "{} to {} of {text:?}", span.start, span.end);
+}

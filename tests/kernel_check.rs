@@ -1,0 +1,447 @@
+//! On the real kernel: `scnpm check` as a user runs it. Files of many styles are found right; of wrong ones every word
+//! that is printed is kept beside them (`SCNPM_BLESS=1` writes it; review it with git diff).
+
+mod common;
+
+use std::{
+    fmt::Write,
+    fs,
+    net::UdpSocket,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use common::sandbox::{self, succeed};
+use nix::mount::{MsFlags, mount};
+
+const SCNPM: &str = env!("CARGO_BIN_EXE_scnpm");
+
+/// A command in the directory of a case, with the units of tests/check/root and without colours.
+fn check(directory: &Path) -> Command {
+    let root = fs::canonicalize("tests/check/root").unwrap();
+    let mut command = Command::new(SCNPM);
+    command.current_dir(directory).env("NO_COLOR", "1").arg("check").arg("--root").arg(root);
+    if let Ok(arguments) = fs::read_to_string(directory.join("arguments")) {
+        command.args(arguments.split_whitespace());
+    }
+    let files = ["nftables.conf", "second.conf"].into_iter().filter(|name| directory.join(name).exists());
+    command.args(files);
+    command
+}
+
+fn cases(kind: &str) -> Vec<PathBuf> {
+    let top = Path::new("tests/check").join(kind);
+    let mut cases: Vec<PathBuf> = fs::read_dir(top).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    cases
+}
+
+fn printed(output: &Output) -> String {
+    let mut text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    writeln!(text, "exit status {}", output.status.code().unwrap()).unwrap();
+    text
+}
+
+#[test]
+fn right_files_of_many_styles_are_found_right() {
+    let cases = cases("clean");
+    assert!(cases.len() >= 20, "only {} cases", cases.len());
+    let mut wrong = String::new();
+    for case in cases {
+        let output = check(&case).args(["--deny", "warnings", "--format", "short"]).output().unwrap();
+        if !output.status.success() || !output.stdout.is_empty() || !output.stderr.is_empty() {
+            writeln!(wrong, "{}:\n{}", case.display(), printed(&output)).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn wrong_files_are_told_about_word_for_word() {
+    let cases = cases("broken");
+    assert!(cases.len() >= 100, "only {} cases", cases.len());
+    let mut wrong = String::new();
+    for case in cases {
+        let found = printed(&check(&case).output().unwrap());
+        if let Err(expected) = same(&case, &found) {
+            writeln!(wrong, "{}: expected\n{expected}\nbut found\n{found}", case.display()).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Whether this was expected; what was if not. nftables 1.1 has other words for some things: where these are
+/// expected they stand in a file of their own.
+fn same(case: &Path, found: &str) -> Result<(), String> {
+    let common = case.join("output.txt");
+    let special = case.join("output.nft-1.1.txt");
+    let is_old = succeed(Command::new("nft").arg("--version")).contains("v1.0.");
+    if std::env::var_os("SCNPM_BLESS").is_some() {
+        match is_old {
+            true => fs::write(&common, found).unwrap(),
+            false if fs::read_to_string(&common).is_ok_and(|text| text == found) => {
+                drop(fs::remove_file(&special))
+            }
+            false => fs::write(&special, found).unwrap(),
+        }
+        return Ok(());
+    }
+    let path = if !is_old && special.exists() { special } else { common };
+    let expected = fs::read_to_string(path).unwrap_or_default();
+    if expected == found { Ok(()) } else { Err(expected) }
+}
+
+/// Runs `scnpm check` on a text, as a file in a directory of its own that everybody may read.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("scnpm-check-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(directory)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        path
+    }
+
+    /// A copy of the program that everybody may run.
+    fn program(&self) -> PathBuf {
+        let path = self.0.join("scnpm");
+        fs::copy(SCNPM, &path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    fn check(&self, text: &str, arguments: &[&str]) -> Output {
+        self.write("nftables.conf", text);
+        let mut command = Command::new(SCNPM);
+        command.current_dir(&self.0).env("NO_COLOR", "1").arg("check").args(arguments).arg("nftables.conf");
+        command.output().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+const BASE: &str = "\
+table inet filter {
+    set mine { type cgroupsv2; }
+    chain wl { }
+    chain output {
+        type filter hook output priority 0; policy accept;
+        ct state established,related accept
+        oifname vpn jump wl
+        oifname vpn reject
+    }
+}
+";
+
+const GOOD: &str =
+    "# a.scope :: add rule inet filter wl socket cgroupv2 level 2 \"x.slice/a.scope\" tcp dport 1 accept\n";
+const BAD: &str =
+    "# b.scope :: add rule inet filter wl socket cgroupv2 level 2 \"x.slice/b.scope\" tcp dprt 1 accept\n";
+const ODD: &str = "# c.scope :: add rule inet filter wl socket cgroupv2 level 1 \"x.slice/c.scope\" accept\n";
+
+#[test]
+fn exit_status_says_what_was_found() {
+    let scratch = Scratch::new("status");
+    let status = |text: &str, arguments: &[&str]| scratch.check(text, arguments).status.code().unwrap();
+    let file = |annotation: &str| format!("{BASE}{annotation}");
+    assert_eq!(status(&file(GOOD), &[]), 0);
+    assert_eq!(status(&file(ODD), &[]), 0);
+    assert_eq!(status(&file(ODD), &["--deny", "warnings"]), 1);
+    assert_eq!(status(&file(ODD), &["--deny", "W001"]), 1);
+    assert_eq!(status(&file(ODD), &["--deny", "W005"]), 0);
+    assert_eq!(status(&file(&format!("# scnpm: allow(W001)\n{ODD}")), &["--deny", "warnings"]), 0);
+    assert_eq!(status(&file(BAD), &[]), 1);
+    assert_eq!(status(&file(GOOD), &["--no-such-option"]), 2);
+    assert_eq!(status(&file(GOOD), &["no-such-file"]), 3);
+    let explained = Command::new(SCNPM).args(["check", "--explain", "W004"]).output().unwrap();
+    assert!(explained.status.success() && stdout(&explained).starts_with("W004: "));
+}
+
+#[test]
+fn nothing_of_the_machine_is_touched() {
+    sandbox::run(|sandbox| {
+        sandbox.load("table inet keep { chain c { }\n}");
+        let before = sandbox.nft(&["list", "ruleset"]);
+        let scratch = Scratch::new("untouched");
+        let output = scratch.check(&format!("flush ruleset\n{BASE}{GOOD}"), &[]);
+        assert!(output.status.success(), "{}", printed(&output));
+        assert_eq!(sandbox.nft(&["list", "ruleset"]), before);
+        let links = succeed(Command::new("ip").args(["-brief", "link"]));
+        assert_eq!(links.lines().count(), 1, "{links}");
+    });
+}
+
+#[test]
+fn it_needs_no_rights() {
+    let scratch = Scratch::new("rights");
+    let (program, file) =
+        (scratch.program(), scratch.write("nftables.conf", &format!("{BASE}{GOOD}{BAD}{ODD}")));
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all"]);
+    let output = command.arg(program).args(["check", "--format", "short"]).arg(file).output().unwrap();
+    let codes: Vec<bool> = ["error[E020]: nft refuses this annotation: syntax error", "warning[W001]"]
+        .map(|words| stdout(&output).contains(words))
+        .into();
+    assert_eq!((codes, output.status.code()), (vec![true, true], Some(1)), "{}", printed(&output));
+}
+
+#[test]
+fn without_namespaces_it_says_so_and_tells_what_the_text_tells() {
+    let scratch = Scratch::new("nowhere");
+    let file = scratch.write(
+        "nftables.conf",
+        &format!("{BASE}{ODD}add rule inet filter output socket cgroupv2 level 2 \"x.slice/none\" tcp dprt 1 drop\n"),
+    );
+    let run = |file: &Path| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c"]);
+        command
+            .arg("echo 0 >/proc/sys/user/max_net_namespaces && exec \"$0\" check \"$1\"")
+            .arg(SCNPM)
+            .arg(file);
+        command.env("NO_COLOR", "1").output().unwrap()
+    };
+    let output = run(&file);
+    let text = printed(&output);
+    for words in [
+        "warning[W001]",
+        "error[E011]",
+        "error[E010]: nft refuses the file: syntax error, unexpected string",
+        "note: nothing was loaded, so this is only what the files' text tells: namespaces are not allowed here",
+        "exit status 1",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+    let good = scratch.write("good.conf", &format!("{BASE}{GOOD}"));
+    assert_eq!(run(&good).status.code(), Some(3));
+}
+
+#[test]
+fn interfaces_of_the_machine_are_there_and_others_can_be_assumed() {
+    sandbox::run(|_| {
+        succeed(Command::new("ip").args(["link", "add", "wan0", "type", "bridge"]));
+        let scratch = Scratch::new("interfaces");
+        let file = |name: &str| {
+            format!(
+                "define WAN = {name}\ntable inet filter {{\n chain c {{\n  type filter hook input priority 0\n  iif $WAN drop\n }}\n}}\n\
+                 table netdev n {{\n chain i {{\n  type filter hook ingress device \"{name}\" priority 0\n }}\n}}\n"
+            )
+        };
+        assert_eq!(printed(&scratch.check(&file("wan0"), &["--format", "short"])), "exit status 0\n");
+        let text = printed(&scratch.check(&file("lan7"), &["--format", "short"]));
+        assert!(
+            text.contains("nftables.conf:1:14: error[E012]: nft refuses the file: Interface does not exist"),
+            "{text}"
+        );
+        let assumed = scratch.check(&file("lan7"), &["--format", "short", "--interface", "lan7"]);
+        assert_eq!(printed(&assumed), "exit status 0\n");
+    });
+}
+
+#[test]
+fn a_plain_rule_of_a_cgroup_that_exists_is_warned_of() {
+    sandbox::run(|sandbox| {
+        let (path, _) = sandbox.make("a.service");
+        let scratch = Scratch::new("plain");
+        let rule = format!("add rule inet filter output socket cgroupv2 level 2 \"{path}\" accept\n");
+        let text = printed(&scratch.check(&format!("{BASE}{rule}"), &["--format", "short"]));
+        assert!(text.contains("warning[W021]: this rule loads only while"), "{text}");
+        sandbox.remove(&path);
+        let text = printed(&scratch.check(&format!("{BASE}{rule}"), &[]));
+        assert!(text.contains("error[E011]: nft refuses the file: cgroupv2 path fails"), "{text}");
+        assert!(
+            text.contains("# a.service :: add rule inet filter output socket cgroupv2 level 2"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn host_names_are_looked_up_outside() {
+    sandbox::run(|_| {
+        let scratch = Scratch::new("hosts");
+        name_server(&scratch);
+        let base =
+            BASE.replace("oifname vpn reject", "ip daddr outside.example drop\n        oifname vpn reject");
+        let rule = GOOD.replace("tcp dport", "ip daddr inside.example tcp dport");
+        let text = printed(&scratch.check(&format!("{base}{rule}"), &["--format", "short"]));
+        assert!(
+            text.contains("nftables.conf:8:18: warning[W022]: nft looks `outside.example` up when it loads"),
+            "{text}"
+        );
+        assert!(text.contains("warning[W013]") && text.contains("exit status 0"), "{text}");
+        let script = stdout(&scratch.check(&format!("{base}{rule}"), &["--dispatch"]));
+        assert!(script.contains("ip daddr 192.0.2.53 tcp dport 1 accept"), "{script}");
+        let text = printed(&scratch.check(&format!("{base}{rule}"), &["--no-dns", "--format", "short"]));
+        assert_eq!(text.matches("warning[W023]").count(), 2, "{text}");
+        let script = stdout(&scratch.check(&format!("{base}{rule}"), &["--no-dns", "--dispatch"]));
+        assert_eq!(script, "", "a name that is not looked up is left out");
+    });
+}
+
+/// Answers every question with 192.0.2.53, in this network namespace, until the test ends.
+fn name_server(scratch: &Scratch) {
+    for (name, text) in [("resolv.conf", "nameserver 127.0.0.1\n"), ("nsswitch.conf", "hosts: files dns\n")] {
+        let target = fs::canonicalize(Path::new("/etc").join(name)).unwrap();
+        let source = scratch.write(name, text);
+        mount(Some(&source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    }
+    let socket = UdpSocket::bind("127.0.0.1:53").unwrap();
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut question) {
+            let _ = socket.send_to(&answer(&question[..length]), from);
+        }
+    });
+}
+
+/// The header's flags and counts (RFC 1035, 4.1.1), the question, and for an A record its answer.
+fn answer(question: &[u8]) -> Vec<u8> {
+    let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+    let is_v4 = question[end - 4..end - 2] == [0, 1];
+    let mut answer = question[..2].to_vec();
+    answer.extend([0x81, 0x80, 0, 1, 0, u8::from(is_v4), 0, 0, 0, 0]);
+    answer.extend(&question[12..end]);
+    if is_v4 {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 53]);
+    }
+    answer
+}
+
+#[test]
+fn the_dispatch_loads_behind_the_file() {
+    sandbox::run(|sandbox| {
+        let scratch = Scratch::new("dispatch");
+        let file = format!(
+            "define PORTS = {{ 1, 2 }}\n{BASE}{}{ODD}# d.scope :: add element inet filter mine {{ \"x.slice/d.scope\" }}\n",
+            GOOD.replace("dport 1", "dport $PORTS")
+        );
+        let output = scratch.check(&file, &["--dispatch"]);
+        let script = stdout(&output);
+        assert!(script.contains("vmap @scnpm.wl.1") && !script.contains("warning"), "{script}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("warning[W001]"));
+        // As one script, and where the file is loaded.
+        let both = scratch.write("both.nft", &format!("{file}{script}"));
+        sandbox.nft(&["-c", "-f", both.to_str().unwrap()]);
+        sandbox.load(&file);
+        let alone = scratch.write("alone.nft", &script);
+        sandbox.nft(&["-c", "-f", alone.to_str().unwrap()]);
+    });
+}
+
+#[test]
+fn the_report_can_be_read_by_programs() {
+    let scratch = Scratch::new("json");
+    let output = scratch.check(&format!("{BASE}{GOOD}{ODD}"), &["--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let line = BASE.lines().count() + 2;
+    assert_eq!(
+        report,
+        serde_json::json!({
+            "version": 1, "files": ["nftables.conf"], "loaded": true, "not_loaded": null, "errors": 0, "warnings": 1,
+            "findings": [{
+                "code": "W001", "severity": "warning", "message": "level 1 never matches a path with 2 names",
+                "file": "nftables.conf", "line": line, "column": 63, "end_line": line, "end_column": 78,
+                "unit": "c.scope", "help": "write `level 2`",
+                "fix": { "file": "nftables.conf", "line": line, "column": 60, "end_line": line, "end_column": 61, "text": "2" }
+            }],
+            "units": [
+                { "unit": "a.scope", "chains": ["inet filter wl"], "sets": [], "levels": [2], "runs": false, "rules": 1 },
+                { "unit": "c.scope", "chains": ["inet filter wl"], "sets": [], "levels": [1], "runs": false, "rules": 1 }
+            ]
+        })
+    );
+}
+
+#[test]
+fn what_breaks_the_file_does_not_hide_what_breaks_an_annotation() {
+    let scratch = Scratch::new("both");
+    let base =
+        BASE.replace("policy accept", "policy acept").replace("oifname vpn jump wl", "oifname vpn jmp wl");
+    let text = printed(&scratch.check(&format!("{base}{BAD}"), &["--format", "short"]));
+    assert_eq!(text.matches("error[E010]").count(), 2, "{text}");
+    assert_eq!(text.matches("error[E020]").count(), 1, "{text}");
+}
+
+#[test]
+fn editors_find_the_places() {
+    let tasks: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string("examples/vscode-tasks.json").unwrap()).unwrap();
+    let task = &tasks["tasks"][0];
+    let pattern = &task["problemMatcher"]["pattern"];
+    let regex = regex_lite::Regex::new(pattern["regexp"].as_str().unwrap()).unwrap();
+    let scratch = Scratch::new("editor");
+    let file = scratch.write("nftables.conf", &format!("{BASE}{BAD}{ODD}"));
+    let arguments =
+        task["args"].as_array().unwrap().iter().map(|argument| match argument.as_str().unwrap() {
+            "${file}" => file.to_str().unwrap().to_owned(),
+            other => other.to_owned(),
+        });
+    let output = Command::new(SCNPM).args(arguments).output().unwrap();
+    let text = stdout(&output);
+    let group = |found: &regex_lite::Captures<'_>, name: &str| {
+        found[usize::try_from(pattern[name].as_u64().unwrap()).unwrap()].to_owned()
+    };
+    let found: Vec<[String; 4]> = text
+        .lines()
+        .map(|line| regex.captures(line).unwrap_or_else(|| panic!("{line}")))
+        .map(|found| ["file", "line", "severity", "code"].map(|name| group(&found, name)))
+        .collect();
+    let line = |number: usize| (BASE.lines().count() + number).to_string();
+    let file = file.to_str().unwrap().to_owned();
+    assert_eq!(
+        found,
+        [
+            [file.clone(), line(1), "error".to_owned(), "E020".to_owned()],
+            [file, line(2), "warning".to_owned(), "W001".to_owned()]
+        ]
+    );
+}
+
+#[test]
+fn the_git_hook_refuses_what_is_wrong_as_it_is_staged() {
+    let scratch = Scratch::new("hook");
+    scratch.program();
+    let path = format!("{}:{}", scratch.0.display(), std::env::var("PATH").unwrap());
+    let repository = scratch.0.join("repository");
+    let git = |arguments: &[&str]| {
+        let mut command = Command::new("git");
+        command.arg("-C").arg(&repository).args(["-c", "user.name=a", "-c", "user.email=a@example.org"]);
+        command.args(arguments).env("PATH", &path).env_remove("GIT_DIR").env_remove("GIT_INDEX_FILE");
+        command.output().unwrap()
+    };
+    fs::create_dir(&repository).unwrap();
+    git(&["init", "--quiet"]);
+    fs::copy("examples/git-pre-commit", repository.join(".git/hooks/pre-commit")).unwrap();
+    let file = repository.join("nftables.conf");
+    fs::write(&file, format!("include \"./base.nft\"\n{BAD}")).unwrap();
+    fs::write(repository.join("base.nft"), BASE).unwrap();
+    git(&["add", "--all"]);
+    // What is in the work tree and not staged does not count.
+    fs::write(&file, "").unwrap();
+    let refused = git(&["commit", "--quiet", "--message", "one"]);
+    let words = printed(&refused);
+    assert!(words.contains("error[E020]") && words.contains("not committed"), "{words}");
+    assert_ne!(refused.status.code(), Some(0));
+    fs::write(&file, format!("include \"./base.nft\"\n{GOOD}{ODD}")).unwrap();
+    git(&["add", "--all"]);
+    let taken = git(&["commit", "--quiet", "--message", "two"]);
+    assert!(taken.status.success(), "{}", printed(&taken));
+}
