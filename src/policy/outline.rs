@@ -79,10 +79,10 @@ impl Outline {
         reader.outline
     }
 
-    /// The statement that a place is in.
+    /// The statement that a place is in, or at whose end it is: there nft stumbles over the end of a line.
     pub fn item_at(&self, place: Span) -> Option<&Item> {
         let after = self.items.partition_point(|item| item.span.start <= place.start);
-        self.items[..after].last().filter(|item| place.start < item.span.end)
+        self.items[..after].last().filter(|item| place.start <= item.span.end)
     }
 
     /// A statement's tokens.

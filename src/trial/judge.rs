@@ -25,6 +25,8 @@ pub(super) enum Repair {
     Cgroups,
     /// Do without this flowtable, and without the rules that use it.
     Flowtable(String),
+    /// Do without byte order mark and carriage returns.
+    Junk,
     /// Do without the statement.
     Without,
 }
@@ -51,6 +53,12 @@ pub(super) fn judge(place: &Place<'_>, words: &str) -> Judgement {
         let mistake = Mistake::new(Code::Interface, span, message);
         return Judgement { mistake: by_name(mistake, span, outline), repair: Repair::Interface(word) };
     }
+    if words.contains("unexpected junk")
+        && let Some(help) = junk(span, text)
+    {
+        let mistake = Mistake::new(Code::Base, span, message).help(help);
+        return Judgement { mistake, repair: Repair::Junk };
+    }
     if words.contains("Could not resolve hostname") && is_host_name(&word) {
         let mistake = Mistake::new(Code::BaseHost, span, message)
             .help("write an address: at boot nft loads the file before there is a network to ask for names");
@@ -62,13 +70,27 @@ pub(super) fn judge(place: &Place<'_>, words: &str) -> Judgement {
         );
         return Judgement { mistake, repair: Repair::Without };
     }
-    let mistake = Mistake::new(Code::Base, span, message);
+    let mut mistake = Mistake::new(Code::Base, span, message);
+    if words.contains("unexpected newline") {
+        mistake =
+            mistake.help("the statement ends too early for nft: the words before its end may be misspelt");
+    }
     match outline.blocks.iter().rev().find(|block| holds(block.span, span)) {
         Some(block) if words.ends_with("No such file or directory") => in_block(block, place, mistake),
         Some(block) if block.is_flowtable && outline.item_at(span).is_none() => {
             Judgement { mistake, repair: Repair::Flowtable(block.name.clone()) }
         }
         _ => Judgement { mistake, repair: Repair::Without },
+    }
+}
+
+/// What to do about what editors of other systems leave in a file.
+fn junk(span: Span, text: &str) -> Option<&'static str> {
+    match text[span.start..].chars().next() {
+        Some('\r') => Some("nft takes CR LF line ends in comments only: end the lines with LF"),
+        // The text is without it.
+        _ if span.start == 0 => Some("nft takes no byte order mark: save the file without"),
+        _ => None,
     }
 }
 

@@ -188,12 +188,18 @@ impl Rounds<'_> {
     fn repair(&mut self, complaints: Vec<FileComplaint>) -> bool {
         let mut repaired = false;
         let before = self.attempt.clone();
+        let mut has_junk = false;
         for complaint in complaints {
             let Some(span) = self.place(&complaint) else {
                 self.unplaced(&complaint.words);
                 continue;
             };
+            // What follows comes of it, and there is one at each line.
+            if has_junk {
+                break;
+            }
             let Judgement { mistake, repair } = judge::judge(&self.judged(span), &complaint.words);
+            has_junk = repair == Repair::Junk;
             let (mistake, is_different) = self.carry_out(repair, span, mistake, &before);
             if !self.mistakes.contains(&mistake) {
                 self.mistakes.push(mistake);
@@ -224,6 +230,7 @@ impl Rounds<'_> {
                 self.attempt.cgroups = self.paths_in_files();
                 (mistake, true)
             }
+            Repair::Junk => (mistake, self.clear_junk(span.file)),
             _ => (mistake, self.do_without(&repair, span)),
         }
     }
@@ -243,6 +250,13 @@ impl Rounds<'_> {
         }
         self.attempt.hosts.insert(name.to_owned(), known.clone());
         judge::host_name(name, span)
+    }
+
+    /// Leaves out carriage returns; a byte order mark is not in the source's text. Whether it was not done before.
+    fn clear_junk(&mut self, file: FileId) -> bool {
+        let source = self.trial.policy.sources.file(file);
+        let text = source.text.replace('\r', " ");
+        self.attempt.blanks.insert(source.path.clone(), text).is_none()
     }
 
     /// Leaves out what a repair does without; whether there was any of it.
