@@ -3,13 +3,17 @@
 //! ```text
 //! nftables.conf ──► policy ──► dispatch ──► kernel, once per load        (native syntax, one transaction)
 //!                                 │
-//! cgroupfs, D-Bus, journal ──► engine ──► JSON batches of elements       (one transaction per change)
+//! cgroupfs, D-Bus, journal ──► engine ──► batches of elements            (one transaction per change)
 //!                                 ▲
 //!                                 └── nftables notifications, signals, timers
+//!
+//! scnpm check:    policy ──► trial, what nft refuses: a load in namespaces of its own
+//!                    │         │
+//!                    └─────────┴──► lint, what nft takes and what goes wrong all the same
 //! ```
 //!
-//! `policy`, `dispatch` and `engine` are pure: no I/O, no clock. `nft`, `watch` and `machine` touch the
-//! machine, `load` and `daemon` bring the two together.
+//! `policy`, `lint`, `dispatch` and `engine` are pure: no I/O, no clock. `nft`, `watch` and `machine` touch the
+//! machine, `load`, `effects`, `trial` and `daemon` bring the two together, `report` prints.
 
 pub mod cli;
 pub mod commands;

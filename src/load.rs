@@ -291,7 +291,7 @@ impl Blamed {
 }
 
 /// What nft says of an annotation, as a mistake in it.
-fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Mistake {
+pub fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Mistake {
     let subject = subject(annotation);
     let span = place.unwrap_or(subject);
     let message = format!("nft refuses this annotation: {words}");

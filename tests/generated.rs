@@ -19,6 +19,25 @@ fn man_page_is_that_of_the_command_line() {
 }
 
 #[test]
+fn check_has_a_man_page_of_its_own() {
+    let mut command = Cli::command();
+    command.build();
+    let check =
+        command.find_subcommand("check").unwrap().clone().name("scnpm-check").display_name("scnpm check");
+    let mut page = Vec::new();
+    clap_mangen::Man::new(check)
+        .title("scnpm-check")
+        .section("8")
+        .date("")
+        .source("scnpm")
+        .manual("scnpm")
+        .render(&mut page)
+        .unwrap();
+    page.extend_from_slice(b".SH \"SEE ALSO\"\nscnpm(8), nft(8)\n");
+    same("scnpm-check.8", &page);
+}
+
+#[test]
 fn completions_are_those_of_the_command_line() {
     for (shell, file) in [(Shell::Bash, "scnpm.bash"), (Shell::Zsh, "_scnpm"), (Shell::Fish, "scnpm.fish")] {
         let mut script = Vec::new();

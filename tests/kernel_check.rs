@@ -381,6 +381,45 @@ fn what_breaks_the_file_does_not_hide_what_breaks_an_annotation() {
 }
 
 #[test]
+fn a_huge_set_is_no_trouble() {
+    let scratch = Scratch::new("huge");
+    let addresses: Vec<String> =
+        (0..50_000).map(|n| format!("10.{}.{}.0/24", n / 256 % 256, n % 256)).collect();
+    let set = format!(
+        "table inet filter {{\n set blocked {{\n  type ipv4_addr; flags interval; auto-merge\n  elements = {{ {} }}\n }}\n}}\n",
+        addresses.join(",\n")
+    );
+    let output = scratch.check(&format!("{set}{BASE}{GOOD}"), &["--format", "short", "--deny", "warnings"]);
+    assert_eq!(printed(&output), "exit status 0\n");
+}
+
+/// Flowtables are a module that not every kernel has: what is right is what this one says to nft.
+#[test]
+fn a_flowtable_is_taken_where_the_kernel_has_them_and_told_of_elsewhere() {
+    sandbox::run(|_| {
+        let scratch = Scratch::new("flowtable");
+        let flowtable = "table inet router {
+    flowtable fast {
+        hook ingress priority 0
+        devices = { lo }
+    }
+    chain forward {
+        type filter hook forward priority 0; policy accept;
+        ip protocol tcp flow add @fast
+    }
+}
+";
+        let path = scratch.write("flowtable.nft", flowtable);
+        let has_them = Command::new("nft").arg("-c").arg("-f").arg(path).output().unwrap().status.success();
+        let text = printed(&scratch.check(&format!("{BASE}{flowtable}{BAD}"), &[]));
+        assert!(text.contains("error[E020]"), "the annotations are tried all the same: {text}");
+        let told = "= help: this kernel has no flowtables: it needs CONFIG_NF_FLOW_TABLE";
+        assert_eq!(text.matches(told).count(), usize::from(!has_them), "{text}");
+        assert_eq!(text.contains("error[E010]"), !has_them, "{text}");
+    });
+}
+
+#[test]
 fn editors_find_the_places() {
     let tasks: serde_json::Value =
         serde_json::from_str(&fs::read_to_string("examples/vscode-tasks.json").unwrap()).unwrap();

@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::room;
 use crate::{
-    load::Load,
-    model::CgroupPath,
-    nft::{FileComplaint, Nftables, libnftables::Libnftables},
+    load::{self, Load},
+    model::{Binding, CgroupPath, Element, Key, SetRef},
+    nft::{FileComplaint, Kernel, Nftables, libnftables::Libnftables},
     policy::{Mistake, Policy, Statement, hosts::Hosts},
     watch::cgroups::look,
 };
@@ -83,25 +83,49 @@ impl Attempt {
                 return Report::Refused(complaints);
             }
         }
-        room::make_cgroups(paths(policy));
-        let load = Load { policy, hosts, flush: false, look: &look, active: &|_| true };
+        let (of_rules, of_elements) = paths(policy);
+        room::make_cgroups(of_rules.union(&of_elements).copied());
+        // What goes into our own maps is added after the load: with it, libnftables reads all elements of all sets.
+        let is_there = |path: &CgroupPath| look(path).filter(|_| of_elements.contains(path));
+        let load = Load { policy, hosts, flush: false, look: &is_there, active: &|_| false };
         match load.run(&mut kernel) {
-            Ok(loaded) => Report::Loaded { ruleset: loaded.ruleset, mistakes: loaded.mistakes },
+            Ok(loaded) => {
+                let mut mistakes = loaded.mistakes;
+                mistakes.extend(refused_elements(&mut kernel, &loaded.bindings, policy));
+                Report::Loaded { ruleset: loaded.ruleset, mistakes }
+            }
             Err(error) => Report::Impossible(format!("nft refuses the policy: {}", error.words.join("; "))),
         }
     }
 }
 
-/// The cgroups that a policy's annotations name.
-fn paths(policy: &Policy) -> BTreeSet<&CgroupPath> {
-    let mut paths = BTreeSet::new();
+/// The cgroups that a policy's annotations name: in rules, and in elements.
+fn paths(policy: &Policy) -> (BTreeSet<&CgroupPath>, BTreeSet<&CgroupPath>) {
+    let (mut of_rules, mut of_elements) = (BTreeSet::new(), BTreeSet::new());
     for (_, annotation) in policy.iter() {
         match &annotation.statement {
-            Statement::Rule(rule) => paths.extend(rule.paths()),
-            Statement::Element(element) => paths.extend(element.elements.iter().map(|(path, ..)| path)),
+            Statement::Rule(rule) => of_rules.extend(rule.paths()),
+            Statement::Element(element) => of_elements.extend(element.elements.iter().map(|(path, ..)| path)),
         }
     }
-    paths
+    (of_rules, of_elements)
+}
+
+/// Adds an element to each of our own maps and sets for each cgroup and gate, as if all units ran.
+fn refused_elements(kernel: &mut Nftables, bindings: &[Binding], policy: &Policy) -> Vec<Mistake> {
+    let ours = bindings.iter().filter(|binding| binding.element.set.is_ours());
+    let elements: BTreeMap<(&SetRef, &Key), &Binding> =
+        ours.map(|binding| ((&binding.element.set, &binding.element.key), binding)).collect();
+    let all: Vec<Element> = elements.values().map(|binding| binding.element.clone()).collect();
+    let Err(error) = kernel.add(&all) else { return vec![] };
+    let mistake = |(element, words): &(Element, String)| {
+        let binding = elements.get(&(&element.set, &element.key))?;
+        let (_, annotation) = policy
+            .iter()
+            .find(|(_, annotation)| policy.sources.location(annotation.unit_span) == binding.location)?;
+        Some(load::refusal(annotation, None, words))
+    };
+    error.refused.iter().filter_map(mistake).collect()
 }
 
 /// Runs something in a child of this process, which must have one thread only.

@@ -190,6 +190,36 @@ printf "$row" "1 unit" "$one" "" ""
 printf "$row" "1,000 units" "$thousand" "$(ratio "$thousand" "$one")" "at most 1.1"
 printf "$row" "1,000 plain rules without scnpm" "$plain" "$(ratio "$plain" "$one")" ""
 
+# scnpm check beside nft: the same base file, with 1,000 annotations.
+base "$work/check-base.nft"
+{
+    echo 'table inet other { set numbers { type ipv4_addr; flags interval;'
+    echo "elements = { $(seq 0 99999 | awk '{ printf "10.%d.%d.%d/31, ", $1 * 2 / 65536, $1 * 2 / 256 % 256, $1 * 2 % 256 }') }"
+    printf '}\n}\n'
+} >>"$work/check-base.nft"
+cp "$work/check-base.nft" "$work/check.nft"
+for number in $(seq 1000); do
+    annotate "$work/check.nft" "$name-check/unit$number.service"
+done
+milliseconds() {
+    local began
+    began=$(date +%s%N)
+    "$@" >"$work/check.out" || status=1
+    echo $((($(date +%s%N) - began) / 1000000))
+}
+for _ in $(seq 9); do
+    milliseconds nft -c -f "$work/check-base.nft" >>"$work/nft.ms"
+    milliseconds "$scnpm" check --format short "$work/check.nft" >>"$work/check.ms"
+done
+nft_ms=$(percentile 50 "$work/nft.ms")
+check_ms=$(percentile 50 "$work/check.ms")
+row='  %-46s %9s %7s  %s\n'
+echo
+echo "A file with a set of 100,000 intervals (milliseconds, median of 9):"
+printf "$row" "" median ratio target
+printf "$row" "nft -c -f, without annotations" "$nft_ms" "" ""
+printf "$row" "scnpm check, with 1,000 annotations" "$check_ms" "$(ratio "$check_ms" "$nft_ms")" "at most 3"
+
 # A burst.
 mkdir "$cgroups/$name-burst"
 base "$work/burst.nft"
