@@ -305,6 +305,9 @@ pub fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Mis
         return mistake.help("`iifname` and `oifname` compare names, and take one that does not exist");
     }
     match &annotation.statement {
+        Statement::Element(_) if words.contains("Could not resolve hostname") => {
+            mistake.help("the set is for addresses: an annotation needs one of `type cgroupsv2`")
+        }
         _ if span != subject || !words.ends_with("No such file or directory") => mistake,
         Statement::Rule(rule) => {
             mistake.help(format!("make the chain outside the annotations: `add chain {}`", rule.chain))

@@ -6,10 +6,11 @@ mod common;
 use std::{
     fmt::Write,
     fs,
+    io::Write as _,
     net::UdpSocket,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use common::sandbox::{self, succeed};
@@ -417,6 +418,18 @@ fn a_flowtable_is_taken_where_the_kernel_has_them_and_told_of_elsewhere() {
         assert_eq!(text.matches(told).count(), usize::from(!has_them), "{text}");
         assert_eq!(text.contains("error[E010]"), !has_them, "{text}");
     });
+}
+
+#[test]
+fn a_file_can_come_through_a_pipe() {
+    let mut command = Command::new(SCNPM);
+    command.args(["check", "--format", "short", "/dev/stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let text = format!("{}{GOOD}", BASE.replace("jump wl", "jmp wl"));
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let text = printed(&child.wait_with_output().unwrap());
+    assert!(text.starts_with("/dev/stdin:7:21: error[E010]: nft refuses the file: "), "{text}");
+    assert_eq!(text.lines().count(), 2, "{text}");
 }
 
 #[test]

@@ -128,10 +128,25 @@ fn worth_saying(mut mistakes: Vec<Mistake>, policy: &Policy) -> Vec<Mistake> {
         Code::HostName => !unresolved.contains(&mistake.span),
         _ => true,
     });
+    explain_hooks(&mut mistakes);
     mistakes.retain(|mistake| !policy.allows(mistake));
     mistakes.sort_by_key(|mistake| (mistake.span, mistake.code));
     mistakes.dedup();
     mistakes
+}
+
+/// Lets the lint's words explain why nft refuses a chain, instead of saying it twice.
+fn explain_hooks(mistakes: &mut Vec<Mistake>) {
+    let refused: BTreeSet<Span> =
+        mistakes.iter().filter(|mistake| mistake.code == Code::Hook).map(|mistake| mistake.span).collect();
+    let is_said = |mistake: &mut Mistake| mistake.code == Code::NotReached && refused.contains(&mistake.span);
+    let explanations: Vec<Mistake> = mistakes.extract_if(.., is_said).collect();
+    for explanation in explanations {
+        let same = |mistake: &&mut Mistake| mistake.code == Code::Hook && mistake.span == explanation.span;
+        if let Some(refusal) = mistakes.iter_mut().find(same) {
+            refusal.help = Some(explanation.message);
+        }
+    }
 }
 
 fn overlap(a: Span, b: Span) -> bool {

@@ -158,7 +158,7 @@ impl<'a> Judge<'a> {
     fn runs_at(&self, path: &str, manager: &str) -> Option<&'a str> {
         let shared = |other: &str| path.split('/').zip(other.split('/')).take_while(|(a, b)| a == b).count();
         self.units?
-            .cgroups_of(&self.unit)
+            .cgroups_of(self.unit)
             .map(CgroupPath::as_str)
             .filter(|running| cgroups::manager(running) == manager)
             .max_by_key(|running| shared(running))

@@ -259,7 +259,7 @@ enum State {
 
 impl State {
     fn of(state_match: &Value) -> Self {
-        let names_it = state_match.get("right").is_some_and(|right| holds_established(right));
+        let names_it = state_match.get("right").is_some_and(holds_established);
         let negated = text(state_match, "op") == Some("!=");
         if names_it == negated { Self::Other } else { Self::Established }
     }

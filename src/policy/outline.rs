@@ -133,11 +133,12 @@ impl Reader {
                 self.close(token.span);
                 return true;
             }
-            if depth == 0 && token.is("{") {
-                if let Some(block) = self.block(&self.outline.tokens[first..]) {
-                    self.blocks.push((block, first));
-                    return true;
-                }
+            if depth == 0
+                && token.is("{")
+                && let Some(block) = self.block(&self.outline.tokens[first..])
+            {
+                self.blocks.push((block, first));
+                return true;
             }
             depth = (depth + usize::from(token.is("{"))).saturating_sub(usize::from(token.is("}")));
             self.outline.tokens.push(token);

@@ -35,6 +35,8 @@ pub(super) struct Attempt {
     pub(super) hosts: BTreeMap<String, Vec<IpAddr>>,
     /// Texts to read in place of files.
     pub(super) blanks: BTreeMap<String, String>,
+    /// The texts of what is no file and can be read only once, such as /dev/stdin, by its name.
+    pub(super) streams: BTreeMap<String, String>,
 }
 
 /// What came of it.
@@ -79,7 +81,7 @@ impl Attempt {
             Err(missing) => return Report::Impossible(missing.to_string()),
         };
         for file in files {
-            if let Err(complaints) = kernel.load_file(file) {
+            if let Err(complaints) = kernel.load_file(&room::name_of(file, self)) {
                 return Report::Refused(complaints);
             }
         }

@@ -247,7 +247,7 @@ pub(super) fn devices(outline: &Outline, all: &[Outline]) -> Vec<(String, Span)>
 /// The words of a variable, at the place where it is used.
 fn values(name: &str, all: &[Outline], span: Span) -> Vec<(String, Span)> {
     let statements = all.iter().flat_map(|outline| outline.items.iter().map(|item| outline.tokens_of(item)));
-    let value = statements.filter_map(|tokens| match tokens {
+    let mut value = statements.filter_map(|tokens| match tokens {
         [verb, variable, sign, value @ ..]
             if (verb.is("define") || verb.is("redefine")) && variable.is(name) && sign.is("=") =>
         {
@@ -256,7 +256,7 @@ fn values(name: &str, all: &[Outline], span: Span) -> Vec<(String, Span)> {
         _ => None,
     });
     let words = value
-        .last()
+        .next_back()
         .into_iter()
         .flatten()
         .filter(|token| matches!(token.kind, TokenKind::Word | TokenKind::Quoted));

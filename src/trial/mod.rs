@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, ToSocketAddrs},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -153,6 +153,12 @@ impl Rounds<'_> {
 
     /// What must be there before the first round, and what is known to be wrong without nft.
     fn prepare(&mut self) {
+        let is_stream = |file: &&String| !Path::new(file).is_file();
+        let text = |file: &String| {
+            let source = self.trial.policy.sources.files.iter().find(|source| source.path == *file)?;
+            Some((file.clone(), source.text.clone()))
+        };
+        self.attempt.streams = self.files.iter().filter(is_stream).filter_map(text).collect();
         let known = self.trial.interfaces;
         self.attempt.interfaces = self.words().filter_map(|word| known.get(word)).cloned().collect();
         for (number, outline) in self.outlines.iter().enumerate() {
@@ -294,7 +300,8 @@ impl Rounds<'_> {
     /// What nft names as `file:line:first-last`, in the policy's sources.
     fn place(&mut self, complaint: &FileComplaint) -> Option<Span> {
         let (name, (line, first, last)) = complaint.place.as_ref()?;
-        let file = self.source(name)?;
+        let name = room::file_of(name, &self.attempt).to_owned();
+        let file = self.source(&name)?;
         let source = self.trial.policy.sources.file(file);
         let start = source.line_start(*line).unwrap_or(source.text.len());
         let end = source.text[start..].find('\n').map_or(source.text.len(), |at| start + at);
@@ -352,7 +359,7 @@ impl Rounds<'_> {
 }
 
 fn changes_what_is_reached(item: &Item) -> bool {
-    item.kind == ItemKind::ChainProperty
+    matches!(item.kind, ItemKind::ChainProperty | ItemKind::Rule(..))
 }
 
 /// Addresses for a name that has none here, which no other name has (RFC 2544, RFC 3849).

@@ -31,12 +31,31 @@ pub(super) fn enter(attempt: &Attempt) -> io::Result<()> {
     if let Ok(switch) = fs::read_to_string("/etc/nsswitch.conf") {
         replace("/etc/nsswitch.conf", &without_dns(&switch))?;
     }
-    for (path, text) in &attempt.blanks {
+    for (number, (path, text)) in attempt.streams.iter().enumerate() {
+        fs::write(stream(number), attempt.blanks.get(path).unwrap_or(text))?;
+    }
+    for (path, text) in attempt.blanks.iter().filter(|(path, _)| !attempt.streams.contains_key(*path)) {
         replace(path, text)?;
     }
     attempt.interfaces.iter().try_for_each(|name| {
         link::make(name).map_err(|error| say(&format!("the interface `{name}` cannot be made here"), &error))
     })
+}
+
+/// The name under which libnftables is to open a file.
+pub(super) fn name_of(file: &str, attempt: &Attempt) -> String {
+    let number = attempt.streams.keys().position(|name| name == file);
+    number.map_or_else(|| file.to_owned(), stream)
+}
+
+/// The file that is opened under such a name.
+pub(super) fn file_of<'a>(name: &'a str, attempt: &'a Attempt) -> &'a str {
+    let stream_of = |(number, file): (usize, &'a String)| (stream(number) == name).then_some(file.as_str());
+    attempt.streams.keys().enumerate().find_map(stream_of).unwrap_or(name)
+}
+
+fn stream(number: usize) -> String {
+    format!("{FILES}/stream-{number}")
 }
 
 /// Makes directories where libnftables looks for cgroups. A name that no directory can have has no cgroup either.
@@ -80,7 +99,7 @@ fn hosts(attempt: &Attempt) -> io::Result<String> {
     }
     let line = |(name, address): (&String, &IpAddr)| writeln!(text, "{address} {name}");
     let all = attempt.hosts.iter().flat_map(|(name, addresses)| addresses.iter().map(move |one| (name, one)));
-    let _ = all.map(line).collect::<Result<(), _>>();
+    let _ = all.map(line).find(Result::is_err);
     Ok(text)
 }
 

@@ -13,7 +13,7 @@ use scnpm::{
     dispatch,
     lint::{self, Facts},
     policy::{
-        Annotation, Mistake, Part, Policy, RuleStatement, Span, Statement,
+        Annotation, FileId, Mistake, Outline, Part, Policy, RuleStatement, Span, Statement,
         files::Files,
         hosts::{self, HostName, Hosts},
         parse,
@@ -52,6 +52,7 @@ pub fn check(policy: &Policy) {
     policy.mistakes.iter().for_each(|mistake| check_mistake(policy, mistake));
     assert!(policy.mistakes.is_sorted_by_key(|mistake| mistake.span));
     policy.defines.iter().for_each(|define| inside(policy, define.span));
+    check_outlines(policy);
     for (_, annotation) in policy.iter() {
         check_annotation(policy, annotation);
     }
@@ -74,6 +75,19 @@ fn cut(input: &[u8]) -> Vec<Vec<u8>> {
     }
     files.push(rest.to_vec());
     files
+}
+
+fn check_outlines(policy: &Policy) {
+    for (number, file) in policy.sources.files.iter().enumerate() {
+        let outline = Outline::of(FileId(number), &file.text);
+        outline.tokens.iter().for_each(|token| inside(policy, token.span));
+        outline.blocks.iter().for_each(|block| inside(policy, block.span));
+        for item in &outline.items {
+            inside(policy, item.span);
+            assert_eq!(outline.item_at(item.span), Some(item));
+            assert!(!outline.tokens_of(item).is_empty());
+        }
+    }
 }
 
 fn check_mistake(policy: &Policy, mistake: &Mistake) {
@@ -132,7 +146,7 @@ fn check_dispatch(policy: &Policy) {
     for line in dispatch.script.lines.iter().chain(&elements.lines) {
         let text = line.to_string();
         assert!(is_one_line(&text), "{text:?}");
-        assert!(["add ", "insert ", "define "].iter().any(|verb| text.starts_with(verb)), "{text:?}");
+        assert!(["add ", "insert ", "redefine "].iter().any(|verb| text.starts_with(verb)), "{text:?}");
         for (first, last) in [(1, 1), (text.len() / 2, text.len() / 2), (1, text.len())] {
             line.origin(first, last).into_iter().for_each(|span| inside(policy, span));
         }
