@@ -89,12 +89,15 @@ impl Libnftables {
         self.answer(code, &path).map(drop)
     }
 
-    /// Runs a file as one transaction, as `nft -f` does.
+    /// Runs a file as one transaction, as `nft -f` does: host names in it are resolved.
     ///
     /// # Errors
     /// nft's words with their places in the file and in those that it includes.
     pub fn run_file(&mut self, path: &str) -> Result<(), Vec<FileComplaint>> {
-        self.file(path, false)
+        self.functions.set_input_flags(self.context, 0);
+        let result = self.file(path, false);
+        self.functions.set_input_flags(self.context, INPUT_NO_DNS);
+        result
     }
 
     /// Only tries a file, as `nft -c -f` does.
@@ -207,11 +210,16 @@ impl Functions {
             unsafe { (self.ctx_free)(context.as_ptr()) };
             return Err(Missing("libnftables makes no buffers: out of memory".to_owned()));
         }
-        if let Some(set_flags) = self.ctx_input_set_flags {
-            // SAFETY: as above.
-            unsafe { set_flags(context.as_ptr(), INPUT_NO_DNS) };
-        }
+        self.set_input_flags(context, INPUT_NO_DNS);
         Ok(context)
+    }
+
+    /// Where the library has such flags.
+    fn set_input_flags(&self, context: NonNull<Context>, flags: c_uint) {
+        if let Some(set_flags) = self.ctx_input_set_flags {
+            // SAFETY: a context is alive as long as anybody has it.
+            unsafe { set_flags(context.as_ptr(), flags) };
+        }
     }
 }
 
