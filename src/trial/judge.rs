@@ -53,7 +53,8 @@ pub(super) fn judge(place: &Place<'_>, words: &str) -> Judgement {
         let mistake = Mistake::new(Code::Interface, span, message);
         return Judgement { mistake: by_name(mistake, span, outline), repair: Repair::Interface(word) };
     }
-    if words.contains("unexpected junk")
+    // The latter in nftables 1.1.
+    if (words.contains("unexpected junk") || words.contains("unexpected CRLF"))
         && let Some(help) = junk(span, text)
     {
         let mistake = Mistake::new(Code::Base, span, message).help(help);
