@@ -59,7 +59,7 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),
         policy: &policy,
         mistakes: &mistakes,
-        units: UnitRow::all(&policy, exists, |unit| units.running.contains_key(unit)),
+        units: UnitRow::all(&policy, exists, |unit| units.runs(unit)),
         dispatch: options.dispatch.then(|| load::script(&policy, &hosts).to_string()),
         untried: tried.untried,
     };

@@ -48,6 +48,11 @@ impl Units {
         self.files_of(unit).next().is_some() || self.running.contains_key(unit)
     }
 
+    /// Whether a unit runs, under this name or the one that its cgroup has.
+    pub fn runs(&self, unit: &UnitName) -> bool {
+        self.cgroups_of(self.own_name(unit)).next().is_some()
+    }
+
     /// The cgroups that exist of a unit. systemd puts a `_` in front of few names.
     pub(super) fn cgroups_of(&self, unit: &UnitName) -> impl Iterator<Item = &CgroupPath> {
         let escaped = UnitName(format!("_{unit}"));
