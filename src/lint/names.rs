@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::units::{self, Units};
+use super::{
+    cgroups,
+    units::{self, Units},
+};
 use crate::{
-    model::UnitName,
-    policy::{AnnotationId, Code, Mistake, Policy, mistake::quoted, nearest::nearest},
+    model::{CGROUP_ROOT, CgroupPath, UnitName},
+    policy::{Annotation, AnnotationId, Code, Mistake, Policy, Statement, mistake::quoted, nearest::nearest},
 };
 
 /// Types whose units come from files, as a rule.
@@ -27,6 +30,9 @@ pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Mistake>, BTr
         }
         let look_up = meant.len() < LOOKED_UP;
         let meant = meant.entry(unit).or_insert_with(|| look_up.then(|| nearest_unit(unit, units)).flatten());
+        if meant.is_none() && may_be_out_of_sight(annotation) {
+            continue;
+        }
         let message = format!("neither a unit file nor a running unit is named {}", quoted(&unit.0));
         let mistake = Mistake::new(Code::UnknownUnit, annotation.unit_span, message);
         mistakes.push(match meant {
@@ -42,6 +48,20 @@ pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Mistake>, BTr
         });
     }
     (mistakes, misspelt)
+}
+
+/// Whether a unit is one of a user's manager or of a container: its file may be in a home that cannot be read, or on
+/// another filesystem.
+fn may_be_out_of_sight(annotation: &Annotation) -> bool {
+    let has_manager = |path: &CgroupPath| {
+        let path = path.as_str();
+        // W018 is about what begins with the mount point.
+        !cgroups::is_within(path, &CGROUP_ROOT[1..]) && !cgroups::manager(path).is_empty()
+    };
+    match &annotation.statement {
+        Statement::Rule(rule) => rule.paths().any(has_manager),
+        Statement::Element(element) => element.elements.iter().any(|(path, ..)| has_manager(path)),
+    }
 }
 
 /// The known name of the same type that is nearest; for an instance also that of the nearest template.
@@ -124,6 +144,20 @@ mod tests {
                 "{unit}"
             );
         }
+    }
+
+    #[test]
+    fn units_of_other_managers_may_be_out_of_sight() {
+        let machine = machine();
+        let facts = with_units(&machine);
+        let said = |unit: &str| {
+            let path = format!("user.slice/user-1000.slice/user@1000.service/app.slice/{unit}");
+            let rule = format!("# {unit} :: add rule inet f c socket cgroupv2 level 5 \"{path}\" accept");
+            let element = format!("# {unit} :: add element inet f s {{ \"{path}\" }}");
+            [rule, element].map(|text| messages(Code::UnknownUnit, &text, facts).len())
+        };
+        assert_eq!(said("nginx.service"), [0, 0]);
+        assert_eq!(said("posftix.service"), [1, 1]);
     }
 
     #[test]
