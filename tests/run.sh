@@ -2,7 +2,7 @@
 # run.sh [STEP...]: all tests of the project, or the steps named. Needs a Debian 12 or 13 with sudo (or
 # root) and a Rust toolchain; installs what else it needs. The last line counts the steps.
 #
-# Steps: format lint unit kernel build booted-12 booted-13 starts examples demo
+# Steps: format lint unit kernel check-13 build booted-12 booted-13 starts examples demo
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1
@@ -55,6 +55,12 @@ unit_tests() {
     cargo test --locked --quiet --lib --bins "${arguments[@]}" && cargo test --locked --quiet --doc
 }
 
+# The executables of the integration tests that these arguments choose; builds them.
+executables_of() {
+    cargo test --locked --no-run --message-format=json "$@" >target/kernel-tests.json &&
+        sed -n 's|.*"executable":"\([^"]*/kernel_[^"]*\)".*|\1|p' target/kernel-tests.json
+}
+
 # Built as the user, run as root.
 kernel_tests() {
     local arguments executables executable status=0
@@ -63,8 +69,7 @@ kernel_tests() {
         echo "There are no kernel tests"
         return 1
     fi
-    cargo test --locked --no-run --message-format=json "${arguments[@]}" >target/kernel-tests.json || return 1
-    mapfile -t executables < <(sed -n 's|.*"executable":"\([^"]*/kernel_[^"]*\)".*|\1|p' target/kernel-tests.json)
+    mapfile -t executables < <(executables_of "${arguments[@]}")
     if [ $((${#executables[@]} * 2)) != ${#arguments[@]} ]; then
         echo "Not all kernel tests were built"
         return 1
@@ -73,6 +78,13 @@ kernel_tests() {
         as_root CARGO_MANIFEST_DIR="$PWD" "$executable" --quiet || status=1
     done
     return "$status"
+}
+
+# What `scnpm check` says with the nftables of that suite. The tree has no git, whose hook has been tested already.
+check_tests() {
+    local executable
+    executable=$(executables_of --test kernel_check) &&
+        as_root tests/booted/chroot.sh "$1" "$PWD" -- "$executable" --quiet --skip the_git_hook
 }
 
 # In a booted Debian of that suite, with a program that runs there.
@@ -105,6 +117,7 @@ step format "cargo fmt" cargo fmt --check
 step lint "cargo clippy" cargo clippy --quiet --all-targets --locked -- -D warnings
 step unit "unit, golden and property tests" unit_tests
 step kernel "tests on the running kernel, in namespaces" kernel_tests
+step check-13 "scnpm check with the nftables of Debian 13" check_tests trixie
 step build "release build" cargo build --quiet --release --locked
 step booted-12 "systemd of Debian 12 in a container" booted bookworm inside.py
 step booted-13 "systemd of Debian 13 in a container" booted trixie inside.py
