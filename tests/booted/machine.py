@@ -16,6 +16,7 @@ import time
 SCNPM = "/usr/bin/scnpm"
 CONF = pathlib.Path("/etc/nftables.conf")
 CONNECT = "/opt/tests/connect"
+EXAMPLES = pathlib.Path("/opt/tests/examples")
 UNITS = pathlib.Path("/run/systemd/system")
 USER_UNITS = pathlib.Path("/run/systemd/user")
 TRIES = pathlib.Path("/run/tries")
@@ -129,9 +130,14 @@ def unit(name, text, where=UNITS):
     (where / name).write_text(text)
 
 
-def drop_in(name, text):
-    unit("tests.conf", text, UNITS / f"{name}.d")
+def drop_in(name, text, file="tests.conf"):
+    unit(file, text, UNITS / f"{name}.d")
     run("systemctl", "daemon-reload")
+
+
+def drop_in_of_examples(name, example):
+    """A drop-in as examples/systemd has it."""
+    drop_in(name, (EXAMPLES / "systemd" / f"{name}.d" / example).read_text(), "tests-example.conf")
 
 
 def service(name, *settings, where=UNITS):
@@ -169,7 +175,8 @@ def reset():
     run("systemctl", "stop", "scnpm.service", *[name for name in names if not name.endswith("@.service")], ok=False)
     if active(f"user@{UID}.service"):
         as_user("systemctl", "--user", "stop", "t-*", ok=False)
-    for path in [*UNITS.glob("t-*"), *USER_UNITS.glob("t-*"), *UNITS.glob("*.d/tests.conf"), *TRIES.glob("*")]:
+    ours = [*UNITS.glob("t-*"), *USER_UNITS.glob("t-*"), *UNITS.glob("*.wants/t-*"), *UNITS.glob("*.d/tests*.conf")]
+    for path in [*ours, *TRIES.glob("*")]:
         path.unlink()
     run("systemctl", "reset-failed", ok=False)
     reload_units()
@@ -273,14 +280,14 @@ def elements_become(*expected):
 # The journal
 
 
-def log(since=None):
-    """What the daemon's present run has said."""
-    return "\n".join(entry.get("MESSAGE", "") for entry in entries())
+def log(name="scnpm.service"):
+    """What the present run of the daemon, or of another unit, has said."""
+    return "\n".join(entry.get("MESSAGE", "") for entry in entries(name))
 
 
-def entries():
-    """The entries of the daemon's present or last run."""
-    invocation = show("scnpm.service", "InvocationID")
+def entries(name="scnpm.service"):
+    """The entries of the unit's present or last run."""
+    invocation = show(name, "InvocationID")
     if not invocation:
         return []
     run("journalctl", "--sync", ok=False)
@@ -288,11 +295,43 @@ def entries():
     return [json.loads(line) for line in lines]
 
 
-def says(*words):
+def says(*words, name="scnpm.service"):
     eventually(
-        lambda: any(all(word in entry.get("MESSAGE", "") for word in words) for entry in entries()),
-        lambda: f"nothing about {' and '.join(words)} in the log:\n{log()}",
+        lambda: any(all(word in entry.get("MESSAGE", "") for word in words) for entry in entries(name)),
+        lambda: f"nothing about {' and '.join(words)} in the log:\n{log(name)}",
     )
+
+
+def findings(name="scnpm.service"):
+    """The mistakes in a policy that a unit's journal has: the annotation's unit, as far as it is a field, and the code."""
+    found = [(entry, re.match(r"/.*?:\d+:\d+: \w+\[(\w+)\]: ", entry.get("MESSAGE", ""))) for entry in entries(name)]
+    return [(entry.get("UNIT"), match[1]) for entry, match in found if match]
+
+
+def linted():
+    """Waits until the daemon has said what it has to say of the policy."""
+
+    def names():
+        return [task.read_text().strip() for task in pathlib.Path(f"/proc/{daemon_pid()}/task").glob("*/comm")]
+
+    eventually(lambda: "lint" not in names(), "the daemon still looks at the policy")
+
+
+# scnpm check
+
+
+def checked(*options, by=run):
+    """What `scnpm check` says of the policy, as it says it to programs."""
+    done = by(SCNPM, "check", "--json", *options, str(CONF), ok=False)
+    check(done.returncode in (0, 1), lambda: f"exit status {done.returncode}: {done.stderr.strip()}\n{done.stdout}")
+    report = json.loads(done.stdout)
+    check(report["loaded"], lambda: report["not_loaded"])
+    equal(done.returncode, 1 if report["errors"] else 0, "exit status")
+    return report
+
+
+def codes(report):
+    return [finding["code"] for finding in report["findings"]]
 
 
 # The runner
