@@ -27,7 +27,11 @@ pub(super) fn enter(attempt: &Attempt) -> io::Result<()> {
     mounted(mount(Some("tmpfs"), CGROUP_ROOT, Some("tmpfs"), MsFlags::empty(), Some("mode=755")))?;
     fs::create_dir(FILES)?;
     make_cgroups(&attempt.cgroups);
-    replace("/etc/hosts", &hosts(attempt)?)?;
+    if !attempt.hosts.is_empty() {
+        // A machine may have no such file (hosts(5)), and then nothing can be mounted over it.
+        let replaced = hosts(attempt).and_then(|text| replace("/etc/hosts", &text));
+        replaced.map_err(|error| say("nothing can be mounted over /etc/hosts here", &error))?;
+    }
     if let Ok(switch) = fs::read_to_string("/etc/nsswitch.conf") {
         replace("/etc/nsswitch.conf", &without_dns(&switch))?;
     }
