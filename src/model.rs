@@ -100,6 +100,36 @@ impl fmt::Display for CgroupPath {
     }
 }
 
+/// A manager of units: systemd as PID 1, or as a user's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Manager {
+    /// The system's.
+    System,
+    /// `user@UID.service` of this user.
+    User(u32),
+}
+
+impl fmt::Display for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("system"),
+            Self::User(uid) => uid.fmt(f),
+        }
+    }
+}
+
+/// A cgroup that a manager has made for a unit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Instance {
+    /// The manager.
+    pub manager: Manager,
+    /// The unit.
+    pub unit: UnitName,
+    /// The cgroup.
+    pub path: CgroupPath,
+}
+
 /// A cgroup's number: the inode number of its directory. Unique, increasing, never reused
 /// (kernfs, `fs/kernfs/dir.c`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

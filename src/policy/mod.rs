@@ -10,6 +10,7 @@ pub mod mistake;
 pub(crate) mod nearest;
 pub mod outline;
 pub mod parse;
+pub mod selector;
 pub mod text;
 pub mod token;
 

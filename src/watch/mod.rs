@@ -8,4 +8,5 @@ pub mod pages;
 pub mod readable;
 pub mod reader;
 pub mod sigbus;
+pub mod subtrees;
 pub mod units;
