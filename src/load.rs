@@ -8,11 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::{
-    dispatch::{self, Bound, Dispatch, Line, Script, leftovers},
+    dispatch::{self, Bound, Dispatch, Levels, Line, Pattern, Script, leftovers, pattern::level},
     engine::Outcome,
-    model::{Binding, CgroupId, CgroupPath, Data, Element, Key, UnitName},
+    model::{Binding, CgroupId, CgroupPath, Data, Element, Instance, Key, UnitName, UnitOf},
     nft::{Complaint, Kernel},
-    policy::{Annotation, AnnotationId, Code, Mistake, Part, Policy, Span, Statement, hosts::Hosts},
+    policy::{
+        Annotation, AnnotationId, Code, Mistake, Part, Policy, Span, Statement,
+        hosts::Hosts,
+        selector::{Selectors, Users},
+    },
 };
 
 /// How often a load is tried again because the machine changed under it.
@@ -36,7 +40,11 @@ pub struct Load<'a> {
     /// Looks at a cgroup.
     pub look: &'a dyn Fn(&CgroupPath) -> Option<CgroupId>,
     /// Whether a unit is active.
-    pub active: &'a dyn Fn(&UnitName) -> bool,
+    pub active: &'a dyn Fn(&UnitName, UnitOf) -> bool,
+    /// The cgroups of units that selectors select.
+    pub instances: &'a [Instance],
+    /// The users whom selectors name.
+    pub users: &'a Users,
 }
 
 /// What is in the kernel now.
@@ -44,6 +52,8 @@ pub struct Load<'a> {
 pub struct Loaded {
     /// What the engine is to keep true.
     pub bindings: Vec<Binding>,
+    /// What it is to make of units as they come.
+    pub patterns: Vec<Pattern>,
     /// The elements that went in with it.
     pub installed: Vec<(Element, Outcome)>,
     /// What nft refused, in the order of the files, with its words.
@@ -59,9 +69,20 @@ pub struct LoadError {
     pub words: Vec<String>,
 }
 
-/// The text that a policy is loaded as, without elements.
-pub fn script(policy: &Policy, hosts: &Hosts) -> Dispatch {
-    dispatch::compile(policy, &BTreeSet::new(), hosts)
+/// The text that a policy is loaded as, without elements, while there are these instances of its units.
+pub fn script(policy: &Policy, hosts: &Hosts, instances: &[Instance], users: &Users) -> Dispatch {
+    dispatch::compile(policy, &BTreeSet::new(), hosts, &levels(policy, instances, users))
+}
+
+/// The levels at which there are instances of the units that `socket cgroupv2 unit` stands for.
+fn levels(policy: &Policy, instances: &[Instance], users: &Users) -> Levels {
+    let with_units = policy.iter().filter(|(_, annotation)| annotation.units_match().is_some());
+    let selectors: BTreeSet<&Selectors> = with_units.map(|(_, annotation)| &annotation.selectors).collect();
+    let of = |selectors: &Selectors| {
+        let selected = instances.iter().filter(|instance| selectors.select(instance, users));
+        (selectors.clone(), selected.map(|instance| level(&instance.path)).collect())
+    };
+    selectors.into_iter().map(of).collect()
 }
 
 impl Load<'_> {
@@ -72,9 +93,11 @@ impl Load<'_> {
     pub fn run(&self, kernel: &mut dyn Kernel) -> Result<Loaded, LoadError> {
         let mut blamed = Blamed::default();
         let mut rounds = 0;
+        let levels = levels(self.policy, self.instances, self.users);
         for _ in 0..TRIES + self.policy.annotations.len() {
-            let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts);
-            let present = self.present(&dispatch, &blamed);
+            let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts, &levels);
+            let bound = dispatch.bound(self.instances, self.users);
+            let present = self.present(&bound, &blamed);
             let ruleset = kernel.list().map_err(|complaints| LoadError { words: words(&complaints) })?;
             let removal = self.removal(&ruleset, &dispatch, &blamed);
             let mut script = removal.clone();
@@ -100,7 +123,7 @@ impl Load<'_> {
     }
 
     /// The elements that are due, with the id of their cgroup.
-    fn present<'d>(&self, dispatch: &'d Dispatch, blamed: &Blamed) -> BTreeMap<&'d Bound, Option<CgroupId>> {
+    fn present<'d>(&self, bound: &'d [Bound], blamed: &Blamed) -> BTreeMap<&'d Bound, Option<CgroupId>> {
         let mut names = BTreeSet::new();
         let exists = |path: &CgroupPath| !blamed.late.contains(path) && (self.look)(path).is_some();
         let due = |bound: &&Bound| bound.binding.condition.holds(exists, self.active);
@@ -108,8 +131,7 @@ impl Load<'_> {
             Key::Cgroup(path) => (self.look)(path),
             Key::Everything => None,
         };
-        dispatch
-            .bindings
+        bound
             .iter()
             .filter(due)
             .filter(|bound| names.insert((&bound.binding.element.set, &bound.binding.element.key)))
@@ -149,7 +171,11 @@ impl Load<'_> {
         let left_out = blamed.left_out();
         let stays = |bound: &&Bound| bound.annotations.iter().any(|id| !left_out.contains(id));
         let bindings = dispatch.bindings.iter().filter(stays).map(|bound| bound.binding.clone()).collect();
-        Loaded { bindings, installed, mistakes: blamed.mistakes(self.policy), ruleset }
+        let stays = |(_, annotations): &&(Pattern, Vec<AnnotationId>)| {
+            annotations.iter().any(|id| !left_out.contains(id))
+        };
+        let patterns = dispatch.patterns.iter().filter(stays).map(|(pattern, _)| pattern.clone()).collect();
+        Loaded { bindings, patterns, installed, mistakes: blamed.mistakes(self.policy), ruleset }
     }
 
     /// Tries the elements of users' own sets whose cgroup does not exist with the root cgroup in its place, so that a
@@ -242,9 +268,11 @@ impl Load<'_> {
         blamed: &mut Blamed,
     ) -> Result<(), Vec<Complaint>> {
         let others = self.policy.iter().map(|(id, _)| id).filter(|id| !group.contains(id)).collect();
-        let dispatch = dispatch::compile(self.policy, &others, self.hosts);
+        let levels = levels(self.policy, self.instances, self.users);
+        let dispatch = dispatch::compile(self.policy, &others, self.hosts, &levels);
+        let bound = dispatch.bound(self.instances, self.users);
         let mut script = dispatch.script.clone();
-        script.append(dispatch::elements(self.present(&dispatch, blamed).keys().copied()));
+        script.append(dispatch::elements(self.present(&bound, blamed).keys().copied()));
         let Err(complaints) = kernel.run(&script.to_string(), true) else { return Ok(()) };
         match self.blame(&complaints, &script, 0, blamed) {
             Progress::Blamed => Err(vec![]),

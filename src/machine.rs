@@ -9,11 +9,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::net::if_::{Interface, if_nameindex};
+use nix::{
+    net::if_::{Interface, if_nameindex},
+    unistd::User,
+};
 
 use crate::{
     lint::{UnitFile, Units},
-    model::{CGROUP_ROOT, CgroupPath, UnitName},
+    model::{CGROUP_ROOT, CgroupPath, Instance, UnitName},
+    policy::selector::Users,
     watch::cgroups,
 };
 use tree::Tree;
@@ -32,6 +36,23 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     }
     let running = if is_running { running_below(Path::new(CGROUP_ROOT)) } else { BTreeMap::new() };
     Units { files, running }
+}
+
+/// The numbers of users, of those that exist.
+pub fn users(names: &BTreeSet<&str>) -> Users {
+    let number = |name: &&str| Some(((*name).to_owned(), User::from_name(name).ok()??.uid.as_raw()));
+    names.iter().filter_map(number).collect()
+}
+
+/// The cgroups that managers have made for units.
+pub fn instances() -> Vec<Instance> {
+    let root = Path::new(CGROUP_ROOT);
+    let path = |directory: PathBuf| directory.strip_prefix(root).ok()?.to_str()?.parse().ok();
+    cgroups::below(root, CGROUP_DEPTH)
+        .take(MOST_CGROUPS)
+        .filter_map(path)
+        .filter_map(|path| Instance::of(&path))
+        .collect()
 }
 
 /// The names of the network interfaces that exist in this network namespace.

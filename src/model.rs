@@ -130,6 +130,22 @@ pub struct Instance {
     pub path: CgroupPath,
 }
 
+impl Instance {
+    /// stub
+    pub fn of(path: &CgroupPath) -> Option<Self> {
+        let unit = UnitName(path.components().last()?.to_owned());
+        let manager = match path
+            .components()
+            .nth(2)
+            .and_then(|name| name.strip_prefix("user@")?.strip_suffix(".service")?.parse().ok())
+        {
+            Some(uid) if path.components().count() > 3 => Manager::User(uid),
+            _ => Manager::System,
+        };
+        Some(Self { manager, unit, path: path.clone() })
+    }
+}
+
 /// A cgroup's number: the inode number of its directory. Unique, increasing, never reused
 /// (kernfs, `fs/kernfs/dir.c`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -304,6 +320,17 @@ pub enum Condition {
     AllCgroups(BTreeSet<CgroupPath>),
     /// While the unit's ActiveState is neither `inactive` nor `failed`.
     UnitActive(UnitName),
+    /// The same, and it is the system's unit.
+    SystemUnitActive(UnitName),
+}
+
+/// Which unit of a name is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnitOf {
+    /// The system's, or a user's where the system has none.
+    Anybody,
+    /// The system's.
+    System,
 }
 
 impl fmt::Display for Condition {
@@ -315,18 +342,23 @@ impl fmt::Display for Condition {
                 let verb = if paths.len() == 1 { "exists" } else { "exist" };
                 write!(f, "{} {verb}", paths.join(" and "))
             }
-            Self::UnitActive(unit) => write!(f, "{unit} is active"),
+            Self::UnitActive(unit) | Self::SystemUnitActive(unit) => write!(f, "{unit} is active"),
         }
     }
 }
 
 impl Condition {
     /// Whether it holds in a world where these cgroups exist and these units are active.
-    pub fn holds(&self, exists: impl Fn(&CgroupPath) -> bool, active: impl Fn(&UnitName) -> bool) -> bool {
+    pub fn holds(
+        &self,
+        exists: impl Fn(&CgroupPath) -> bool,
+        active: impl Fn(&UnitName, UnitOf) -> bool,
+    ) -> bool {
         match self {
             Self::Cgroup(path) => exists(path),
             Self::AllCgroups(paths) => paths.iter().all(exists),
-            Self::UnitActive(unit) => active(unit),
+            Self::UnitActive(unit) => active(unit, UnitOf::Anybody),
+            Self::SystemUnitActive(unit) => active(unit, UnitOf::System),
         }
     }
 
@@ -335,7 +367,7 @@ impl Condition {
         let (one, all) = match self {
             Self::Cgroup(path) => (Some(path), None),
             Self::AllCgroups(paths) => (None, Some(paths)),
-            Self::UnitActive(_) => (None, None),
+            Self::UnitActive(_) | Self::SystemUnitActive(_) => (None, None),
         };
         one.into_iter().chain(all.into_iter().flatten())
     }

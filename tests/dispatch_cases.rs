@@ -30,7 +30,7 @@ fn difference(case: &Path) -> Option<String> {
     let input = case.join("in.conf");
     let policy = parse::read(&Disk, &[input.as_path()]).unwrap();
     assert!(policy.mistakes.is_empty(), "{}", policy.mistakes[0].render(&policy.sources, false));
-    let dispatch = dispatch::compile(&policy, &BTreeSet::new(), &hosts());
+    let dispatch = dispatch::compile(&policy, &BTreeSet::new(), &hosts(), &BTreeMap::new());
     let plan = plan(&dispatch);
     let golden = case.join("plan.nft");
     let old = fs::read_to_string(&golden).unwrap_or_default();

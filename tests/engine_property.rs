@@ -6,7 +6,7 @@ use std::{cell::Cell, collections::BTreeSet, time::Duration};
 use proptest::prelude::*;
 use scnpm::{
     effects,
-    engine::{Action, Engine, Event, Outcome, Settings},
+    engine::{Action, Engine, Event, Outcome, PolicyLoaded, Settings},
     model::{
         Binding, CgroupPath, Condition, Data, Element, Family, Key, Location, SetRef, Source, TableRef,
         UnitName, UnitState,
@@ -127,7 +127,11 @@ impl Machine {
                 installed.push((element, Outcome::Added { before: id, after: id }));
             }
         }
-        self.tell(Event::PolicyLoaded { bindings: bindings(), installed });
+        self.tell(Event::PolicyLoaded(PolicyLoaded {
+            bindings: bindings(),
+            installed,
+            ..PolicyLoaded::default()
+        }));
     }
 
     fn tell(&mut self, event: Event) {
@@ -249,7 +253,7 @@ impl Machine {
     /// What the policy says, from the cgroups that exist.
     fn should_be(&self) -> Vec<(SetRef, KeyInKernel, Option<Data>)> {
         let exists = |path: &CgroupPath| self.cgroups.id(path).is_some();
-        let active = |name: &UnitName| *name == unit(2) && self.active;
+        let active = |name: &UnitName, _| *name == unit(2) && self.active;
         let mut all: Vec<_> = bindings()
             .into_iter()
             .filter(|binding| binding.condition.holds(exists, active))

@@ -6,7 +6,12 @@
 
 mod common;
 
-use std::{collections::BTreeSet, fs, io, net::UdpSocket, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::UdpSocket,
+    path::Path,
+};
 
 use common::{
     policy,
@@ -219,11 +224,14 @@ impl<'a> Machine<'a> {
             hosts: &hosts,
             flush: false,
             look: &|path: &CgroupPath| look(path),
-            active: &|_| true,
+            active: &|_, _| true,
+            instances: &[],
+            users: &BTreeMap::new(),
         };
         let loaded =
             load.run(&mut kernel).map_err(|error| fail(&format!("{:?}\n{}", error.words, context())))?;
-        let compiled = || dispatch::compile(&policy, &BTreeSet::new(), &hosts).script.to_string();
+        let compiled =
+            || dispatch::compile(&policy, &BTreeSet::new(), &hosts, &BTreeMap::new()).script.to_string();
         prop_assert!(
             loaded.mistakes.is_empty(),
             "{}\n{}",

@@ -3,7 +3,7 @@
 mod common;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::UdpSocket,
     path::Path,
@@ -16,7 +16,7 @@ use scnpm::{
     dispatch::leftovers,
     engine::Outcome,
     load::{Load, LoadError, Loaded},
-    model::{CgroupPath, UnitName},
+    model::{CgroupPath, UnitName, UnitOf},
     nft::{Kernel, Nftables},
     policy::{Policy, hosts::Hosts},
     watch::cgroups::look,
@@ -48,9 +48,18 @@ fn policy(text: &str) -> Policy {
 }
 
 fn load_with(kernel: &mut Nftables, policy: &Policy, flush: bool) -> Result<Loaded, LoadError> {
-    let active = |unit: &UnitName| unit.0 == "active.service";
+    let active = |unit: &UnitName, _: UnitOf| unit.0 == "active.service";
     let hosts = Hosts::new();
-    Load { policy, hosts: &hosts, flush, look: &|path: &CgroupPath| look(path), active: &active }.run(kernel)
+    Load {
+        policy,
+        hosts: &hosts,
+        flush,
+        look: &|path: &CgroupPath| look(path),
+        active: &active,
+        instances: &[],
+        users: &BTreeMap::new(),
+    }
+    .run(kernel)
 }
 
 fn load(kernel: &mut Nftables, text: &str) -> (Policy, Loaded) {

@@ -111,6 +111,10 @@ fn body(parts: &[Part]) -> String {
     for part in parts {
         match part {
             Part::Verbatim(token) => verbatim.push(token),
+            Part::Units(_) => {
+                push_verbatim(&mut text, &mut verbatim);
+                text.push_str(" | units");
+            }
             Part::Cgroup(cgroup) => {
                 push_verbatim(&mut text, &mut verbatim);
                 let paths: Vec<&str> = cgroup.paths.iter().map(|(path, _)| path.as_str()).collect();

@@ -10,14 +10,16 @@ use std::{
 use super::Failure;
 use crate::{
     cli::{Check, Deny},
+    dispatch::Dispatch,
     lint::{self, Facts},
     load, log, machine,
-    model::CgroupPath,
+    model::{CgroupPath, Instance},
     policy::{
         Code, Mistake, Policy, Severity, Span,
         files::Disk,
         hosts::{HostName, Hosts, wanted},
         parse,
+        selector::Users,
     },
     report::{Report, UnitRow},
     trial::{self, Trial, Tried, Untried},
@@ -47,20 +49,24 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         Some(_) => &|path| ALWAYS_THERE.contains(&path.as_str()),
         None => &|path| look(path).is_some(),
     };
-    let tried = load_for_real(options, &mut policy, &hosts, &unresolved, exists);
+    let users = machine::users(&policy.user_names());
+    let instances = if options.root.is_some() { vec![] } else { machine::instances() };
+    let tried = load_for_real(options, &mut policy, &hosts, &unresolved, (&instances, &users), exists);
     let units = machine::units(options.root.as_deref().unwrap_or(Path::new("/")), &policy.units());
     let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref() };
     let mut mistakes = policy.mistakes.clone();
     mistakes.extend(tried.mistakes);
     mistakes.extend(lint::lint(&policy, facts));
-    mistakes.extend(without_address(&policy, &hosts, &unresolved));
+    let dispatch = load::script(&policy, &hosts, &instances, &users);
+    mistakes.extend(without_address(&dispatch, &unresolved));
+    mistakes.extend(policy.unknown_users(&users));
     let mistakes = worth_saying(mistakes, &policy);
     let report = Report {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),
         policy: &policy,
         mistakes: &mistakes,
         units: UnitRow::all(&policy, exists, |unit| units.runs(unit)),
-        dispatch: options.dispatch.then(|| load::script(&policy, &hosts).to_string()),
+        dispatch: options.dispatch.then(|| dispatch.to_string()),
         untried: tried.untried,
     };
     // A reader that has seen enough is no failure.
@@ -73,6 +79,7 @@ fn load_for_real(
     policy: &mut Policy,
     hosts: &Hosts,
     unresolved: &[(HostName, String)],
+    (instances, users): (&[Instance], &Users),
     exists: &dyn Fn(&CgroupPath) -> bool,
 ) -> Tried {
     let mut hosts = hosts.clone();
@@ -80,7 +87,17 @@ fn load_for_real(
     let mut interfaces = machine::interfaces();
     interfaces.extend(options.interface.iter().cloned());
     let dns = !options.no_dns;
-    Trial { files: &options.files, policy, hosts: &hosts, exists, interfaces: &interfaces, dns }.run()
+    Trial {
+        files: &options.files,
+        policy,
+        hosts: &hosts,
+        instances,
+        users,
+        exists,
+        interfaces: &interfaces,
+        dns,
+    }
+    .run()
 }
 
 /// The addresses of the annotations' host names, and why some have none.
@@ -99,8 +116,7 @@ fn resolve(policy: &Policy, dns: bool) -> (Hosts, Vec<(HostName, String)>) {
 }
 
 /// What to say of host names in annotations that have no address.
-fn without_address(policy: &Policy, hosts: &Hosts, failed: &[(HostName, String)]) -> Vec<Mistake> {
-    let dispatch = load::script(policy, hosts);
+fn without_address(dispatch: &Dispatch, failed: &[(HostName, String)]) -> Vec<Mistake> {
     let names = dispatch.unresolved.iter().flat_map(|(_, names)| names);
     let mistake = |name: &crate::policy::hosts::Unresolved| {
         let why = failed.iter().find(|(host, _)| *host == name.host).map_or("", |(_, why)| why.as_str());

@@ -23,15 +23,17 @@ use crate::{
     cli,
     commands::Failure,
     dispatch, effects,
-    engine::{Action, Engine, Event, Settings},
+    engine::{Action, Engine, Event, PolicyLoaded, Settings},
     load::{Load, LoadError},
-    model::{Binding, CGROUP_ROOT, Source, UnitName, UnitState},
+    machine,
+    model::{Binding, CGROUP_ROOT, Instance, Source, UnitName, UnitState},
     nft::{Interest, Kernel, Nftables, probe},
     policy::{
         Policy,
         files::Disk,
         hosts::{self, HostName, Hosts},
         parse,
+        selector::Users,
     },
     watch::{
         cgroups::look,
@@ -39,6 +41,7 @@ use crate::{
         hosts::Answer,
         journal::{Kind, Told},
         reader::Read,
+        subtrees::Found,
         units,
     },
 };
@@ -207,6 +210,11 @@ impl Daemon {
     }
 
     fn read_cgroups(&mut self, sources: &mut Sources) {
+        if let Some(subtrees) = &mut sources.subtrees {
+            let drained = subtrees.drain();
+            voice::notices(&drained.notices);
+            drained.found.into_iter().for_each(|found| self.see(found));
+        }
         let Some(cgroups) = &mut sources.cgroups else { return };
         let drained = cgroups.drain();
         let unwatched = cgroups.unwatched();
@@ -324,13 +332,19 @@ impl Daemon {
         flush: bool,
         refusals: Refusals,
     ) -> Result<(), LoadError> {
+        let users = machine::users(&policy.user_names());
+        let found = self.find_instances(sources, &policy, &users);
+        let instances: Vec<Instance> =
+            found.iter().filter(|found| found.id.is_some()).map(|found| found.instance.clone()).collect();
         let engine = &self.engine;
         let load = Load {
             policy: &policy,
             hosts: &self.hosts,
             flush,
             look: &look,
-            active: &|unit| engine.is_active(unit),
+            active: &|unit, of| engine.is_active(unit, of),
+            instances: &instances,
+            users: &users,
         };
         let loaded = load.run(&mut self.kernel)?;
         match refusals {
@@ -351,10 +365,41 @@ impl Daemon {
                 self.options.files.iter().map(|path| path.display().to_string()).collect();
             self.voice.nothing_to_do(&files);
         }
-        self.tell(Event::PolicyLoaded { bindings: loaded.bindings, installed: loaded.installed });
+        self.tell(Event::PolicyLoaded(PolicyLoaded {
+            bindings: loaded.bindings,
+            patterns: loaded.patterns,
+            users,
+            instances,
+            installed: loaded.installed,
+        }));
+        found.into_iter().for_each(|found| self.see(found));
         self.follow(sources);
         self.kernel.release_memory();
         Ok(())
+    }
+
+    /// Follows what a policy's selectors select; what there is of it.
+    fn find_instances(&mut self, sources: &mut Sources, policy: &Policy, users: &Users) -> Vec<Found> {
+        let followed = policy.followed();
+        match &mut sources.subtrees {
+            Some(subtrees) => {
+                let drained = subtrees.follow(&followed, users);
+                voice::notices(&drained.notices);
+                drained.found
+            }
+            None => {
+                if !followed.is_empty() {
+                    tracing::warn!(
+                        "units that are selected by pattern are not found without the source cgroup"
+                    );
+                }
+                vec![]
+            }
+        }
+    }
+
+    fn see(&mut self, found: Found) {
+        self.tell(Event::InstanceSeen { instance: found.instance, id: found.id });
     }
 
     /// Whether somebody took away what was just loaded.

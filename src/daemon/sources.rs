@@ -20,6 +20,7 @@ use crate::{
         hosts::{Answer, Resolver},
         readable::Readable,
         reader::{Read, Reader},
+        subtrees::Subtrees,
     },
 };
 
@@ -29,6 +30,7 @@ pub(super) struct Sources {
     terminate: Signal,
     interrupt: Signal,
     pub(super) cgroups: Option<Cgroups>,
+    pub(super) subtrees: Option<Subtrees>,
     heard: Option<mpsc::Receiver<Heard>>,
     pub(super) dbus_units: watch::Sender<BTreeSet<UnitName>>,
     pub(super) dbus_looks: mpsc::Sender<UnitName>,
@@ -63,6 +65,7 @@ impl Sources {
         let wanted = |source| options.sources.contains(&source);
         let journal = wanted(Source::Journal).then(Reader::spawn).transpose();
         let cgroups = wanted(Source::Cgroup).then(Cgroups::new).transpose();
+        let subtrees = wanted(Source::Cgroup).then(Subtrees::new).transpose();
         let monitor = RulesetMonitor::open(kernel.port())
             .map_err(|error| Failure::new(format!("nftables cannot be listened to: {error}")))?;
         Ok(Self {
@@ -70,6 +73,7 @@ impl Sources {
             terminate: of(SignalKind::terminate())?,
             interrupt: of(SignalKind::interrupt())?,
             cgroups: cgroups.map_err(|error| Failure::new(format!("inotify: {error}")))?,
+            subtrees: subtrees.map_err(|error| Failure::new(format!("inotify: {error}")))?,
             heard: None,
             dbus_units,
             dbus_looks,
@@ -98,6 +102,7 @@ impl Sources {
             _ = self.interrupt.recv() => Wake::End,
             _ = self.hangup.recv() => Wake::Hangup,
             () = ready(self.cgroups.as_ref().map(Cgroups::ready)) => Wake::Cgroups,
+            () = ready(self.subtrees.as_ref().map(Subtrees::ready)) => Wake::Cgroups,
             heard = next(&mut self.heard) => Wake::Dbus(heard),
             read = read(&mut self.journal) => Wake::Journal(read),
             () = ready(Some(self.ruleset.ready())) => Wake::Ruleset,

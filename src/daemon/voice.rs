@@ -114,7 +114,9 @@ pub(super) fn lint(policy: Arc<Policy>, ruleset: Value) {
         let units = machine::units(Path::new("/"), &policy.units());
         let ruleset = Ruleset::of(&ruleset);
         let facts = Facts { units: Some(&units), ruleset: Some(&ruleset) };
-        say(&lint::lint(&policy, facts), &policy);
+        let mut mistakes = lint::lint(&policy, facts);
+        mistakes.extend(policy.unknown_users(&machine::users(&policy.user_names())));
+        say(&mistakes, &policy);
     };
     if let Err(error) = thread::Builder::new().name("lint".to_owned()).spawn(work) {
         tracing::debug!("the policy is not looked at closely: {error}");
@@ -127,6 +129,11 @@ fn say(mistakes: &[Mistake], policy: &Policy) {
         .iter()
         .filter(|mistake| !policy.allows(mistake))
         .for_each(|mistake| log::mistake(mistake, policy));
+}
+
+/// Says what a source could not do.
+pub(super) fn notices(notices: &[String]) {
+    notices.iter().for_each(|notice| tracing::warn!("{notice}"));
 }
 
 fn say_new(mistakes: &[Mistake], said: &mut Vec<Mistake>, policy: &Policy) {

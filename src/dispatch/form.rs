@@ -2,7 +2,7 @@
 
 use crate::{
     model::Data,
-    policy::{CgroupMatch, Part, Token, TokenKind},
+    policy::{CgroupMatch, Part, Span, Token, TokenKind},
 };
 
 /// How a rule gets into the kernel.
@@ -12,13 +12,36 @@ pub enum Form<'a> {
     /// the map jumps to.
     Mapped {
         /// The match.
-        cgroup: &'a CgroupMatch,
+        cgroup: Match<'a>,
         /// The rest of the rule.
         rest: Vec<&'a Token>,
     },
     /// In the user's chain, its paths replaced by sets, as often as need be behind a gate: a match that
     /// only holds while the rule is due.
     InPlace(Gate),
+}
+
+/// A match of sockets by their cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match<'a> {
+    /// By the paths that it names.
+    Paths(&'a CgroupMatch),
+    /// By the units that the annotation is about; where it stands.
+    Units(Span),
+}
+
+impl Match<'_> {
+    /// Where it stands.
+    pub fn span(&self) -> Span {
+        match self {
+            Self::Paths(cgroup) => cgroup.span,
+            Self::Units(span) => *span,
+        }
+    }
+
+    fn is_negated(&self) -> bool {
+        matches!(self, Self::Paths(cgroup) if cgroup.negated)
+    }
 }
 
 /// When a rule in the user's chain is due, besides its cgroup matches.
@@ -36,13 +59,13 @@ pub enum Gate {
 
 /// The form of a rule with this body.
 pub fn form(body: &[Part]) -> Form<'_> {
-    let matches: Vec<&CgroupMatch> = body.iter().filter_map(as_match).collect();
+    let matches: Vec<Match<'_>> = body.iter().filter_map(as_match).collect();
     let Some(last) = body.iter().rposition(|part| as_match(part).is_some()) else {
         return Form::InPlace(Gate::Unit);
     };
     let before: Vec<&Token> = body[..last].iter().filter_map(as_token).collect();
     let pure = only_matches(&before);
-    let negated = matches.iter().any(|cgroup| cgroup.negated);
+    let negated = matches.iter().any(Match::is_negated);
     if let [cgroup] = matches[..] {
         let rest: Vec<&Token> = body.iter().filter_map(as_token).collect();
         if !negated && pure && (verdict(&rest).is_some() || may_be_called(&rest)) {
@@ -76,9 +99,10 @@ fn only_verdict(word: &Token) -> Option<Data> {
     }
 }
 
-fn as_match(part: &Part) -> Option<&CgroupMatch> {
+fn as_match(part: &Part) -> Option<Match<'_>> {
     match part {
-        Part::Cgroup(cgroup) => Some(cgroup),
+        Part::Cgroup(cgroup) => Some(Match::Paths(cgroup)),
+        Part::Units(span) => Some(Match::Units(*span)),
         Part::Verbatim(_) => None,
     }
 }
@@ -86,7 +110,7 @@ fn as_match(part: &Part) -> Option<&CgroupMatch> {
 fn as_token(part: &Part) -> Option<&Token> {
     match part {
         Part::Verbatim(token) => Some(token),
-        Part::Cgroup(_) => None,
+        Part::Cgroup(_) | Part::Units(_) => None,
     }
 }
 

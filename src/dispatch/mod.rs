@@ -9,6 +9,7 @@
 pub mod form;
 pub mod leftovers;
 mod names;
+pub mod pattern;
 pub mod script;
 
 use std::{
@@ -17,15 +18,19 @@ use std::{
 };
 
 use crate::{
-    model::{Binding, CgroupPath, ChainRef, Condition, Data, Element, Key, SetRef, TableRef},
+    model::{
+        Binding, CgroupPath, ChainRef, Condition, Data, Element, Instance, Key, SetRef, TableRef, UnitName,
+    },
     policy::{
         Annotation, AnnotationId, CgroupMatch, ElementStatement, Part, Placement, Policy, RuleStatement,
         Statement, Token, TokenKind,
         hosts::{self, Hosts, Unresolved},
+        selector::{Selectors, Users},
     },
 };
-use form::{Form, Gate, form, verdict};
+use form::{Form, Gate, Match, form, verdict};
 use names::Names;
+pub use pattern::{Pattern, Target};
 pub use script::{Line, Script};
 
 /// What the kernel is to be given for a policy.
@@ -37,6 +42,8 @@ pub struct Dispatch {
     pub objects: BTreeSet<String>,
     /// The elements, and when each is due.
     pub bindings: Vec<Bound>,
+    /// Those of units that are not known ahead, each with the annotations that need it.
+    pub patterns: Vec<(Pattern, Vec<AnnotationId>)>,
     /// Annotations left out because a host name in them has no address.
     pub unresolved: Vec<(AnnotationId, Vec<Unresolved>)>,
 }
@@ -49,7 +56,42 @@ impl fmt::Display for Dispatch {
             let element = format!("while {}: {}", bound.binding.condition, element_line(bound));
             // A path may hold a line's end, behind which nft would read on.
             writeln!(f, "# {}", element.replace(char::is_control, " "))
-        })
+        })?;
+        for (pattern, _) in &self.patterns {
+            for target in &pattern.targets {
+                let unit = pattern.unit.0.replace(char::is_control, " ");
+                let data = target.data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
+                match target.level {
+                    Some(level) => writeln!(
+                        f,
+                        "# for each cgroup of {unit} at level {level}: add element {} {{ ITS PATH{data} }}",
+                        target.set
+                    )?,
+                    None => writeln!(
+                        f,
+                        "# while {unit} has a cgroup: add element {} {{ {EVERY_MARK}{data} }}",
+                        target.set
+                    )?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The levels at which instances of selectors were seen, besides those where they are expected.
+pub type Levels = BTreeMap<Selectors, BTreeSet<u32>>;
+
+impl Dispatch {
+    /// What instances ask for, and what does not depend on any.
+    pub fn bound(&self, instances: &[Instance], users: &Users) -> Vec<Bound> {
+        let of = |instance| {
+            self.patterns.iter().flat_map(move |(pattern, annotations)| {
+                let bindings = pattern.bindings(instance, users).into_iter();
+                bindings.map(|binding| Bound { binding, annotations: annotations.clone() })
+            })
+        };
+        self.bindings.iter().cloned().chain(instances.iter().flat_map(of)).collect()
     }
 }
 
@@ -63,8 +105,13 @@ pub struct Bound {
 }
 
 /// Compiles a policy, without the annotations in `left_out`.
-pub fn compile(policy: &Policy, left_out: &BTreeSet<AnnotationId>, hosts: &Hosts) -> Dispatch {
-    let mut compiler = Compiler { policy, names: Names::default(), dispatch: Dispatch::default() };
+pub fn compile(
+    policy: &Policy,
+    left_out: &BTreeSet<AnnotationId>,
+    hosts: &Hosts,
+    levels: &Levels,
+) -> Dispatch {
+    let mut compiler = Compiler { policy, levels, names: Names::default(), dispatch: Dispatch::default() };
     let mut chains: Vec<(&ChainRef, Vec<Rule<'_>>)> = Vec::new();
     for (id, annotation) in policy.iter().filter(|(id, _)| !left_out.contains(id)) {
         match &annotation.statement {
@@ -118,11 +165,14 @@ pub fn elements<'a>(bound: impl IntoIterator<Item = &'a Bound>) -> Script {
     Script { lines: bound.into_iter().map(element_line).collect() }
 }
 
+/// The only element of a gate.
+const EVERY_MARK: &str = "0-4294967295";
+
 fn element_line(bound: &Bound) -> Line {
     let Element { set, key, data } = &bound.binding.element;
     let key = match key {
         Key::Cgroup(path) => format!("\"{path}\""),
-        Key::Everything => "0-4294967295".to_owned(),
+        Key::Everything => EVERY_MARK.to_owned(),
     };
     let data = data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
     Line::new(format!("add element {set} {{ {key}{data} }}")).of(bound.annotations.iter().copied())
@@ -137,7 +187,7 @@ fn apart(mut body: Vec<Part>) -> Vec<Part> {
                 token.spaced |= after_match;
                 after_match = false;
             }
-            Part::Cgroup(_) => after_match = true,
+            Part::Cgroup(_) | Part::Units(_) => after_match = true,
         }
     }
     body
@@ -153,19 +203,59 @@ struct Rule<'a> {
 /// One rule's share of a run: its match and the rest of it.
 struct Mapped<'a> {
     rule: &'a Rule<'a>,
-    cgroup: &'a CgroupMatch,
+    cgroup: Match<'a>,
     rest: Vec<&'a Token>,
 }
 
-/// Rules of the same paths within a run, in order.
+/// Rules of the same cgroups within a run, in order.
 struct Group<'a> {
-    paths: BTreeSet<&'a CgroupPath>,
+    whose: Whose<'a>,
     rules: Vec<Mapped<'a>>,
 }
 
+/// The cgroups that a match is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Whose<'a> {
+    Paths(BTreeSet<&'a CgroupPath>),
+    Units(&'a Selectors),
+}
+
 enum Step<'a> {
-    Run { level: u32, groups: Vec<Group<'a>> },
+    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>> },
     InPlace { rule: &'a Rule<'a>, gate: Gate },
+}
+
+impl<'a> Mapped<'a> {
+    fn whose(&self) -> Whose<'a> {
+        match self.cgroup {
+            Match::Paths(cgroup) => Whose::Paths(cgroup.paths.iter().map(|(path, _)| path).collect()),
+            Match::Units(_) => Whose::Units(&self.rule.annotation.selectors),
+        }
+    }
+
+    fn levels(&self, levels: &Levels) -> BTreeSet<u32> {
+        match self.cgroup {
+            Match::Paths(cgroup) => [cgroup.level].into(),
+            Match::Units(_) => levels_of(&self.rule.annotation.selectors, levels),
+        }
+    }
+}
+
+impl Whose<'_> {
+    /// Whether a cgroup may be meant by both.
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Paths(paths), Self::Paths(others)) => !paths.is_disjoint(others),
+            (Self::Units(selectors), Self::Units(others)) => selectors.may_overlap(others),
+            (Self::Units(selectors), Self::Paths(paths)) | (Self::Paths(paths), Self::Units(selectors)) => {
+                paths.iter().any(|path| selectors.may_name(path))
+            }
+        }
+    }
+}
+
+fn levels_of(selectors: &Selectors, levels: &Levels) -> BTreeSet<u32> {
+    selectors.levels().into_iter().chain(levels.get(selectors).into_iter().flatten().copied()).collect()
 }
 
 /// What of a rule's verdict can't be called from a chain of ours must be the only rule of its group.
@@ -183,27 +273,26 @@ impl<'a> Group<'a> {
 }
 
 /// Rules in their order, as runs as long as can be.
-fn steps<'a>(rules: impl IntoIterator<Item = &'a Rule<'a>>) -> Vec<Step<'a>> {
+fn steps<'a>(rules: impl IntoIterator<Item = &'a Rule<'a>>, levels: &Levels) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
     for rule in rules {
         match form(&rule.body) {
             Form::InPlace(gate) => steps.push(Step::InPlace { rule, gate }),
-            Form::Mapped { cgroup, rest } => join(&mut steps, Mapped { rule, cgroup, rest }),
+            Form::Mapped { cgroup, rest } => join(&mut steps, Mapped { rule, cgroup, rest }, levels),
         }
     }
     steps
 }
 
-fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>) {
-    let paths: BTreeSet<&CgroupPath> = mapped.cgroup.paths.iter().map(|(path, _)| path).collect();
-    let level = mapped.cgroup.level;
-    if let Some(Step::Run { level: same, groups }) = steps.last_mut()
-        && *same == level
+fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
+    let (whose, levels) = (mapped.whose(), mapped.levels(levels));
+    if let Some(Step::Run { levels: same, groups }) = steps.last_mut()
+        && *same == levels
     {
-        match groups.iter_mut().find(|group| !group.paths.is_disjoint(&paths)) {
-            None => return groups.push(Group { paths, rules: vec![mapped] }),
+        match groups.iter_mut().find(|group| group.whose.overlaps(&whose)) {
+            None => return groups.push(Group { whose, rules: vec![mapped] }),
             Some(group)
-                if group.paths == paths
+                if group.whose == whose
                     && !stands_alone(&mapped)
                     && !group.rules.iter().any(stands_alone) =>
             {
@@ -212,7 +301,7 @@ fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>) {
             Some(_) => {}
         }
     }
-    steps.push(Step::Run { level, groups: vec![Group { paths, rules: vec![mapped] }] });
+    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }] });
 }
 
 /// How rules get into a chain.
@@ -237,6 +326,7 @@ impl Command<'_> {
 
 struct Compiler<'a> {
     policy: &'a Policy,
+    levels: &'a Levels,
     names: Names,
     dispatch: Dispatch,
 }
@@ -276,55 +366,76 @@ impl Compiler<'_> {
     fn chain(&mut self, chain: &ChainRef, rules: &[Rule<'_>]) {
         let at =
             |placement: Placement| rules.iter().filter(move |rule| rule.statement.placement == placement);
-        for step in steps(at(Placement::Beginning).rev()).into_iter().rev() {
+        for step in steps(at(Placement::Beginning).rev(), self.levels).into_iter().rev() {
             self.step(&Command { verb: "insert", chain, place: &[] }, step);
         }
-        for step in steps(at(Placement::End)) {
+        for step in steps(at(Placement::End), self.levels) {
             self.step(&Command { verb: "add", chain, place: &[] }, step);
         }
         for rule in rules {
             if let Placement::Explicit(verb, place) = &rule.statement.placement {
                 let command = Command { verb, chain, place };
-                steps([rule]).into_iter().for_each(|step| self.step(&command, step));
+                steps([rule], self.levels).into_iter().for_each(|step| self.step(&command, step));
             }
         }
     }
 
     fn step(&mut self, command: &Command<'_>, step: Step<'_>) {
         match step {
-            Step::Run { level, groups } => self.run(command, level, &groups),
+            Step::Run { levels, groups } => self.run(command, &levels, &groups),
             Step::InPlace { rule, gate } => self.in_place(command, rule, gate),
         }
     }
 
-    fn run(&mut self, command: &Command<'_>, level: u32, groups: &[Group<'_>]) {
+    /// A map for each level: the cgroups of a unit may be at any of them, and each is at one.
+    fn run(&mut self, command: &Command<'_>, levels: &BTreeSet<u32>, groups: &[Group<'_>]) {
         let chain = command.chain;
         let table = &chain.table;
-        let run = self.names.run(chain);
         let everyone: Vec<AnnotationId> =
             groups.iter().flat_map(|group| &group.rules).map(|mapped| mapped.rule.id).collect();
-        let map = SetRef { table: table.clone(), name: run.clone() };
-        self.make(format!("map {map}"), " { type cgroupsv2 : verdict; }", &everyone);
+        let mut maps: Vec<(u32, SetRef)> = Vec::new();
+        for level in levels {
+            let map = SetRef { table: table.clone(), name: self.names.run(chain) };
+            self.make(format!("map {map}"), " { type cgroupsv2 : verdict; }", &everyone);
+            maps.push((*level, map));
+        }
+        let Some((_, first_map)) = maps.first().cloned() else { return };
         for group in groups {
             let ids: Vec<AnnotationId> = group.rules.iter().map(|mapped| mapped.rule.id).collect();
             let first = group.rules[0].rule;
             let data = group.verdict().unwrap_or_else(|| {
-                let name = self.names.of_unit(table, &run, &first.annotation.unit);
+                let name = self.names.of_unit(table, &first_map.name, &first.annotation.selectors.label());
                 self.called_chain(table, &name, group);
                 Data::Jump(name)
             });
-            for path in &group.paths {
-                let element =
-                    Element { set: map.clone(), key: Key::Cgroup((*path).clone()), data: Some(data.clone()) };
-                let condition = Condition::Cgroup((*path).clone());
-                self.bind(first.annotation, element, condition, ids.clone());
+            match &group.whose {
+                Whose::Paths(paths) => {
+                    for path in paths {
+                        let element = Element {
+                            set: first_map.clone(),
+                            key: Key::Cgroup((*path).clone()),
+                            data: Some(data.clone()),
+                        };
+                        self.bind(first.annotation, element, Condition::Cgroup((*path).clone()), ids.clone());
+                    }
+                }
+                Whose::Units(_) => {
+                    let target = |(level, map): &(u32, SetRef)| Target {
+                        level: Some(*level),
+                        set: map.clone(),
+                        data: Some(data.clone()),
+                    };
+                    self.bind_pattern(first.annotation, maps.iter().map(target).collect(), ids);
+                }
             }
         }
-        let mut line = command.line(groups[0].rules[0].rule).of(everyone);
-        line.write(" ");
-        line.write_for(format!("socket cgroupv2 level {level}"), groups[0].rules[0].cgroup.span);
-        line.write(format!(" vmap @{run}"));
-        self.dispatch.script.push(line);
+        for (level, map) in maps {
+            let mut line = command.line(groups[0].rules[0].rule).of(everyone.iter().copied());
+            line.write(" ");
+            line.write_for(format!("socket cgroupv2 level {level}"), groups[0].rules[0].cgroup.span());
+            line.write(format!(" vmap @{}", map.name));
+            self.dispatch.script.push(line);
+        }
     }
 
     fn called_chain(&mut self, table: &TableRef, name: &str, group: &Group<'_>) {
@@ -340,7 +451,16 @@ impl Compiler<'_> {
         }
     }
 
+    /// The rule itself; once for each level, if its cgroups may be at several.
     fn in_place(&mut self, command: &Command<'_>, rule: &Rule<'_>, gate: Gate) {
+        let levels = match rule.annotation.units_match() {
+            Some(_) => levels_of(&rule.annotation.selectors, self.levels),
+            None => [0].into(),
+        };
+        levels.into_iter().for_each(|level| self.in_place_at(command, rule, gate, level));
+    }
+
+    fn in_place_at(&mut self, command: &Command<'_>, rule: &Rule<'_>, gate: Gate, level: u32) {
         let chain = command.chain;
         let run = self.names.run(chain);
         let mut line = command.line(rule).of([rule.id]);
@@ -352,6 +472,11 @@ impl Compiler<'_> {
             match part {
                 Part::Verbatim(token) if token.spaced => line.write_tokens([token]),
                 Part::Verbatim(token) => line.write_for(&token.text, token.span),
+                Part::Units(span) => {
+                    let set = self.units_set(&chain.table, &run, rule, level);
+                    line.write(" ");
+                    line.write_for(format!("socket cgroupv2 level {level} @{set}"), *span);
+                }
                 Part::Cgroup(cgroup) => {
                     let set = self.paths_set(&chain.table, &run, rule, cgroup);
                     let not = if cgroup.negated { "!= " } else { "" };
@@ -366,9 +491,22 @@ impl Compiler<'_> {
         self.dispatch.script.push(line);
     }
 
+    /// A set that holds the cgroups at a level of the units that are selected.
+    fn units_set(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, level: u32) -> String {
+        let name = self.names.of_unit(table, run, &rule.annotation.selectors.label());
+        let set = SetRef { table: table.clone(), name: name.clone() };
+        self.make(format!("set {set}"), " { type cgroupsv2; }", &[rule.id]);
+        self.bind_pattern(
+            rule.annotation,
+            vec![Target { level: Some(level), set, data: None }],
+            vec![rule.id],
+        );
+        name
+    }
+
     /// A set that holds those of a match's paths that exist.
     fn paths_set(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, cgroup: &CgroupMatch) -> String {
-        let name = self.names.of_unit(table, run, &rule.annotation.unit);
+        let name = self.names.of_unit(table, run, &rule.annotation.selectors.label());
         let set = SetRef { table: table.clone(), name: name.clone() };
         self.make(format!("set {set}"), " { type cgroupsv2; }", &[rule.id]);
         for (path, _) in &cgroup.paths {
@@ -388,21 +526,51 @@ impl Compiler<'_> {
             .iter()
             .filter_map(|part| match part {
                 Part::Cgroup(cgroup) => Some(cgroup.paths.iter().map(|(path, _)| path.clone())),
-                Part::Verbatim(_) => None,
+                Part::Verbatim(_) | Part::Units(_) => None,
             })
             .flatten()
             .collect();
+        let is_known_ahead = match gate {
+            Gate::Unit => rule.annotation.only_unit().is_some(),
+            _ => rule.annotation.units_match().is_none(),
+        };
+        if !is_known_ahead {
+            self.bind_pattern(rule.annotation, vec![Target { level: None, set, data: None }], vec![rule.id]);
+            return name;
+        }
         let conditions: Vec<Condition> = match gate {
             Gate::None => vec![],
             Gate::AnyPath => paths.into_iter().map(Condition::Cgroup).collect(),
             Gate::AllPaths => vec![Condition::AllCgroups(paths)],
-            Gate::Unit => vec![Condition::UnitActive(rule.annotation.unit.clone())],
+            Gate::Unit => rule
+                .annotation
+                .only_unit()
+                .map(|unit| self.activity(rule.annotation, unit))
+                .into_iter()
+                .collect(),
         };
         let element = Element { set, key: Key::Everything, data: None };
         for condition in conditions {
             self.bind(rule.annotation, element.clone(), condition, vec![rule.id]);
         }
         name
+    }
+
+    fn activity(&self, annotation: &Annotation, unit: &UnitName) -> Condition {
+        match annotation.selectors.is_bare() {
+            true => Condition::UnitActive(unit.clone()),
+            false => Condition::SystemUnitActive(unit.clone()),
+        }
+    }
+
+    fn bind_pattern(&mut self, annotation: &Annotation, targets: Vec<Target>, ids: Vec<AnnotationId>) {
+        let pattern = Pattern {
+            selectors: annotation.selectors.clone(),
+            targets,
+            unit: annotation.unit.clone(),
+            location: self.policy.sources.location(annotation.unit_span),
+        };
+        self.dispatch.patterns.push((pattern, ids));
     }
 
     /// Makes a map, set or chain.

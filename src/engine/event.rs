@@ -2,17 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Binding, CgroupId, CgroupPath, Element, Source, UnitName, UnitState};
+use crate::{
+    dispatch::Pattern,
+    model::{Binding, CgroupId, CgroupPath, Element, Instance, Source, UnitName, UnitState},
+    policy::selector::Users,
+};
 
 /// Something that the engine is told. Any of them may be late, doubled, lost or out of order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A new dispatch is in the kernel, and nothing else of ours but elements of users' own sets.
-    PolicyLoaded {
-        /// All that is to be kept true from now on.
-        bindings: Vec<Binding>,
-        /// The elements that were put in with it.
-        installed: Vec<(Element, Outcome)>,
+    PolicyLoaded(PolicyLoaded),
+    /// Somebody looked at a cgroup that selectors select.
+    InstanceSeen {
+        /// Which.
+        instance: Instance,
+        /// Its id, if it exists.
+        id: Option<CgroupId>,
     },
     /// Somebody looked at a cgroup.
     CgroupSeen {
@@ -69,6 +75,21 @@ pub enum Event {
     ReloadRequested,
     /// The policy is to be loaded again as it is: a host name has another address.
     ReapplyRequested,
+}
+
+/// What a load put in place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyLoaded {
+    /// All that is to be kept true from now on and is known ahead.
+    pub bindings: Vec<Binding>,
+    /// What to make of units as they come.
+    pub patterns: Vec<Pattern>,
+    /// The users whom their selectors name.
+    pub users: Users,
+    /// The instances that there were.
+    pub instances: Vec<Instance>,
+    /// The elements that were put in with it.
+    pub installed: Vec<(Element, Outcome)>,
 }
 
 /// What became of one element.

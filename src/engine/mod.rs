@@ -20,11 +20,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{
-    Binding, CgroupId, CgroupPath, Condition, Data, Element, Key, SetRef, Source, UnitName, UnitState,
+use crate::{
+    dispatch::{Pattern, pattern::level},
+    model::{
+        Binding, CgroupId, CgroupPath, Condition, Data, Element, Instance, Key, SetRef, Source, UnitName,
+        UnitOf, UnitState,
+    },
+    policy::selector::Users,
 };
 pub use action::{Action, Commit};
-pub use event::{Event, Outcome};
+pub use event::{Event, Outcome, PolicyLoaded};
 use slot::{Slot, World};
 
 /// Where a cgroup or a unit is looked at again after an event, when no source reports every change: the cgroup
@@ -64,7 +69,15 @@ pub struct Figures {
 pub struct Engine {
     settings: Settings,
     seen: Seen,
-    slots: Vec<Slot>,
+    slots: BTreeMap<usize, Slot>,
+    /// The number of the next slot.
+    next: usize,
+    patterns: Vec<Pattern>,
+    users: Users,
+    /// The slots that each instance of a pattern has.
+    instances: BTreeMap<CgroupPath, Vec<usize>>,
+    /// Instances that are gone, and may still have elements in the kernel.
+    ended: BTreeSet<CgroupPath>,
     index: BTreeMap<(SetRef, Key, Option<Data>), usize>,
     by_path: BTreeMap<CgroupPath, BTreeSet<usize>>,
     by_unit: BTreeMap<UnitName, BTreeSet<usize>>,
@@ -95,10 +108,10 @@ impl World for Seen {
 
     /// A user's unit only counts where the system has none of that name: nobody is to open a system unit's rules by
     /// giving a unit of his own its name.
-    fn active(&self, unit: &UnitName) -> bool {
+    fn active(&self, unit: &UnitName, of: UnitOf) -> bool {
         let active = Some(&UnitState::Active);
         match self.system_units.get(unit) {
-            Some(UnitState::Missing) => self.user_units.get(unit) == active,
+            Some(UnitState::Missing) if of == UnitOf::Anybody => self.user_units.get(unit) == active,
             system => system == active,
         }
     }
@@ -130,14 +143,14 @@ impl Engine {
         self.by_unit.keys().cloned().collect()
     }
 
-    /// The cgroups that matter.
+    /// The cgroups that matter and are known by name.
     pub fn paths(&self) -> BTreeSet<CgroupPath> {
-        self.by_path.keys().cloned().collect()
+        self.by_path.keys().filter(|path| !self.instances.contains_key(*path)).cloned().collect()
     }
 
     /// Whether a unit is known to be active.
-    pub fn is_active(&self, unit: &UnitName) -> bool {
-        self.seen.active(unit)
+    pub fn is_active(&self, unit: &UnitName, of: UnitOf) -> bool {
+        self.seen.active(unit, of)
     }
 
     /// What there is to say.
@@ -148,7 +161,8 @@ impl Engine {
     /// Takes in what happened at `now`, a time on any clock that only goes forward.
     pub fn handle(&mut self, now: Duration, event: Event) {
         match event {
-            Event::PolicyLoaded { bindings, installed } => self.policy_loaded(now, bindings, installed),
+            Event::PolicyLoaded(loaded) => self.policy_loaded(now, loaded),
+            Event::InstanceSeen { instance, id } => self.instance_seen(now, &instance, id),
             Event::CgroupSeen { path, id, source } => self.cgroup_seen(now, &path, id, source),
             Event::UnitChanged { unit, source } => self.unit_changed(now, &unit, source),
             Event::UnitJobDone { unit, source } => {
@@ -167,6 +181,7 @@ impl Engine {
                 for (element, outcome) in outcomes {
                     self.committed(now, &element, &outcome);
                 }
+                self.forget_ended();
             }
             Event::RulesetChanged => self.ask_reload(now, false, false),
             Event::ReloadRequested => self.ask_reload(now, true, true),
@@ -212,43 +227,53 @@ impl Engine {
     fn plan(&mut self) -> Commit {
         let mut commit = Commit::default();
         for index in std::mem::take(&mut self.dirty) {
-            self.slots[index].plan(&self.seen, &mut commit);
+            if let Some(slot) = self.slots.get_mut(&index) {
+                slot.plan(&self.seen, &mut commit);
+            }
         }
         commit
     }
 
     /// A set is swept while no commit to it is under way: only then is it known what belongs there.
     fn due_sweeps(&mut self) -> Vec<Action> {
-        let busy = |set: &SetRef| self.slots.iter().any(|slot| slot.busy && slot.binding.element.set == *set);
+        let busy =
+            |set: &SetRef| self.slots.values().any(|slot| slot.busy && slot.binding.element.set == *set);
         let (later, now) = std::mem::take(&mut self.sweeps).into_iter().partition(busy);
         self.sweeps = later;
         now.into_iter().map(|set| self.sweep(set)).collect()
     }
 
     fn sweep(&self, set: SetRef) -> Action {
-        let slots = self.slots.iter().filter(|slot| slot.binding.element.set == set);
+        let slots = self.slots.values().filter(|slot| slot.binding.element.set == set);
         let keep = slots.flat_map(|slot| &slot.held).copied().collect();
         Action::Sweep { set, keep }
     }
 
-    fn policy_loaded(&mut self, now: Duration, bindings: Vec<Binding>, installed: Vec<(Element, Outcome)>) {
+    fn policy_loaded(&mut self, now: Duration, loaded: PolicyLoaded) {
+        let PolicyLoaded { bindings, patterns, users, instances, installed } = loaded;
         let old = std::mem::take(&mut self.slots);
         self.index.clear();
         self.by_path.clear();
         self.by_unit.clear();
         self.paths_of.clear();
         self.rounds.clear();
+        self.instances.clear();
+        self.ended.clear();
+        (self.patterns, self.users) = (patterns, users);
         for binding in bindings {
             self.bind(binding);
         }
-        for slot in old.into_iter().filter(|slot| !slot.binding.element.set.is_ours()) {
+        for instance in &instances {
+            self.bind_instance(instance);
+        }
+        for slot in old.into_values().filter(|slot| !slot.binding.element.set.is_ours()) {
             self.inherit(slot);
         }
-        self.held = self.slots.iter().filter(|slot| slot.is_held()).count();
+        self.held = self.slots.values().filter(|slot| slot.is_held()).count();
         for (element, outcome) in installed {
             self.committed(now, &element, &outcome);
         }
-        self.dirty = (0..self.slots.len()).collect();
+        self.dirty = self.slots.keys().copied().collect();
         self.looks = self.by_path.keys().cloned().collect();
         self.seen.cgroups.retain(|path, _| self.by_path.contains_key(path));
         self.seen.system_units.retain(|unit, _| self.by_unit.contains_key(unit));
@@ -256,7 +281,7 @@ impl Engine {
         self.unit_looks = self.by_unit.keys().cloned().collect();
         self.sweeps.extend(
             self.slots
-                .iter()
+                .values()
                 .map(|slot| &slot.binding.element)
                 .filter(|e| !e.set.is_ours())
                 .map(|e| e.set.clone()),
@@ -264,7 +289,77 @@ impl Engine {
         self.reload.last = Some(now);
     }
 
-    fn bind(&mut self, binding: Binding) {
+    fn instance_seen(&mut self, now: Duration, instance: &Instance, id: Option<CgroupId>) {
+        let path = &instance.path;
+        match id {
+            Some(_) => {
+                self.ended.remove(path);
+                if !self.instances.contains_key(path) && !self.bind_instance(instance) {
+                    // There is no map for its level yet.
+                    self.ask_reload(now, false, false);
+                }
+            }
+            None if self.instances.contains_key(path) => drop(self.ended.insert(path.clone())),
+            None => {}
+        }
+        self.cgroup_seen(now, path, id, Some(Source::Cgroup));
+        self.forget_ended();
+    }
+
+    /// Binds what patterns make of an instance; whether they all can.
+    fn bind_instance(&mut self, instance: &Instance) -> bool {
+        let level = level(&instance.path);
+        let (mut bindings, mut is_whole) = (Vec::new(), true);
+        for pattern in self.patterns.iter().filter(|one| one.selectors.select(instance, &self.users)) {
+            is_whole &= pattern.levels().is_none_or(|levels| levels.contains(&level));
+            bindings.extend(pattern.bindings(instance, &self.users));
+        }
+        let slots = bindings.into_iter().map(|binding| self.bind(binding)).collect();
+        self.instances.insert(instance.path.clone(), slots);
+        is_whole
+    }
+
+    /// Forgets the instances that are gone and of which the kernel holds nothing any more.
+    fn forget_ended(&mut self) {
+        for path in self.ended.clone() {
+            let slots = self.instances.get(&path).cloned().unwrap_or_default();
+            let is_done = slots.iter().all(|index| {
+                self.slots.get(index).is_none_or(|slot| slot.is_gate() || !(slot.busy || slot.is_held()))
+            });
+            if is_done {
+                self.ended.remove(&path);
+                self.unbind_instance(&path, &slots);
+            }
+        }
+    }
+
+    fn unbind_instance(&mut self, path: &CgroupPath, slots: &[usize]) {
+        self.instances.remove(path);
+        self.by_path.remove(path);
+        self.seen.cgroups.remove(path);
+        for index in slots {
+            let Some(slot) = self.slots.get_mut(index) else { continue };
+            slot.conditions.retain(|condition| condition.paths().all(|other| other != path));
+            let names = path.components().map(|name| UnitName(name.to_owned()));
+            for unit in names.chain([slot.binding.unit.clone()]) {
+                if let Some(paths) = self.paths_of.get_mut(&unit) {
+                    paths.remove(path);
+                    if paths.is_empty() {
+                        self.paths_of.remove(&unit);
+                    }
+                }
+            }
+            if slot.is_gate() {
+                self.dirty.insert(*index);
+            } else {
+                self.index.remove(&name(&slot.binding.element));
+                self.slots.remove(index);
+                self.dirty.remove(index);
+            }
+        }
+    }
+
+    fn bind(&mut self, binding: Binding) -> usize {
         let index = self.slot(&binding);
         for path in binding.condition.paths() {
             self.by_path.entry(path.clone()).or_default().insert(index);
@@ -273,17 +368,21 @@ impl Engine {
                 self.paths_of.entry(UnitName(component.to_owned())).or_default().insert(path.clone());
             }
         }
-        if let Condition::UnitActive(unit) = &binding.condition {
+        if let Condition::UnitActive(unit) | Condition::SystemUnitActive(unit) = &binding.condition {
             self.by_unit.entry(unit.clone()).or_default().insert(index);
         }
-        self.slots[index].conditions.push(binding.condition);
+        if let Some(slot) = self.slots.get_mut(&index) {
+            slot.conditions.push(binding.condition);
+        }
+        index
     }
 
     fn slot(&mut self, binding: &Binding) -> usize {
-        let slots = &mut self.slots;
+        let (slots, next) = (&mut self.slots, &mut self.next);
         *self.index.entry(name(&binding.element)).or_insert_with(|| {
-            slots.push(Slot::new(binding.clone()));
-            slots.len() - 1
+            *next += 1;
+            slots.insert(*next, Slot::new(binding.clone()));
+            *next
         })
     }
 
@@ -293,7 +392,9 @@ impl Engine {
             return;
         }
         let index = self.slot(&old.binding);
-        self.slots[index].held.extend(old.held);
+        if let Some(slot) = self.slots.get_mut(&index) {
+            slot.held.extend(old.held);
+        }
     }
 
     fn cgroup_seen(
@@ -359,7 +460,7 @@ impl Engine {
 
     fn committed(&mut self, now: Duration, element: &Element, outcome: &Outcome) {
         let Some(&index) = self.index.get(&name(element)) else { return };
-        let slot = &mut self.slots[index];
+        let Some(slot) = self.slots.get_mut(&index) else { return };
         self.held -= usize::from(slot.is_held());
         let strays = slot.note(outcome);
         self.held += usize::from(slot.is_held());

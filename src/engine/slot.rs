@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{action::Commit, event::Outcome};
-use crate::model::{Binding, CgroupId, CgroupPath, Condition, Key, UnitName};
+use crate::model::{Binding, CgroupId, CgroupPath, Condition, Key, UnitName, UnitOf};
 
 /// What the world outside the kernel's nftables looks like.
 pub(super) trait World {
     /// A cgroup's id, if it exists.
     fn cgroup(&self, path: &CgroupPath) -> Option<CgroupId>;
     /// Whether a unit is active.
-    fn active(&self, unit: &UnitName) -> bool;
+    fn active(&self, unit: &UnitName, of: UnitOf) -> bool;
 }
 
 /// An element with its conditions and its state.
@@ -56,7 +56,7 @@ impl Slot {
 
     fn wanted(&self, world: &impl World) -> Wanted {
         let holds = |condition: &Condition| {
-            condition.holds(|path| world.cgroup(path).is_some(), |unit| world.active(unit))
+            condition.holds(|path| world.cgroup(path).is_some(), |unit, of| world.active(unit, of))
         };
         if !self.conditions.iter().any(holds) {
             return Wanted::Nothing;
@@ -111,6 +111,11 @@ impl Slot {
             Outcome::Vanished | Outcome::Failed => {}
         }
         false
+    }
+
+    /// Whether it is the one element of a gate.
+    pub(super) fn is_gate(&self) -> bool {
+        self.binding.element.key == Key::Everything
     }
 
     /// Whether the kernel holds anything of it.

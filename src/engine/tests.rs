@@ -36,7 +36,10 @@ const A: &str = "system.slice/a.service";
 /// An engine with a policy, past its first looks.
 fn engine(settings: Settings, bindings: Vec<Binding>) -> Engine {
     let mut engine = Engine::new(settings);
-    engine.handle(ms(0), Event::PolicyLoaded { bindings, installed: vec![] });
+    engine.handle(
+        ms(0),
+        Event::PolicyLoaded(PolicyLoaded { bindings, installed: vec![], ..PolicyLoaded::default() }),
+    );
     let _ = engine.actions(ms(0));
     engine
 }
@@ -276,13 +279,23 @@ fn users_own_set_keeps_its_elements_over_a_reload_and_loses_those_no_longer_want
     let mut engine = engine(watched(), vec![mine.clone()]);
     seen(&mut engine, A, Some(7));
     commit(&mut engine);
-    engine.handle(ms(2), Event::PolicyLoaded { bindings: vec![mine], installed: vec![] });
+    engine.handle(
+        ms(2),
+        Event::PolicyLoaded(PolicyLoaded {
+            bindings: vec![mine],
+            installed: vec![],
+            ..PolicyLoaded::default()
+        }),
+    );
     let keep = BTreeSet::from([CgroupId(7)]);
     assert_eq!(
         engine.actions(ms(2)),
         [Action::Sweep { set: set("mine"), keep }, Action::LookAtCgroup(path(A))]
     );
-    engine.handle(ms(3), Event::PolicyLoaded { bindings: vec![], installed: vec![] });
+    engine.handle(
+        ms(3),
+        Event::PolicyLoaded(PolicyLoaded { bindings: vec![], installed: vec![], ..PolicyLoaded::default() }),
+    );
     let Action::Commit(gone) = &engine.actions(ms(3))[0] else { panic!() };
     assert_eq!(gone.delete[0].1, CgroupId(7));
 }
@@ -293,7 +306,14 @@ fn element_of_ours_is_put_in_again_after_a_load_without_it() {
     let mut engine = engine(watched(), vec![ours.clone()]);
     seen(&mut engine, A, Some(7));
     commit(&mut engine);
-    engine.handle(ms(2), Event::PolicyLoaded { bindings: vec![ours], installed: vec![] });
+    engine.handle(
+        ms(2),
+        Event::PolicyLoaded(PolicyLoaded {
+            bindings: vec![ours],
+            installed: vec![],
+            ..PolicyLoaded::default()
+        }),
+    );
     let Action::Commit(again) = &engine.actions(ms(2))[0] else { panic!() };
     assert_eq!(again.add.len(), 1);
 }

@@ -58,7 +58,7 @@ pub(super) fn lint(subjects: &[Subject<'_>], ruleset: &Ruleset) -> Vec<Mistake> 
 }
 
 fn is_concerned(subject: &Subject<'_>) -> bool {
-    !subject.cgroups.is_empty() && subject.verdict.is_some_and(|(verdict, _)| Verdict::lets_through(verdict))
+    subject.matches_cgroup() && subject.verdict.is_some_and(|(verdict, _)| Verdict::lets_through(verdict))
 }
 
 /// The chains in which, or in what they call, packets of established connections may be refused.

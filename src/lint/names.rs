@@ -24,7 +24,7 @@ pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Mistake>, BTr
     let Some(units) = units.filter(|units| !units.files.is_empty()) else { return (mistakes, misspelt) };
     let mut meant: BTreeMap<&UnitName, Option<String>> = BTreeMap::new();
     for (id, annotation) in policy.iter() {
-        let unit = &annotation.unit;
+        let Some(unit) = annotation.only_unit() else { continue };
         if !FROM_FILES.contains(&units::kind(&unit.0)) || units.knows(unit) {
             continue;
         }
@@ -34,13 +34,13 @@ pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Mistake>, BTr
             continue;
         }
         let message = format!("neither a unit file nor a running unit is named {}", quoted(&unit.0));
-        let mistake = Mistake::new(Code::UnknownUnit, annotation.unit_span, message);
+        let mistake = Mistake::new(Code::UnknownUnit, annotation.name_span(), message);
         mistakes.push(match meant {
             Some(name) => {
                 misspelt.insert(id);
                 mistake
                     .help(format!("did you mean {}?", quoted(name)))
-                    .fix(annotation.unit_span, name.as_str())
+                    .fix(annotation.name_span(), name.as_str())
             }
             None => mistake.help(
                 "if it is made while the machine runs, put `# scnpm: allow(W003)` above the annotation",

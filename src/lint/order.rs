@@ -61,6 +61,7 @@ fn elements(statement: &crate::policy::ElementStatement) -> Vec<String> {
 fn words(part: &Part) -> Vec<String> {
     match part {
         Part::Verbatim(token) => vec![token.text.clone()],
+        Part::Units(_) => vec!["socket".to_owned(), "unit".to_owned()],
         Part::Cgroup(cgroup) => {
             let paths: BTreeSet<&str> = cgroup.paths.iter().map(|(path, _)| path.as_str()).collect();
             let operator = if cgroup.negated { "!=" } else { "==" };
@@ -224,7 +225,7 @@ fn are_about_the_same(a: &Subject<'_>, b: &Subject<'_>) -> bool {
 }
 
 fn overlap(a: &Subject<'_>, b: &Subject<'_>) -> bool {
-    if a.cgroups.is_empty() && b.cgroups.is_empty() {
+    if !a.matches_cgroup() && !b.matches_cgroup() {
         return true;
     }
     let (Some(a), Some(b)) = (a.only_match(), b.only_match()) else { return false };

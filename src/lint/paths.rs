@@ -47,7 +47,7 @@ fn written(annotation: &Annotation) -> Vec<Written<'_>> {
         Statement::Rule(rule) => {
             let matches = rule.body.iter().filter_map(|part| match part {
                 Part::Cgroup(cgroup) => Some(cgroup),
-                Part::Verbatim(_) => None,
+                Part::Verbatim(_) | Part::Units(_) => None,
             });
             matches
                 .flat_map(|cgroup| cgroup.paths.iter().map(move |(path, span)| (path, *span, Some(cgroup))))

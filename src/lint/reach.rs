@@ -41,7 +41,7 @@ fn not_reached(subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Mistake> {
             .help(format!("call it in a chain of a hook, with `jump {}`", chain.name))
             .into();
     }
-    if !subject.cgroups.is_empty() && !WITH_CGROUPS.iter().any(|hook| hooks.contains(hook)) {
+    if subject.matches_cgroup() && !WITH_CGROUPS.iter().any(|hook| hooks.contains(hook)) {
         let hooks: Vec<&str> = hooks.iter().copied().collect();
         return mistake(
             Code::NotReached,

@@ -52,6 +52,11 @@ impl Verdict {
 }
 
 impl<'a> Subject<'a> {
+    /// Whether it is about cgroups at all.
+    pub(super) fn matches_cgroup(&self) -> bool {
+        self.annotation.statement.matches_cgroup()
+    }
+
     /// The only cgroup match, unless it is negated.
     pub(super) fn only_match(&self) -> Option<&'a CgroupMatch> {
         match self.cgroups[..] {
@@ -88,6 +93,7 @@ fn of<'a>(id: AnnotationId, annotation: &'a Annotation, rule: &'a RuleStatement)
     for part in &rule.body {
         match part {
             Part::Cgroup(cgroup) => cgroups.push(cgroup),
+            Part::Units(_) => {}
             Part::Verbatim(token) => tokens.push(token),
         }
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{
     code::Code,
-    mistake::Mistake,
+    mistake::{Mistake, quoted},
+    selector::{Selector, Selectors, Users, Which, Whose},
     text::{FileId, SourceMap, Span},
     token::Token,
 };
@@ -67,6 +68,36 @@ impl Policy {
         self.annotations.iter().map(|annotation| annotation.unit.clone()).collect()
     }
 
+    /// What selects units that are not known ahead.
+    pub fn followed(&self) -> BTreeSet<Selectors> {
+        let is_pathless = |annotation: &Annotation| {
+            matches!(&annotation.statement, Statement::Rule(_)) && !annotation.statement.matches_cgroup()
+        };
+        let follows = |annotation: &&Annotation| {
+            annotation.units_match().is_some() || is_pathless(annotation) && annotation.only_unit().is_none()
+        };
+        self.annotations.iter().filter(follows).map(|annotation| annotation.selectors.clone()).collect()
+    }
+
+    /// The names of users that nobody has.
+    pub fn unknown_users(&self, known: &Users) -> Vec<Mistake> {
+        let mistake = |annotation: &Annotation| {
+            let name =
+                annotation.selectors.user_names().into_iter().find(|name| !known.contains_key(*name))?;
+            let message = format!("there is no user {}", quoted(name));
+            Some(
+                Mistake::new(Code::UnknownUser, annotation.unit_span, message)
+                    .help("when there is one, have the files read again: `systemctl reload scnpm.service`"),
+            )
+        };
+        self.annotations.iter().filter_map(mistake).collect()
+    }
+
+    /// The users whom annotations name.
+    pub fn user_names(&self) -> BTreeSet<&str> {
+        self.annotations.iter().flat_map(|annotation| annotation.selectors.user_names()).collect()
+    }
+
     /// The tokens of all annotations, as far as they are nft's business.
     pub fn tokens(&self) -> impl Iterator<Item = &Token> {
         let rules = self.annotations.iter().filter_map(|annotation| match &annotation.statement {
@@ -75,7 +106,7 @@ impl Policy {
         });
         rules.flatten().filter_map(|part| match part {
             Part::Verbatim(token) => Some(token),
-            Part::Cgroup(_) => None,
+            Part::Cgroup(_) | Part::Units(_) => None,
         })
     }
 
@@ -97,11 +128,13 @@ pub struct Define {
     pub span: Span,
 }
 
-/// `UNIT :: STATEMENT` in a comment.
+/// `SELECTORS :: STATEMENT` in a comment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Annotation {
-    /// The unit.
+    /// The unit, or what else stands left of the `::`, as it is written.
     pub unit: UnitName,
+    /// Which units that are.
+    pub selectors: Selectors,
     /// Where its name stands.
     pub unit_span: Span,
     /// From the unit's name to the end of the statement.
@@ -123,7 +156,7 @@ impl Statement {
     /// Whether it is a rule with a cgroup match.
     pub fn matches_cgroup(&self) -> bool {
         match self {
-            Self::Rule(rule) => rule.body.iter().any(|part| matches!(part, Part::Cgroup(_))),
+            Self::Rule(rule) => !rule.body.iter().all(|part| matches!(part, Part::Verbatim(_))),
             Self::Element(_) => false,
         }
     }
@@ -154,12 +187,37 @@ pub struct RuleStatement {
     pub body: Vec<Part>,
 }
 
+impl Annotation {
+    /// The unit, if it is the only one that is selected, by name, and none of a user's.
+    pub fn only_unit(&self) -> Option<&UnitName> {
+        match &self.selectors.0[..] {
+            [Selector { whose: Whose::Anybody | Whose::System, which: Which::Unit(unit) }] => Some(unit),
+            _ => None,
+        }
+    }
+
+    /// Where the unit's name stands, without whose it is.
+    pub fn name_span(&self) -> Span {
+        let name = self.only_unit().map_or(self.unit.0.len(), |unit| unit.0.len());
+        Span { start: self.unit_span.end.saturating_sub(name).max(self.unit_span.start), ..self.unit_span }
+    }
+
+    /// Where `socket cgroupv2 unit` stands in it.
+    pub fn units_match(&self) -> Option<Span> {
+        let Statement::Rule(rule) = &self.statement else { return None };
+        rule.body.iter().find_map(|part| match part {
+            Part::Units(span) => Some(*span),
+            _ => None,
+        })
+    }
+}
+
 impl RuleStatement {
     /// The paths of all its cgroup matches.
     pub fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
         let matches = self.body.iter().filter_map(|part| match part {
             Part::Cgroup(cgroup) => Some(cgroup),
-            Part::Verbatim(_) => None,
+            Part::Verbatim(_) | Part::Units(_) => None,
         });
         matches.flat_map(|cgroup| cgroup.paths.iter().map(|(path, _)| path))
     }
@@ -172,6 +230,8 @@ pub enum Part {
     Verbatim(Token),
     /// `socket cgroupv2 level N …` with paths.
     Cgroup(CgroupMatch),
+    /// `socket cgroupv2 unit`: the cgroups of the units that are selected, from `socket` to `unit`.
+    Units(Span),
 }
 
 /// `socket cgroupv2 level N "path"`, also with `!=`, `==` and several paths in braces.

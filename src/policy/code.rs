@@ -45,6 +45,10 @@ codes! {
     Variable = "E006",
     /// A form of element that an annotation cannot add.
     Element = "E007",
+    /// Not what names units.
+    Selector = "E008",
+    /// `socket cgroupv2 unit` for units of nobody in particular.
+    Whose = "E009",
     /// nft refuses a statement outside the annotations, and with it the whole file.
     Base = "E010",
     /// A rule outside the annotations names a cgroup that does not exist.
@@ -107,6 +111,8 @@ codes! {
     Allow = "W024",
     /// A netdev chain or a flowtable is for an interface that does not exist.
     Device = "W025",
+    /// There is no user of this name.
+    UnknownUser = "W026",
 }
 
 impl Code {

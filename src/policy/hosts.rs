@@ -104,6 +104,7 @@ fn span_of(part: &Part) -> Span {
     match part {
         Part::Verbatim(token) => token.span,
         Part::Cgroup(cgroup_match) => cgroup_match.span,
+        Part::Units(span) => *span,
     }
 }
 
@@ -134,7 +135,7 @@ impl<'a> Inlined<'a> {
         let mut tokens = Vec::new();
         for (origin, part) in body.iter().enumerate() {
             match part {
-                Part::Cgroup(_) => tokens.push(Flat { token: None, origin }),
+                Part::Cgroup(_) | Part::Units(_) => tokens.push(Flat { token: None, origin }),
                 Part::Verbatim(token) => {
                     let mut values = Vec::new();
                     let room = LONGEST.saturating_sub(tokens.len());
@@ -353,6 +354,9 @@ mod tests {
             .into_iter()
             .map(|part| match part {
                 Part::Verbatim(token) => token,
+                Part::Units(span) => {
+                    Token { kind: TokenKind::Word, text: "UNITS".to_owned(), span, spaced: true }
+                }
                 Part::Cgroup(cgroup_match) => Token {
                     kind: TokenKind::Word,
                     text: "CGROUP".to_owned(),

@@ -22,6 +22,7 @@ use super::{
     code::Code,
     files::Files,
     mistake::{Mistake, Severity, quoted},
+    selector::Selectors,
     text::{FileId, Span},
     token::Joined,
 };
@@ -186,17 +187,17 @@ impl Reader<'_> {
 
     fn annotation(&mut self, comment: Comment) {
         let Comment { unit, unit_span, statement, mut mistakes } = comment;
+        let selectors = selectors(&unit, unit_span, &mut mistakes);
         let read = statement::read(&statement, &self.variables, &mut mistakes);
-        let is_good = mistakes.iter().all(|mistake| mistake.severity() != Severity::Error);
-        self.policy.mistakes.append(&mut mistakes);
-        if let (Some((statement, last)), true) = (read, is_good) {
-            self.policy.annotations.push(Annotation {
-                unit: UnitName(unit),
-                unit_span,
-                span: unit_span.to(last),
-                statement,
-            });
+        if let (Some((statement, last)), Some(selectors)) = (read, selectors) {
+            let span = unit_span.to(last);
+            let annotation = Annotation { unit: UnitName(unit), selectors, unit_span, span, statement };
+            check_units_match(&annotation, &mut mistakes);
+            if mistakes.iter().all(|mistake| mistake.severity() != Severity::Error) {
+                self.policy.annotations.push(annotation);
+            }
         }
+        self.policy.mistakes.append(&mut mistakes);
     }
 
     /// Follows an include to the first place where something is.
@@ -271,6 +272,35 @@ impl Reader<'_> {
             vec![Path::new(INCLUDE_PATH).join(name), beside]
         }
     }
+}
+
+/// What stands left of the `::`, which begins at a span.
+fn selectors(text: &str, place: Span, mistakes: &mut Vec<Mistake>) -> Option<Selectors> {
+    match Selectors::parse(text) {
+        Ok(selectors) => Some(selectors),
+        Err((range, error)) => {
+            let span = Span { start: place.start + range.start, end: place.start + range.end, ..place };
+            mistakes.push(Mistake::new(Code::Selector, span, error.to_string()).help(
+                "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME` or `alice:app:ID`, where NAME may be \
+                 a pattern",
+            ));
+            None
+        }
+    }
+}
+
+/// `socket cgroupv2 unit` is for units whose manager is known: any user can give a unit any name.
+fn check_units_match(annotation: &Annotation, mistakes: &mut Vec<Mistake>) {
+    let Some(span) = annotation.units_match().filter(|_| annotation.selectors.is_bare()) else { return };
+    let text = &annotation.unit.0;
+    let mistake = Mistake::new(Code::Whose, span, "`socket cgroupv2 unit` needs to know whose unit is meant");
+    let place = Span { end: annotation.unit_span.start, ..annotation.unit_span };
+    mistakes.push(match text.contains(',') {
+        false => {
+            mistake.help("write `system:`, a user's name and `:`, or `user:` in front").fix(place, "system:")
+        }
+        true => mistake.help("write `system:`, a user's name and `:`, or `user:` in front of each unit"),
+    });
 }
 
 /// A file's text without its byte order mark.

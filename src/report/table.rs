@@ -59,7 +59,7 @@ impl UnitRow {
                 self.chains.insert(rule.chain.to_string());
                 self.levels.extend(rule.body.iter().filter_map(|part| match part {
                     Part::Cgroup(cgroup) => Some(cgroup.level),
-                    Part::Verbatim(_) => None,
+                    Part::Verbatim(_) | Part::Units(_) => None,
                 }));
                 self.runs |= rule.paths().any(exists);
             }

@@ -15,10 +15,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::room;
 use crate::{
+    dispatch::Pattern,
     load::{self, Load},
-    model::{Binding, CgroupPath, Element, Key, SetRef},
+    model::{Binding, CgroupPath, Element, Instance, Key, SetRef},
     nft::{FileComplaint, Kernel, Nftables, libnftables::Libnftables},
-    policy::{Mistake, Policy, Statement, hosts::Hosts},
+    policy::{Mistake, Policy, Statement, hosts::Hosts, selector::Users},
     watch::cgroups::look,
 };
 
@@ -55,10 +56,19 @@ pub(super) enum Report {
     },
 }
 
+/// What is loaded behind the files.
+#[derive(Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) hosts: &'a Hosts,
+    pub(super) instances: &'a [Instance],
+    pub(super) users: &'a Users,
+}
+
 impl Attempt {
     /// Loads the files, and then the policy with an element for each annotation.
-    pub(super) fn run(&self, files: &[String], policy: &Policy, hosts: &Hosts) -> Report {
-        in_a_process(|| self.load(files, policy, hosts)).unwrap_or_else(Report::Impossible)
+    pub(super) fn run(&self, files: &[String], subject: &Subject<'_>) -> Report {
+        in_a_process(|| self.load(files, subject)).unwrap_or_else(Report::Impossible)
     }
 
     /// What libnftables says of the files' syntax where it cannot reach a kernel. Nothing is loaded.
@@ -72,7 +82,8 @@ impl Attempt {
         complaints
     }
 
-    fn load(&self, files: &[String], policy: &Policy, hosts: &Hosts) -> Report {
+    fn load(&self, files: &[String], subject: &Subject<'_>) -> Report {
+        let Subject { policy, hosts, instances, users } = *subject;
         if let Err(error) = room::enter(self) {
             return Report::Impossible(error.to_string());
         }
@@ -89,11 +100,15 @@ impl Attempt {
         room::make_cgroups(of_rules.union(&of_elements).copied());
         // What goes into our own maps is added after the load: with it, libnftables reads all elements of all sets.
         let is_there = |path: &CgroupPath| look(path).filter(|_| of_elements.contains(path));
-        let load = Load { policy, hosts, flush: false, look: &is_there, active: &|_| false };
+        let load =
+            Load { policy, hosts, flush: false, look: &is_there, active: &|_, _| false, instances, users };
         match load.run(&mut kernel) {
             Ok(loaded) => {
                 let mut mistakes = loaded.mistakes;
-                mistakes.extend(refused_elements(&mut kernel, &loaded.bindings, policy));
+                let examples = loaded.patterns.iter().flat_map(examples);
+                let bindings: Vec<Binding> = loaded.bindings.into_iter().chain(examples).collect();
+                room::make_cgroups(bindings.iter().flat_map(|binding| binding.condition.paths()));
+                mistakes.extend(refused_elements(&mut kernel, &bindings, policy));
                 Report::Loaded { ruleset: loaded.ruleset, mistakes }
             }
             Err(error) => Report::Impossible(format!("nft refuses the policy: {}", error.words.join("; "))),
@@ -111,6 +126,15 @@ fn paths(policy: &Policy) -> (BTreeSet<&CgroupPath>, BTreeSet<&CgroupPath>) {
         }
     }
     (of_rules, of_elements)
+}
+
+/// An element for each target of a pattern, as if there were an instance.
+fn examples(pattern: &Pattern) -> impl Iterator<Item = Binding> {
+    pattern.targets.iter().filter_map(|target| {
+        let level = usize::try_from(target.level.unwrap_or(1)).ok()?;
+        let path = vec!["scnpm"; level].join("/").parse().ok()?;
+        Some(pattern.binding(target, &path))
+    })
 }
 
 /// Adds an element to each of our own maps and sets for each cgroup and gate, as if all units ran.

@@ -18,15 +18,16 @@ use std::{
 
 use crate::{
     lint::Ruleset,
-    model::CgroupPath,
+    model::{CgroupPath, Instance},
     nft::FileComplaint,
     policy::{
         Code, FileId, Item, ItemKind, Mistake, Outline, Policy, Span,
         hosts::{HostName, Hosts},
         mistake::quoted,
+        selector::Users,
     },
 };
-use attempt::{Attempt, Report};
+use attempt::{Attempt, Report, Subject};
 use judge::{Judgement, Place, Repair};
 
 /// What is to be tried.
@@ -37,6 +38,10 @@ pub struct Trial<'a> {
     pub policy: &'a mut Policy,
     /// The addresses of host names in annotations.
     pub hosts: &'a Hosts,
+    /// The units that there are, and the users whom annotations name.
+    pub instances: &'a [Instance],
+    /// The users whom annotations name.
+    pub users: &'a Users,
     /// Whether a cgroup exists.
     pub exists: &'a dyn Fn(&CgroupPath) -> bool,
     /// The machine's interfaces, and those that are to be taken for such.
@@ -131,7 +136,7 @@ struct Rounds<'a> {
 impl Rounds<'_> {
     fn run(&mut self) -> (Option<Ruleset>, Option<Untried>) {
         for _ in 0..ROUNDS {
-            let report = self.attempt.run(&self.files, self.trial.policy, self.trial.hosts);
+            let report = self.attempt.run(&self.files, &self.loaded());
             match report {
                 Report::Impossible(why) => {
                     self.without_a_room();
@@ -149,6 +154,11 @@ impl Rounds<'_> {
             }
         }
         (None, Some(Untried::Annotations))
+    }
+
+    fn loaded(&self) -> Subject<'_> {
+        let Trial { policy, hosts, instances, users, .. } = &self.trial;
+        Subject { policy, hosts, instances, users }
     }
 
     /// What must be there before the first round, and what is known to be wrong without nft.

@@ -119,6 +119,7 @@ fn check_rule(policy: &Policy, annotation: &Annotation, rule: &RuleStatement) {
     for part in &rule.body {
         match part {
             Part::Verbatim(token) => inside(policy, token.span),
+            Part::Units(span) => inside(policy, *span),
             Part::Cgroup(cgroup) => {
                 inside(policy, cgroup.span);
                 inside(policy, cgroup.level_span);
@@ -139,7 +140,7 @@ fn check_rule(policy: &Policy, annotation: &Annotation, rule: &RuleStatement) {
 /// With an address for each host name the policy compiles to one command a line, and all else in comments.
 fn check_dispatch(policy: &Policy) {
     let wanted = policy.iter().flat_map(|(_, annotation)| hosts::wanted(policy, annotation));
-    let dispatch = dispatch::compile(policy, &BTreeSet::new(), &resolved(wanted));
+    let dispatch = dispatch::compile(policy, &BTreeSet::new(), &resolved(wanted), &BTreeMap::new());
     assert!(dispatch.unresolved.is_empty());
     let elements = dispatch::elements(&dispatch.bindings);
     assert_eq!(elements.lines.len(), dispatch.bindings.len());

@@ -146,14 +146,13 @@ impl<'a> Line<'a> {
 
     fn head(&self) -> Option<Head<'a>> {
         let (content, at) = self.comment?;
-        let unit = &content[..content.find(is_blank)?];
-        let (name, suffix) = unit.rsplit_once('.')?;
-        if name.is_empty() || suffix.is_empty() || !suffix.bytes().all(|b| b.is_ascii_alphabetic()) {
-            return None;
-        }
-        let after = content[unit.len()..].trim_start_matches(is_blank).strip_prefix("::")?;
-        let rest = after.trim_start_matches(is_blank);
-        if rest.is_empty() || rest.len() == after.len() {
+        let is_separator = |(at, _): &(usize, &str)| {
+            content[..*at].ends_with(is_blank) && content[at + 2..].starts_with(is_blank)
+        };
+        let (colons, _) = content.match_indices("::").find(is_separator)?;
+        let unit = content[..colons].trim_end_matches(is_blank);
+        let rest = content[colons + 2..].trim_start_matches(is_blank);
+        if rest.is_empty() || !unit.split(',').all(|one| may_be_selector(one.trim_matches(is_blank))) {
             return None;
         }
         Some(Head {
@@ -171,6 +170,27 @@ impl<'a> Line<'a> {
             matches!(first, "add" | "insert") || is_family(first)
         })
     }
+}
+
+/// Whether a word may name units: by a unit's name, a pattern of names, or an application.
+fn may_be_selector(word: &str) -> bool {
+    let has_suffix = word.rsplit_once('.').is_some_and(|(name, suffix)| {
+        !name.is_empty() && !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_alphabetic())
+    });
+    let is_pattern = word.contains('*') && word.len() > 1;
+    !word.contains(is_blank) && (has_suffix || is_pattern || is_app(word))
+}
+
+fn is_app(word: &str) -> bool {
+    word.starts_with("app:") || word.contains(":app:")
+}
+
+/// Whether a text says beyond doubt that it names units.
+fn names_units(selectors: &str) -> bool {
+    selectors.split(',').map(|one| one.trim_matches(is_blank)).all(|word| {
+        let suffix = word.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+        UNIT_TYPES.contains(&suffix) || is_app(word) || (word.contains(':') && word.ends_with('*'))
+    })
 }
 
 fn is_blank(c: char) -> bool {
@@ -212,7 +232,7 @@ impl<'a> Lines<'a> {
     fn annotation(&self, first: usize) -> Option<(Comment, usize)> {
         let head = self.lines[first].head()?;
         let suffix = head.unit.rsplit_once('.').map_or("", |(_, suffix)| suffix);
-        let is_unit = UNIT_TYPES.contains(&suffix);
+        let is_unit = names_units(head.unit);
         if !self.is_statement(first, &head, is_unit) {
             return None;
         }
@@ -223,7 +243,7 @@ impl<'a> Lines<'a> {
             statement: Joined::new(self.file),
             mistakes: Vec::new(),
         };
-        if !is_unit {
+        if !is_unit && !head.unit.contains(['*', ':', ',']) {
             comment.mistakes.push(
                 Mistake::new(
                     Code::UnitType,

@@ -142,8 +142,11 @@ impl<'a> Reader<'a> {
     }
 
     fn has_cgroup_match_after(&self, first: usize) -> bool {
-        (first..self.tokens.len())
-            .any(|at| self.is(at, "socket") && self.is(at + 1, "cgroupv2") && self.is(at + 2, "level"))
+        (first..self.tokens.len()).any(|at| {
+            self.is(at, "socket")
+                && self.is(at + 1, "cgroupv2")
+                && (self.is(at + 2, "level") || self.is(at + 2, "unit"))
+        })
     }
 
     fn other_verb(span: Span) -> Mistake {
@@ -187,11 +190,13 @@ impl<'a> Reader<'a> {
         if self.at == self.tokens.len() {
             return Err(self.missing("rule"));
         }
+        let body = self.body()?;
+        check_matches(&body)?;
         Ok(Statement::Rule(RuleStatement {
             placement,
             chain: ChainRef { table, name },
             chain_span: table_span.to(name_span),
-            body: self.body()?,
+            body,
         }))
     }
 
@@ -214,10 +219,15 @@ impl<'a> Reader<'a> {
     }
 
     fn body(&mut self) -> Read<Vec<Part>> {
-        let mut parts = Vec::new();
+        let mut parts: Vec<Part> = Vec::new();
         let mut depth = 0_usize;
         while let Some(token) = self.tokens.get(self.at) {
             depth = depth + usize::from(token.is("{")) - usize::from(token.is("}"));
+            if depth == 0 && self.is_units_match()? {
+                parts.push(Part::Units(self.span(self.at).to(self.span(self.at + 2))));
+                self.at += 3;
+                continue;
+            }
             match if depth == 0 { self.cgroup_match()? } else { None } {
                 Some((cgroup_match, next)) => {
                     parts.push(Part::Cgroup(cgroup_match));
@@ -230,6 +240,30 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(parts)
+    }
+
+    /// Whether `socket cgroupv2 unit` is here.
+    fn is_units_match(&self) -> Read<bool> {
+        let at = self.at;
+        if !(self.is(at, "socket") && self.is(at + 1, "cgroupv2")) {
+            return Ok(false);
+        }
+        let is_compared = ["==", "!=", "eq", "ne"].iter().any(|sign| self.is(at + 2, sign));
+        if is_compared && self.is(at + 3, "unit") {
+            let whole = self.span(at).to(self.span(at + 3));
+            return Err(Mistake::new(Code::Statement, whole, "`unit` is compared with nothing")
+                .help("write `socket cgroupv2 unit`")
+                .fix(whole, "socket cgroupv2 unit"));
+        }
+        if !self.is(at + 2, "unit") {
+            return Ok(false);
+        }
+        let is_key = (at > 0 && self.is(at - 1, ".")) || self.is(at + 3, ".");
+        if is_key {
+            return Err(Mistake::new(Code::Statement, self.span(at + 2), "`unit` can't be a part of a key")
+                .help("write `socket cgroupv2 unit` as a match of its own"));
+        }
+        Ok(true)
     }
 
     /// `socket cgroupv2 level N [==|!=|eq|ne] PATHS` here, and the token after it.
@@ -454,6 +488,22 @@ impl<'a> Reader<'a> {
     fn unsupported(span: Span) -> Mistake {
         Mistake::new(Code::Element, span, "this form of an element isn't supported")
             .help("write `{ \"PATH\", \"PATH\" }`, or `{ \"PATH\" : VALUE, \"PATH\" : VALUE }` for a map")
+    }
+}
+
+/// `unit` stands for what the selectors select, which another match in the same rule could only narrow to nothing.
+fn check_matches(body: &[Part]) -> Read<()> {
+    let mut matches = body.iter().filter_map(|part| match part {
+        Part::Units(span) => Some((true, *span)),
+        Part::Cgroup(cgroup) => Some((false, cgroup.span)),
+        Part::Verbatim(_) => None,
+    });
+    match (matches.next(), matches.next()) {
+        (Some((first, _)), Some((second, span))) if first || second => {
+            Err(Mistake::new(Code::Statement, span, "another cgroup match beside `socket cgroupv2 unit`")
+                .help("leave one of them out"))
+        }
+        _ => Ok(()),
     }
 }
 
