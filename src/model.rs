@@ -6,6 +6,9 @@ use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+mod instance;
+pub(crate) mod places;
+
 /// Where the cgroup v2 hierarchy is mounted; libnftables has the same path built in.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
@@ -83,6 +86,12 @@ impl CgroupPath {
         &self.0
     }
 
+    /// A cgroup below it.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        Self(format!("{}/{name}", self.0))
+    }
+
     /// The directory in the file system.
     pub fn directory(&self) -> PathBuf {
         PathBuf::from(CGROUP_ROOT).join(&self.0)
@@ -128,22 +137,6 @@ pub struct Instance {
     pub unit: UnitName,
     /// The cgroup.
     pub path: CgroupPath,
-}
-
-impl Instance {
-    /// stub
-    pub fn of(path: &CgroupPath) -> Option<Self> {
-        let unit = UnitName(path.components().last()?.to_owned());
-        let manager = match path
-            .components()
-            .nth(2)
-            .and_then(|name| name.strip_prefix("user@")?.strip_suffix(".service")?.parse().ok())
-        {
-            Some(uid) if path.components().count() > 3 => Manager::User(uid),
-            _ => Manager::System,
-        };
-        Some(Self { manager, unit, path: path.clone() })
-    }
 }
 
 /// A cgroup's number: the inode number of its directory. Unique, increasing, never reused

@@ -41,7 +41,7 @@ use crate::{
         hosts::Answer,
         journal::{Kind, Told},
         reader::Read,
-        subtrees::Found,
+        subtrees::{Found, Subtrees},
         units,
     },
 };
@@ -146,7 +146,8 @@ impl Daemon {
 
     async fn serve(&mut self, sources: &mut Sources) {
         loop {
-            let wake = sources.wait(self.timeout()).await;
+            let subtrees = sources.subtrees.as_ref().and_then(Subtrees::timeout);
+            let wake = sources.wait(self.timeout().into_iter().chain(subtrees).min()).await;
             let journal_knows_more = matches!(wake, Wake::Cgroups | Wake::Dbus(_));
             match wake {
                 Wake::End => return,

@@ -102,11 +102,11 @@ impl Sources {
             _ = self.interrupt.recv() => Wake::End,
             _ = self.hangup.recv() => Wake::Hangup,
             () = ready(self.cgroups.as_ref().map(Cgroups::ready)) => Wake::Cgroups,
-            () = ready(self.subtrees.as_ref().map(Subtrees::ready)) => Wake::Cgroups,
             heard = next(&mut self.heard) => Wake::Dbus(heard),
             read = read(&mut self.journal) => Wake::Journal(read),
             () = ready(Some(self.ruleset.ready())) => Wake::Ruleset,
             Some(answer) = self.answers.recv() => Wake::Answer(answer),
+            () = ready(self.subtrees.as_ref().map(Subtrees::ready)) => Wake::Cgroups,
             () = after(timeout) => Wake::Timeout,
             () = tick(&mut self.watchdog) => Wake::Watchdog,
         }

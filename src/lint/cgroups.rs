@@ -1,7 +1,8 @@
 //! Where systemd puts the cgroups of its units (systemd.slice(5), systemd.unit(5)).
 
 use super::units::{self, Units};
-use crate::model::{CgroupPath, UnitName};
+pub(super) use crate::model::places::{default_path, is_slice, slice_path};
+use crate::model::{CgroupPath, UnitName, places::user_of};
 
 /// Where a unit's cgroup is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,35 +104,6 @@ pub(super) fn place(unit: &UnitName, units: Option<&Units>) -> Place {
     }
 }
 
-/// Where the system's manager puts a unit that says nothing of slices.
-pub(super) fn default_path(name: &str) -> String {
-    match units::template(name).and_then(|template| Some(template.split_once('@')?.0.to_owned())) {
-        Some(prefix) => {
-            let escaped = prefix.replace('\\', "\\x5c").replace('-', "\\x2d");
-            format!("system.slice/system-{escaped}.slice/{name}")
-        }
-        None => format!("system.slice/{name}"),
-    }
-}
-
-/// The names from the root down to a slice; nothing for `-.slice`, the root itself.
-pub(super) fn slice_path(slice: &str) -> Option<String> {
-    let stem = slice.strip_suffix(".slice")?;
-    if stem == "-" {
-        return Some(String::new());
-    }
-    if stem.split('-').any(str::is_empty) {
-        return None;
-    }
-    let ends = stem.match_indices('-').map(|(at, _)| at).chain([stem.len()]);
-    Some(ends.map(|end| format!("{}.slice", &stem[..end])).collect::<Vec<_>>().join("/"))
-}
-
-/// Whether it is a slice's name.
-pub(super) fn is_slice(name: &str) -> bool {
-    units::kind(name) == "slice"
-}
-
 /// A path with another name at its end.
 pub(super) fn join(parent: &str, name: &str) -> String {
     if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") }
@@ -150,11 +122,6 @@ pub(super) fn is_within(path: &str, above: &str) -> bool {
 /// A path, and all above it.
 pub(super) fn with_ancestors(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(parent, _)| parent))
-}
-
-fn user_of(name: &str) -> Option<&str> {
-    let user = name.strip_prefix("user@")?.strip_suffix(".service")?;
-    (!user.is_empty() && user.bytes().all(|byte| byte.is_ascii_digit())).then_some(user)
 }
 
 fn names(path: &str) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub(super) use crate::model::places::{kind, template};
 use crate::model::{CgroupPath, UnitName};
 
 /// The machine's units: the system's and those of all users.
@@ -58,16 +59,4 @@ impl Units {
         let escaped = UnitName(format!("_{unit}"));
         self.running.get(unit).into_iter().chain(self.running.get(&escaped)).flatten()
     }
-}
-
-/// What follows a unit name's last dot: its type.
-pub(super) fn kind(name: &str) -> &str {
-    name.rsplit_once('.').map_or("", |(_, kind)| kind)
-}
-
-/// The template that a unit is an instance of.
-pub(super) fn template(name: &str) -> Option<String> {
-    let (prefix, rest) = name.split_once('@')?;
-    let (instance, kind) = rest.rsplit_once('.')?;
-    (!instance.is_empty()).then(|| format!("{prefix}@.{kind}"))
 }

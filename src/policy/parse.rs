@@ -22,7 +22,7 @@ use super::{
     code::Code,
     files::Files,
     mistake::{Mistake, Severity, quoted},
-    selector::Selectors,
+    selector::{Selector, SelectorError, Selectors, Which, Whose},
     text::{FileId, Span},
     token::Joined,
 };
@@ -278,6 +278,11 @@ impl Reader<'_> {
 fn selectors(text: &str, place: Span, mistakes: &mut Vec<Mistake>) -> Option<Selectors> {
     match Selectors::parse(text) {
         Ok(selectors) => Some(selectors),
+        // A label as ever, which no unit has.
+        Err((_, SelectorError::Character)) if !text.contains([',', '*']) => {
+            let which = Which::Unit(UnitName(text.to_owned()));
+            Some(Selectors(vec![Selector { whose: Whose::Anybody, which }]))
+        }
         Err((range, error)) => {
             let span = Span { start: place.start + range.start, end: place.start + range.end, ..place };
             mistakes.push(Mistake::new(Code::Selector, span, error.to_string()).help(

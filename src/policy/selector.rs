@@ -10,13 +10,23 @@
 //! alice:app.slice                 a slice: everything below it
 //! ```
 //!
-//! Several are separated by commas.
+//! Several are separated by commas. What stands before the first colon is a manager only if it can be one: names of
+//! units hold colons too, as `dbus-:1.2-org.example@0.service` does.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Instance, Manager, UnitName};
+use crate::model::{CgroupPath, Instance, Manager, UnitName};
+
+mod app;
+mod glob;
+mod levels;
+mod parse;
 
 /// Selectors, as they are written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -67,88 +77,132 @@ pub enum SelectorError {
     Empty,
     /// A unit's name without a type.
     NoType,
-    /// A `[` that nothing closes.
+    /// A `[` that nothing closes, or that holds a class by name, as in `[[:alpha:]]`.
     Glob,
+    /// A character that no name of a unit has, or no glob, or no application's id.
+    Character,
 }
 
 impl fmt::Display for SelectorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("stub")
+        f.write_str(match self {
+            Self::Empty => "the unit's name is missing",
+            Self::NoType => "a unit's name ends in its type, such as `.service`",
+            Self::Glob => "this `[` is no class of characters",
+            Self::Character => "no unit and no application has such a character in its name",
+        })
+    }
+}
+
+impl std::error::Error for SelectorError {}
+
+/// Which managers' units can be meant: what is worth looking at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// Whether the system's.
+    pub system: bool,
+    /// Which users'.
+    pub users: Uids,
+}
+
+/// Users, by their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Uids {
+    /// All there may ever be.
+    All,
+    /// These.
+    Some(BTreeSet<u32>),
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self { system: false, users: Uids::Some(BTreeSet::new()) }
+    }
+}
+
+impl Reach {
+    /// Whether a manager's units can be meant.
+    pub fn covers(&self, manager: Manager) -> bool {
+        match (manager, &self.users) {
+            (Manager::System, _) => self.system,
+            (Manager::User(_), Uids::All) => true,
+            (Manager::User(uid), Uids::Some(uids)) => uids.contains(&uid),
+        }
+    }
+
+    /// What one or the other reaches.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        let users = match (self.users, other.users) {
+            (Uids::Some(mut uids), Uids::Some(more)) => {
+                uids.extend(more);
+                Uids::Some(uids)
+            }
+            _ => Uids::All,
+        };
+        Self { system: self.system || other.system, users }
     }
 }
 
 impl Selectors {
-    /// stub
-    pub fn parse(text: &str) -> Result<Self, (std::ops::Range<usize>, SelectorError)> {
-        let one = |word: &str| {
-            let (whose, rest) = match word.split_once(':') {
-                Some(("system", rest)) => (Whose::System, rest),
-                Some(("user", rest)) => (Whose::AnyUser, rest),
-                Some((uid, rest)) if uid.parse::<u32>().is_ok() => {
-                    (Whose::Uid(uid.parse().unwrap_or(0)), rest)
-                }
-                Some((name, rest)) if name != "app" => (Whose::User(name.to_owned()), rest),
-                _ => (Whose::Anybody, word),
-            };
-            let which = match rest.strip_prefix("app:") {
-                Some(id) => Which::App(id.to_owned()),
-                None if rest.contains('*') => Which::Glob(rest.to_owned()),
-                None => Which::Unit(UnitName(rest.to_owned())),
-            };
-            Selector { whose, which }
-        };
-        Ok(Self(text.split(',').map(|word| one(word.trim())).collect()))
-    }
-
-    /// stub
-    pub fn label(&self) -> UnitName {
-        self.0.first().map_or_else(
-            || UnitName(String::new()),
-            |selector| match &selector.which {
-                Which::Unit(unit) => unit.clone(),
-                Which::Glob(glob) => UnitName(glob.clone()),
-                Which::App(id) => UnitName(format!("app-{id}")),
-            },
-        )
-    }
-
-    /// stub
-    pub fn may_overlap(&self, other: &Self) -> bool {
-        let _ = other;
-        true
-    }
-
-    /// stub
-    pub fn may_name(&self, path: &crate::model::CgroupPath) -> bool {
-        let _ = path;
-        true
-    }
-
-    /// stub
-    pub fn is_bare(&self) -> bool {
-        self.0.iter().any(|selector| selector.whose == Whose::Anybody)
-    }
-
-    /// stub
-    pub fn levels(&self) -> std::collections::BTreeSet<u32> {
-        let is_system = self.0.iter().any(|selector| selector.whose == Whose::System);
-        [if is_system { 2 } else { 5 }].into()
-    }
-
-    /// stub
-    pub fn user_names(&self) -> std::collections::BTreeSet<&str> {
-        self.0
-            .iter()
-            .filter_map(|selector| match &selector.whose {
-                Whose::User(name) => Some(name.as_str()),
-                _ => None,
-            })
-            .collect()
+    /// Reads what stands left of the `::`.
+    ///
+    /// # Errors
+    /// The first mistake, and the bytes of the text that it is about.
+    pub fn parse(text: &str) -> Result<Self, (Range<usize>, SelectorError)> {
+        parse::selectors(text)
     }
 
     /// Whether an instance is meant.
     pub fn select(&self, instance: &Instance, users: &Users) -> bool {
         self.0.iter().any(|selector| selector.selects(instance, users))
+    }
+
+    /// The names of users that they have.
+    pub fn user_names(&self) -> BTreeSet<&str> {
+        self.0.iter().filter_map(|selector| selector.whose.user_name()).collect()
+    }
+
+    /// Which managers' units they can mean.
+    pub fn depend_on(&self, users: &Users) -> Reach {
+        self.0.iter().map(|selector| selector.whose.reach(users)).fold(Reach::default(), Reach::or)
+    }
+
+    /// Whether any of them does not say whose.
+    pub fn is_bare(&self) -> bool {
+        self.0.iter().any(|selector| selector.whose == Whose::Anybody)
+    }
+
+    /// What to call them in the name of a map or chain.
+    pub fn label(&self) -> UnitName {
+        let label = |selector: &Selector| match &selector.which {
+            Which::Unit(unit) => unit.clone(),
+            Which::Glob(glob) => UnitName(glob.clone()),
+            Which::App(id) => UnitName(format!("app-{id}")),
+        };
+        self.0.first().map_or_else(|| UnitName(String::new()), label)
+    }
+
+    /// Whether a unit may be selected by both, as far as names tell.
+    pub fn may_overlap(&self, other: &Self) -> bool {
+        let names = |selectors: &Self| -> Option<BTreeSet<UnitName>> {
+            selectors.0.iter().map(|selector| selector.which.only_name().cloned()).collect()
+        };
+        match (names(self), names(other)) {
+            (Some(ours), Some(theirs)) => !ours.is_disjoint(&theirs),
+            _ => true,
+        }
+    }
+
+    /// Whether a path may be that of a unit that is selected.
+    pub fn may_name(&self, path: &CgroupPath) -> bool {
+        Instance::of(path)
+            .is_none_or(|instance| self.0.iter().any(|selector| selector.which.names(&instance.unit)))
+    }
+
+    /// The levels (`socket cgroupv2 level`) at which what they select is to be expected, as far as names tell.
+    pub fn levels(&self) -> BTreeSet<u32> {
+        self.0.iter().flat_map(levels::of).collect()
     }
 }
 
@@ -169,14 +223,35 @@ impl Whose {
             _ => false,
         }
     }
+
+    fn user_name(&self) -> Option<&str> {
+        if let Self::User(name) = self { Some(name) } else { None }
+    }
+
+    fn reach(&self, users: &Users) -> Reach {
+        let (system, users) = match self {
+            Self::Anybody => (true, Uids::All),
+            Self::System => (true, Uids::Some(BTreeSet::new())),
+            Self::AnyUser => (false, Uids::All),
+            Self::Uid(uid) => (false, Uids::Some(BTreeSet::from([*uid]))),
+            Self::User(name) => (false, Uids::Some(users.get(name).copied().into_iter().collect())),
+        };
+        Reach { system, users }
+    }
 }
 
 impl Which {
+    /// The unit's name, if it is the only one.
+    fn only_name(&self) -> Option<&UnitName> {
+        if let Self::Unit(name) = self { Some(name) } else { None }
+    }
+
     /// Whether a unit's name is meant.
     pub fn names(&self, unit: &UnitName) -> bool {
         match self {
             Self::Unit(name) => name == unit,
-            Self::Glob(_) | Self::App(_) => false,
+            Self::Glob(glob) => glob::matches(glob, &unit.0),
+            Self::App(id) => app::names(id, &unit.0),
         }
     }
 }
@@ -206,6 +281,106 @@ impl fmt::Display for Selector {
             Which::Unit(unit) => unit.fmt(f),
             Which::Glob(glob) => f.write_str(glob),
             Which::App(id) => write!(f, "app:{id}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn users() -> Users {
+        Users::from([("alice".to_owned(), 1000), ("bob".to_owned(), 1001)])
+    }
+
+    fn selects(selectors: &str, path: &str) -> bool {
+        let instance = Instance::of(&path.parse().unwrap());
+        let selectors = Selectors::parse(selectors).unwrap();
+        instance.is_some_and(|instance| selectors.select(&instance, &users()))
+    }
+
+    fn user(uid: u32) -> String {
+        format!("user.slice/user-{uid}.slice/user@{uid}.service")
+    }
+
+    #[test]
+    fn selectors_select_their_managers_units_only() {
+        let alice = format!("{}/app.slice/app-gnome-firefox-12.scope", user(1000));
+        let bob = format!("{}/app.slice/app-gnome-firefox-12.scope", user(1001));
+        let system = "system.slice/app-gnome-firefox-12.scope";
+        for (whose, expected) in [
+            ("", [true, true, true]),
+            ("system:", [false, false, true]),
+            ("user:", [true, true, false]),
+            ("alice:", [true, false, false]),
+            ("1001:", [false, true, false]),
+            ("carol:", [false, false, false]),
+        ] {
+            for which in ["app:firefox", "app-gnome-firefox-12.scope", "app-*-firefox-*.scope", "app-*"] {
+                let text = format!("{whose}{which}");
+                assert_eq!([&alice, &bob, system].map(|path| selects(&text, path)), expected, "{text}");
+            }
+        }
+        assert!(selects("system:postfix.service, alice:app:firefox", &alice));
+    }
+
+    #[test]
+    fn slice_is_selected_itself() {
+        let slice = format!("{}/app.slice", user(1000));
+        assert!(selects("alice:app.slice", &slice));
+        assert!(!selects("alice:app.slice", &format!("{slice}/x.service")));
+    }
+
+    #[test]
+    fn managers_are_told() {
+        let reach = |text: &str| Selectors::parse(text).unwrap().depend_on(&users());
+        let some = |uids: &[u32]| Uids::Some(uids.iter().copied().collect());
+        for (text, system, uids) in [
+            ("a.service", true, Uids::All),
+            ("system:a.service", true, some(&[])),
+            ("user:a.service", false, Uids::All),
+            ("alice:a.service,1001:b.service,carol:c.service", false, some(&[1000, 1001])),
+            ("alice:a.service,system:b.service", true, some(&[1000])),
+            ("alice:a.service,user:b.service", false, Uids::All),
+        ] {
+            assert_eq!(reach(text), Reach { system, users: uids }, "{text}");
+        }
+        let names = Selectors::parse("alice:a.service,1001:b.service,carol:app:c,user:d.service").unwrap();
+        assert_eq!(names.user_names(), BTreeSet::from(["alice", "carol"]));
+        assert!(!names.is_bare());
+        assert!(Selectors::parse("alice:a.service,app:b").unwrap().is_bare());
+    }
+
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "(user|system|app)\\.slice",
+            "user-100[01]\\.slice",
+            "user@100[01]\\.service",
+            "(x|postfix|app-a-1|app-a)\\.(service|scope|slice)",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_user_makes_is_selected_for_that_user_only(
+            names in prop::collection::vec(name(), 1..8),
+            which in "\\*|app:a|x\\.service|postfix\\.service|\\*\\.s\\*\\.scope",
+        ) {
+            let path = format!("{}/{}", user(1000), names.join("/"));
+            for whose in ["system", "bob", "1001", "carol"] {
+                prop_assert!(!selects(&format!("{whose}:{which}"), &path), "{} {} {}", whose, which, path);
+            }
+        }
+
+        #[test]
+        fn reach_covers_what_is_selected(whose in "(|system:|user:|alice:|carol:|100[012]:)", uid in 999_u32..1003) {
+            let selectors = Selectors::parse(&format!("{whose}*")).unwrap();
+            let reach = selectors.depend_on(&users());
+            prop_assert_eq!(reach.covers(Manager::System), selects(&format!("{whose}*"), "system.slice/x.service"));
+            let path = format!("{}/x.service", user(uid));
+            prop_assert_eq!(reach.covers(Manager::User(uid)), selects(&format!("{whose}*"), &path));
         }
     }
 }
