@@ -41,7 +41,7 @@ use crate::{
         hosts::Answer,
         journal::{Kind, Told},
         reader::Read,
-        subtrees::{Found, Subtrees},
+        subtrees::{Drained, Found, Subtrees},
         units,
     },
 };
@@ -96,6 +96,9 @@ fn failed_load(error: &LoadError) -> Failure {
     Failure::new(format!("nft refuses the policy: {}", error.words.join("; ")))
 }
 
+/// How often cgroups that cannot be watched are looked at.
+const RESCAN: Duration = Duration::from_secs(1);
+
 /// How an annotation that nft refuses is to be taken.
 #[derive(Debug, Clone, Copy)]
 enum Refusals {
@@ -114,6 +117,8 @@ struct Daemon {
     /// What of the ruleset the policy needs.
     interest: Interest,
     started: Instant,
+    /// When what cannot be watched was looked at.
+    rescanned: Instant,
     voice: Voice,
     bus_is_lost: bool,
 }
@@ -135,6 +140,7 @@ impl Daemon {
             kernel,
             interest: Interest::default(),
             started: Instant::now(),
+            rescanned: Instant::now(),
             voice: Voice::default(),
             bus_is_lost: false,
         }
@@ -146,8 +152,9 @@ impl Daemon {
 
     async fn serve(&mut self, sources: &mut Sources) {
         loop {
-            let subtrees = sources.subtrees.as_ref().and_then(Subtrees::timeout);
-            let wake = sources.wait(self.timeout().into_iter().chain(subtrees).min()).await;
+            let is_blind = sources.subtrees.as_ref().is_some_and(Subtrees::has_unwatched);
+            let rescan = is_blind.then(|| RESCAN.saturating_sub(self.rescanned.elapsed()));
+            let wake = sources.wait(self.timeout().into_iter().chain(rescan).min()).await;
             let journal_knows_more = matches!(wake, Wake::Cgroups | Wake::Dbus(_));
             match wake {
                 Wake::End => return,
@@ -212,7 +219,13 @@ impl Daemon {
 
     fn read_cgroups(&mut self, sources: &mut Sources) {
         if let Some(subtrees) = &mut sources.subtrees {
-            let drained = subtrees.drain();
+            let mut drained = subtrees.drain();
+            if subtrees.has_unwatched() && self.rescanned.elapsed() >= RESCAN {
+                let Drained { found, notices } = subtrees.rescan_unwatched();
+                drained.found.extend(found);
+                drained.notices.extend(notices);
+                self.rescanned = Instant::now();
+            }
             voice::notices(&drained.notices);
             drained.found.into_iter().for_each(|found| self.see(found));
         }
