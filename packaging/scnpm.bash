@@ -22,11 +22,17 @@ _scnpm() {
             scnpm,help)
                 cmd="scnpm__subcmd__help"
                 ;;
+            scnpm,units)
+                cmd="scnpm__subcmd__units"
+                ;;
             scnpm__subcmd__help,check)
                 cmd="scnpm__subcmd__help__subcmd__check"
                 ;;
             scnpm__subcmd__help,help)
                 cmd="scnpm__subcmd__help__subcmd__help"
+                ;;
+            scnpm__subcmd__help,units)
+                cmd="scnpm__subcmd__help__subcmd__units"
                 ;;
             *)
                 ;;
@@ -35,7 +41,7 @@ _scnpm() {
 
     case "${cmd}" in
         scnpm)
-            opts="-f -u -a -c -d -h -V --flush --reload-with-unit --reapply-with-unit --cooldown --debug --sources --clean --help --version check help"
+            opts="-f -u -a -c -d -h -V --flush --reload-with-unit --reapply-with-unit --cooldown --debug --sources --clean --help --version check units help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -111,7 +117,7 @@ _scnpm() {
             return 0
             ;;
         scnpm__subcmd__help)
-            opts="check help"
+            opts="check units help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -145,6 +151,42 @@ _scnpm() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        scnpm__subcmd__help__subcmd__units)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        scnpm__subcmd__units)
+            opts="-h --json --file --annotate --explicit --chain --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --chain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -36,6 +36,7 @@ complete -c scnpm -n "__fish_scnpm_needs_command" -l clean -d 'Remove everything
 complete -c scnpm -n "__fish_scnpm_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c scnpm -n "__fish_scnpm_needs_command" -s V -l version -d 'Print version'
 complete -c scnpm -n "__fish_scnpm_needs_command" -a "check" -d 'Load the files and their annotations where it touches nothing, and print every mistake'
+complete -c scnpm -n "__fish_scnpm_needs_command" -a "units" -d 'List the units that have cgroups on this machine, or print annotations for them'
 complete -c scnpm -n "__fish_scnpm_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l format -d 'How to print what is found' -r -f -a "full\t'With the lines of the files and a table of units'
 short\t'One line for each mistake'
@@ -48,5 +49,12 @@ complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l json -d 'The same 
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l dispatch -d 'Print the nft script that the annotations are loaded as, and what is found to stderr'
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l no-dns -d 'Look no host names up'
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check help" -f -a "check" -d 'Load the files and their annotations where it touches nothing, and print every mistake'
-complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l file -d 'Files whose annotations are shown beside the units that they are about (repeatable) [default: /etc/nftables.conf]' -r -F
+complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l chain -d 'The chain that annotations are for, such as `inet filter services` [default: that of the first annotation]' -r
+complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l json -d 'Print one JSON object'
+complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l annotate -d 'Print an annotation that is ready to be copied for each unit, and one for each application of a user'
+complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l explicit -d 'Print for each unit the annotation with its level and path besides'
+complete -c scnpm -n "__fish_scnpm_using_subcommand units" -s h -l help -d 'Print help'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units help" -f -a "check" -d 'Load the files and their annotations where it touches nothing, and print every mistake'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units help" -f -a "units" -d 'List the units that have cgroups on this machine, or print annotations for them'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -40,6 +40,8 @@ pub struct Cli {
 pub enum Command {
     /// Load the files and their annotations where it touches nothing, and print every mistake
     Check(Check),
+    /// List the units that have cgroups on this machine, or print annotations for them
+    Units(Units),
 }
 
 /// Options of the daemon.
@@ -157,6 +159,38 @@ impl FromStr for Deny {
     }
 }
 
+/// Options of `scnpm units`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 done, 1 nothing matches or something failed, 2 wrong usage.
+For example, `scnpm units --annotate firefox` prints the annotation for that application.")]
+pub struct Units {
+    /// Those that a selector of annotations selects, such as `alice:app:firefox`, `system:*.service` or a unit's name; or
+    /// those that have this text in their name or path
+    #[arg(value_name = "PATTERN")]
+    pub pattern: Option<String>,
+
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "annotate")]
+    pub json: bool,
+
+    /// Files whose annotations are shown beside the units that they are about (repeatable) [default: /etc/nftables.conf]
+    #[arg(long, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+
+    /// Print an annotation that is ready to be copied for each unit, and one for each application of a user
+    #[arg(long)]
+    pub annotate: bool,
+
+    /// Print for each unit the annotation with its level and path besides
+    #[arg(long, requires = "annotate")]
+    pub explicit: bool,
+
+    /// The chain that annotations are for, such as `inet filter services` [default: that of the first annotation]
+    #[arg(long, value_name = "CHAIN", requires = "annotate")]
+    pub chain: Option<String>,
+}
+
 /// Arguments as clap takes them: the original also took `-c:300` and `--cooldown:300`.
 pub fn normalise(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     const WITH_VALUE: [&str; 6] =
@@ -213,7 +247,7 @@ mod tests {
         assert!(Cli::try_parse_from(["scnpm", "check"]).is_err());
         let options = |line: &str| match parse(line).command {
             Some(Command::Check(options)) => options,
-            None => panic!("{line}"),
+            _ => panic!("{line}"),
         };
         assert_eq!(options("scnpm check --json a.conf").format(), Format::Json);
         assert_eq!(options("scnpm check --explain w004").explain, Some(Code::NearMiss));
@@ -221,5 +255,19 @@ mod tests {
             options("scnpm check --deny warnings,W001 a.conf").deny,
             [Deny::Warnings, Deny::Code(Code::Level)]
         );
+    }
+
+    #[test]
+    fn units_is_a_subcommand() {
+        let options = |line: &str| match parse(line).command {
+            Some(Command::Units(options)) => options,
+            _ => panic!("{line}"),
+        };
+        assert_eq!(options("scnpm units").pattern, None);
+        assert_eq!(options("scnpm units --file a --file b x").file, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert!(options("scnpm units --annotate --explicit --chain a firefox").explicit);
+        for wrong in ["units a b", "units --json --annotate", "units --explicit", "units --chain a"] {
+            assert!(Cli::try_parse_from(format!("scnpm {wrong}").split(' ')).is_err(), "{wrong}");
+        }
     }
 }

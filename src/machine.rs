@@ -1,5 +1,6 @@
 //! MACHINE -> FACTS. Unit files as systemd finds them, units as they run, and interfaces. Reads; decides nothing.
 
+mod instances;
 mod tree;
 mod unit_files;
 
@@ -16,7 +17,7 @@ use nix::{
 
 use crate::{
     lint::{UnitFile, Units},
-    model::{CGROUP_ROOT, CgroupPath, Instance, UnitName},
+    model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, UnitName},
     policy::selector::Users,
     watch::cgroups,
 };
@@ -44,15 +45,10 @@ pub fn users(names: &BTreeSet<&str>) -> Users {
     names.iter().filter_map(number).collect()
 }
 
-/// The cgroups that managers have made for units.
-pub fn instances() -> Vec<Instance> {
-    let root = Path::new(CGROUP_ROOT);
-    let path = |directory: PathBuf| directory.strip_prefix(root).ok()?.to_str()?.parse().ok();
-    cgroups::below(root, CGROUP_DEPTH)
-        .take(MOST_CGROUPS)
-        .filter_map(path)
-        .filter_map(|path| Instance::of(&path))
-        .collect()
+/// Every unit that has a cgroup in the hierarchy below `root`, with its number: those of the system's manager, and those
+/// of users' managers. Slices are units, too. In no order.
+pub fn instances(root: &Path) -> Vec<(Instance, CgroupId)> {
+    instances::below(root)
 }
 
 /// The names of the network interfaces that exist in this network namespace.

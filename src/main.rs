@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use scnpm::{
     cli::{self, Cli, Command},
-    commands::{self, Failure, check, clean},
+    commands::{self, Failure, check, clean, units},
     daemon, log,
 };
 
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Some(Command::Check(options)) => check::run(&options),
+        Some(Command::Units(options)) => units::run(&options),
         None if cli.daemon.clean => clean::run(&cli.daemon.files),
         None => commands::block_on(daemon::run(cli.daemon)),
     }

@@ -97,6 +97,11 @@ impl CgroupPath {
         PathBuf::from(CGROUP_ROOT).join(&self.0)
     }
 
+    /// Whether it is another one or below that.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.0.strip_prefix(other.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     /// Its names from the top down; their number is the level of `socket cgroupv2 level`.
     pub fn components(&self) -> impl Iterator<Item = &str> {
         self.0.split('/')

@@ -19,22 +19,27 @@ fn man_page_is_that_of_the_command_line() {
 }
 
 #[test]
-fn check_has_a_man_page_of_its_own() {
+fn subcommands_have_man_pages_of_their_own() {
     let mut command = Cli::command();
     command.build();
-    let check =
-        command.find_subcommand("check").unwrap().clone().name("scnpm-check").display_name("scnpm check");
-    let mut page = Vec::new();
-    clap_mangen::Man::new(check)
-        .title("scnpm-check")
-        .section("8")
-        .date("")
-        .source("scnpm")
-        .manual("scnpm")
-        .render(&mut page)
-        .unwrap();
-    page.extend_from_slice(b".SH \"SEE ALSO\"\nscnpm(8), nft(8)\n");
-    same("scnpm-check.8", &page);
+    for (name, page_name, see_also) in [
+        ("check", "scnpm-check", "scnpm(8), nft(8)"),
+        ("units", "scnpm-units", "scnpm(8), nft(8), systemd\\-cgls(1)"),
+    ] {
+        let subcommand = command.find_subcommand(name).unwrap().clone();
+        let subcommand = subcommand.name(page_name).display_name(format!("scnpm {name}"));
+        let mut page = Vec::new();
+        clap_mangen::Man::new(subcommand)
+            .title(page_name)
+            .section("8")
+            .date("")
+            .source("scnpm")
+            .manual("scnpm")
+            .render(&mut page)
+            .unwrap();
+        page.extend_from_slice(format!(".SH \"SEE ALSO\"\n{see_also}\n").as_bytes());
+        same(&format!("{page_name}.8"), &page);
+    }
 }
 
 #[test]

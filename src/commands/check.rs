@@ -13,7 +13,7 @@ use crate::{
     dispatch::Dispatch,
     lint::{self, Facts},
     load, log, machine,
-    model::{CgroupPath, Instance},
+    model::{CGROUP_ROOT, CgroupPath, Instance},
     policy::{
         Code, Mistake, Policy, Severity, Span,
         files::Disk,
@@ -50,7 +50,8 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         None => &|path| look(path).is_some(),
     };
     let users = machine::users(&policy.user_names());
-    let instances = if options.root.is_some() { vec![] } else { machine::instances() };
+    let instances = if options.root.is_some() { vec![] } else { machine::instances(Path::new(CGROUP_ROOT)) };
+    let instances: Vec<Instance> = instances.into_iter().map(|(instance, _)| instance).collect();
     let tried = load_for_real(options, &mut policy, &hosts, &unresolved, (&instances, &users), exists);
     let units = machine::units(options.root.as_deref().unwrap_or(Path::new("/")), &policy.units());
     let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref() };

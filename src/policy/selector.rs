@@ -256,6 +256,11 @@ impl Which {
     }
 }
 
+/// An id by which a unit's application is selected, as far as the unit's name tells.
+pub fn app_id(unit: &UnitName) -> Option<String> {
+    app::id(&unit.0)
+}
+
 impl fmt::Display for Selectors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, selector) in self.0.iter().enumerate() {

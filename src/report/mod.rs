@@ -1,7 +1,10 @@
-//! What `scnpm check` prints of what it found: for people, for editors, for programs.
+//! What subcommands print: here what `scnpm check` found, for people, for editors, for programs. `units` and `offer` have
+//! what `scnpm units` prints.
 
 mod json;
+pub mod offer;
 mod table;
+pub mod units;
 
 use std::io::{self, Write};
 

@@ -1,6 +1,8 @@
 """The booted-systemd tests. Arguments: words; only tests with one of them in their names run."""
 
+import concurrent.futures
 import os
+import random
 import signal
 import sys
 import time
@@ -681,6 +683,117 @@ def unit_file_is_valid_and_tight():
     # Exposure in tenths of what systemd-analyze prints, where 10.0 is the worst.
     exposure = m.run("systemd-analyze", "security", "--no-pager", "--threshold=25", "scnpm.service", ok=False)
     m.equal(exposure.returncode, 0, f"systemd-analyze security: {exposure.stdout}")
+
+
+# Units that are selected by more than a name.
+
+
+def selected(selector, port=7001):
+    return f"# {selector} :: add rule inet filter allowed socket cgroupv2 unit tcp dport {port} accept\n"
+
+
+def scope_of(name, uid=m.UID):
+    return f"user.slice/user-{uid}.slice/user@{uid}.service/app.slice/{name}"
+
+
+def other_user():
+    """Brings the second user's manager up."""
+    m.start(f"user@{m.OTHER_UID}.service")
+
+
+@test
+def application_is_let_through_by_whatever_name_its_scope_has():
+    other_user()
+    m.start_with(selected(f"{m.USER}:app:t-mail"))
+    for number, name in enumerate(["app-gnome-t\\x2dmail-17.scope", "app-t\\x2dmail-18.scope"]):
+        m.in_scope(name, m.connects(f"mail{number}"))
+        m.equal(m.tries(f"mail{number}"), ["ok"], name)
+    m.in_scope("app-gnome-t\\x2dmailer-19.scope", m.connects("mailer") + " || true")
+    m.equal(m.tries("mailer"), ["refused"], "another application")
+    m.in_scope("app-gnome-t\\x2dmail-20.scope", m.connects("stranger") + " || true", uid=m.OTHER_UID)
+    m.equal(m.tries("stranger"), ["refused"], "the same application of another user")
+    m.elements_become()
+
+
+@test
+def selected_units_have_their_elements_while_they_run():
+    other_user()
+    m.start_with(selected("user:t-sel-*.service"), selected(f"{m.OTHER_UID}:t-sel-b.service", port=7002))
+    for name in ["t-sel-a.service", "t-sel-b.service"]:
+        sleeper(name, where=m.USER_UNITS)
+    m.reload_units()
+    for uid in [m.UID, m.OTHER_UID]:
+        m.as_user("systemctl", "--user", "daemon-reload", uid=uid)
+        m.as_user("systemctl", "--user", "start", "t-sel-a.service", "t-sel-b.service", uid=uid)
+    both = [scope_of(name, uid) for uid in [m.UID, m.OTHER_UID] for name in ["t-sel-a.service", "t-sel-b.service"]]
+    m.elements_become(*both, scope_of("t-sel-b.service", m.OTHER_UID))
+    m.run("systemctl", "reload", "scnpm.service")
+    m.elements_become(*both, scope_of("t-sel-b.service", m.OTHER_UID))
+    m.run("systemctl", "stop", f"user@{m.OTHER_UID}.service")
+    m.elements_become(*both[:2])
+    other_user()
+    m.as_user("systemctl", "--user", "start", "t-sel-b.service", uid=m.OTHER_UID)
+    m.elements_become(*both[:2], *[scope_of("t-sel-b.service", m.OTHER_UID)] * 2)
+
+
+@test
+def system_unit_is_selected_wherever_its_slice_is():
+    m.start_with(selected("system:t-sliced.service"), selected("system:t-glob-*.service", port=7002))
+    sleeper("t-sliced.service", "Slice=t-deep-er.slice", f"ExecStartPre=-{m.connects('sliced')}")
+    sleeper("t-glob-x.service", f"ExecStartPre=-{m.connects('glob', port=7002)}")
+    m.reload_units()
+    m.start("t-glob-x.service")
+    m.equal(m.tries("glob"), ["ok"], "the first connection")
+    m.start("t-sliced.service")
+    m.elements_become("t.slice/t-deep.slice/t-deep-er.slice/t-sliced.service", "system.slice/t-glob-x.service")
+    m.is_let_through("t.slice/t-deep.slice/t-deep-er.slice/t-sliced.service", 7001)
+
+
+@test
+def user_can_imitate_nobody():
+    m.start_with(selected("system:t-imitated.service"), selected(f"{m.OTHER}:app:x"))
+    top = m.CGROUPS / f"user.slice/user-{m.UID}.slice/user@{m.UID}.service"
+    for place in ["system.slice/t-imitated.service", f"user.slice/user-{m.OTHER_UID}.slice/user@{m.OTHER_UID}.service/app-x-1.scope"]:
+        m.as_user("mkdir", "-p", str(top / place))
+    for number in range(300):
+        m.as_user("mkdir", str(top / f"a\";{{}} flush {number}.scope")) if number < 3 else None
+    sleeper("t-imitated.service")
+    m.reload_units()
+    m.start("t-imitated.service")
+    m.elements_become("system.slice/t-imitated.service")
+
+
+@test
+def five_hundred_scopes_of_two_users_get_what_is_theirs_at_the_first_try():
+    other_user()
+    ports = {m.UID: 7001, m.OTHER_UID: 7002}
+    names = {m.UID: m.USER, m.OTHER_UID: m.OTHER}
+    rules = [selected(f"{names[uid]}:app:t{app}", port=ports[uid]) for uid in ports for app in range(10)]
+    m.start_with(*rules)
+    work = [(uid, number) for uid in ports for number in range(250)]
+    random.Random(1).shuffle(work)
+
+    def run(mine):
+        for uid, number in mine:
+            app = number % 20
+            tries = m.TRIES / f"many-{uid}-{number}"
+            allowed, forbidden = ports[uid], 14003 - ports[uid]
+            command = f"{m.CONNECT} {allowed} {tries}; {m.CONNECT} {forbidden} {tries}; true"
+            m.in_scope(f"app-desk-t{app}-{number}.scope", command, uid=uid)
+
+    m.TRIES.mkdir(exist_ok=True)
+    m.TRIES.chmod(0o1777)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, [work[start::4] for start in range(4)]))
+    wrong = []
+    for uid, number in work:
+        expected = ["ok" if number % 20 < 10 else "refused", "refused"]
+        found = m.tries(f"many-{uid}-{number}")
+        if found != expected:
+            wrong.append(f"{uid} {number}: {found}, expected {expected}")
+    m.equal(wrong, [], f"of {len(work)} scopes")
+    m.elements_become()
+
 
 
 # scnpm check, and what the daemon says of the same

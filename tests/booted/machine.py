@@ -23,6 +23,9 @@ TRIES = pathlib.Path("/run/tries")
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 UID = 1000
 USER = "tester"
+# Another one.
+OTHER_UID = 1001
+OTHER = "other"
 USER_SLICE = f"user.slice/user-{UID}.slice/user@{UID}.service/app.slice"
 
 # Where the tests are started from may not exist in the container.
@@ -71,9 +74,15 @@ def run(*command, ok=True, **options):
     return done
 
 
-def as_user(*command, **options):
-    environment = {"XDG_RUNTIME_DIR": f"/run/user/{UID}", "PATH": os.environ["PATH"], "HOME": f"/home/{USER}"}
-    return run("setpriv", f"--reuid={UID}", f"--regid={UID}", "--init-groups", *command, env=environment, **options)
+def as_user(*command, uid=UID, **options):
+    name = USER if uid == UID else OTHER
+    environment = {"XDG_RUNTIME_DIR": f"/run/user/{uid}", "PATH": os.environ["PATH"], "HOME": f"/home/{name}"}
+    return run("setpriv", f"--reuid={uid}", f"--regid={uid}", "--init-groups", *command, env=environment, **options)
+
+
+def in_scope(name, command, uid=UID):
+    """Runs a command in a scope of a user's own, as a desktop runs an application."""
+    return as_user("systemd-run", "--user", "--scope", "--quiet", f"--unit={name}", "sh", "-c", command, uid=uid)
 
 
 # Policies

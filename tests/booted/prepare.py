@@ -26,6 +26,7 @@ m.run("useradd", "--create-home", "--uid", str(m.UID), "--shell", "/bin/bash", m
 lingering = pathlib.Path("/var/lib/systemd/linger")
 lingering.mkdir(parents=True, exist_ok=True)
 (lingering / m.USER).touch()
+m.run("useradd", "--create-home", "--uid", str(m.OTHER_UID), "--shell", "/bin/bash", m.OTHER)
 
 m.write_policy(m.system_rule("t-boot-client.service"))
 

@@ -20,6 +20,14 @@ pub(super) fn names(id: &str, unit: &str) -> bool {
     is(id) || id.strip_suffix(".desktop").is_some_and(is)
 }
 
+/// An id that [`names`] a unit: what a desktop calls its application, or its snap.
+pub(super) fn id(unit: &str) -> Option<String> {
+    match of_desktop(unit) {
+        Some(id) => String::from_utf8(id).ok(),
+        None => of_snap(unit).map(|(snap, _)| snap.to_owned()),
+    }
+}
+
 /// The id that a desktop or a bus has put into a name.
 fn of_desktop(unit: &str) -> Option<Vec<u8>> {
     let (stem, kind) = unit.rsplit_once('.')?;
@@ -180,6 +188,23 @@ mod tests {
             ("lxd.daemon", "snap.lxd.daemon.service".to_owned()),
         ] {
             assert!(names(id, &unit), "{id} {unit}");
+        }
+    }
+
+    #[test]
+    fn id_is_what_desktops_and_snaps_call_an_application() {
+        for (unit, expected) in [
+            ("app-gnome-firefox-1234.scope", Some("firefox")),
+            ("app-gnome-my\\x2dapp-1234.scope", Some("my-app")),
+            ("app-org.gnome.Terminal.slice", Some("org.gnome.Terminal")),
+            ("app-flatpak-org.telegram.desktop-12345.scope", Some("org.telegram.desktop")),
+            (&format!("snap.code.code-{UUID}.scope"), Some("code")),
+            ("app-\\xff-1.scope", None),
+            ("app.slice", None),
+            ("foo.service", None),
+        ] {
+            assert_eq!(id(unit).as_deref(), expected, "{unit}");
+            assert!(expected.is_none_or(|id| names(id, unit)), "{unit}");
         }
     }
 

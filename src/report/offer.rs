@@ -1,0 +1,227 @@
+//! Annotations that are ready to be copied, so that nobody has to write a selector or a path by hand.
+
+use std::collections::BTreeMap;
+
+use super::units::{Row, shown};
+use crate::{
+    model::{Instance, Manager},
+    policy::selector::{Selector, Selectors, Users, Which, Whose, app_id},
+};
+
+/// What stands for the chain where nobody named one.
+pub const UNNAMED_CHAIN: &str = "inet filter CHAIN";
+
+/// What to print.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// The annotations, one line each.
+    pub lines: Vec<String>,
+    /// What the reader has to know of them.
+    pub notes: Vec<String>,
+}
+
+/// An annotation for each unit, or for each application of a user; with `explicit` also one by level and path for each
+/// unit. The rows are in order.
+pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
+    let mut notes = Vec::new();
+    let mut known: BTreeMap<String, usize> = BTreeMap::new();
+    let mut groups: Vec<Vec<String>> = Vec::new();
+    let mut slices: Vec<&Row> = Vec::new();
+    for row in rows {
+        if is_of_a_slice(row, &slices) {
+            continue;
+        }
+        let Some(selector) = selector(row) else {
+            let path = shown(row.instance.path.as_str());
+            notes.push(format!("{path}: an annotation cannot have such a name, so none is offered for it"));
+            continue;
+        };
+        let is_app = matches!(selector.which, Which::App(_));
+        if is_app && row.instance.unit.0.ends_with(".slice") {
+            slices.push(row);
+        }
+        let selector = selector.to_string();
+        let group = *known.entry(selector.clone()).or_insert_with(|| {
+            groups.push(vec![format!("# {selector} :: add rule {chain} socket cgroupv2 unit accept")]);
+            groups.len() - 1
+        });
+        if explicit {
+            groups[group].push(by_path(row, chain));
+            if is_app {
+                let unit = &row.instance.unit;
+                notes.push(format!(
+                    "{unit}: the next time that {selector} is started its path can be another one"
+                ));
+            }
+        }
+    }
+    Offer { lines: groups.into_iter().flatten().collect(), notes }
+}
+
+/// Whether it is a scope in one of these slices of applications, and of no application by its own name: what a terminal
+/// runs. Such a name is never seen again, and the slice's annotation is for it, too.
+fn is_of_a_slice(row: &Row, slices: &[&Row]) -> bool {
+    let Instance { manager, unit, path } = &row.instance;
+    let holds = |slice: &&Row| slice.instance.manager == *manager && path.is_within(&slice.instance.path);
+    unit.0.ends_with(".scope") && app_id(unit).is_none() && slices.iter().any(holds)
+}
+
+fn by_path(row: &Row, chain: &str) -> String {
+    let (unit, path, level) = (&row.instance.unit, &row.instance.path, row.level());
+    format!("# {unit} :: add rule {chain} socket cgroupv2 level {level} \"{path}\" accept")
+}
+
+/// The shortest way to say which unit is meant that is understood so.
+fn selector(row: &Row) -> Option<Selector> {
+    if !row.is_plain() {
+        return None;
+    }
+    let unit = &row.instance.unit;
+    let owners = match row.instance.manager {
+        Manager::System => vec![Whose::System],
+        Manager::User(uid) => row.user.iter().cloned().map(Whose::User).chain([Whose::Uid(uid)]).collect(),
+    };
+    let app = match row.instance.manager {
+        Manager::System => None,
+        Manager::User(_) => app_id(unit).map(Which::App),
+    };
+    let ways = app.into_iter().chain([Which::Unit(unit.clone())]);
+    ways.flat_map(|which| {
+        owners.iter().map(move |whose| Selector { whose: whose.clone(), which: which.clone() })
+    })
+    .find(|selector| is_understood(selector, row))
+}
+
+/// A user may be called `system`, and an application anything.
+fn is_understood(selector: &Selector, row: &Row) -> bool {
+    let users: Users = match (row.instance.manager, &row.user) {
+        (Manager::User(uid), Some(name)) => [(name.clone(), uid)].into(),
+        _ => Users::default(),
+    };
+    let text = selector.to_string();
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c));
+    let read = Selectors::parse(&text);
+    is_plain && read == Ok(Selectors(vec![selector.clone()])) && selector.selects(&row.instance, &users)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::units::testing::row, *};
+
+    const CHAIN: &str = "inet filter out";
+    const USER: &str = "user.slice/user-1000.slice/user@1000.service";
+
+    fn alice(name: &str) -> Row {
+        row(Manager::User(1000), &format!("{USER}/{name}"))
+    }
+
+    fn lines(rows: &[Row]) -> Vec<String> {
+        let offer = offer(rows, CHAIN, false);
+        assert_eq!(offer.notes, [""; 0]);
+        offer.lines
+    }
+
+    fn line(selector: &str) -> String {
+        format!("# {selector} :: add rule inet filter out socket cgroupv2 unit accept")
+    }
+
+    #[test]
+    fn each_kind_of_unit_has_its_form() {
+        let rows = [
+            row(Manager::System, "system.slice/postfix.service"),
+            row(Manager::System, "system.slice/app-x-1.scope"),
+            alice("app.slice/app-gnome-org.mozilla.firefox-123.scope"),
+            alice("session.slice/foo.service"),
+            row(
+                Manager::User(1001),
+                "user.slice/user-1001.slice/user@1001.service/app.slice/app-x@1.service",
+            ),
+        ];
+        let expected = [
+            "system:postfix.service",
+            "system:app-x-1.scope",
+            "alice:app:org.mozilla.firefox",
+            "alice:foo.service",
+            "1001:app:x",
+        ];
+        assert_eq!(lines(&rows), expected.map(line));
+    }
+
+    #[test]
+    fn application_has_one_line_for_all_its_instances() {
+        let rows = [
+            alice("app.slice/app-firefox-1.scope"),
+            alice("app.slice/app-mail-1.scope"),
+            alice("app.slice/app-firefox@2.service"),
+        ];
+        assert_eq!(lines(&rows), ["alice:app:firefox", "alice:app:mail"].map(line));
+    }
+
+    #[test]
+    fn what_runs_in_an_applications_slice_is_the_applications() {
+        let terminal = "app.slice/app-org.gnome.Terminal.slice";
+        let rows = [
+            alice(terminal),
+            alice(&format!("{terminal}/gnome-terminal-server.service")),
+            alice(&format!("{terminal}/vte-spawn-1.scope")),
+        ];
+        let expected = ["alice:app:org.gnome.Terminal", "alice:gnome-terminal-server.service"].map(line);
+        assert_eq!(lines(&rows), expected);
+        assert_eq!(lines(&rows[2..]), [line("alice:vte-spawn-1.scope")]);
+    }
+
+    #[test]
+    fn explicit_form_names_level_and_path() {
+        let rows =
+            [row(Manager::System, "system.slice/postfix.service"), alice("app.slice/app-firefox-1.scope")];
+        let offer = offer(&rows, CHAIN, true);
+        let expected = [
+            line("system:postfix.service"),
+            "# postfix.service :: add rule inet filter out socket cgroupv2 level 2 \"system.slice/postfix.service\" accept"
+                .to_owned(),
+            line("alice:app:firefox"),
+            format!(
+                "# app-firefox-1.scope :: add rule inet filter out socket cgroupv2 level 5 \
+                 \"{USER}/app.slice/app-firefox-1.scope\" accept"
+            ),
+        ];
+        assert_eq!(offer.lines, expected);
+        assert_eq!(
+            offer.notes,
+            [
+                "app-firefox-1.scope: the next time that alice:app:firefox is started its path can be another one"
+            ]
+        );
+    }
+
+    #[test]
+    fn hostile_names_are_never_offered() {
+        for name in [
+            "a\".service",
+            "a\n.service",
+            "a b.service",
+            "ä.service",
+            "a\u{fffd}.service",
+            "x;y.slice/a.service",
+        ] {
+            let offer = offer(&[alice(name)], CHAIN, true);
+            assert_eq!((offer.lines.len(), offer.notes.len()), (0, 1), "{name}");
+            assert!(offer.notes[0].is_ascii() || offer.notes[0].contains('\u{fffd}'), "{:?}", offer.notes);
+        }
+    }
+
+    #[test]
+    fn user_whose_name_means_something_else_is_named_by_number() {
+        for name in ["system", "user", "a b", "a,b", "1001"] {
+            let mut one = alice("app.slice/app-firefox-1.scope");
+            one.user = Some(name.to_owned());
+            assert_eq!(lines(&[one]), [line("1000:app:firefox")], "{name}");
+        }
+    }
+
+    #[test]
+    fn application_whose_id_is_no_plain_text_is_offered_by_its_unit() {
+        let one = alice("app.slice/app-a\\x20b-1.scope");
+        assert_eq!(lines(&[one]), [line("alice:app-a\\x20b-1.scope")]);
+    }
+}
