@@ -1,9 +1,11 @@
 """The booted-systemd tests. Arguments: words; only tests with one of them in their names run."""
 
 import concurrent.futures
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 
@@ -793,6 +795,82 @@ def five_hundred_scopes_of_two_users_get_what_is_theirs_at_the_first_try():
             wrong.append(f"{uid} {number}: {found}, expected {expected}")
     m.equal(wrong, [], f"of {len(work)} scopes")
     m.elements_become()
+
+
+
+def recipes():
+    """The file of docs/desktop.md, and its recipes by their first words, for the tests' user."""
+    text = m.pathlib.Path("/opt/tests/desktop.md").read_text().replace("alice:", f"{m.USER}:")
+    before, after = text.split("## Recipes")
+    base = before[before.index("    flush ruleset"):].split("\n\n")[0]
+    blocks = after.split("## What it is not")[0].strip().split("\n\n")
+    found = {}
+    for block in blocks:
+        if block.startswith("    "):
+            found[title] = "\n".join(line[4:] for line in block.splitlines()) + "\n"
+        else:
+            title = block
+    return "\n".join(line[4:] for line in base.splitlines()), found
+
+
+@test
+def recipes_for_desktops_do_what_they_say():
+    base, all_recipes = recipes()
+    m.equal(len(all_recipes), 7, "recipes in docs/desktop.md")
+    m.Listeners([7022, 7080, 7100])
+    for title, unit, options, expected in [
+        ("A game without network", "app-x-game", [], {7080: "refused", 7100: "refused"}),
+        ("A browser", "app-x-browser", [], {7080: "ok", 7100: "refused"}),
+        ("A port", "app-x-terminal", [], {7022: "ok", 7100: "ok"}),
+        ("A port", "app-y-browser", [], {7022: "refused", 7100: "ok"}),
+        ("Everything in a slice", "any-in", ["--slice=app-untrusted.slice"], {7080: "ok", 7100: "refused"}),
+        ("Everything in a slice", "any-out", [], {7080: "ok", 7100: "ok"}),
+    ]:
+        recipe = next(text for name, text in all_recipes.items() if name.startswith(title))
+        m.start_with(recipe, base=base)
+        for port, outcome in expected.items():
+            name = f"{unit}-{port}.scope"
+            command = ["systemd-run", "--user", "--scope", "--quiet", *options, f"--unit={name}"]
+            m.as_user(*command, "sh", "-c", m.connects(name, port) + " || true")
+            m.equal(m.tries(name), [outcome], f"{title}: {unit} to port {port}")
+
+
+@test
+def recipes_for_a_vpn_let_through_whom_they_name():
+    base, all_recipes = recipes()
+    server = "import socket\ns = [socket.create_server(('192.0.2.25', p)) for p in (22, 443)]\nwhile True: s[1].accept()"
+    for command in [
+        "ip netns add far", "ip link add my-vpn type veth peer name far netns far",
+        "ip address add 192.0.2.1/24 dev my-vpn", "ip link set my-vpn up",
+        "ip -n far address add 192.0.2.25/24 dev far", "ip -n far link set far up",
+    ]:  # fmt: skip
+        m.run(*command.split())
+    far = subprocess.Popen(["ip", "netns", "exec", "far", "python3", "-c", server])
+    try:
+        m.eventually(lambda: "192.0.2.25:443" in m.run("ip", "netns", "exec", "far", "ss", "-ltn").stdout, "no server")
+        m.start_with(*all_recipes.values(), base=base)
+        for unit, port, outcome in [
+            ("app-gnome-mail-1.scope", 443, "ok"),
+            ("app-gnome-letters-1.scope", 443, "refused"),
+            ("app-flatpak-org.mozilla.firefox-1.scope", 443, "ok"),
+            ("app-flatpak-org.mozilla.firefox-2.scope", 22, "refused"),
+            ("app-kde-backup-1.scope", 22, "ok"),
+        ]:
+            client = f"import socket; socket.create_connection(('192.0.2.25', {port}), 5)"
+            m.in_scope(unit, f'python3 -c "{client}" 2>/dev/null && echo ok >{m.TRIES}/{unit} || echo refused >{m.TRIES}/{unit}')
+            m.equal(m.tries(unit), [outcome], f"{unit} to port {port}")
+    finally:
+        far.kill()
+        far.wait()
+        m.run("ip", "netns", "delete", "far")
+
+
+@test
+def recipes_for_desktops_are_found_right():
+    base, all_recipes = recipes()
+    m.write_policy(*all_recipes.values(), base=base)
+    report = json.loads(m.run(m.SCNPM, "check", "--json", str(m.CONF)).stdout)
+    m.equal(report["findings"], [], "findings")
 
 
 
