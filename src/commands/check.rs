@@ -66,7 +66,10 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),
         policy: &policy,
         mistakes: &mistakes,
-        units: UnitRow::all(&policy, exists, |unit| units.runs(unit)),
+        units: UnitRow::all(&policy, exists, |annotation| {
+            units.runs(&annotation.unit)
+                || instances.iter().any(|instance| annotation.selectors.select(instance, &users))
+        }),
         dispatch: options.dispatch.then(|| dispatch.to_string()),
         untried: tried.untried,
     };

@@ -309,13 +309,16 @@ impl Engine {
     /// Binds what patterns make of an instance; whether they all can.
     fn bind_instance(&mut self, instance: &Instance) -> bool {
         let level = level(&instance.path);
-        let (mut bindings, mut is_whole) = (Vec::new(), true);
+        let (mut bindings, mut is_whole, mut is_selected) = (Vec::new(), true, false);
         for pattern in self.patterns.iter().filter(|one| one.selectors.select(instance, &self.users)) {
+            is_selected = true;
             is_whole &= pattern.levels().is_none_or(|levels| levels.contains(&level));
             bindings.extend(pattern.bindings(instance, &self.users));
         }
         let slots = bindings.into_iter().map(|binding| self.bind(binding)).collect();
-        self.instances.insert(instance.path.clone(), slots);
+        if is_selected {
+            self.instances.insert(instance.path.clone(), slots);
+        }
         is_whole
     }
 

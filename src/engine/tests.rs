@@ -1,7 +1,11 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::model::{Family, Location, TableRef};
+use crate::{
+    dispatch::Target,
+    model::{Family, Location, TableRef},
+    policy::selector::Selectors,
+};
 
 const MAP: &str = "scnpm.out.1";
 
@@ -377,4 +381,68 @@ fn cgroup_whose_end_nobody_reports_is_looked_at_every_round_while_it_exists() {
         engine.handle(at, Event::CgroupSeen { path: path(A), id: Some(CgroupId(7)), source: None });
         assert_eq!((engine.actions(at), engine.timeout()), (vec![], Some(at + ROUND)));
     }
+}
+
+/// An application's scope of a user.
+fn scope(uid: u32, number: u32) -> Instance {
+    let path = format!("user.slice/user-{uid}.slice/user@{uid}.service/app.slice/app-x-{number}.scope");
+    Instance::of(&path.parse().unwrap()).unwrap()
+}
+
+fn pattern(selectors: &str, set: SetRef, level: Option<u32>) -> Pattern {
+    let targets = vec![Target { level, set, data: None }];
+    let location = Location { file: "nftables.conf".to_owned(), line: 1 };
+    let selectors = Selectors::parse(selectors).unwrap();
+    Pattern { selectors, targets, unit: unit("app"), location }
+}
+
+fn engine_of(patterns: Vec<Pattern>, instances: Vec<Instance>) -> Engine {
+    let mut engine = Engine::new(watched());
+    engine
+        .handle(ms(0), Event::PolicyLoaded(PolicyLoaded { patterns, instances, ..PolicyLoaded::default() }));
+    engine.actions(ms(0));
+    engine
+}
+
+fn instance_seen(engine: &mut Engine, instance: &Instance, id: Option<u64>) {
+    engine.handle(ms(1), Event::InstanceSeen { instance: instance.clone(), id: id.map(CgroupId) });
+}
+
+#[test]
+fn selected_instances_get_elements_and_are_forgotten_with_them() {
+    let mut engine = engine_of(vec![pattern("1000:app:x", set("scnpm.c.1"), Some(5))], vec![]);
+    for number in 1..=3 {
+        instance_seen(&mut engine, &scope(1000, number), Some(u64::from(number)));
+        instance_seen(&mut engine, &scope(1001, number), Some(100 + u64::from(number)));
+    }
+    assert_eq!(commit(&mut engine).add.len(), 3);
+    assert_eq!(engine.figures(), Figures { elements: 3, held: 3, first: [(Source::Cgroup, 3)].into() });
+    for number in 1..=3 {
+        instance_seen(&mut engine, &scope(1000, number), None);
+    }
+    assert_eq!(commit(&mut engine).delete.len(), 3);
+    let figures = engine.figures();
+    assert_eq!((figures.elements, figures.held), (0, 0));
+    assert!(engine.slots.is_empty() && engine.by_path.is_empty() && engine.paths_of.is_empty());
+    assert!(engine.instances.is_empty() && engine.ended.is_empty() && engine.seen.cgroups.is_empty());
+}
+
+#[test]
+fn gate_is_open_while_any_instance_is_there() {
+    let mut engine = engine_of(vec![pattern("user:app:x", set("scnpm.c.1.active"), None)], vec![]);
+    instance_seen(&mut engine, &scope(1000, 1), Some(1));
+    instance_seen(&mut engine, &scope(1001, 1), Some(2));
+    assert_eq!(commit(&mut engine).add.len(), 1);
+    instance_seen(&mut engine, &scope(1000, 1), None);
+    assert_eq!(engine.actions(ms(2)), []);
+    instance_seen(&mut engine, &scope(1001, 1), None);
+    assert_eq!(commit(&mut engine).close.len(), 1);
+}
+
+#[test]
+fn instance_at_a_level_without_a_map_has_the_policy_loaded_again() {
+    let mut engine = engine_of(vec![pattern("1000:app:x", set("scnpm.c.1"), Some(4))], vec![]);
+    instance_seen(&mut engine, &scope(1000, 1), Some(1));
+    let reload = Action::Reload { reread: false, flush: false };
+    assert!(engine.timeout().is_some() && engine.actions(ms(1000)).contains(&reload));
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     model::{CgroupPath, UnitName},
-    policy::{Part, Policy, Statement},
+    policy::{Annotation, Part, Policy, Statement},
 };
 
 /// A unit, and what annotations say of it.
@@ -34,7 +34,7 @@ impl UnitRow {
     pub fn all(
         policy: &Policy,
         exists: &dyn Fn(&CgroupPath) -> bool,
-        runs: impl Fn(&UnitName) -> bool,
+        runs: impl Fn(&Annotation) -> bool,
     ) -> Vec<Self> {
         let mut rows: Vec<Self> = Vec::new();
         let mut known: BTreeMap<&UnitName, usize> = BTreeMap::new();
@@ -42,7 +42,7 @@ impl UnitRow {
             let index = *known.entry(&annotation.unit).or_insert_with(|| {
                 rows.push(Self {
                     unit: annotation.unit.0.clone(),
-                    runs: runs(&annotation.unit),
+                    runs: runs(annotation),
                     ..Self::default()
                 });
                 rows.len() - 1

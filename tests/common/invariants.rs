@@ -154,7 +154,8 @@ fn check_dispatch(policy: &Policy) {
     }
     let printed = dispatch.to_string();
     let comments = printed.strip_prefix(&dispatch.script.to_string()).expect("the script comes first");
-    assert_eq!(comments.lines().count(), dispatch.bindings.len());
+    let targets: usize = dispatch.patterns.iter().map(|(pattern, _)| pattern.targets.len()).sum();
+    assert_eq!(comments.lines().count(), dispatch.bindings.len() + targets);
     assert!(comments.lines().all(|line| line.starts_with("# ")), "{comments:?}");
 }
 
