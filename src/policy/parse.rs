@@ -299,10 +299,14 @@ fn check_units_match(annotation: &Annotation, mistakes: &mut Vec<Mistake>) {
     let Some(span) = annotation.units_match().filter(|_| annotation.selectors.is_bare()) else { return };
     let text = &annotation.unit.0;
     let mistake = Mistake::new(Code::Whose, span, "`socket cgroupv2 unit` needs to know whose unit is meant");
+    let whose = match &annotation.selectors.0[..] {
+        [Selector { which: Which::App(_), .. }] => "user:",
+        _ => "system:",
+    };
     let place = Span { end: annotation.unit_span.start, ..annotation.unit_span };
     mistakes.push(match text.contains(',') {
         false => {
-            mistake.help("write `system:`, a user's name and `:`, or `user:` in front").fix(place, "system:")
+            mistake.help("write `system:`, a user's name and `:`, or `user:` in front").fix(place, whose)
         }
         true => mistake.help("write `system:`, a user's name and `:`, or `user:` in front of each unit"),
     });

@@ -698,14 +698,15 @@ def scope_of(name, uid=m.UID):
     return f"user.slice/user-{uid}.slice/user@{uid}.service/app.slice/{name}"
 
 
-def other_user():
-    """Brings the second user's manager up."""
-    m.start(f"user@{m.OTHER_UID}.service")
+def fresh_users():
+    """Brings the managers of two users up, on the bus that there is now: they need it to move processes into scopes."""
+    for uid in [m.UID, m.OTHER_UID]:
+        m.run("systemctl", "restart", f"user@{uid}.service")
 
 
 @test
 def application_is_let_through_by_whatever_name_its_scope_has():
-    other_user()
+    fresh_users()
     m.start_with(selected(f"{m.USER}:app:t-mail"))
     for number, name in enumerate(["app-gnome-t\\x2dmail-17.scope", "app-t\\x2dmail-18.scope"]):
         m.in_scope(name, m.connects(f"mail{number}"))
@@ -719,7 +720,7 @@ def application_is_let_through_by_whatever_name_its_scope_has():
 
 @test
 def selected_units_have_their_elements_while_they_run():
-    other_user()
+    fresh_users()
     m.start_with(selected("user:t-sel-*.service"), selected(f"{m.OTHER_UID}:t-sel-b.service", port=7002))
     for name in ["t-sel-a.service", "t-sel-b.service"]:
         sleeper(name, where=m.USER_UNITS)
@@ -733,7 +734,7 @@ def selected_units_have_their_elements_while_they_run():
     m.elements_become(*both, scope_of("t-sel-b.service", m.OTHER_UID))
     m.run("systemctl", "stop", f"user@{m.OTHER_UID}.service")
     m.elements_become(*both[:2])
-    other_user()
+    m.start(f"user@{m.OTHER_UID}.service")
     m.as_user("systemctl", "--user", "start", "t-sel-b.service", uid=m.OTHER_UID)
     m.elements_become(*both[:2], *[scope_of("t-sel-b.service", m.OTHER_UID)] * 2)
 
@@ -767,7 +768,7 @@ def user_can_imitate_nobody():
 
 @test
 def five_hundred_scopes_of_two_users_get_what_is_theirs_at_the_first_try():
-    other_user()
+    fresh_users()
     ports = {m.UID: 7001, m.OTHER_UID: 7002}
     names = {m.UID: m.USER, m.OTHER_UID: m.OTHER}
     rules = [selected(f"{names[uid]}:app:t{app}", port=ports[uid]) for uid in ports for app in range(10)]
@@ -815,6 +816,7 @@ def recipes():
 
 @test
 def recipes_for_desktops_do_what_they_say():
+    fresh_users()
     base, all_recipes = recipes()
     m.equal(len(all_recipes), 7, "recipes in docs/desktop.md")
     m.Listeners([7022, 7080, 7100])
@@ -837,6 +839,7 @@ def recipes_for_desktops_do_what_they_say():
 
 @test
 def recipes_for_a_vpn_let_through_whom_they_name():
+    fresh_users()
     base, all_recipes = recipes()
     server = "import socket\ns = [socket.create_server(('192.0.2.25', p)) for p in (22, 443)]\nwhile True: s[1].accept()"
     for command in [

@@ -70,7 +70,7 @@ def eventually(condition, why, patience=20):
 def run(*command, ok=True, **options):
     """Runs a command and returns what it did; with `ok`, a failure is the test's."""
     done = subprocess.run(command, text=True, capture_output=True, timeout=120, **options)
-    check(done.returncode == 0 or not ok, lambda: f"{' '.join(command)}: {done.stderr.strip()}")
+    check(done.returncode == 0 or not ok, lambda: f"{' '.join(command)}: {done.returncode} {done.stderr.strip()}")
     return done
 
 
