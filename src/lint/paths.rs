@@ -23,9 +23,12 @@ pub(super) fn lint(
     misspelt: &BTreeSet<AnnotationId>,
 ) -> Vec<Mistake> {
     let judged = |(id, annotation): (AnnotationId, &Annotation)| {
-        let unit = units.map_or(&annotation.unit, |units| units.own_name(&annotation.unit));
+        let named = annotation.only_unit().unwrap_or(&annotation.unit);
+        let unit = units.map_or(named, |units| units.own_name(named));
         let judge = Judge { policy, units, annotation, unit, written: written(annotation) };
-        judge.misplaced().or_else(|| if misspelt.contains(&id) { None } else { judge.unit() })
+        judge.misplaced().or_else(|| {
+            if misspelt.contains(&id) || annotation.only_unit().is_none() { None } else { judge.unit() }
+        })
     };
     policy.iter().filter_map(judged).collect()
 }
@@ -218,7 +221,7 @@ impl<'a> Judge<'a> {
 
     fn not_of_the_unit(&self, written: &Written<'_>) -> Mistake {
         let mut message = format!("the path is not that of {}", quoted(&self.unit.0));
-        if *self.unit != self.annotation.unit {
+        if Some(self.unit) != self.annotation.only_unit() {
             message = format!("{message}, which {} is another name of", quoted(&self.annotation.unit.0));
         }
         Mistake::new(Code::UnitPath, written.span, message)
@@ -384,6 +387,15 @@ mod tests {
             said("sshd.service", "system.slice/sshd.service", facts),
             ["the path is not that of `ssh.service`, which `sshd.service` is another name of"]
         );
+    }
+
+    #[test]
+    fn selectors_of_more_than_one_unit_are_labels() {
+        let none = Facts::default();
+        for selector in ["alice:app:x", "user:b.service", "alice:b.service", "system:b-*.service"] {
+            assert_eq!(said(selector, "system.slice/a.service", none), [] as [&str; 0], "{selector}");
+        }
+        assert_eq!(said("system:b.service", "system.slice/a.service", none).len(), 1);
     }
 
     #[test]
