@@ -62,6 +62,195 @@ def daemon_started_before_dbus_at_boot_finds_it_later():
     m.eventually(is_on_the_bus, "scnpm is not on the bus")
 
 
+# Units that are selected by more than a name. Before the tests that end D-Bus: users' managers move processes into
+# scopes through it, and never find it again.
+
+
+def selected(selector, port=7001):
+    return f"# {selector} :: add rule inet filter allowed socket cgroupv2 unit tcp dport {port} accept\n"
+
+
+def scope_of(name, uid=m.UID):
+    return f"user.slice/user-{uid}.slice/user@{uid}.service/app.slice/{name}"
+
+
+def two_users():
+    """Brings the second user's manager up; the first one's lingers."""
+    m.start(f"user@{m.OTHER_UID}.service")
+
+
+@test
+def application_is_let_through_by_whatever_name_its_scope_has():
+    two_users()
+    m.start_with(selected(f"{m.USER}:app:t-mail"))
+    for number, name in enumerate(["app-gnome-t\\x2dmail-17.scope", "app-t\\x2dmail-18.scope"]):
+        m.in_scope(name, m.connects(f"mail{number}"))
+        m.equal(m.tries(f"mail{number}"), ["ok"], name)
+    m.in_scope("app-gnome-t\\x2dmailer-19.scope", m.connects("mailer") + " || true")
+    m.equal(m.tries("mailer"), ["refused"], "another application")
+    m.in_scope("app-gnome-t\\x2dmail-20.scope", m.connects("stranger") + " || true", uid=m.OTHER_UID)
+    m.equal(m.tries("stranger"), ["refused"], "the same application of another user")
+    m.elements_become()
+
+
+@test
+def selected_units_have_their_elements_while_they_run():
+    two_users()
+    m.start_with(selected("user:t-sel-*.service"), selected(f"{m.OTHER_UID}:t-sel-b.service", port=7002))
+    for name in ["t-sel-a.service", "t-sel-b.service"]:
+        sleeper(name, where=m.USER_UNITS)
+    m.reload_units()
+    for uid in [m.UID, m.OTHER_UID]:
+        m.as_user("systemctl", "--user", "daemon-reload", uid=uid)
+        m.as_user("systemctl", "--user", "start", "t-sel-a.service", "t-sel-b.service", uid=uid)
+    both = [scope_of(name, uid) for uid in [m.UID, m.OTHER_UID] for name in ["t-sel-a.service", "t-sel-b.service"]]
+    m.elements_become(*both, scope_of("t-sel-b.service", m.OTHER_UID))
+    m.run("systemctl", "reload", "scnpm.service")
+    m.elements_become(*both, scope_of("t-sel-b.service", m.OTHER_UID))
+    m.run("systemctl", "stop", f"user@{m.OTHER_UID}.service")
+    m.elements_become(*both[:2])
+    m.start(f"user@{m.OTHER_UID}.service")
+    m.as_user("systemctl", "--user", "start", "t-sel-b.service", uid=m.OTHER_UID)
+    m.elements_become(*both[:2], *[scope_of("t-sel-b.service", m.OTHER_UID)] * 2)
+
+
+@test
+def system_unit_is_selected_wherever_its_slice_is():
+    m.start_with(selected("system:t-sliced.service"), selected("system:t-glob-*.service", port=7002))
+    sleeper("t-sliced.service", "Slice=t-deep-er.slice", f"ExecStartPre=-{m.connects('sliced')}")
+    sleeper("t-glob-x.service", f"ExecStartPre=-{m.connects('glob', port=7002)}")
+    m.reload_units()
+    m.start("t-glob-x.service")
+    m.equal(m.tries("glob"), ["ok"], "the first connection")
+    m.start("t-sliced.service")
+    m.elements_become("t.slice/t-deep.slice/t-deep-er.slice/t-sliced.service", "system.slice/t-glob-x.service")
+    m.is_let_through("t.slice/t-deep.slice/t-deep-er.slice/t-sliced.service", 7001)
+
+
+@test
+def user_can_imitate_nobody():
+    m.start_with(selected("system:t-imitated.service"), selected(f"{m.OTHER}:app:x"))
+    top = m.CGROUPS / f"user.slice/user-{m.UID}.slice/user@{m.UID}.service"
+    for place in ["system.slice/t-imitated.service", f"user.slice/user-{m.OTHER_UID}.slice/user@{m.OTHER_UID}.service/app-x-1.scope"]:
+        m.as_user("mkdir", "-p", str(top / place))
+    for number in range(300):
+        m.as_user("mkdir", str(top / f"a\";{{}} flush {number}.scope")) if number < 3 else None
+    sleeper("t-imitated.service")
+    m.reload_units()
+    m.start("t-imitated.service")
+    m.elements_become("system.slice/t-imitated.service")
+
+
+@test
+def five_hundred_scopes_of_two_users_get_what_is_theirs_at_the_first_try():
+    two_users()
+    ports = {m.UID: 7001, m.OTHER_UID: 7002}
+    names = {m.UID: m.USER, m.OTHER_UID: m.OTHER}
+    rules = [selected(f"{names[uid]}:app:t{app}", port=ports[uid]) for uid in ports for app in range(10)]
+    m.start_with(*rules)
+    work = [(uid, number) for uid in ports for number in range(250)]
+    random.Random(1).shuffle(work)
+
+    def run(mine):
+        for uid, number in mine:
+            app = number % 20
+            tries = m.TRIES / f"many-{uid}-{number}"
+            allowed, forbidden = ports[uid], 14003 - ports[uid]
+            command = f"{m.CONNECT} {allowed} {tries}; {m.CONNECT} {forbidden} {tries}; true"
+            m.in_scope(f"app-desk-t{app}-{number}.scope", command, uid=uid)
+
+    m.TRIES.mkdir(exist_ok=True)
+    m.TRIES.chmod(0o1777)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, [work[start::4] for start in range(4)]))
+    wrong = []
+    for uid, number in work:
+        expected = ["ok" if number % 20 < 10 else "refused", "refused"]
+        found = m.tries(f"many-{uid}-{number}")
+        if found != expected:
+            wrong.append(f"{uid} {number}: {found}, expected {expected}")
+    m.equal(wrong, [], f"of {len(work)} scopes")
+    m.elements_become()
+
+
+
+def recipes():
+    """The file of docs/desktop.md, and its recipes by their first words, for the tests' user."""
+    text = m.pathlib.Path("/opt/tests/desktop.md").read_text().replace("alice:", f"{m.USER}:")
+    before, after = text.split("## Recipes")
+    base = before[before.index("    flush ruleset"):].split("\n\n")[0]
+    blocks = after.split("## What it is not")[0].strip().split("\n\n")
+    found = {}
+    for block in blocks:
+        if block.startswith("    "):
+            found[title] = "\n".join(line[4:] for line in block.splitlines()) + "\n"
+        else:
+            title = block
+    return "\n".join(line[4:] for line in base.splitlines()), found
+
+
+@test
+def recipes_for_desktops_do_what_they_say():
+    two_users()
+    base, all_recipes = recipes()
+    m.equal(len(all_recipes), 7, "recipes in docs/desktop.md")
+    m.Listeners([7022, 7080, 7100])
+    for title, unit, options, expected in [
+        ("A game without network", "app-x-game", [], {7080: "refused", 7100: "refused"}),
+        ("A browser", "app-x-browser", [], {7080: "ok", 7100: "refused"}),
+        ("A port", "app-x-terminal", [], {7022: "ok", 7100: "ok"}),
+        ("A port", "app-y-browser", [], {7022: "refused", 7100: "ok"}),
+        ("Everything in a slice", "any-in", ["--slice=app-untrusted.slice"], {7080: "ok", 7100: "refused"}),
+        ("Everything in a slice", "any-out", [], {7080: "ok", 7100: "ok"}),
+    ]:
+        recipe = next(text for name, text in all_recipes.items() if name.startswith(title))
+        m.start_with(recipe, base=base)
+        for port, outcome in expected.items():
+            name = f"{unit}-{port}.scope"
+            command = ["systemd-run", "--user", "--scope", "--quiet", *options, f"--unit={name}"]
+            m.as_user(*command, "sh", "-c", m.connects(name, port) + " || true")
+            m.equal(m.tries(name), [outcome], f"{title}: {unit} to port {port}")
+
+
+@test
+def recipes_for_a_vpn_let_through_whom_they_name():
+    two_users()
+    base, all_recipes = recipes()
+    server = "import socket\ns = [socket.create_server(('192.0.2.25', p)) for p in (22, 443)]\nwhile True: s[1].accept()"
+    for command in [
+        "ip netns add far", "ip link add my-vpn type veth peer name far netns far",
+        "ip address add 192.0.2.1/24 dev my-vpn", "ip link set my-vpn up",
+        "ip -n far address add 192.0.2.25/24 dev far", "ip -n far link set far up",
+    ]:  # fmt: skip
+        m.run(*command.split())
+    far = subprocess.Popen(["ip", "netns", "exec", "far", "python3", "-c", server])
+    try:
+        m.eventually(lambda: "192.0.2.25:443" in m.run("ip", "netns", "exec", "far", "ss", "-ltn").stdout, "no server")
+        m.start_with(*all_recipes.values(), base=base)
+        for unit, port, outcome in [
+            ("app-gnome-mail-1.scope", 443, "ok"),
+            ("app-gnome-letters-1.scope", 443, "refused"),
+            ("app-flatpak-org.mozilla.firefox-1.scope", 443, "ok"),
+            ("app-flatpak-org.mozilla.firefox-2.scope", 22, "refused"),
+            ("app-kde-backup-1.scope", 22, "ok"),
+        ]:
+            client = f"import socket; socket.create_connection(('192.0.2.25', {port}), 5)"
+            m.in_scope(unit, f'python3 -c "{client}" 2>/dev/null && echo ok >{m.TRIES}/{unit} || echo refused >{m.TRIES}/{unit}')
+            m.equal(m.tries(unit), [outcome], f"{unit} to port {port}")
+    finally:
+        far.kill()
+        far.wait()
+        m.run("ip", "netns", "delete", "far")
+
+
+@test
+def recipes_for_desktops_are_found_right():
+    base, all_recipes = recipes()
+    m.write_policy(*all_recipes.values(), base=base)
+    report = json.loads(m.run(m.SCNPM, "check", "--json", str(m.CONF)).stdout)
+    m.equal(report["findings"], [], "findings")
+
+
 def is_on_the_bus():
     peers = m.run("busctl", "list", "--no-legend", "--no-pager", ok=False).stdout
     return any(line.split()[1:2] == [str(m.daemon_pid())] for line in peers.splitlines())
@@ -685,196 +874,6 @@ def unit_file_is_valid_and_tight():
     # Exposure in tenths of what systemd-analyze prints, where 10.0 is the worst.
     exposure = m.run("systemd-analyze", "security", "--no-pager", "--threshold=25", "scnpm.service", ok=False)
     m.equal(exposure.returncode, 0, f"systemd-analyze security: {exposure.stdout}")
-
-
-# Units that are selected by more than a name.
-
-
-def selected(selector, port=7001):
-    return f"# {selector} :: add rule inet filter allowed socket cgroupv2 unit tcp dport {port} accept\n"
-
-
-def scope_of(name, uid=m.UID):
-    return f"user.slice/user-{uid}.slice/user@{uid}.service/app.slice/{name}"
-
-
-def fresh_users():
-    """Brings the managers of two users up, on the bus that there is now: they need it to move processes into scopes."""
-    for uid in [m.UID, m.OTHER_UID]:
-        m.run("systemctl", "restart", f"user@{uid}.service")
-
-
-@test
-def application_is_let_through_by_whatever_name_its_scope_has():
-    fresh_users()
-    m.start_with(selected(f"{m.USER}:app:t-mail"))
-    for number, name in enumerate(["app-gnome-t\\x2dmail-17.scope", "app-t\\x2dmail-18.scope"]):
-        m.in_scope(name, m.connects(f"mail{number}"))
-        m.equal(m.tries(f"mail{number}"), ["ok"], name)
-    m.in_scope("app-gnome-t\\x2dmailer-19.scope", m.connects("mailer") + " || true")
-    m.equal(m.tries("mailer"), ["refused"], "another application")
-    m.in_scope("app-gnome-t\\x2dmail-20.scope", m.connects("stranger") + " || true", uid=m.OTHER_UID)
-    m.equal(m.tries("stranger"), ["refused"], "the same application of another user")
-    m.elements_become()
-
-
-@test
-def selected_units_have_their_elements_while_they_run():
-    fresh_users()
-    m.start_with(selected("user:t-sel-*.service"), selected(f"{m.OTHER_UID}:t-sel-b.service", port=7002))
-    for name in ["t-sel-a.service", "t-sel-b.service"]:
-        sleeper(name, where=m.USER_UNITS)
-    m.reload_units()
-    for uid in [m.UID, m.OTHER_UID]:
-        m.as_user("systemctl", "--user", "daemon-reload", uid=uid)
-        m.as_user("systemctl", "--user", "start", "t-sel-a.service", "t-sel-b.service", uid=uid)
-    both = [scope_of(name, uid) for uid in [m.UID, m.OTHER_UID] for name in ["t-sel-a.service", "t-sel-b.service"]]
-    m.elements_become(*both, scope_of("t-sel-b.service", m.OTHER_UID))
-    m.run("systemctl", "reload", "scnpm.service")
-    m.elements_become(*both, scope_of("t-sel-b.service", m.OTHER_UID))
-    m.run("systemctl", "stop", f"user@{m.OTHER_UID}.service")
-    m.elements_become(*both[:2])
-    m.start(f"user@{m.OTHER_UID}.service")
-    m.as_user("systemctl", "--user", "start", "t-sel-b.service", uid=m.OTHER_UID)
-    m.elements_become(*both[:2], *[scope_of("t-sel-b.service", m.OTHER_UID)] * 2)
-
-
-@test
-def system_unit_is_selected_wherever_its_slice_is():
-    m.start_with(selected("system:t-sliced.service"), selected("system:t-glob-*.service", port=7002))
-    sleeper("t-sliced.service", "Slice=t-deep-er.slice", f"ExecStartPre=-{m.connects('sliced')}")
-    sleeper("t-glob-x.service", f"ExecStartPre=-{m.connects('glob', port=7002)}")
-    m.reload_units()
-    m.start("t-glob-x.service")
-    m.equal(m.tries("glob"), ["ok"], "the first connection")
-    m.start("t-sliced.service")
-    m.elements_become("t.slice/t-deep.slice/t-deep-er.slice/t-sliced.service", "system.slice/t-glob-x.service")
-    m.is_let_through("t.slice/t-deep.slice/t-deep-er.slice/t-sliced.service", 7001)
-
-
-@test
-def user_can_imitate_nobody():
-    m.start_with(selected("system:t-imitated.service"), selected(f"{m.OTHER}:app:x"))
-    top = m.CGROUPS / f"user.slice/user-{m.UID}.slice/user@{m.UID}.service"
-    for place in ["system.slice/t-imitated.service", f"user.slice/user-{m.OTHER_UID}.slice/user@{m.OTHER_UID}.service/app-x-1.scope"]:
-        m.as_user("mkdir", "-p", str(top / place))
-    for number in range(300):
-        m.as_user("mkdir", str(top / f"a\";{{}} flush {number}.scope")) if number < 3 else None
-    sleeper("t-imitated.service")
-    m.reload_units()
-    m.start("t-imitated.service")
-    m.elements_become("system.slice/t-imitated.service")
-
-
-@test
-def five_hundred_scopes_of_two_users_get_what_is_theirs_at_the_first_try():
-    fresh_users()
-    ports = {m.UID: 7001, m.OTHER_UID: 7002}
-    names = {m.UID: m.USER, m.OTHER_UID: m.OTHER}
-    rules = [selected(f"{names[uid]}:app:t{app}", port=ports[uid]) for uid in ports for app in range(10)]
-    m.start_with(*rules)
-    work = [(uid, number) for uid in ports for number in range(250)]
-    random.Random(1).shuffle(work)
-
-    def run(mine):
-        for uid, number in mine:
-            app = number % 20
-            tries = m.TRIES / f"many-{uid}-{number}"
-            allowed, forbidden = ports[uid], 14003 - ports[uid]
-            command = f"{m.CONNECT} {allowed} {tries}; {m.CONNECT} {forbidden} {tries}; true"
-            m.in_scope(f"app-desk-t{app}-{number}.scope", command, uid=uid)
-
-    m.TRIES.mkdir(exist_ok=True)
-    m.TRIES.chmod(0o1777)
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(run, [work[start::4] for start in range(4)]))
-    wrong = []
-    for uid, number in work:
-        expected = ["ok" if number % 20 < 10 else "refused", "refused"]
-        found = m.tries(f"many-{uid}-{number}")
-        if found != expected:
-            wrong.append(f"{uid} {number}: {found}, expected {expected}")
-    m.equal(wrong, [], f"of {len(work)} scopes")
-    m.elements_become()
-
-
-
-def recipes():
-    """The file of docs/desktop.md, and its recipes by their first words, for the tests' user."""
-    text = m.pathlib.Path("/opt/tests/desktop.md").read_text().replace("alice:", f"{m.USER}:")
-    before, after = text.split("## Recipes")
-    base = before[before.index("    flush ruleset"):].split("\n\n")[0]
-    blocks = after.split("## What it is not")[0].strip().split("\n\n")
-    found = {}
-    for block in blocks:
-        if block.startswith("    "):
-            found[title] = "\n".join(line[4:] for line in block.splitlines()) + "\n"
-        else:
-            title = block
-    return "\n".join(line[4:] for line in base.splitlines()), found
-
-
-@test
-def recipes_for_desktops_do_what_they_say():
-    fresh_users()
-    base, all_recipes = recipes()
-    m.equal(len(all_recipes), 7, "recipes in docs/desktop.md")
-    m.Listeners([7022, 7080, 7100])
-    for title, unit, options, expected in [
-        ("A game without network", "app-x-game", [], {7080: "refused", 7100: "refused"}),
-        ("A browser", "app-x-browser", [], {7080: "ok", 7100: "refused"}),
-        ("A port", "app-x-terminal", [], {7022: "ok", 7100: "ok"}),
-        ("A port", "app-y-browser", [], {7022: "refused", 7100: "ok"}),
-        ("Everything in a slice", "any-in", ["--slice=app-untrusted.slice"], {7080: "ok", 7100: "refused"}),
-        ("Everything in a slice", "any-out", [], {7080: "ok", 7100: "ok"}),
-    ]:
-        recipe = next(text for name, text in all_recipes.items() if name.startswith(title))
-        m.start_with(recipe, base=base)
-        for port, outcome in expected.items():
-            name = f"{unit}-{port}.scope"
-            command = ["systemd-run", "--user", "--scope", "--quiet", *options, f"--unit={name}"]
-            m.as_user(*command, "sh", "-c", m.connects(name, port) + " || true")
-            m.equal(m.tries(name), [outcome], f"{title}: {unit} to port {port}")
-
-
-@test
-def recipes_for_a_vpn_let_through_whom_they_name():
-    fresh_users()
-    base, all_recipes = recipes()
-    server = "import socket\ns = [socket.create_server(('192.0.2.25', p)) for p in (22, 443)]\nwhile True: s[1].accept()"
-    for command in [
-        "ip netns add far", "ip link add my-vpn type veth peer name far netns far",
-        "ip address add 192.0.2.1/24 dev my-vpn", "ip link set my-vpn up",
-        "ip -n far address add 192.0.2.25/24 dev far", "ip -n far link set far up",
-    ]:  # fmt: skip
-        m.run(*command.split())
-    far = subprocess.Popen(["ip", "netns", "exec", "far", "python3", "-c", server])
-    try:
-        m.eventually(lambda: "192.0.2.25:443" in m.run("ip", "netns", "exec", "far", "ss", "-ltn").stdout, "no server")
-        m.start_with(*all_recipes.values(), base=base)
-        for unit, port, outcome in [
-            ("app-gnome-mail-1.scope", 443, "ok"),
-            ("app-gnome-letters-1.scope", 443, "refused"),
-            ("app-flatpak-org.mozilla.firefox-1.scope", 443, "ok"),
-            ("app-flatpak-org.mozilla.firefox-2.scope", 22, "refused"),
-            ("app-kde-backup-1.scope", 22, "ok"),
-        ]:
-            client = f"import socket; socket.create_connection(('192.0.2.25', {port}), 5)"
-            m.in_scope(unit, f'python3 -c "{client}" 2>/dev/null && echo ok >{m.TRIES}/{unit} || echo refused >{m.TRIES}/{unit}')
-            m.equal(m.tries(unit), [outcome], f"{unit} to port {port}")
-    finally:
-        far.kill()
-        far.wait()
-        m.run("ip", "netns", "delete", "far")
-
-
-@test
-def recipes_for_desktops_are_found_right():
-    base, all_recipes = recipes()
-    m.write_policy(*all_recipes.values(), base=base)
-    report = json.loads(m.run(m.SCNPM, "check", "--json", str(m.CONF)).stdout)
-    m.equal(report["findings"], [], "findings")
-
 
 
 # scnpm check, and what the daemon says of the same
