@@ -5,8 +5,8 @@
  *   elements latency PARENT NAME COUNT
  *       COUNT times: make PARENT/NAME, wait until its element is committed, remove it, wait until the
  *       element is gone. Prints the microseconds from mkdir to commit, one number a line.
- *   elements burst PARENT PREFIX COUNT
- *       Makes PARENT/PREFIX0.service to PARENT/PREFIX(COUNT-1).service as fast as it can. Prints how many
+ *   elements burst PARENT PREFIX COUNT [SUFFIX]
+ *       Makes PARENT/PREFIX0.service (or SUFFIX) to PARENT/PREFIX(COUNT-1).service as fast as it can. Prints how many
  *       of their ids were put in, the commits that it took, and the milliseconds from the first mkdir to
  *       the last one and to the last commit. (nft's own listing takes minutes for so many elements: it
  *       searches the whole hierarchy for each.)
@@ -183,12 +183,12 @@ static void latency(const char *path, int count)
 	}
 }
 
-static void burst(const char *parent, const char *prefix, int count)
+static void burst(const char *parent, const char *prefix, int count, const char *suffix)
 {
 	char path[4096];
 	double began = now();
 	for (int i = 0; i < count; i++) {
-		snprintf(path, sizeof path, "%s/%s%d.service", parent, prefix, i);
+		snprintf(path, sizeof path, "%s/%s%d%s", parent, prefix, i, suffix);
 		if (mkdir(path, 0755))
 			die(path);
 	}
@@ -198,7 +198,7 @@ static void burst(const char *parent, const char *prefix, int count)
 	unsigned long found = 0;
 	for (int i = 0; i < count; i++) {
 		struct stat cgroup;
-		snprintf(path, sizeof path, "%s/%s%d.service", parent, prefix, i);
+		snprintf(path, sizeof path, "%s/%s%d%s", parent, prefix, i, suffix);
 		if (stat(path, &cgroup))
 			die(path);
 		found += is_known(cgroup.st_ino);
@@ -208,8 +208,8 @@ static void burst(const char *parent, const char *prefix, int count)
 
 int main(int argc, char **argv)
 {
-	if (argc != 5) {
-		fprintf(stderr, "usage: elements latency|burst PARENT NAME COUNT\n");
+	if (argc < 5 || argc > 6) {
+		fprintf(stderr, "usage: elements latency|burst PARENT NAME COUNT [SUFFIX]\n");
 		return 2;
 	}
 	char path[4096];
@@ -218,6 +218,6 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "latency"))
 		latency(path, atoi(argv[4]));
 	else
-		burst(argv[2], argv[3], atoi(argv[4]));
+		burst(argv[2], argv[3], atoi(argv[4]), argc > 5 ? argv[5] : ".service");
 	return 0;
 }

@@ -23,7 +23,19 @@ if [ "${1:-}" != --inside-namespaces ]; then
             find "$work/cgroup" -mindepth 1 -depth -path "$work/cgroup/$name*" -type d -exec rmdir {} + 2>/dev/null ||
                 sleep 0.1
         done
-        find "$work/cgroup/user.slice/user-65001.slice" -depth -type d -exec rmdir {} + 2>/dev/null || true
+        # Of the user's tree only what the section on selected units has said that it makes.
+        for _ in $(seq 50); do
+            [ -s "$work/made" ] || break
+            while read -r made; do
+                find "$work/cgroup" -mindepth 1 -depth -path "$work/cgroup/$made" -type d -exec rmdir {} + 2>/dev/null ||
+                    true
+            done < <(tac "$work/made")
+            left=$(while read -r made; do
+                find "$work/cgroup" -mindepth 1 -path "$work/cgroup/$made" -type d -print -quit 2>/dev/null || true
+            done <"$work/made")
+            [ -n "$left" ] || break
+            sleep 0.1
+        done
         umount "$work/cgroup"
         rm -rf --one-file-system "$work"
     }
@@ -191,59 +203,87 @@ printf "$row" "1 unit" "$one" "" ""
 printf "$row" "1,000 units" "$thousand" "$(ratio "$thousand" "$one")" "at most 1.1"
 printf "$row" "1,000 plain rules without scnpm" "$plain" "$(ratio "$plain" "$one")" ""
 
-# Units that are selected, of a user that nobody is: 10 and then 5,000 alive, and 20,000 that nobody selects.
+# Units that are selected, of a user that nobody is: 10 and then 5,000 more, and 20,000 that nobody selects.
+# What is made of the user's tree is noted, as patterns, for clean_up.
 uid=65001
-user=$cgroups/user.slice/user-$uid.slice/user@$uid.service
-mkdir -p "$user/app.slice"
-base "$work/selected.nft"
-echo "# $uid:app:bench :: add rule inet filter allowed socket cgroupv2 unit accept" >>"$work/selected.nft"
-started=0
-# That many more; adds those that came into the kernel to $started.
+app=user.slice/user-$uid.slice/user@$uid.service/app.slice
+path=
+for part in ${app//\// }; do
+    path=${path:+$path/}$part
+    [ -d "$cgroups/$path" ] || { mkdir "$cgroups/$path" && echo "$path" >>"$work/made"; }
+done
+taken=$(find "$cgroups/$app" -mindepth 1 -maxdepth 1 \( -name 'app-bench-*' -o -name 'app-other*' \) -print -quit)
+[ -z "$taken" ] || {
+    echo "$taken exists already" >&2
+    exit 1
+}
+printf '%s\n' "$app/app-bench-*" "$app/app-other*" >>"$work/made"
+for policy in few many others; do
+    base "$work/$policy.nft"
+    echo "# $uid:app:bench :: add rule inet filter allowed socket cgroupv2 unit accept" >>"$work/$policy.nft"
+done
+# Makes that many scopes; prints how many came into the kernel.
 start() {
     local found
-    read -r found _ < <(in_net "$daemon" "$work/elements" burst "$user/app.slice" "app-bench-$1" "$2")
-    started=$((started + found))
+    read -r found _ < <(in_net "$daemon" "$work/elements" burst "$1" "$2" "$3" .scope)
+    echo "$found"
 }
 cost_of_one_more() {
-    in_net "$daemon" "$work/elements" latency "$user/app.slice" app-bench-new.scope 200 >"$work/one-more.us"
+    in_net "$daemon" "$work/elements" latency "$cgroups/$app" app-bench-new.scope 600 >"$work/one-more.us"
     percentile 50 "$work/one-more.us"
-}
-packet_in_scope() {
-    (
-        echo $BASHPID >"$user/app.slice/app-bench-10.service/cgroup.procs"
-        "$work/packets" 21 20000 "/proc/$daemon/ns/net"
-    )
 }
 rss() { awk '$1 == "VmRSS:" { print $2 }' "/proc/$daemon/status"; }
 switches() { cat /proc/"$daemon"/task/*/status | awk '/ctxt_switches/ { sum += $2 } END { print sum }'; }
-daemon "$work/selected.nft"
-start 1 10
+
+daemon "$work/few.nft"
+few_daemon=$daemon
+few_started=$(start "$cgroups/$app" app-bench-1 10)
 few=$(cost_of_one_more)
-few_packets=$(packet_in_scope)
-start 2000 4990
+# The first daemon's ruleset stays at 10, so that packets through both can take turns.
+kill -STOP "$few_daemon"
+daemon "$work/many.nft"
+many_started=$(start "$cgroups/$app" app-bench-2 5000)
 many=$(cost_of_one_more)
-many_packets=$(packet_in_scope)
+read -r few_packets many_packets < <(
+    echo $BASHPID >"$cgroups/$app/app-bench-10.scope/cgroup.procs"
+    "$work/packets" 21 20000 "/proc/$few_daemon/ns/net" "/proc/$daemon/ns/net"
+)
+kill "$few_daemon" "$daemon"
+kill -CONT "$few_daemon"
+find "$cgroups/$app" -mindepth 1 -maxdepth 1 -name 'app-bench-*' -type d -exec rmdir {} +
+
+# A daemon of its own, whose memory has not been used for anything before.
+daemon "$work/others.nft"
+sleep 1
 before=$(rss)
 for number in $(seq 10); do
-    mkdir "$user/app.slice/app-other$number.slice"
-    seq 2000 | sed "s|.*|$user/app.slice/app-other$number.slice/app-other-&.scope|" | xargs mkdir
+    mkdir "$cgroups/$app/app-other$number.slice"
+    seq 2000 | sed "s|.*|$cgroups/$app/app-other$number.slice/app-other-&.scope|" | xargs mkdir
 done
 sleep 3
 after=$(rss)
 began=$(switches)
 sleep 5
 idle=$(($(switches) - began))
+# It does watch them.
+among=$(start "$cgroups/$app/app-other10.slice" app-bench- 1)
 kill "$daemon"
-find "$cgroups/user.slice/user-$uid.slice" -depth -type d -exec rmdir {} + 2>/dev/null || true
+find "$cgroups/$app" -mindepth 1 -depth -path "$cgroups/$app/app-other*" -type d -exec rmdir {} +
 row='  %-46s %9s %9s %7s  %s\n'
 echo
-echo "Selected units: $started of 5000 in the kernel"
-printf "$row" "" "10 alive" "5,000" ratio target
+echo "Selected units, 10 and then 5,000 more: $few_started of 10 and $many_started of 5000 in the kernel"
+printf "$row" "" "10" "5,010" ratio target
 printf "$row" "one more, mkdir to commit (microseconds)" "$few" "$many" "$(ratio "$many" "$few")" "at most 2"
 printf "$row" "a packet (nanoseconds)" "$few_packets" "$many_packets" "$(ratio "$many_packets" "$few_packets")" \
     "at most 1.1"
-echo "20,000 other cgroups: $(((after - before) / 1024)) MB more (under 20), $idle context switches in 5 idle seconds (none)"
-[ "$started" = 5000 ] || status=1
+echo
+echo "20,000 cgroups in 10 slices that nobody selects: $among of 1 selected among them in the kernel"
+row='  %-46s %9s  %s\n'
+printf "$row" "" "" target
+printf "$row" "resident memory (MB)" "$(awk -v a="$after" -v b="$before" \
+    'BEGIN { printf "%.1f->%.1f", b / 1024, a / 1024 }')" "under 20 MB more"
+printf "$row" "context switches in 5 idle seconds" "$idle" none
+[ "$few_started" = 10 ] && [ "$many_started" = 5000 ] && [ "$among" = 1 ] || status=1
 
 # scnpm check beside nft: the same base file, with 1,000 annotations.
 base "$work/check-base.nft"
