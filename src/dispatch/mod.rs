@@ -85,11 +85,15 @@ pub type Levels = BTreeMap<Selectors, BTreeSet<u32>>;
 impl Dispatch {
     /// What instances ask for, and what does not depend on any.
     pub fn bound(&self, instances: &[Instance], users: &Users) -> Vec<Bound> {
-        let of = |instance| {
-            self.patterns.iter().flat_map(move |(pattern, annotations)| {
-                let bindings = pattern.bindings(instance, users).into_iter();
-                bindings.map(|binding| Bound { binding, annotations: annotations.clone() })
-            })
+        let of = |instance: &Instance| {
+            let mut bound = Vec::new();
+            for (pattern, annotations) in
+                self.patterns.iter().filter(|(one, _)| one.selectors.select(instance, users))
+            {
+                let bind = |binding| Bound { binding, annotations: annotations.clone() };
+                bound.extend(pattern.bindings(&instance.path).into_iter().map(bind));
+            }
+            bound
         };
         self.bindings.iter().cloned().chain(instances.iter().flat_map(of)).collect()
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Binding, CgroupPath, Condition, Data, Element, Instance, Key, Location, SetRef, UnitName},
-    policy::selector::{Selectors, Users},
+    model::{Binding, CgroupPath, Condition, Data, Element, Key, Location, SetRef, UnitName},
+    policy::selector::Selectors,
 };
 
 /// What goes into the kernel for each instance that selectors select.
@@ -35,15 +35,11 @@ pub struct Target {
 }
 
 impl Pattern {
-    /// What an instance asks for, if it is selected.
-    pub fn bindings(&self, instance: &Instance, users: &Users) -> Vec<Binding> {
-        if !self.selectors.select(instance, users) {
-            return vec![];
-        }
-        let level = level(&instance.path);
+    /// What the cgroup of an instance that is selected asks for.
+    pub fn bindings(&self, path: &CgroupPath) -> Vec<Binding> {
+        let level = level(path);
         let of_this_level = |target: &&Target| target.level.is_none_or(|at| at == level);
-        let targets = self.targets.iter().filter(of_this_level);
-        targets.map(|target| self.binding(target, &instance.path)).collect()
+        self.targets.iter().filter(of_this_level).map(|target| self.binding(target, path)).collect()
     }
 
     /// The element of a target for the cgroup at a path.

@@ -143,9 +143,13 @@ impl Engine {
         self.by_unit.keys().cloned().collect()
     }
 
-    /// The cgroups that matter and are known by name.
+    /// The cgroups that matter and are known by name, whether or not a pattern selects them, too.
     pub fn paths(&self) -> BTreeSet<CgroupPath> {
-        self.by_path.keys().filter(|path| !self.instances.contains_key(*path)).cloned().collect()
+        let is_named = |(path, slots): &(&CgroupPath, &BTreeSet<usize>)| {
+            let of_instance = self.instances.get(*path);
+            of_instance.is_none_or(|of_instance| slots.iter().any(|slot| !of_instance.contains(slot)))
+        };
+        self.by_path.iter().filter(is_named).map(|(path, _)| path.clone()).collect()
     }
 
     /// Whether a unit is known to be active.
@@ -313,7 +317,7 @@ impl Engine {
         for pattern in self.patterns.iter().filter(|one| one.selectors.select(instance, &self.users)) {
             is_selected = true;
             is_whole &= pattern.levels().is_none_or(|levels| levels.contains(&level));
-            bindings.extend(pattern.bindings(instance, &self.users));
+            bindings.extend(pattern.bindings(&instance.path));
         }
         let slots = bindings.into_iter().map(|binding| self.bind(binding)).collect();
         if is_selected {
@@ -338,26 +342,37 @@ impl Engine {
 
     fn unbind_instance(&mut self, path: &CgroupPath, slots: &[usize]) {
         self.instances.remove(path);
-        self.by_path.remove(path);
-        self.seen.cgroups.remove(path);
+        self.forget_path(path, slots);
         for index in slots {
             let Some(slot) = self.slots.get_mut(index) else { continue };
             slot.conditions.retain(|condition| condition.paths().all(|other| other != path));
-            let names = path.components().map(|name| UnitName(name.to_owned()));
-            for unit in names.chain([slot.binding.unit.clone()]) {
-                if let Some(paths) = self.paths_of.get_mut(&unit) {
-                    paths.remove(path);
-                    if paths.is_empty() {
-                        self.paths_of.remove(&unit);
-                    }
-                }
-            }
             if slot.is_gate() {
                 self.dirty.insert(*index);
             } else {
                 self.index.remove(&name(&slot.binding.element));
                 self.slots.remove(index);
                 self.dirty.remove(index);
+            }
+        }
+    }
+
+    /// Forgets a path, unless more than these slots depend on it: a rule that names it.
+    fn forget_path(&mut self, path: &CgroupPath, slots: &[usize]) {
+        let Some(bound) = self.by_path.get_mut(path) else { return };
+        bound.retain(|index| !slots.contains(index));
+        if !bound.is_empty() {
+            return;
+        }
+        self.by_path.remove(path);
+        self.seen.cgroups.remove(path);
+        let units = slots.iter().filter_map(|index| Some(self.slots.get(index)?.binding.unit.clone()));
+        let names = path.components().map(|name| UnitName(name.to_owned()));
+        for unit in names.chain(units) {
+            if let Some(paths) = self.paths_of.get_mut(&unit) {
+                paths.remove(path);
+                if paths.is_empty() {
+                    self.paths_of.remove(&unit);
+                }
             }
         }
     }

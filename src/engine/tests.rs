@@ -428,6 +428,27 @@ fn selected_instances_get_elements_and_are_forgotten_with_them() {
 }
 
 #[test]
+fn cgroup_that_a_rule_names_and_a_pattern_selects_keeps_both_elements_over_restarts() {
+    let named = cgroup_binding("a.service", set("scnpm.c.1"), A);
+    let instance = Instance::of(&path(A)).unwrap();
+    let patterns = vec![pattern("system:a*", set("scnpm.c.2"), Some(2))];
+    let loaded = PolicyLoaded { bindings: vec![named], patterns, ..PolicyLoaded::default() };
+    let mut engine = Engine::new(watched());
+    engine.handle(ms(0), Event::PolicyLoaded(loaded));
+    let _ = engine.actions(ms(0));
+    for id in [7, 8, 9] {
+        instance_seen(&mut engine, &instance, Some(id));
+        assert_eq!(commit(&mut engine).add.len(), 2);
+        assert!(engine.paths().contains(&path(A)), "it is named while there is an instance");
+        instance_seen(&mut engine, &instance, None);
+        assert_eq!(commit(&mut engine).delete.len(), 2);
+        let figures = engine.figures();
+        assert_eq!((figures.elements, figures.held), (1, 0));
+        assert!(engine.paths().contains(&path(A)) && engine.units().contains(&unit("a.service")));
+    }
+}
+
+#[test]
 fn gate_is_open_while_any_instance_is_there() {
     let mut engine = engine_of(vec![pattern("user:app:x", set("scnpm.c.1.active"), None)], vec![]);
     instance_seen(&mut engine, &scope(1000, 1), Some(1));
