@@ -113,7 +113,7 @@ impl Load<'_> {
             let progress = self.blame(&complaints, &script, removal.lines.len(), &mut blamed);
             if progress == Progress::None || rounds == ROUNDS_TOGETHER {
                 let before = blamed.refused.len();
-                self.try_in_groups(kernel, &mut blamed);
+                self.try_in_groups(kernel, &levels, &mut blamed);
                 if progress == Progress::None && blamed.refused.len() == before {
                     return Err(LoadError { words: words(&complaints) });
                 }
@@ -237,25 +237,31 @@ impl Load<'_> {
     }
 
     /// Finds all annotations that nft refuses, without any effect.
-    fn try_in_groups(&self, kernel: &mut dyn Kernel, blamed: &mut Blamed) {
+    fn try_in_groups(&self, kernel: &mut dyn Kernel, levels: &Levels, blamed: &mut Blamed) {
         let all: Vec<AnnotationId> = self.policy.iter().map(|(id, _)| id).collect();
         for group in all.chunks(GROUP) {
-            self.try_group(kernel, group, blamed);
+            self.try_group(kernel, group, levels, blamed);
         }
     }
 
-    fn try_group(&self, kernel: &mut dyn Kernel, group: &[AnnotationId], blamed: &mut Blamed) {
+    fn try_group(
+        &self,
+        kernel: &mut dyn Kernel,
+        group: &[AnnotationId],
+        levels: &Levels,
+        blamed: &mut Blamed,
+    ) {
         let group: Vec<AnnotationId> =
             group.iter().copied().filter(|id| !blamed.refused.contains_key(id)).collect();
-        let Err(complaints) = self.try_only(kernel, &group, blamed) else { return };
+        let Err(complaints) = self.try_only(kernel, &group, levels, blamed) else { return };
         match &group[..] {
-            _ if complaints.is_empty() => self.try_group(kernel, &group, blamed),
+            _ if complaints.is_empty() => self.try_group(kernel, &group, levels, blamed),
             [] => {}
             [id] => drop(blamed.add(*id, None, &complaints[0].words)),
             _ => {
                 let (first, second) = group.split_at(group.len() / 2);
-                self.try_group(kernel, first, blamed);
-                self.try_group(kernel, second, blamed);
+                self.try_group(kernel, first, levels, blamed);
+                self.try_group(kernel, second, levels, blamed);
             }
         }
     }
@@ -265,11 +271,11 @@ impl Load<'_> {
         &self,
         kernel: &mut dyn Kernel,
         group: &[AnnotationId],
+        levels: &Levels,
         blamed: &mut Blamed,
     ) -> Result<(), Vec<Complaint>> {
         let others = self.policy.iter().map(|(id, _)| id).filter(|id| !group.contains(id)).collect();
-        let levels = levels(self.policy, self.instances, self.users);
-        let dispatch = dispatch::compile(self.policy, &others, self.hosts, &levels);
+        let dispatch = dispatch::compile(self.policy, &others, self.hosts, levels);
         let bound = dispatch.bound(self.instances, self.users);
         let mut script = dispatch.script.clone();
         script.append(dispatch::elements(self.present(&bound, blamed).keys().copied()));

@@ -1,7 +1,7 @@
 //! `scnpm units`: the units that have cgroups, and annotations for them that are ready to be copied.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -35,7 +35,7 @@ pub fn run(options: &Units) -> Result<ExitCode, Failure> {
     let root = Path::new(CGROUP_ROOT);
     probe::require_cgroup2(root).map_err(Failure::new)?;
     let policy = read(&options.file)?;
-    let pattern = options.pattern.as_deref().map(|text| Pattern::new(text, look_up));
+    let pattern = options.pattern.as_deref().map(|text| Pattern::new(text, machine::users));
     let rows = matching(rows(machine::instances(root), &policy), pattern.as_ref());
     let is_printed = match options.annotate {
         true => print_annotations(options, &rows, &policy),
@@ -98,15 +98,6 @@ fn first_chain(policy: &Policy) -> Option<String> {
     })
 }
 
-fn look_up(name: &str) -> Option<u32> {
-    Some(User::from_name(name).ok()??.uid.as_raw())
-}
-
-/// The numbers of the users whom selectors name.
-fn users(selectors: &Selectors, look_up: impl Fn(&str) -> Option<u32>) -> Users {
-    selectors.user_names().into_iter().filter_map(|name| Some((name.to_owned(), look_up(name)?))).collect()
-}
-
 /// The units in order.
 fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row> {
     let mut names: BTreeMap<u32, Option<String>> = BTreeMap::new();
@@ -117,7 +108,7 @@ fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row> {
             names.entry(uid).or_insert_with(name).clone()
         }
     };
-    let annotations = Annotations::of(policy, look_up);
+    let annotations = Annotations::of(policy, machine::users(&policy.user_names()));
     let mut rows: Vec<Row> = found
         .into_iter()
         .map(|(instance, id)| Row {
@@ -132,39 +123,39 @@ fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row> {
 }
 
 /// The annotations of a policy, each with what it is about.
-struct Annotations(Vec<(Location, About)>);
+struct Annotations {
+    all: Vec<(Location, About)>,
+    /// The users whom they name.
+    users: Users,
+}
 
 enum About {
     /// It names cgroups.
     Paths(Vec<CgroupPath>),
     /// It is for whatever cgroups its units have, or it is in force while they are active.
-    Units(Selectors, Users),
+    Units(Selectors),
 }
 
 impl Annotations {
-    fn of(policy: &Policy, look_up: impl Fn(&str) -> Option<u32>) -> Self {
-        let annotations = policy.iter().map(|(_, annotation)| {
+    fn of(policy: &Policy, users: Users) -> Self {
+        let all = policy.iter().map(|(_, annotation)| {
             let paths = paths(annotation);
             let about = match paths.is_empty() {
-                true => {
-                    let selectors = annotation.selectors.clone();
-                    let users = users(&selectors, &look_up);
-                    About::Units(selectors, users)
-                }
+                true => About::Units(annotation.selectors.clone()),
                 false => About::Paths(paths),
             };
             (policy.sources.location(annotation.unit_span), about)
         });
-        Self(annotations.collect())
+        Self { all: all.collect(), users }
     }
 
     /// Where those stand that are about a unit, or about a slice that it is in.
     fn about(&self, path: &CgroupPath) -> Vec<Location> {
         let is_about = |about: &About| match about {
             About::Paths(paths) => paths.iter().any(|above| path.is_within(above)),
-            About::Units(selectors, users) => with_ancestors(path).any(|one| selectors.select(&one, users)),
+            About::Units(selectors) => with_ancestors(path).any(|one| selectors.select(&one, &self.users)),
         };
-        self.0.iter().filter(|(_, about)| is_about(about)).map(|(at, _)| at.clone()).collect()
+        self.all.iter().filter(|(_, about)| is_about(about)).map(|(at, _)| at.clone()).collect()
     }
 }
 
@@ -190,13 +181,12 @@ struct Pattern {
 }
 
 impl Pattern {
-    fn new(text: &str, look_up: impl Fn(&str) -> Option<u32>) -> Self {
-        let selectors = Selectors::parse(text).ok();
-        let selectors = selectors.map(|selectors| {
-            let users = users(&selectors, look_up);
+    fn new(text: &str, users_of: impl FnOnce(&BTreeSet<&str>) -> Users) -> Self {
+        let with_users = |selectors: Selectors| {
+            let users = users_of(&selectors.user_names());
             (selectors, users)
-        });
-        Self { selectors, text: text.to_owned() }
+        };
+        Self { selectors: Selectors::parse(text).ok().map(with_users), text: text.to_owned() }
     }
 
     fn is_selected(&self, row: &Row) -> bool {
@@ -244,8 +234,8 @@ mod tests {
         parse::read(&Text(text), &[Path::new("f")]).unwrap()
     }
 
-    fn alice(name: &str) -> Option<u32> {
-        (name == "alice").then_some(1000)
+    fn alice(names: &BTreeSet<&str>) -> Users {
+        names.iter().filter(|name| **name == "alice").map(|name| ((*name).to_owned(), 1000)).collect()
     }
 
     /// A machine's, of which only the paths count here.
@@ -270,7 +260,9 @@ mod tests {
     }
 
     fn about(text: &'static str, path: &str) -> Vec<usize> {
-        let annotations = Annotations::of(&policy(text), alice).about(&path.parse().unwrap());
+        let policy = policy(text);
+        let annotations = Annotations::of(&policy, alice(&policy.user_names()));
+        let annotations = annotations.about(&path.parse().unwrap());
         annotations.into_iter().map(|location| location.line).collect()
     }
 

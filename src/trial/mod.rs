@@ -217,9 +217,7 @@ impl Rounds<'_> {
             let Judgement { mistake, repair } = judge::judge(&self.judged(span), &complaint.words);
             has_junk = repair == Repair::Junk;
             let (mistake, is_different) = self.carry_out(repair, span, mistake, &before);
-            if !self.mistakes.contains(&mistake) {
-                self.mistakes.push(mistake);
-            }
+            self.say_once(mistake);
             repaired |= is_different;
         }
         repaired
@@ -253,15 +251,16 @@ impl Rounds<'_> {
 
     /// Gives a name its addresses; what is to be said of it.
     fn look_up(&mut self, name: &str, span: Span, refusal: Mistake) -> Mistake {
+        let stand_ins = stand_ins(self.attempt.hosts.len()).to_vec();
         if !self.trial.dns {
-            self.attempt.hosts.insert(name.to_owned(), stand_ins(self.attempt.hosts.len()).to_vec());
+            self.attempt.hosts.insert(name.to_owned(), stand_ins);
             return judge::host_left_out(name, span);
         }
         let known = self.found.entry(name.to_owned()).or_insert_with(|| {
             (name, 0).to_socket_addrs().into_iter().flatten().map(|address| address.ip()).collect()
         });
         if known.is_empty() {
-            self.attempt.hosts.insert(name.to_owned(), stand_ins(self.attempt.hosts.len()).to_vec());
+            self.attempt.hosts.insert(name.to_owned(), stand_ins);
             return refusal;
         }
         self.attempt.hosts.insert(name.to_owned(), known.clone());
@@ -343,6 +342,10 @@ impl Rounds<'_> {
         let span = Span { file: FileId(0), start: 0, end: 0 };
         let mistake =
             Mistake::new(Code::Base, span, format!("nft refuses the file: {}", words.replace('\n', " ")));
+        self.say_once(mistake);
+    }
+
+    fn say_once(&mut self, mistake: Mistake) {
         if !self.mistakes.contains(&mistake) {
             self.mistakes.push(mistake);
         }

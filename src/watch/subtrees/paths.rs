@@ -1,0 +1,63 @@
+//! Paths of cgroups, as text: whose they are, and what is below them.
+
+use std::{collections::BTreeMap, ffi::OsStr, ops::Bound, path::Path};
+
+use crate::model::{CgroupPath, Instance, Manager};
+
+/// The slice that all users' are in.
+pub(super) const USERS: &str = "user.slice";
+
+/// Where a manager's subtree begins.
+pub(super) fn top(manager: Manager) -> String {
+    match manager {
+        Manager::System => String::new(),
+        Manager::User(uid) => format!("{USERS}/user-{uid}.slice/user@{uid}.service"),
+    }
+}
+
+/// The user whose slice it is.
+pub(super) fn user_of_slice(path: &str) -> Option<u32> {
+    let uid = path.strip_prefix(USERS)?.strip_prefix("/user-")?.strip_suffix(".slice")?.parse().ok()?;
+    (path == format!("{USERS}/user-{uid}.slice")).then_some(uid)
+}
+
+/// The user whose manager it is.
+pub(super) fn user_of_top(path: &str) -> Option<u32> {
+    let uid = user_of_slice(path.rsplit_once('/')?.0)?;
+    (path == top(Manager::User(uid))).then_some(uid)
+}
+
+/// What paths below a path begin with.
+pub(super) fn below(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("{path}/") }
+}
+
+/// Whether the rest of a path is one name.
+pub(super) fn is_name(rest: &str) -> bool {
+    !rest.is_empty() && !rest.contains('/')
+}
+
+/// The entries whose paths begin like this.
+pub(super) fn from<'a, T>(
+    map: &'a BTreeMap<String, T>,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a String, &'a T)> {
+    map.range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+        .take_while(move |(path, _)| path.starts_with(prefix))
+}
+
+/// A path in a directory, if its name can be a unit's.
+pub(super) fn unit_path(directory: &str, name: &OsStr) -> Option<String> {
+    let name = name.to_str()?;
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    (name.contains('.') && !name.starts_with('.') && name.bytes().all(is_allowed))
+        .then(|| below(directory) + name)
+}
+
+pub(super) fn instance(path: &str) -> Option<Instance> {
+    Instance::of(&path.parse::<CgroupPath>().ok()?)
+}
+
+pub(super) fn is_slice(instance: &Instance) -> bool {
+    Path::new(&instance.unit.0).extension() == Some(OsStr::new("slice"))
+}
