@@ -115,6 +115,19 @@ def selected_units_have_their_elements_while_they_run():
 
 
 @test
+def unit_that_a_rule_names_and_a_pattern_selects_has_both_elements_over_restarts():
+    path = "system.slice/t-both.service"
+    m.start_with(m.system_rule("t-both.service"), selected("system:t-bot*.service", port=7002))
+    sleeper("t-both.service")
+    m.reload_units()
+    for _ in range(3):
+        m.start("t-both.service")
+        m.elements_become(path, path)
+        m.run("systemctl", "stop", "t-both.service")
+        m.elements_become()
+
+
+@test
 def system_unit_is_selected_wherever_its_slice_is():
     m.start_with(selected("system:t-sliced.service"), selected("system:t-glob-*.service", port=7002))
     sleeper("t-sliced.service", "Slice=t-deep-er.slice", f"ExecStartPre=-{m.connects('sliced')}")
