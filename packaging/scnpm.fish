@@ -35,11 +35,11 @@ complete -c scnpm -n "__fish_scnpm_needs_command" -s d -l debug -d 'Say what hap
 complete -c scnpm -n "__fish_scnpm_needs_command" -l clean -d 'Remove everything of scnpm\'s from the kernel and exit'
 complete -c scnpm -n "__fish_scnpm_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c scnpm -n "__fish_scnpm_needs_command" -s V -l version -d 'Print version'
-complete -c scnpm -n "__fish_scnpm_needs_command" -a "check" -d 'Load the files and their annotations where it touches nothing, and print every mistake'
+complete -c scnpm -n "__fish_scnpm_needs_command" -a "check" -d 'Load the files and their annotations where it touches nothing, and print every error and warning'
 complete -c scnpm -n "__fish_scnpm_needs_command" -a "units" -d 'List the units that have cgroups on this machine, or print annotations for them'
 complete -c scnpm -n "__fish_scnpm_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l format -d 'How to print what is found' -r -f -a "full\t'With the lines of the files and a table of units'
-short\t'One line for each mistake'
+short\t'One line for each error or warning'
 json\t'One JSON object'"
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l deny -d 'Count warnings (`warnings`), or those with this code, as errors (repeatable)' -r
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l interface -d 'Take it that the machine has an interface of this name (repeatable)' -r
@@ -55,6 +55,6 @@ complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l json -d 'Print one
 complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l annotate -d 'Print an annotation that is ready to be copied for each unit, and one for each application of a user'
 complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l explicit -d 'Print for each unit the annotation with its level and path besides'
 complete -c scnpm -n "__fish_scnpm_using_subcommand units" -s h -l help -d 'Print help'
-complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units help" -f -a "check" -d 'Load the files and their annotations where it touches nothing, and print every mistake'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units help" -f -a "check" -d 'Load the files and their annotations where it touches nothing, and print every error and warning'
 complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units help" -f -a "units" -d 'List the units that have cgroups on this machine, or print annotations for them'
 complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     model::Source,
-    policy::code::{Code, UnknownCode},
+    text::{Code, UnknownCode},
 };
 
 /// Where nft keeps its ruleset, and so where annotations are looked for.
@@ -38,7 +38,7 @@ pub struct Cli {
 /// A subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Load the files and their annotations where it touches nothing, and print every mistake
+    /// Load the files and their annotations where it touches nothing, and print every error and warning
     Check(Check),
     /// List the units that have cgroups on this machine, or print annotations for them
     Units(Units),
@@ -136,7 +136,7 @@ impl Check {
 pub enum Format {
     /// With the lines of the files and a table of units
     Full,
-    /// One line for each mistake
+    /// One line for each error or warning
     Short,
     /// One JSON object
     Json,

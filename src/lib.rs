@@ -29,5 +29,7 @@ pub mod model;
 pub mod nft;
 pub mod policy;
 pub mod report;
+pub mod text;
 pub mod trial;
+pub mod units;
 pub mod watch;

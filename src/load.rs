@@ -10,13 +10,11 @@ use serde_json::Value;
 use crate::{
     dispatch::{self, Bound, Dispatch, Levels, Line, Pattern, Script, leftovers, pattern::level},
     engine::Outcome,
-    model::{Binding, CgroupId, CgroupPath, Data, Element, Instance, Key, UnitName, UnitOf},
+    model::{AnnotationId, Binding, CgroupId, CgroupPath, Data, Element, Instance, Key, UnitName, UnitOf},
     nft::{Complaint, Kernel},
-    policy::{
-        Annotation, AnnotationId, Code, Mistake, Part, Policy, Span, Statement,
-        hosts::Hosts,
-        selector::{Selectors, Users},
-    },
+    policy::{Annotation, Part, Policy, Statement, hosts::Hosts},
+    text::{Code, Diagnostic, Span},
+    units::selector::{Selectors, Users},
 };
 
 /// How often a load is tried again because the machine changed under it.
@@ -57,7 +55,7 @@ pub struct Loaded {
     /// The elements that went in with it.
     pub installed: Vec<(Element, Outcome)>,
     /// What nft refused, in the order of the files, with its words.
-    pub mistakes: Vec<Mistake>,
+    pub diagnostics: Vec<Diagnostic>,
     /// What it was loaded into, as libnftables lists it.
     pub ruleset: Value,
 }
@@ -175,7 +173,7 @@ impl Load<'_> {
             annotations.iter().any(|id| !left_out.contains(id))
         };
         let patterns = dispatch.patterns.iter().filter(stays).map(|(pattern, _)| pattern.clone()).collect();
-        Loaded { bindings, patterns, installed, mistakes: blamed.mistakes(self.policy), ruleset }
+        Loaded { bindings, patterns, installed, diagnostics: blamed.diagnostics(self.policy), ruleset }
     }
 
     /// Tries the elements of users' own sets whose cgroup does not exist with the root cgroup in its place, so that a
@@ -314,39 +312,39 @@ impl Blamed {
         self.refused.keys().copied().collect()
     }
 
-    fn mistakes(self, policy: &Policy) -> Vec<Mistake> {
+    fn diagnostics(self, policy: &Policy) -> Vec<Diagnostic> {
         let refusal = |(id, (place, words)): (AnnotationId, (Option<Span>, String))| {
             refusal(policy.annotation(id), place, &words)
         };
-        let mut mistakes: Vec<Mistake> = self.refused.into_iter().map(refusal).collect();
-        mistakes.dedup();
-        mistakes
+        let mut diagnostics: Vec<Diagnostic> = self.refused.into_iter().map(refusal).collect();
+        diagnostics.dedup();
+        diagnostics
     }
 }
 
-/// What nft says of an annotation, as a mistake in it.
-pub fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Mistake {
+/// What nft says of an annotation, as a diagnostic in it.
+pub fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Diagnostic {
     let subject = subject(annotation);
     let span = place.unwrap_or(subject);
     let message = format!("nft refuses this annotation: {words}");
     if words.contains("Operation not supported") && needs_only_a_cgroup(&annotation.statement) {
-        return Mistake::new(Code::Hook, subject, message).help(
+        return Diagnostic::new(Code::Hook, subject, message).help(
             "a socket's cgroup is only known in chains that prerouting, input or output call, and in no others",
         );
     }
-    let mistake = Mistake::new(Code::Refused, span, message);
+    let diagnostic = Diagnostic::new(Code::Refused, span, message);
     if words.contains("Interface does not exist") {
-        return mistake.help("`iifname` and `oifname` compare names, and take one that does not exist");
+        return diagnostic.help("`iifname` and `oifname` compare names, and take one that does not exist");
     }
     match &annotation.statement {
         Statement::Element(_) if words.contains("Could not resolve hostname") => {
-            mistake.help("the set is for addresses: an annotation needs one of `type cgroupsv2`")
+            diagnostic.help("the set is for addresses: an annotation needs one of `type cgroupsv2`")
         }
-        _ if span != subject || !words.ends_with("No such file or directory") => mistake,
+        _ if span != subject || !words.ends_with("No such file or directory") => diagnostic,
         Statement::Rule(rule) => {
-            mistake.help(format!("make the chain outside the annotations: `add chain {}`", rule.chain))
+            diagnostic.help(format!("make the chain outside the annotations: `add chain {}`", rule.chain))
         }
-        Statement::Element(element) => mistake.help(format!(
+        Statement::Element(element) => diagnostic.help(format!(
             "make the set outside the annotations: `add set {} {{ type cgroupsv2; }}`",
             element.set
         )),

@@ -20,7 +20,8 @@ use tracing_subscriber::{
 
 use crate::{
     model::{Binding, CgroupId, Key},
-    policy::{Mistake, Policy, Severity},
+    policy::Policy,
+    text::{Diagnostic, Severity},
 };
 
 /// Starts logging. Without `debug`, stderr gets warnings and errors only, the journal a few lines more.
@@ -51,16 +52,16 @@ pub fn colour_on(stream: &impl IsTerminal) -> bool {
 }
 
 /// Says what is wrong in a file.
-pub fn mistake(mistake: &Mistake, policy: &Policy) {
+pub fn diagnostic(diagnostic: &Diagnostic, policy: &Policy) {
     let sources = &policy.sources;
     if !stderr_is_the_journal() {
-        eprintln!("{}", mistake.render(sources, colour_on_stderr()));
+        eprintln!("{}", diagnostic.render(sources, colour_on_stderr()));
         return;
     }
-    let location = sources.location(mistake.span);
-    let unit = policy.annotation_at(mistake.span).map_or("", |annotation| annotation.unit.0.as_str());
-    let short = mistake.short(sources);
-    match mistake.severity() {
+    let location = sources.location(diagnostic.span);
+    let unit = policy.annotation_at(diagnostic.span).map_or("", |annotation| annotation.unit.0.as_str());
+    let short = diagnostic.short(sources);
+    match diagnostic.severity() {
         Severity::Error => {
             tracing::error!(unit, rule_file = %location.file, rule_line = location.line, "{short}");
         }

@@ -18,7 +18,7 @@ use nix::{
 use crate::{
     lint::{UnitFile, Units},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, UnitName},
-    policy::selector::Users,
+    units::selector::Users,
     watch::cgroups,
 };
 use tree::Tree;

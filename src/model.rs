@@ -6,9 +6,6 @@ use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-mod instance;
-pub(crate) mod places;
-
 /// Where the cgroup v2 hierarchy is mounted; libnftables has the same path built in.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
@@ -370,6 +367,10 @@ impl Condition {
         one.into_iter().chain(all.into_iter().flatten())
     }
 }
+
+/// An annotation's index in its policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AnnotationId(pub usize);
 
 /// The line that a thing comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

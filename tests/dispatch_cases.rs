@@ -29,7 +29,7 @@ fn policies_compile_as_reviewed() {
 fn difference(case: &Path) -> Option<String> {
     let input = case.join("in.conf");
     let policy = parse::read(&Disk, &[input.as_path()]).unwrap();
-    assert!(policy.mistakes.is_empty(), "{}", policy.mistakes[0].render(&policy.sources, false));
+    assert!(policy.diagnostics.is_empty(), "{}", policy.diagnostics[0].render(&policy.sources, false));
     let dispatch = dispatch::compile(&policy, &BTreeSet::new(), &hosts(), &BTreeMap::new());
     let plan = plan(&dispatch);
     let golden = case.join("plan.nft");

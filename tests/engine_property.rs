@@ -1,5 +1,5 @@
 //! Whatever happens to cgroups, and however badly the sources tell of it: after a final look at each cgroup the kernel
-//! (its twin in memory) holds exactly what the policy says.
+//! (its fake in memory) holds exactly what the policy says.
 
 use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
@@ -13,7 +13,7 @@ use scnpm::{
     },
     nft::{
         Kernel,
-        twin::{Cgroups, KeyInKernel, Twin},
+        fake::{Cgroups, Fake, KeyInKernel},
     },
 };
 
@@ -94,7 +94,7 @@ fn bindings() -> Vec<Binding> {
 
 struct Machine {
     engine: Engine,
-    kernel: Twin,
+    kernel: Fake,
     cgroups: Cgroups,
     heard: Vec<Event>,
     active: bool,
@@ -106,7 +106,7 @@ impl Machine {
     fn new(watched: bool) -> Self {
         let settings = Settings { cgroups_are_watched: watched, ..Settings::default() };
         let cgroups = Cgroups::default();
-        let kernel = Twin::new(cgroups.clone());
+        let kernel = Fake::new(cgroups.clone());
         let engine = Engine::new(settings);
         let mut machine =
             Self { engine, kernel, cgroups, heard: vec![], active: false, watched, now: Duration::ZERO };

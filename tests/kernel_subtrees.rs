@@ -16,7 +16,7 @@ use std::{
 use common::sandbox::{self, Sandbox};
 use scnpm::{
     model::{CgroupId, Manager, UnitName},
-    policy::selector::{Selector, Selectors, Users, Which, Whose},
+    units::selector::{Selector, Selectors, Users, Which, Whose},
     watch::{
         cgroups::look_at,
         subtrees::{Drained, Subtrees},

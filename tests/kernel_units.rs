@@ -157,7 +157,7 @@ fn units_of_all_managers_are_listed_with_their_annotations() {
         ] {
             assert!(found.contains(&row), "{row:?} in {found:?}");
         }
-        // The mistake in the file is not this command's business.
+        // The diagnostic in the file is not this command's business.
         assert_eq!(stderr(&output), "");
         assert_eq!(stdout(&machine.run_as_nobody(&["--file", &file])), stdout(&output));
     });

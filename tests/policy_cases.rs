@@ -1,4 +1,4 @@
-//! Golden tests of the parser: `tests/cases/NN-topic/in.conf` to `mistakes.txt` and `policy.txt`.
+//! Golden tests of the parser: `tests/cases/NN-topic/in.conf` to `diagnostics.txt` and `policy.txt`.
 //!
 //! `SCNPM_BLESS=1 cargo test --test policy_cases` writes what is found; look at the difference then.
 
@@ -9,14 +9,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use scnpm::policy::{
-    Annotation, Part, Placement, Policy, Statement, Token, files::Disk, hosts, parse, token::text_of,
+use scnpm::{
+    policy::{Annotation, Part, Placement, Policy, Statement, files::Disk, hosts, parse},
+    text::{Token, token::text_of},
 };
 
 const CASES: &str = "tests/cases";
 
 #[test]
-fn every_case_gives_its_policy_and_mistakes() {
+fn every_case_gives_its_policy_and_diagnostics() {
     let mut cases: Vec<PathBuf> = fs::read_dir(CASES)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -34,9 +35,12 @@ fn differences(case: &Path) -> Vec<String> {
         Ok(policy) => policy,
         Err(unreadable) => return vec![format!("{}: {}", unreadable.path.display(), unreadable.error)],
     };
-    let mistakes: Vec<String> =
-        policy.mistakes.iter().map(|mistake| mistake.render(&policy.sources, false) + "\n").collect();
-    let found = [("mistakes.txt", mistakes.join("\n")), ("policy.txt", dump(&policy))];
+    let diagnostics: Vec<String> = policy
+        .diagnostics
+        .iter()
+        .map(|diagnostic| diagnostic.render(&policy.sources, false) + "\n")
+        .collect();
+    let found = [("diagnostics.txt", diagnostics.join("\n")), ("policy.txt", dump(&policy))];
     found
         .into_iter()
         .filter_map(|(name, found)| {

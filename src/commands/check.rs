@@ -1,4 +1,4 @@
-//! `scnpm check`: a dry run. Loads the files where it touches nothing, needs no rights, and prints every mistake.
+//! `scnpm check`: a dry run. Loads the files where it touches nothing, needs no rights, and prints every diagnostic.
 
 use std::{
     collections::BTreeSet,
@@ -15,14 +15,15 @@ use crate::{
     load, log, machine,
     model::{CGROUP_ROOT, CgroupPath, Instance},
     policy::{
-        Code, Mistake, Policy, Severity, Span,
+        Policy,
         files::Disk,
         hosts::{HostName, Hosts, wanted},
         parse,
-        selector::Users,
     },
     report::{Report, UnitRow},
+    text::{Code, Diagnostic, Severity, Span},
     trial::{self, Trial, Tried, Untried},
+    units::selector::Users,
     watch::{cgroups::look, hosts::look_up_now},
 };
 
@@ -55,17 +56,17 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
     let tried = load_for_real(options, &mut policy, &hosts, &unresolved, (&instances, &users), exists);
     let units = machine::units(options.root.as_deref().unwrap_or(Path::new("/")), &policy.units());
     let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref() };
-    let mut mistakes = policy.mistakes.clone();
-    mistakes.extend(tried.mistakes);
-    mistakes.extend(lint::lint(&policy, facts));
+    let mut diagnostics = policy.diagnostics.clone();
+    diagnostics.extend(tried.diagnostics);
+    diagnostics.extend(lint::lint(&policy, facts));
     let dispatch = load::script(&policy, &hosts, &instances, &users);
-    mistakes.extend(without_address(&dispatch, &unresolved));
-    mistakes.extend(policy.unknown_users(&users));
-    let mistakes = worth_saying(mistakes, &policy);
+    diagnostics.extend(without_address(&dispatch, &unresolved));
+    diagnostics.extend(policy.unknown_users(&users));
+    let diagnostics = worth_saying(diagnostics, &policy);
     let report = Report {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),
         policy: &policy,
-        mistakes: &mistakes,
+        diagnostics: &diagnostics,
         units: UnitRow::all(&policy, exists, |annotation| {
             units.runs(&annotation.unit)
                 || instances.iter().any(|instance| annotation.selectors.select(instance, &users))
@@ -120,50 +121,60 @@ fn resolve(policy: &Policy, dns: bool) -> (Hosts, Vec<(HostName, String)>) {
 }
 
 /// What to say of host names in annotations that have no address.
-fn without_address(dispatch: &Dispatch, failed: &[(HostName, String)]) -> Vec<Mistake> {
+fn without_address(dispatch: &Dispatch, failed: &[(HostName, String)]) -> Vec<Diagnostic> {
     let names = dispatch.unresolved.iter().flat_map(|(_, names)| names);
-    let mistake = |name: &crate::policy::hosts::Unresolved| {
+    let diagnostic = |name: &crate::policy::hosts::Unresolved| {
         let why = failed.iter().find(|(host, _)| *host == name.host).map_or("", |(_, why)| why.as_str());
         let message = format!("the host name `{}` is not resolved: {why}", name.host.name);
-        Mistake::new(Code::Unresolved, name.span, message)
+        Diagnostic::new(Code::Unresolved, name.span, message)
             .help("scnpm leaves the annotation out until it can be, and tries again and again")
     };
-    names.map(mistake).collect()
+    names.map(diagnostic).collect()
 }
 
 /// In the order of the files, each once, without what comments allow.
-fn worth_saying(mut mistakes: Vec<Mistake>, policy: &Policy) -> Vec<Mistake> {
-    let refused: BTreeSet<Span> =
-        mistakes.iter().filter(|mistake| mistake.code == Code::Base).map(|mistake| mistake.span).collect();
-    let unresolved: BTreeSet<Span> = mistakes
+fn worth_saying(mut diagnostics: Vec<Diagnostic>, policy: &Policy) -> Vec<Diagnostic> {
+    let refused: BTreeSet<Span> = diagnostics
         .iter()
-        .filter(|mistake| mistake.code == Code::Unresolved)
-        .map(|mistake| mistake.span)
+        .filter(|diagnostic| diagnostic.code == Code::Base)
+        .map(|diagnostic| diagnostic.span)
         .collect();
-    mistakes.retain(|mistake| match mistake.code {
+    let unresolved: BTreeSet<Span> = diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.code == Code::Unresolved)
+        .map(|diagnostic| diagnostic.span)
+        .collect();
+    diagnostics.retain(|diagnostic| match diagnostic.code {
         // nft says it, too.
         Code::Include | Code::BaseVariable => {
-            !refused.iter().any(|span| span.file == mistake.span.file && overlap(*span, mistake.span))
+            !refused.iter().any(|span| span.file == diagnostic.span.file && overlap(*span, diagnostic.span))
         }
-        Code::HostName => !unresolved.contains(&mistake.span),
+        Code::HostName => !unresolved.contains(&diagnostic.span),
         _ => true,
     });
-    explain_hooks(&mut mistakes);
-    mistakes.retain(|mistake| !policy.allows(mistake));
-    mistakes.sort_by_key(|mistake| (mistake.span, mistake.code));
-    mistakes.dedup();
-    mistakes
+    explain_hooks(&mut diagnostics);
+    diagnostics.retain(|diagnostic| !policy.allows(diagnostic));
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
+    diagnostics.dedup();
+    diagnostics
 }
 
 /// Lets the lint's words explain why nft refuses a chain, instead of saying it twice.
-fn explain_hooks(mistakes: &mut Vec<Mistake>) {
-    let refused: BTreeSet<Span> =
-        mistakes.iter().filter(|mistake| mistake.code == Code::Hook).map(|mistake| mistake.span).collect();
-    let is_said = |mistake: &mut Mistake| mistake.code == Code::NotReached && refused.contains(&mistake.span);
-    let explanations: Vec<Mistake> = mistakes.extract_if(.., is_said).collect();
+fn explain_hooks(diagnostics: &mut Vec<Diagnostic>) {
+    let refused: BTreeSet<Span> = diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.code == Code::Hook)
+        .map(|diagnostic| diagnostic.span)
+        .collect();
+    let is_said = |diagnostic: &mut Diagnostic| {
+        diagnostic.code == Code::NotReached && refused.contains(&diagnostic.span)
+    };
+    let explanations: Vec<Diagnostic> = diagnostics.extract_if(.., is_said).collect();
     for explanation in explanations {
-        let same = |mistake: &&mut Mistake| mistake.code == Code::Hook && mistake.span == explanation.span;
-        if let Some(refusal) = mistakes.iter_mut().find(same) {
+        let same = |diagnostic: &&mut Diagnostic| {
+            diagnostic.code == Code::Hook && diagnostic.span == explanation.span
+        };
+        if let Some(refusal) = diagnostics.iter_mut().find(same) {
             refusal.help = Some(explanation.message);
         }
     }
@@ -186,12 +197,12 @@ fn print(options: &Check, report: &Report<'_>) -> io::Result<()> {
 }
 
 fn exit_code(options: &Check, report: &Report<'_>) -> ExitCode {
-    let is_denied = |mistake: &Mistake| {
-        options.deny.contains(&Deny::Warnings) || options.deny.contains(&Deny::Code(mistake.code))
+    let is_denied = |diagnostic: &Diagnostic| {
+        options.deny.contains(&Deny::Warnings) || options.deny.contains(&Deny::Code(diagnostic.code))
     };
-    let fails = |mistake: &Mistake| mistake.severity() == Severity::Error || is_denied(mistake);
+    let fails = |diagnostic: &Diagnostic| diagnostic.severity() == Severity::Error || is_denied(diagnostic);
     match &report.untried {
-        _ if report.mistakes.iter().any(fails) => ExitCode::FAILURE,
+        _ if report.diagnostics.iter().any(fails) => ExitCode::FAILURE,
         Some(Untried::Everything(_)) => ExitCode::from(NOT_CHECKED),
         _ => ExitCode::SUCCESS,
     }

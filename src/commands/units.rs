@@ -15,16 +15,12 @@ use crate::{
     machine,
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, Manager},
     nft::probe,
-    policy::{
-        Annotation, Policy, Statement,
-        files::Disk,
-        parse,
-        selector::{Selectors, Users, app_id},
-    },
+    policy::{Annotation, Policy, Statement, files::Disk, parse},
     report::{
         offer::{UNNAMED_CHAIN, offer},
         units::{self, Row},
     },
+    units::selector::{Selectors, Users, app_id},
 };
 
 /// Runs it: exit code 0, or 1 if nothing matches.

@@ -33,8 +33,8 @@ use crate::{
         files::Disk,
         hosts::{self, HostName, Hosts},
         parse,
-        selector::Users,
     },
+    units::selector::Users,
     watch::{
         cgroups::look,
         dbus::Heard,
@@ -62,7 +62,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     }
     let mut sources = Sources::open(&options, &kernel)?;
     let mut daemon = Daemon::new(options, policy, kernel);
-    daemon.voice.mistakes_of_files(&daemon.policy);
+    daemon.voice.diagnostics_of_files(&daemon.policy);
     let policy = Arc::clone(&daemon.policy);
     daemon
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
@@ -102,7 +102,7 @@ const RESCAN: Duration = Duration::from_secs(1);
 /// How an annotation that nft refuses is to be taken.
 #[derive(Debug, Clone, Copy)]
 enum Refusals {
-    /// As a mistake in the files.
+    /// As a diagnostic in the files.
     Said,
     /// As what happens while somebody else changes the ruleset.
     Expected,
@@ -324,7 +324,7 @@ impl Daemon {
             Ok(policy) => {
                 let refusals = if reread { Refusals::Said } else { Refusals::Expected };
                 if reread {
-                    self.voice.mistakes_of_files(&policy);
+                    self.voice.diagnostics_of_files(&policy);
                 }
                 if let Err(error) = self.load(sources, policy, flush, refusals) {
                     tracing::error!("the old policy stays: {}", failed_load(&error));
@@ -362,8 +362,8 @@ impl Daemon {
         };
         let loaded = load.run(&mut self.kernel)?;
         match refusals {
-            Refusals::Said => self.voice.refused(&loaded.mistakes, &policy),
-            Refusals::Expected => self.voice.refused_for_now(&loaded.mistakes, &policy),
+            Refusals::Said => self.voice.refused(&loaded.diagnostics, &policy),
+            Refusals::Expected => self.voice.refused_for_now(&loaded.diagnostics, &policy),
         }
         self.policy = policy;
         if matches!(refusals, Refusals::Said) {

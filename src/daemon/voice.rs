@@ -1,4 +1,4 @@
-//! What the daemon says: mistakes once, its state to systemd, and little else.
+//! What the daemon says: diagnostics once, its state to systemd, and little else.
 
 use std::{
     path::Path,
@@ -15,9 +15,10 @@ use crate::{
     lint::{self, Facts, Ruleset},
     log, machine,
     policy::{
-        Code, Mistake, Policy, Statement,
+        Policy, Statement,
         hosts::{self, HostName, Hosts},
     },
+    text::{Code, Diagnostic},
 };
 
 /// How long the state may differ from what systemd was told: systemd has better to do while units start.
@@ -26,18 +27,18 @@ const STATUS_PAUSE: Duration = Duration::from_secs(5);
 /// What was said, so that it is not said again.
 #[derive(Debug, Default)]
 pub(super) struct Voice {
-    refused: Vec<Mistake>,
-    unresolved: Vec<Mistake>,
+    refused: Vec<Diagnostic>,
+    unresolved: Vec<Diagnostic>,
     told: Figures,
     status_due: Option<Instant>,
 }
 
 impl Voice {
     /// Says what is wrong in the files; what nft refuses in them is new then too.
-    pub(super) fn mistakes_of_files(&mut self, policy: &Policy) {
+    pub(super) fn diagnostics_of_files(&mut self, policy: &Policy) {
         self.refused.clear();
         self.unresolved.clear();
-        say(&policy.mistakes, policy);
+        say(&policy.diagnostics, policy);
     }
 
     /// Says that there is nothing to do.
@@ -46,36 +47,36 @@ impl Voice {
     }
 
     /// Says what nft refuses and did not refuse before.
-    pub(super) fn refused(&mut self, mistakes: &[Mistake], policy: &Policy) {
-        say_new(mistakes, &mut self.refused, policy);
-        self.refused.retain(|mistake| mistakes.contains(mistake));
+    pub(super) fn refused(&mut self, diagnostics: &[Diagnostic], policy: &Policy) {
+        say_new(diagnostics, &mut self.refused, policy);
+        self.refused.retain(|diagnostic| diagnostics.contains(diagnostic));
     }
 
     /// The same after somebody else changed the ruleset. What is missing then often comes back in a moment.
-    pub(super) fn refused_for_now(&mut self, mistakes: &[Mistake], policy: &Policy) {
-        let new = mistakes.iter().filter(|mistake| !self.refused.contains(mistake)).cloned();
-        let (missing, wrong): (Vec<Mistake>, Vec<Mistake>) =
-            new.partition(|mistake| mistake.message.contains("No such file or directory"));
+    pub(super) fn refused_for_now(&mut self, diagnostics: &[Diagnostic], policy: &Policy) {
+        let new = diagnostics.iter().filter(|diagnostic| !self.refused.contains(diagnostic)).cloned();
+        let (missing, wrong): (Vec<Diagnostic>, Vec<Diagnostic>) =
+            new.partition(|diagnostic| diagnostic.message.contains("No such file or directory"));
         if !missing.is_empty() {
             tracing::info!("{} annotations wait for their tables to come back", missing.len());
         }
-        missing.iter().for_each(|mistake| tracing::debug!("{}", mistake.short(&policy.sources)));
+        missing.iter().for_each(|diagnostic| tracing::debug!("{}", diagnostic.short(&policy.sources)));
         say_new(&wrong, &mut self.refused, policy);
     }
 
     /// Says which annotations wait for a host name.
     pub(super) fn unresolved(&mut self, host: &HostName, why: &str, policy: &Policy, hosts: &Hosts) {
-        let mut mistakes = Vec::new();
+        let mut diagnostics = Vec::new();
         for (_, annotation) in policy.iter() {
             let Statement::Rule(rule) = &annotation.statement else { continue };
             let Err(unresolved) = hosts::resolve(policy, &rule.body, hosts) else { continue };
             for name in unresolved.into_iter().filter(|name| name.host == *host) {
                 let message =
                     format!("the host name `{}` cannot be resolved, will be tried again: {why}", host.name);
-                mistakes.push(Mistake::new(Code::Unresolved, name.span, message));
+                diagnostics.push(Diagnostic::new(Code::Unresolved, name.span, message));
             }
         }
-        say_new(&mistakes, &mut self.unresolved, policy);
+        say_new(&diagnostics, &mut self.unresolved, policy);
     }
 
     /// Tells systemd that the policy is in force.
@@ -114,9 +115,9 @@ pub(super) fn lint(policy: Arc<Policy>, ruleset: Value) {
         let units = machine::units(Path::new("/"), &policy.units());
         let ruleset = Ruleset::of(&ruleset);
         let facts = Facts { units: Some(&units), ruleset: Some(&ruleset) };
-        let mut mistakes = lint::lint(&policy, facts);
-        mistakes.extend(policy.unknown_users(&machine::users(&policy.user_names())));
-        say(&mistakes, &policy);
+        let mut diagnostics = lint::lint(&policy, facts);
+        diagnostics.extend(policy.unknown_users(&machine::users(&policy.user_names())));
+        say(&diagnostics, &policy);
     };
     if let Err(error) = thread::Builder::new().name("lint".to_owned()).spawn(work) {
         tracing::debug!("the policy is not looked at closely: {error}");
@@ -124,11 +125,11 @@ pub(super) fn lint(policy: Arc<Policy>, ruleset: Value) {
 }
 
 /// Says what comments do not allow.
-fn say(mistakes: &[Mistake], policy: &Policy) {
-    mistakes
+fn say(diagnostics: &[Diagnostic], policy: &Policy) {
+    diagnostics
         .iter()
-        .filter(|mistake| !policy.allows(mistake))
-        .for_each(|mistake| log::mistake(mistake, policy));
+        .filter(|diagnostic| !policy.allows(diagnostic))
+        .for_each(|diagnostic| log::diagnostic(diagnostic, policy));
 }
 
 /// Says what a source could not do.
@@ -136,11 +137,11 @@ pub(super) fn notices(notices: &[String]) {
     notices.iter().for_each(|notice| tracing::warn!("{notice}"));
 }
 
-fn say_new(mistakes: &[Mistake], said: &mut Vec<Mistake>, policy: &Policy) {
-    for mistake in mistakes {
-        if !said.contains(mistake) {
-            log::mistake(mistake, policy);
-            said.push(mistake.clone());
+fn say_new(diagnostics: &[Diagnostic], said: &mut Vec<Diagnostic>, policy: &Policy) {
+    for diagnostic in diagnostics {
+        if !said.contains(diagnostic) {
+            log::diagnostic(diagnostic, policy);
+            said.push(diagnostic.clone());
         }
     }
 }

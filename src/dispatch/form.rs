@@ -2,7 +2,8 @@
 
 use crate::{
     model::Data,
-    policy::{CgroupMatch, Part, Span, Token, TokenKind},
+    policy::{CgroupMatch, Part},
+    text::{Span, Token, TokenKind},
 };
 
 /// How a rule gets into the kernel.

@@ -19,14 +19,15 @@ use std::{
 
 use crate::{
     model::{
-        Binding, CgroupPath, ChainRef, Condition, Data, Element, Instance, Key, SetRef, TableRef, UnitName,
+        AnnotationId, Binding, CgroupPath, ChainRef, Condition, Data, Element, Instance, Key, SetRef,
+        TableRef, UnitName,
     },
     policy::{
-        Annotation, AnnotationId, CgroupMatch, ElementStatement, Part, Placement, Policy, RuleStatement,
-        Statement, Token, TokenKind,
+        Annotation, CgroupMatch, ElementStatement, Part, Placement, Policy, RuleStatement, Statement,
         hosts::{self, Hosts, Unresolved},
-        selector::{Selectors, Users},
     },
+    text::{Token, TokenKind},
+    units::selector::{Selectors, Users},
 };
 use form::{Form, Gate, Match, form, verdict};
 use names::Names;

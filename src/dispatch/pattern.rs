@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{Binding, CgroupPath, Condition, Data, Element, Key, Location, SetRef, UnitName},
-    policy::selector::Selectors,
+    units::selector::Selectors,
 };
 
 /// What goes into the kernel for each instance that selectors select.

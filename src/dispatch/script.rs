@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::policy::{AnnotationId, Span, Token};
+use crate::{
+    model::AnnotationId,
+    text::{Span, Token},
+};
 
 /// A script, line by line; what [`fmt::Display`] prints is exactly what nft is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -119,7 +122,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::FileId;
+    use crate::text::FileId;
 
     fn span(start: usize, end: usize) -> Span {
         Span { file: FileId(0), start, end }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     dispatch::Pattern,
     model::{Binding, CgroupId, CgroupPath, Element, Instance, Source, UnitName, UnitState},
-    policy::selector::Users,
+    units::selector::Users,
 };
 
 /// Something that the engine is told. Any of them may be late, doubled, lost or out of order.

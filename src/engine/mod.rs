@@ -26,7 +26,7 @@ use crate::{
         Binding, CgroupId, CgroupPath, Condition, Data, Element, Instance, Key, SetRef, Source, UnitName,
         UnitOf, UnitState,
     },
-    policy::selector::Users,
+    units::selector::Users,
 };
 pub use action::{Action, Commit};
 pub use event::{Event, Outcome, PolicyLoaded};

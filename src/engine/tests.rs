@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     dispatch::Target,
     model::{Family, Location, TableRef},
-    policy::selector::Selectors,
+    units::selector::Selectors,
 };
 
 const MAP: &str = "scnpm.out.1";

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     model::{ChainRef, Data, SetRef, TableRef},
-    policy::{Policy, Statement, TokenKind},
+    policy::{Policy, Statement},
+    text::TokenKind,
 };
 
 /// The hooks in which a socket's cgroup can be matched.

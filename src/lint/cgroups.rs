@@ -1,8 +1,11 @@
 //! Where systemd puts the cgroups of its units (systemd.slice(5), systemd.unit(5)).
 
 use super::units::{self, Units};
-pub(super) use crate::model::places::{default_path, is_slice, slice_path};
-use crate::model::{CgroupPath, UnitName, places::user_of};
+pub(super) use crate::units::places::{default_path, is_slice, slice_path};
+use crate::{
+    model::{CgroupPath, UnitName},
+    units::places::user_of,
+};
 
 /// Where a unit's cgroup is.
 #[derive(Debug, Clone, PartialEq, Eq)]

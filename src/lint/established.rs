@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     model::ChainRef,
-    policy::{Code, Mistake, Placement, mistake::quoted},
+    policy::Placement,
+    text::{Code, Diagnostic, diagnostic::quoted},
 };
 
 /// How deep chains may call each other in the kernel (NFT_JUMP_STACK_SIZE).
@@ -21,7 +22,7 @@ const DEEPEST: usize = 16;
 const BASES: usize = 64;
 
 /// One warning for each chain.
-pub(super) fn lint(subjects: &[Subject<'_>], ruleset: &Ruleset) -> Vec<Mistake> {
+pub(super) fn lint(subjects: &[Subject<'_>], ruleset: &Ruleset) -> Vec<Diagnostic> {
     let hooked = |chain: &Chain| {
         chain
             .base
@@ -37,7 +38,7 @@ pub(super) fn lint(subjects: &[Subject<'_>], ruleset: &Ruleset) -> Vec<Mistake> 
     let walks: Vec<(&ChainRef, Walk<'_>)> =
         bases.map(|(name, _)| (name, Walk::through(ruleset, &refusing, name))).collect();
     let mut warned: BTreeSet<&ChainRef> = BTreeSet::new();
-    let mut mistakes = Vec::new();
+    let mut diagnostics = Vec::new();
     for subject in concerned {
         let chain = &subject.rule.chain;
         if warned.contains(chain) {
@@ -48,13 +49,13 @@ pub(super) fn lint(subjects: &[Subject<'_>], ruleset: &Ruleset) -> Vec<Mistake> 
             warned.insert(chain);
             let base = quoted(&base.to_string());
             let message = format!("nothing in {base} accepts established connections before this rule");
-            mistakes.push(Mistake::new(Code::NoEstablished, subject.rule.chain_span, message).help(format!(
+            diagnostics.push(Diagnostic::new(Code::NoEstablished, subject.rule.chain_span, message).help(format!(
                 "write `ct state established,related accept` at the top of {base}: SYN-ACKs and other answers of \
                  the kernel belong to no cgroup"
             )));
         }
     }
-    mistakes
+    diagnostics
 }
 
 fn is_concerned(subject: &Subject<'_>) -> bool {

@@ -18,7 +18,7 @@ mod subject;
 mod testing;
 pub mod units;
 
-use crate::policy::{Mistake, Policy};
+use crate::{policy::Policy, text::Diagnostic};
 use calls::Calls;
 pub use ruleset::Ruleset;
 pub use units::{UnitFile, Units};
@@ -33,20 +33,20 @@ pub struct Facts<'a> {
 }
 
 /// All warnings about a policy, in the order of its files. What its comments allow is among them.
-pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Mistake> {
+pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     let subjects = subject::all(policy);
     let calls = facts.ruleset.map(|ruleset| Calls::of(ruleset, policy, &subjects));
-    let (mut mistakes, misspelt) = names::lint(policy, facts.units);
-    mistakes.extend(paths::lint(policy, facts.units, &misspelt));
-    mistakes.extend(rules::lint(policy, &subjects));
-    mistakes.extend(order::lint(policy, &subjects));
-    mistakes.extend(sockets::lint(&subjects, facts.units, calls.as_ref()));
+    let (mut diagnostics, misspelt) = names::lint(policy, facts.units);
+    diagnostics.extend(paths::lint(policy, facts.units, &misspelt));
+    diagnostics.extend(rules::lint(policy, &subjects));
+    diagnostics.extend(order::lint(policy, &subjects));
+    diagnostics.extend(sockets::lint(&subjects, facts.units, calls.as_ref()));
     if let Some(calls) = &calls {
-        mistakes.extend(established::lint(&subjects, calls.ruleset));
-        mistakes.extend(reach::lint(policy, &subjects, calls));
+        diagnostics.extend(established::lint(&subjects, calls.ruleset));
+        diagnostics.extend(reach::lint(policy, &subjects, calls));
     }
-    mistakes.sort_by_key(|mistake| (mistake.span, mistake.code));
-    mistakes
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
+    diagnostics
 }
 
 #[cfg(test)]
@@ -68,7 +68,8 @@ mod tests {
         let second =
             "# b.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/c.service\" drop";
         let policy = policy_of(&["# a.service :: add rule inet f c tcp dport 1 drop", second]);
-        let spans: Vec<_> = lint(&policy, Facts::default()).into_iter().map(|mistake| mistake.span).collect();
+        let spans: Vec<_> =
+            lint(&policy, Facts::default()).into_iter().map(|diagnostic| diagnostic.span).collect();
         assert_eq!(spans.len(), 3);
         assert!(spans.is_sorted());
     }

@@ -7,8 +7,9 @@ use super::{
     units::{self, Units},
 };
 use crate::{
-    model::{CGROUP_ROOT, CgroupPath, UnitName},
-    policy::{Annotation, AnnotationId, Code, Mistake, Policy, Statement, mistake::quoted, nearest::nearest},
+    model::{AnnotationId, CGROUP_ROOT, CgroupPath, UnitName},
+    policy::{Annotation, Policy, Statement},
+    text::{Code, Diagnostic, diagnostic::quoted, nearest::nearest},
 };
 
 /// Types whose units come from files, as a rule.
@@ -18,10 +19,10 @@ const FROM_FILES: [&str; 5] = ["service", "socket", "timer", "path", "target"];
 const LOOKED_UP: usize = 32;
 
 /// The units that nothing is known of, and the annotations whose unit is a misspelt name of another.
-pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Mistake>, BTreeSet<AnnotationId>) {
-    let mut mistakes = Vec::new();
+pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Diagnostic>, BTreeSet<AnnotationId>) {
+    let mut diagnostics = Vec::new();
     let mut misspelt = BTreeSet::new();
-    let Some(units) = units.filter(|units| !units.files.is_empty()) else { return (mistakes, misspelt) };
+    let Some(units) = units.filter(|units| !units.files.is_empty()) else { return (diagnostics, misspelt) };
     let mut meant: BTreeMap<&UnitName, Option<String>> = BTreeMap::new();
     for (id, annotation) in policy.iter() {
         let Some(unit) = annotation.only_unit() else { continue };
@@ -34,20 +35,20 @@ pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Mistake>, BTr
             continue;
         }
         let message = format!("neither a unit file nor a running unit is named {}", quoted(&unit.0));
-        let mistake = Mistake::new(Code::UnknownUnit, annotation.name_span(), message);
-        mistakes.push(match meant {
+        let diagnostic = Diagnostic::new(Code::UnknownUnit, annotation.name_span(), message);
+        diagnostics.push(match meant {
             Some(name) => {
                 misspelt.insert(id);
-                mistake
+                diagnostic
                     .help(format!("did you mean {}?", quoted(name)))
                     .fix(annotation.name_span(), name.as_str())
             }
-            None => mistake.help(
+            None => diagnostic.help(
                 "if it is made while the machine runs, put `# scnpm: allow(W003)` above the annotation",
             ),
         });
     }
-    (mistakes, misspelt)
+    (diagnostics, misspelt)
 }
 
 /// Whether a unit is one of a user's manager or of a container: its file may be in a home that cannot be read, or on

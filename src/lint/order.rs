@@ -8,24 +8,26 @@ use super::{
 };
 use crate::{
     dispatch::form::only_matches,
-    model::{CgroupPath, ChainRef, UnitName},
-    policy::{
-        Annotation, AnnotationId, CgroupMatch, Code, FileId, Mistake, Part, Placement, Policy, Statement,
-        Token, TokenKind, mistake::quoted,
-    },
+    model::{AnnotationId, CgroupPath, ChainRef, UnitName},
+    policy::{Annotation, CgroupMatch, Part, Placement, Policy, Statement},
+    text::{Code, Diagnostic, FileId, Token, TokenKind, diagnostic::quoted},
 };
 
 /// Annotations that say a thing twice, that say what is decided already, or that contradict each other.
-pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>]) -> Vec<Mistake> {
+pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>]) -> Vec<Diagnostic> {
     let originals = originals(policy);
     let contradictions = contradictions(policy, subjects);
     let shadowed = shadowed(policy, subjects, &originals);
     let duplicates = originals.iter().filter(|(id, first)| id != first).map(|(id, first)| {
         let message = format!("the same annotation as at {}", location(policy, policy.annotation(*first)));
-        Mistake::new(Code::Duplicate, policy.annotation(*id).unit_span, message).help("leave one of them out")
+        Diagnostic::new(Code::Duplicate, policy.annotation(*id).unit_span, message)
+            .help("leave one of them out")
     });
     let shadowed = shadowed.into_iter().filter(|(id, _)| !contradictions.contains_key(id));
-    duplicates.chain(shadowed.map(|(_, mistake)| mistake)).chain(contradictions.values().cloned()).collect()
+    duplicates
+        .chain(shadowed.map(|(_, diagnostic)| diagnostic))
+        .chain(contradictions.values().cloned())
+        .collect()
 }
 
 fn location(policy: &Policy, annotation: &Annotation) -> String {
@@ -82,7 +84,7 @@ fn shadowed(
     policy: &Policy,
     subjects: &[Subject<'_>],
     originals: &BTreeMap<AnnotationId, AnnotationId>,
-) -> Vec<(AnnotationId, Mistake)> {
+) -> Vec<(AnnotationId, Diagnostic)> {
     let mut found = Vec::new();
     for rules in in_order(subjects) {
         let mut decided = Decided::new();
@@ -94,9 +96,9 @@ fn shadowed(
                     let place = location(policy, earlier.annotation);
                     let message =
                         format!("never reached: the annotation at {place} decides these packets before");
-                    let mistake = Mistake::new(Code::Shadowed, cgroup.span, message)
+                    let diagnostic = Diagnostic::new(Code::Shadowed, cgroup.span, message)
                         .help("put the narrower rule first, or leave one of them out");
-                    found.push((subject.id, mistake));
+                    found.push((subject.id, diagnostic));
                 }
             } else if decides(subject) && conditions.len() <= LONGEST {
                 for (path, _) in &cgroup.paths {
@@ -178,7 +180,7 @@ fn texts<'a>(tokens: &[&'a Token]) -> Vec<&'a str> {
 const COMPARED: usize = 32;
 
 /// Annotations of a unit and chain that another file's annotation contradicts.
-fn contradictions(policy: &Policy, subjects: &[Subject<'_>]) -> BTreeMap<AnnotationId, Mistake> {
+fn contradictions(policy: &Policy, subjects: &[Subject<'_>]) -> BTreeMap<AnnotationId, Diagnostic> {
     let mut groups: BTreeMap<(&UnitName, &ChainRef), Vec<&Subject<'_>>> = BTreeMap::new();
     for subject in subjects {
         groups.entry((&subject.annotation.unit, &subject.rule.chain)).or_default().push(subject);
@@ -203,12 +205,16 @@ fn contradictions(policy: &Policy, subjects: &[Subject<'_>]) -> BTreeMap<Annotat
     groups.values().flat_map(in_group).collect()
 }
 
-fn contradiction(policy: &Policy, earlier: &Subject<'_>, later: &Subject<'_>) -> Mistake {
+fn contradiction(policy: &Policy, earlier: &Subject<'_>, later: &Subject<'_>) -> Diagnostic {
     let span = later.verdict.map_or(later.annotation.unit_span, |(_, span)| span);
     let unit = quoted(&later.annotation.unit.0);
     let place = location(policy, earlier.annotation);
-    Mistake::new(Code::Contradiction, span, format!("the annotation at {place} says the opposite for {unit}"))
-        .help("the order of the files decides: leave one of the two out")
+    Diagnostic::new(
+        Code::Contradiction,
+        span,
+        format!("the annotation at {place} says the opposite for {unit}"),
+    )
+    .help("the order of the files decides: leave one of the two out")
 }
 
 /// Whether a rule accepts, or refuses.
@@ -349,7 +355,7 @@ mod tests {
         let policy = policy_of(&[&rule(first), &format!("\n{}", rule(second))]);
         let found = of_code(Code::Contradiction, &policy, Facts::default());
         assert!(found.is_empty() || of_code(Code::Shadowed, &policy, Facts::default()).is_empty());
-        found.into_iter().map(|mistake| mistake.message).collect()
+        found.into_iter().map(|diagnostic| diagnostic.message).collect()
     }
 
     #[test]

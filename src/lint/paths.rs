@@ -10,10 +10,9 @@ use super::{
     units::{self, Units},
 };
 use crate::{
-    model::{CGROUP_ROOT, CgroupPath, UnitName},
-    policy::{
-        Annotation, AnnotationId, CgroupMatch, Code, Mistake, Part, Policy, Span, Statement, mistake::quoted,
-    },
+    model::{AnnotationId, CGROUP_ROOT, CgroupPath, UnitName},
+    policy::{Annotation, CgroupMatch, Part, Policy, Statement},
+    text::{Code, Diagnostic, Span, diagnostic::quoted},
 };
 
 /// Judges each annotation once. The units in `misspelt` are not looked for in their paths.
@@ -21,7 +20,7 @@ pub(super) fn lint(
     policy: &Policy,
     units: Option<&Units>,
     misspelt: &BTreeSet<AnnotationId>,
-) -> Vec<Mistake> {
+) -> Vec<Diagnostic> {
     let judged = |(id, annotation): (AnnotationId, &Annotation)| {
         let named = annotation.only_unit().unwrap_or(&annotation.unit);
         let unit = units.map_or(named, |units| units.own_name(named));
@@ -93,7 +92,7 @@ struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// A path that no unit has, since a slice in it is at another place.
-    fn misplaced(&self) -> Option<Mistake> {
+    fn misplaced(&self) -> Option<Diagnostic> {
         self.written.iter().filter(|written| !self.exists(written.cgroup_path)).find_map(|written| {
             let misplaced = cgroups::misplaced(written.cgroup_path)?;
             let name = quoted(&misplaced.name);
@@ -101,10 +100,10 @@ impl<'a> Judge<'a> {
                 "" => format!("{name} is the root of the hierarchy and stands in no path"),
                 at => format!("{name} is not here: its path is {}", quoted(at)),
             };
-            let mistake = Mistake::new(Code::UnitPath, written.span, message);
+            let diagnostic = Diagnostic::new(Code::UnitPath, written.span, message);
             Some(match misplaced.path.as_str() {
-                "" => mistake.help("leave it out"),
-                path => self.corrected(mistake, written, path, "write the whole path"),
+                "" => diagnostic.help("leave it out"),
+                path => self.corrected(diagnostic, written, path, "write the whole path"),
             })
         })
     }
@@ -117,7 +116,7 @@ impl<'a> Judge<'a> {
     }
 
     /// That no path is the unit's.
-    fn unit(&self) -> Option<Mistake> {
+    fn unit(&self) -> Option<Diagnostic> {
         let unit = self.unit;
         if !matches!(units::kind(&unit.0), "service" | "socket" | "mount" | "swap" | "scope" | "slice") {
             return None;
@@ -128,21 +127,22 @@ impl<'a> Judge<'a> {
         if named.is_empty() {
             return if self.may_be_meant() { None } else { Some(self.not_named(first)) };
         }
-        let wrong: Option<Vec<Mistake>> = named.into_iter().map(|written| self.elsewhere(written)).collect();
+        let wrong: Option<Vec<Diagnostic>> =
+            named.into_iter().map(|written| self.elsewhere(written)).collect();
         wrong?.into_iter().next()
     }
 
     /// That the unit's cgroup is at another place than a path that names it.
-    fn elsewhere(&self, written: &Written<'_>) -> Option<Mistake> {
+    fn elsewhere(&self, written: &Written<'_>) -> Option<Diagnostic> {
         let unit = self.unit;
         let (at, below) = written.split_at(unit)?;
         let manager = cgroups::manager(at);
         if let Some(actual) = self.runs_at(written.path, manager) {
             let runs_here =
                 self.units.is_some_and(|units| units.cgroups_of(unit).any(|path| path.as_str() == at));
-            let mistake = self.not_of_the_unit(written);
+            let diagnostic = self.not_of_the_unit(written);
             return (!runs_here).then(|| {
-                self.corrected(mistake, written, &format!("{actual}{below}"), "it runs elsewhere; write")
+                self.corrected(diagnostic, written, &format!("{actual}{below}"), "it runs elsewhere; write")
             });
         }
         let place = match cgroups::place(unit, self.units) {
@@ -152,8 +152,13 @@ impl<'a> Judge<'a> {
         };
         // In a user's manager and in a container slices are judged with the path.
         (cgroups::parent(&place) != cgroups::parent(at)).then(|| {
-            let mistake = self.not_of_the_unit(written);
-            self.corrected(mistake, written, &format!("{place}{below}"), "systemd starts it elsewhere; write")
+            let diagnostic = self.not_of_the_unit(written);
+            self.corrected(
+                diagnostic,
+                written,
+                &format!("{place}{below}"),
+                "systemd starts it elsewhere; write",
+            )
         })
     }
 
@@ -202,12 +207,12 @@ impl<'a> Judge<'a> {
             || (units::kind(written.last()) == "socket" && activates())
     }
 
-    fn not_named(&self, written: &Written<'_>) -> Mistake {
+    fn not_named(&self, written: &Written<'_>) -> Diagnostic {
         let unit = self.unit;
-        let mistake = self.not_of_the_unit(written);
+        let diagnostic = self.not_of_the_unit(written);
         let manager = cgroups::manager(written.path);
         if let Some(actual) = self.runs_at(written.path, manager) {
-            return self.corrected(mistake, written, actual, "it runs elsewhere; write");
+            return self.corrected(diagnostic, written, actual, "it runs elsewhere; write");
         }
         let beside = cgroups::join(cgroups::parent(written.path), &unit.0);
         let likely = match cgroups::place(unit, self.units) {
@@ -216,37 +221,37 @@ impl<'a> Judge<'a> {
             _ => beside,
         };
         let meant = "if the path is meant, put `# scnpm: allow(W002)` above the annotation; if not, write";
-        self.corrected(mistake, written, &likely, meant)
+        self.corrected(diagnostic, written, &likely, meant)
     }
 
-    fn not_of_the_unit(&self, written: &Written<'_>) -> Mistake {
+    fn not_of_the_unit(&self, written: &Written<'_>) -> Diagnostic {
         let mut message = format!("the path is not that of {}", quoted(&self.unit.0));
         if Some(self.unit) != self.annotation.only_unit() {
             message = format!("{message}, which {} is another name of", quoted(&self.annotation.unit.0));
         }
-        Mistake::new(Code::UnitPath, written.span, message)
+        Diagnostic::new(Code::UnitPath, written.span, message)
     }
 
     /// With the right path, and the level that belongs to it.
-    fn corrected(&self, mistake: Mistake, written: &Written<'_>, path: &str, what: &str) -> Mistake {
+    fn corrected(&self, diagnostic: Diagnostic, written: &Written<'_>, path: &str, what: &str) -> Diagnostic {
         let level = path.split('/').count();
         let text = &self.policy.sources.file(written.span.file).text;
         // A variable holds more than this path, and whoever may make a cgroup may name it so that no quotes hold it.
         let is_out_of_reach = text[written.span.start..].starts_with('$')
             || path.contains(|c: char| c == '"' || c.is_control());
         let Some(cgroup) = written.cgroup else {
-            let mistake = mistake.help(format!("{what} {}", shown(path)));
-            return if is_out_of_reach { mistake } else { mistake.fix(written.span, path) };
+            let diagnostic = diagnostic.help(format!("{what} {}", shown(path)));
+            return if is_out_of_reach { diagnostic } else { diagnostic.fix(written.span, path) };
         };
-        let mistake = mistake.help(format!("{what} {} with `level {level}`", shown(path)));
+        let diagnostic = diagnostic.help(format!("{what} {} with `level {level}`", shown(path)));
         if is_out_of_reach {
-            return mistake;
+            return diagnostic;
         }
         if usize::try_from(cgroup.level) == Ok(level) || cgroup.paths.len() > 1 {
-            return mistake.fix(written.span, path);
+            return diagnostic.fix(written.span, path);
         }
         let between = &text[cgroup.level_span.end..written.span.start];
-        mistake.fix(cgroup.level_span.to(written.span), format!("{level}{between}{path}"))
+        diagnostic.fix(cgroup.level_span.to(written.span), format!("{level}{between}{path}"))
     }
 }
 

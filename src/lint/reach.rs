@@ -9,41 +9,42 @@ use super::{
 };
 use crate::{
     model::ChainRef,
-    policy::{Code, Mistake, Placement, Policy, Span, mistake::quoted},
+    policy::{Placement, Policy},
+    text::{Code, Diagnostic, Span, diagnostic::quoted},
 };
 
 /// Rules in chains that are not called, are called from elsewhere, or have decided before.
-pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Mistake> {
+pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnostic> {
     let mut warned: BTreeSet<&ChainRef> = BTreeSet::new();
-    let mut mistakes = Vec::new();
+    let mut diagnostics = Vec::new();
     for subject in subjects {
         let chain = &subject.rule.chain;
         // What is wrong with a chain is said at its first annotation.
         let of_chain = if warned.contains(chain) { None } else { not_reached(subject, calls) };
         match of_chain {
-            Some(mistake) => {
+            Some(diagnostic) => {
                 warned.insert(chain);
-                mistakes.push(mistake);
+                diagnostics.push(diagnostic);
             }
-            None => mistakes.extend(after_verdict(policy, subject, calls)),
+            None => diagnostics.extend(after_verdict(policy, subject, calls)),
         }
     }
-    mistakes
+    diagnostics
 }
 
-fn not_reached(subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Mistake> {
+fn not_reached(subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Diagnostic> {
     let chain = &subject.rule.chain;
     let hooks = calls.hooks(chain)?;
-    let mistake = |code, message: String| Some(Mistake::new(code, subject.rule.chain_span, message));
+    let diagnostic = |code, message: String| Some(Diagnostic::new(code, subject.rule.chain_span, message));
     let name = quoted(&chain.to_string());
     if hooks.is_empty() {
-        return mistake(Code::NotReached, format!("nothing calls the chain {name}"))?
+        return diagnostic(Code::NotReached, format!("nothing calls the chain {name}"))?
             .help(format!("call it in a chain of a hook, with `jump {}`", chain.name))
             .into();
     }
     if subject.matches_cgroup() && !WITH_CGROUPS.iter().any(|hook| hooks.contains(hook)) {
         let hooks: Vec<&str> = hooks.iter().copied().collect();
-        return mistake(
+        return diagnostic(
             Code::NotReached,
             format!("the chain {name} is only reached from {}, where no cgroup matches", hooks.join(" and ")),
         )?
@@ -52,7 +53,7 @@ fn not_reached(subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Mistake> {
     }
     let (caller, verdict) = calls.too_late(chain)?;
     let caller = quoted(&caller.to_string());
-    mistake(
+    diagnostic(
         Code::AfterVerdict,
         format!("{caller} calls the chain {name} after a rule that decides every packet: `{verdict}`"),
     )?
@@ -60,7 +61,7 @@ fn not_reached(subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Mistake> {
     .into()
 }
 
-fn after_verdict(policy: &Policy, subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Mistake> {
+fn after_verdict(policy: &Policy, subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Diagnostic> {
     if subject.rule.placement != Placement::End {
         return None;
     }
@@ -68,10 +69,10 @@ fn after_verdict(policy: &Policy, subject: &Subject<'_>, calls: &Calls<'_>) -> O
     let name = quoted(&subject.rule.chain.to_string());
     let message =
         format!("the chain {name} decides every packet with `{verdict}` before this rule at its end");
-    let mistake = Mistake::new(Code::AfterVerdict, subject.rule.chain_span, message);
+    let diagnostic = Diagnostic::new(Code::AfterVerdict, subject.rule.chain_span, message);
     let (place, text) = verb(policy, subject);
     Some(
-        mistake
+        diagnostic
             .help(format!("write `insert rule`, or move the `{verdict}` out, behind the call of the chain"))
             .fix(place, text),
     )

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     model::{ChainRef, UnitName},
-    policy::{Code, Mistake, mistake::quoted},
+    text::{Code, Diagnostic, diagnostic::quoted},
 };
 
 /// Rules that may be about connections which a service's socket unit accepts.
@@ -18,7 +18,7 @@ pub(super) fn lint(
     subjects: &[Subject<'_>],
     units: Option<&Units>,
     calls: Option<&Calls<'_>>,
-) -> Vec<Mistake> {
+) -> Vec<Diagnostic> {
     let Some(units) = units else { return Vec::new() };
     let sockets = Sockets::of(units);
     let covered: BTreeSet<(&ChainRef, &str)> = subjects.iter().flat_map(covered_sockets).collect();
@@ -37,7 +37,7 @@ pub(super) fn lint(
             let message = format!("{name} listens for {service}, and accepted connections have its cgroup or PID 1's");
             let place = place(socket, path.as_str(), units);
             let level = place.split('/').count();
-            Some(Mistake::new(Code::SocketUnit, *span, message).help(format!(
+            Some(Diagnostic::new(Code::SocketUnit, *span, message).help(format!(
                 "for what it accepts, match `{place}` with `level {level}` too, or `init.scope` with `level 1`"
             )))
         })

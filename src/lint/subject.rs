@@ -1,7 +1,9 @@
 //! Annotations as lints look at them: a rule's cgroup matches, its other matches and its verdict.
 
-use crate::policy::{
-    Annotation, AnnotationId, CgroupMatch, Part, Policy, RuleStatement, Span, Statement, Token, TokenKind,
+use crate::{
+    model::AnnotationId,
+    policy::{Annotation, CgroupMatch, Part, Policy, RuleStatement, Statement},
+    text::{Span, Token, TokenKind},
 };
 
 /// An annotation that is a rule.

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::{Facts, Ruleset, UnitFile, Units, lint};
 use crate::{
     model::UnitName,
-    policy::{Code, Mistake, Policy, files::Files, parse},
+    policy::{Policy, files::Files, parse},
+    text::{Code, Diagnostic},
 };
 
 struct InMemory(BTreeMap<PathBuf, String>);
@@ -33,38 +34,38 @@ pub(super) fn policy_of(texts: &[&str]) -> Policy {
     let files = InMemory(named.collect());
     let paths: Vec<&Path> = files.0.keys().map(PathBuf::as_path).collect();
     let policy = parse::read(&files, &paths).unwrap();
-    assert_eq!(policy.mistakes, [], "{texts:?}");
+    assert_eq!(policy.diagnostics, [], "{texts:?}");
     policy
 }
 
 /// What one lint says of a text.
-pub(super) fn found(code: Code, text: &str, facts: Facts<'_>) -> Vec<Mistake> {
+pub(super) fn found(code: Code, text: &str, facts: Facts<'_>) -> Vec<Diagnostic> {
     of_code(code, &policy_of(&[text]), facts)
 }
 
 /// What one lint says of a policy.
-pub(super) fn of_code(code: Code, policy: &Policy, facts: Facts<'_>) -> Vec<Mistake> {
-    lint(policy, facts).into_iter().filter(|mistake| mistake.code == code).collect()
+pub(super) fn of_code(code: Code, policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
+    lint(policy, facts).into_iter().filter(|diagnostic| diagnostic.code == code).collect()
 }
 
 /// The messages of one lint.
 pub(super) fn messages(code: Code, text: &str, facts: Facts<'_>) -> Vec<String> {
-    found(code, text, facts).into_iter().map(|mistake| mistake.message).collect()
+    found(code, text, facts).into_iter().map(|diagnostic| diagnostic.message).collect()
 }
 
-/// The text with the only mistake mended.
+/// The text with the only diagnostic mended.
 pub(super) fn mended(code: Code, text: &str, facts: Facts<'_>) -> String {
     let found = found(code, text, facts);
-    let [mistake] = found.as_slice() else { panic!("{text}: {found:?}") };
-    let fix = mistake.fix.as_ref().unwrap_or_else(|| panic!("no fix: {mistake:?}"));
+    let [diagnostic] = found.as_slice() else { panic!("{text}: {found:?}") };
+    let fix = diagnostic.fix.as_ref().unwrap_or_else(|| panic!("no fix: {diagnostic:?}"));
     let mended = format!("{}{}{}", &text[..fix.span.start], fix.text, &text[fix.span.end..]);
     assert_eq!(messages(code, &mended, facts), Vec::<String>::new(), "{mended}");
     mended
 }
 
-/// The text that a mistake is at.
-pub(super) fn place<'a>(text: &'a str, mistake: &Mistake) -> &'a str {
-    &text[mistake.span.start..mistake.span.end]
+/// The text that a diagnostic is at.
+pub(super) fn place<'a>(text: &'a str, diagnostic: &Diagnostic) -> &'a str {
+    &text[diagnostic.span.start..diagnostic.span.end]
 }
 
 /// Facts of units only.

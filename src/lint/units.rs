@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(super) use crate::model::places::{kind, template};
 use crate::model::{CgroupPath, UnitName};
+pub(super) use crate::units::places::{kind, template};
 
 /// The machine's units: the system's and those of all users.
 #[derive(Debug, Clone, Default)]

@@ -12,8 +12,10 @@ use super::{
     netlink::{Netlink, SetKind},
     probe::{Missing, no_nf_tables},
 };
-use crate::model::{CgroupId, CgroupPath, Data, Element, Key, PREFIX, SetRef};
-use crate::watch::cgroups::look;
+use crate::{
+    model::{CgroupId, CgroupPath, Data, Element, Key, PREFIX, SetRef},
+    watch::cgroups::look,
+};
 
 /// What nft says of a script, with its place in the script where it names one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
-//! EFFECTS. The kernel's nftables: libnftables in process, a little nfnetlink, and a twin for tests.
+//! EFFECTS. The kernel's nftables: libnftables in process, a little nfnetlink, and a fake for tests.
 
 pub mod complaint;
+pub mod fake;
 pub mod json;
 pub mod kernel;
 pub mod libnftables;
@@ -8,7 +9,6 @@ pub(crate) mod message;
 pub mod monitor;
 pub mod netlink;
 pub mod probe;
-pub mod twin;
 
 pub use complaint::FileComplaint;
 pub use kernel::{AddError, Complaint, Kernel, Nftables};

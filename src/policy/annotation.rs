@@ -2,18 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    code::Code,
-    mistake::{Mistake, quoted},
-    selector::{Selector, Selectors, Users, Which, Whose},
-    text::{FileId, SourceMap, Span},
-    token::Token,
+use crate::{
+    model::{AnnotationId, CgroupPath, ChainRef, Data, SetRef, UnitName},
+    text::{
+        Code, FileId, SourceMap, Span, Token,
+        diagnostic::{Diagnostic, quoted},
+    },
+    units::selector::{Selector, Selectors, Users, Which, Whose},
 };
-use crate::model::{CgroupPath, ChainRef, Data, SetRef, UnitName};
-
-/// An annotation's index in [`Policy::annotations`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AnnotationId(pub usize);
 
 /// Everything that the files say.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +21,7 @@ pub struct Policy {
     /// The variables, in the same order.
     pub defines: Vec<Define>,
     /// What is wrong, in the order of the files.
-    pub mistakes: Vec<Mistake>,
+    pub diagnostics: Vec<Diagnostic>,
     /// What may be done without a warning.
     pub allows: Vec<Allow>,
 }
@@ -55,11 +51,12 @@ impl Policy {
     }
 
     /// Whether a comment above the line or annotation of a warning says that it is meant so.
-    pub fn allows(&self, mistake: &Mistake) -> bool {
-        let begin = self.annotation_at(mistake.span).map_or(mistake.span, |annotation| annotation.unit_span);
+    pub fn allows(&self, diagnostic: &Diagnostic) -> bool {
+        let begin =
+            self.annotation_at(diagnostic.span).map_or(diagnostic.span, |annotation| annotation.unit_span);
         let line = self.sources.line_column(begin).0;
         self.allows.iter().any(|allow| {
-            allow.file == begin.file && allow.line == line && allow.codes.contains(&mistake.code)
+            allow.file == begin.file && allow.line == line && allow.codes.contains(&diagnostic.code)
         })
     }
 
@@ -80,17 +77,17 @@ impl Policy {
     }
 
     /// The names of users that nobody has.
-    pub fn unknown_users(&self, known: &Users) -> Vec<Mistake> {
-        let mistake = |annotation: &Annotation| {
+    pub fn unknown_users(&self, known: &Users) -> Vec<Diagnostic> {
+        let diagnostic = |annotation: &Annotation| {
             let name =
                 annotation.selectors.user_names().into_iter().find(|name| !known.contains_key(*name))?;
             let message = format!("there is no user {}", quoted(name));
             Some(
-                Mistake::new(Code::UnknownUser, annotation.unit_span, message)
+                Diagnostic::new(Code::UnknownUser, annotation.unit_span, message)
                     .help("when there is one, have the files read again: `systemctl reload scnpm.service`"),
             )
         };
-        self.annotations.iter().filter_map(mistake).collect()
+        self.annotations.iter().filter_map(diagnostic).collect()
     }
 
     /// The users whom annotations name.

@@ -6,12 +6,11 @@ use std::{
     net::IpAddr,
 };
 
-use super::{
-    annotation::{Annotation, Define, Part, Policy, Statement},
-    text::Span,
-    token::{Token, TokenKind},
+use super::annotation::{Annotation, Define, Part, Policy, Statement};
+use crate::{
+    model::Family,
+    text::{Span, Token, TokenKind},
 };
-use crate::model::Family;
 
 use self::places::List;
 
@@ -303,7 +302,7 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{parse, token::text_of};
+    use crate::{policy::parse, text::token::text_of};
     use std::{
         io,
         path::{Path, PathBuf},
@@ -323,7 +322,7 @@ mod tests {
 
     fn policy(text: &str) -> Policy {
         let policy = parse::read(&Text(text.to_owned()), &[Path::new("x")]).unwrap();
-        assert_eq!(policy.mistakes, [], "{text}");
+        assert_eq!(policy.diagnostics, [], "{text}");
         policy
     }
 

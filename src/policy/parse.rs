@@ -19,14 +19,17 @@ use self::{
 };
 use super::{
     annotation::{Annotation, Policy},
-    code::Code,
     files::Files,
-    mistake::{Mistake, Severity, quoted},
-    selector::{Selector, SelectorError, Selectors, Which, Whose},
-    text::{FileId, Span},
-    token::Joined,
 };
-use crate::model::UnitName;
+use crate::{
+    model::UnitName,
+    text::{
+        Code, FileId, Span,
+        diagnostic::{Diagnostic, Severity, quoted},
+        token::Joined,
+    },
+    units::selector::{Selector, SelectorError, Selectors, Which, Whose},
+};
 
 pub(super) mod base;
 mod comments;
@@ -75,8 +78,8 @@ pub fn read(files: &dyn Files, paths: &[&Path]) -> Result<Policy, Unreadable> {
     }
     let mut policy = reader.policy;
     policy.defines = reader.variables.into_defines();
-    policy.mistakes.sort_by_key(|mistake| mistake.span);
-    policy.mistakes.dedup();
+    policy.diagnostics.sort_by_key(|diagnostic| diagnostic.span);
+    policy.diagnostics.dedup();
     Ok(policy)
 }
 
@@ -139,7 +142,7 @@ impl Reader<'_> {
     }
 
     fn base(&mut self, statement: Statement, span: Span, is_first_reading: bool) {
-        let mistakes = match statement {
+        let diagnostics = match statement {
             Statement::Open => {
                 self.variables.open(true);
                 return;
@@ -155,9 +158,9 @@ impl Reader<'_> {
             Statement::Define(name, value) => match self.variables.define(&name, value, span) {
                 Ok(()) => return,
                 // nft refuses the file; the annotations that use the variable fail by themselves.
-                Err(mistakes) => mistakes
+                Err(diagnostics) => diagnostics
                     .into_iter()
-                    .map(|mistake| Mistake { code: Code::BaseVariable, ..mistake })
+                    .map(|diagnostic| Diagnostic { code: Code::BaseVariable, ..diagnostic })
                     .collect(),
             },
             Statement::Undefine(name) => {
@@ -166,44 +169,44 @@ impl Reader<'_> {
             }
             Statement::Include(path) => match self.include(&path, span) {
                 Ok(()) => return,
-                Err(mistake) => vec![mistake],
+                Err(diagnostic) => vec![diagnostic],
             },
         };
         if is_first_reading {
-            self.policy.mistakes.extend(mistakes);
+            self.policy.diagnostics.extend(diagnostics);
         }
     }
 
     fn comment(&mut self, found: Found) {
         match found {
             Found::Annotation(comment) => self.annotation(comment),
-            Found::NearMiss(mistake) => self.policy.mistakes.push(mistake),
-            Found::Allow(allow, mut mistakes) => {
+            Found::NearMiss(diagnostic) => self.policy.diagnostics.push(diagnostic),
+            Found::Allow(allow, mut diagnostics) => {
                 self.policy.allows.push(allow);
-                self.policy.mistakes.append(&mut mistakes);
+                self.policy.diagnostics.append(&mut diagnostics);
             }
         }
     }
 
     fn annotation(&mut self, comment: Comment) {
-        let Comment { unit, unit_span, statement, mut mistakes } = comment;
-        let selectors = selectors(&unit, unit_span, &mut mistakes);
-        let read = statement::read(&statement, &self.variables, &mut mistakes);
+        let Comment { unit, unit_span, statement, mut diagnostics } = comment;
+        let selectors = selectors(&unit, unit_span, &mut diagnostics);
+        let read = statement::read(&statement, &self.variables, &mut diagnostics);
         if let (Some((statement, last)), Some(selectors)) = (read, selectors) {
             let span = unit_span.to(last);
             let annotation = Annotation { unit: UnitName(unit), selectors, unit_span, span, statement };
-            check_units_match(&annotation, &mut mistakes);
-            if mistakes.iter().all(|mistake| mistake.severity() != Severity::Error) {
+            check_units_match(&annotation, &mut diagnostics);
+            if diagnostics.iter().all(|diagnostic| diagnostic.severity() != Severity::Error) {
                 self.policy.annotations.push(annotation);
             }
         }
-        self.policy.mistakes.append(&mut mistakes);
+        self.policy.diagnostics.append(&mut diagnostics);
     }
 
     /// Follows an include to the first place where something is.
-    fn include(&mut self, name: &str, span: Span) -> Result<(), Mistake> {
+    fn include(&mut self, name: &str, span: Span) -> Result<(), Diagnostic> {
         if self.open.len() >= MAX_DEPTH {
-            return Err(Mistake::new(
+            return Err(Diagnostic::new(
                 Code::Include,
                 span,
                 format!("files include each other more than {MAX_DEPTH} deep"),
@@ -223,7 +226,7 @@ impl Reader<'_> {
         Err(unreadable(name, &io::ErrorKind::NotFound.into(), span))
     }
 
-    fn include_pattern(&mut self, pattern: &str, span: Span) -> Result<(), Mistake> {
+    fn include_pattern(&mut self, pattern: &str, span: Span) -> Result<(), Diagnostic> {
         let found = self
             .places(pattern, span, literally)
             .iter()
@@ -240,14 +243,14 @@ impl Reader<'_> {
         result
     }
 
-    fn included(&mut self, path: &Path, bytes: &[u8], span: Span) -> Result<(), Mistake> {
+    fn included(&mut self, path: &Path, bytes: &[u8], span: Span) -> Result<(), Diagnostic> {
         if self.open.contains(&self.files.identity(path)) {
             let path = quoted(&path.to_string_lossy());
-            return Err(Mistake::new(Code::Include, span, format!("{path} includes itself here"))
+            return Err(Diagnostic::new(Code::Include, span, format!("{path} includes itself here"))
                 .help("leave this include out: nft refuses such files"));
         }
         if self.readings >= MAX_READINGS {
-            return Err(Mistake::new(
+            return Err(Diagnostic::new(
                 Code::Include,
                 span,
                 format!("more than {MAX_READINGS} files are included"),
@@ -275,7 +278,7 @@ impl Reader<'_> {
 }
 
 /// What stands left of the `::`, which begins at a span.
-fn selectors(text: &str, place: Span, mistakes: &mut Vec<Mistake>) -> Option<Selectors> {
+fn selectors(text: &str, place: Span, diagnostics: &mut Vec<Diagnostic>) -> Option<Selectors> {
     match Selectors::parse(text) {
         Ok(selectors) => Some(selectors),
         // A label as ever, which no unit has.
@@ -285,7 +288,7 @@ fn selectors(text: &str, place: Span, mistakes: &mut Vec<Mistake>) -> Option<Sel
         }
         Err((range, error)) => {
             let span = Span { start: place.start + range.start, end: place.start + range.end, ..place };
-            mistakes.push(Mistake::new(Code::Selector, span, error.to_string()).help(
+            diagnostics.push(Diagnostic::new(Code::Selector, span, error.to_string()).help(
                 "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME` or `alice:app:ID`, where NAME may be \
                  a pattern",
             ));
@@ -295,20 +298,21 @@ fn selectors(text: &str, place: Span, mistakes: &mut Vec<Mistake>) -> Option<Sel
 }
 
 /// `socket cgroupv2 unit` is for units whose manager is known: any user can give a unit any name.
-fn check_units_match(annotation: &Annotation, mistakes: &mut Vec<Mistake>) {
+fn check_units_match(annotation: &Annotation, diagnostics: &mut Vec<Diagnostic>) {
     let Some(span) = annotation.units_match().filter(|_| annotation.selectors.is_bare()) else { return };
     let text = &annotation.unit.0;
-    let mistake = Mistake::new(Code::Whose, span, "`socket cgroupv2 unit` needs to know whose unit is meant");
+    let diagnostic =
+        Diagnostic::new(Code::Whose, span, "`socket cgroupv2 unit` needs to know whose unit is meant");
     let whose = match &annotation.selectors.0[..] {
         [Selector { which: Which::App(_), .. }] => "user:",
         _ => "system:",
     };
     let place = Span { end: annotation.unit_span.start, ..annotation.unit_span };
-    mistakes.push(match text.contains(',') {
+    diagnostics.push(match text.contains(',') {
         false => {
-            mistake.help("write `system:`, a user's name and `:`, or `user:` in front").fix(place, whose)
+            diagnostic.help("write `system:`, a user's name and `:`, or `user:` in front").fix(place, whose)
         }
-        true => mistake.help("write `system:`, a user's name and `:`, or `user:` in front of each unit"),
+        true => diagnostic.help("write `system:`, a user's name and `:`, or `user:` in front of each unit"),
     });
 }
 
@@ -323,14 +327,14 @@ fn literally(directory: &str) -> String {
     directory.chars().map(|c| if "*?[".contains(c) { format!("[{c}]") } else { c.to_string() }).collect()
 }
 
-fn unreadable(path: &str, error: &io::Error, span: Span) -> Mistake {
+fn unreadable(path: &str, error: &io::Error, span: Span) -> Diagnostic {
     let reason = match error.kind() {
         io::ErrorKind::NotFound => "no such file".to_owned(),
         io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => error.to_string(),
     };
-    Mistake::new(Code::Include, span, format!("{} cannot be included: {reason}", quoted(path)))
+    Diagnostic::new(Code::Include, span, format!("{} cannot be included: {reason}", quoted(path)))
         .help("nft refuses the file for this; the rest of it is used here")
 }
 
@@ -386,7 +390,7 @@ mod tests {
         let main = ("/srv/main", "include \"d/*\"");
         assert_eq!(units(&[main, ("/etc/d/1", B), ("/etc/d/2", A)], "/srv/main"), ["b.service", "a.service"]);
         assert_eq!(units(&[main, ("/srv/d/1", A)], "/srv/main"), ["a.service"]);
-        assert_eq!(read(&files(&[main]), &[Path::new("/srv/main")]).unwrap().mistakes, []);
+        assert_eq!(read(&files(&[main]), &[Path::new("/srv/main")]).unwrap().diagnostics, []);
     }
 
     #[test]
@@ -422,12 +426,15 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_come_in_the_order_of_files_and_lines() {
+    fn diagnostics_come_in_the_order_of_files_and_lines() {
         let main = "# a.service :: inet f\ninclude \"/b\"\n# a.service :: inet\n";
         let policy =
             read(&files(&[("/m", main), ("/b", "# b.service :: ip6 f")]), &[Path::new("/m")]).unwrap();
-        let places: Vec<String> =
-            policy.mistakes.iter().map(|mistake| policy.sources.location(mistake.span).to_string()).collect();
+        let places: Vec<String> = policy
+            .diagnostics
+            .iter()
+            .map(|diagnostic| policy.sources.location(diagnostic.span).to_string())
+            .collect();
         assert_eq!(places, ["/m:1", "/m:3", "/b:1"]);
     }
 }

@@ -5,7 +5,10 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{Report, UnitRow};
-use crate::policy::{Mistake, Policy, Severity, Span};
+use crate::{
+    policy::Policy,
+    text::{Diagnostic, Severity, Span},
+};
 
 /// What changes when a program that reads the object would have to.
 const VERSION: u32 = 1;
@@ -61,7 +64,7 @@ pub(super) fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> 
         not_loaded,
         errors: report.count(Severity::Error),
         warnings: report.count(Severity::Warning),
-        findings: report.mistakes.iter().map(|mistake| finding(mistake, report.policy)).collect(),
+        findings: report.diagnostics.iter().map(|diagnostic| finding(diagnostic, report.policy)).collect(),
         units: &report.units,
         dispatch: report.dispatch.as_deref(),
     };
@@ -69,15 +72,15 @@ pub(super) fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> 
     writeln!(out)
 }
 
-fn finding<'a>(mistake: &'a Mistake, policy: &'a Policy) -> Finding<'a> {
+fn finding<'a>(diagnostic: &'a Diagnostic, policy: &'a Policy) -> Finding<'a> {
     Finding {
-        code: mistake.code.as_str(),
-        severity: mistake.severity().to_string(),
-        message: &mistake.message,
-        place: place(mistake.span, policy),
-        unit: policy.annotation_at(mistake.span).map(|annotation| annotation.unit.0.as_str()),
-        help: mistake.help.as_deref(),
-        fix: mistake.fix.as_ref().map(|fix| Fix { place: place(fix.span, policy), text: &fix.text }),
+        code: diagnostic.code.as_str(),
+        severity: diagnostic.severity().to_string(),
+        message: &diagnostic.message,
+        place: place(diagnostic.span, policy),
+        unit: policy.annotation_at(diagnostic.span).map(|annotation| annotation.unit.0.as_str()),
+        help: diagnostic.help.as_deref(),
+        fix: diagnostic.fix.as_ref().map(|fix| Fix { place: place(fix.span, policy), text: &fix.text }),
     }
 }
 

@@ -10,7 +10,8 @@ use std::io::{self, Write};
 
 use crate::{
     cli::Format,
-    policy::{Mistake, Policy, Severity},
+    policy::Policy,
+    text::{Diagnostic, Severity},
     trial::Untried,
 };
 pub use table::UnitRow;
@@ -22,8 +23,8 @@ pub struct Report<'a> {
     pub files: Vec<String>,
     /// What they say.
     pub policy: &'a Policy,
-    /// Every mistake that is not allowed, in the order of the files.
-    pub mistakes: &'a [Mistake],
+    /// Every diagnostic that is not allowed, in the order of the files.
+    pub diagnostics: &'a [Diagnostic],
     /// The units that annotations are about.
     pub units: Vec<UnitRow>,
     /// What was not tried.
@@ -40,16 +41,17 @@ impl Report<'_> {
     pub fn write(&self, format: Format, colour: bool, out: &mut dyn Write) -> io::Result<()> {
         match format {
             Format::Full => self.write_full(colour, out),
-            Format::Short => {
-                self.mistakes.iter().try_for_each(|one| writeln!(out, "{}", one.short(&self.policy.sources)))
-            }
+            Format::Short => self
+                .diagnostics
+                .iter()
+                .try_for_each(|one| writeln!(out, "{}", one.short(&self.policy.sources))),
             Format::Json => json::write(self, out),
         }
     }
 
-    /// How many mistakes of this severity there are.
+    /// How many diagnostics of this severity there are.
     pub fn count(&self, severity: Severity) -> usize {
-        self.mistakes.iter().filter(|mistake| mistake.severity() == severity).count()
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity() == severity).count()
     }
 
     /// Why something was not loaded, in words.
@@ -65,8 +67,8 @@ impl Report<'_> {
     }
 
     fn write_full(&self, colour: bool, out: &mut dyn Write) -> io::Result<()> {
-        for mistake in self.mistakes {
-            writeln!(out, "{}\n", mistake.render(&self.policy.sources, colour))?;
+        for diagnostic in self.diagnostics {
+            writeln!(out, "{}\n", diagnostic.render(&self.policy.sources, colour))?;
         }
         if let Some(why) = self.untried() {
             writeln!(out, "note: {why}\n")?;
@@ -81,7 +83,7 @@ impl Report<'_> {
         let (errors, warnings) = (self.count(Severity::Error), self.count(Severity::Warning));
         let annotations = counted(self.policy.annotations.len(), "annotation");
         match (errors, warnings) {
-            (0, 0) => format!("{annotations}, no mistakes"),
+            (0, 0) => format!("{annotations}, no problems found"),
             (0, _) => format!("{annotations}, {}", counted(warnings, "warning")),
             (_, 0) => format!("{annotations}, {}", counted(errors, "error")),
             _ => format!("{annotations}, {}, {}", counted(errors, "error"), counted(warnings, "warning")),

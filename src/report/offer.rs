@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::units::{Row, shown};
 use crate::{
     model::{Instance, Manager},
-    policy::selector::{Selector, Selectors, Users, Which, Whose, app_id},
+    units::selector::{Selector, Selectors, Users, Which, Whose, app_id},
 };
 
 /// What stands for the chain where nobody named one.

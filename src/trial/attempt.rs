@@ -19,7 +19,9 @@ use crate::{
     load::{self, Load},
     model::{Binding, CgroupPath, Element, Instance, Key, SetRef},
     nft::{FileComplaint, Kernel, Nftables, libnftables::Libnftables},
-    policy::{Mistake, Policy, Statement, hosts::Hosts, selector::Users},
+    policy::{Policy, Statement, hosts::Hosts},
+    text::Diagnostic,
+    units::selector::Users,
     watch::cgroups::look,
 };
 
@@ -52,7 +54,7 @@ pub(super) enum Report {
         /// What they make, as libnftables lists it.
         ruleset: serde_json::Value,
         /// What nft refuses of the annotations.
-        mistakes: Vec<Mistake>,
+        diagnostics: Vec<Diagnostic>,
     },
 }
 
@@ -104,12 +106,12 @@ impl Attempt {
             Load { policy, hosts, flush: false, look: &is_there, active: &|_, _| false, instances, users };
         match load.run(&mut kernel) {
             Ok(loaded) => {
-                let mut mistakes = loaded.mistakes;
+                let mut diagnostics = loaded.diagnostics;
                 let examples = loaded.patterns.iter().flat_map(examples);
                 let bindings: Vec<Binding> = loaded.bindings.into_iter().chain(examples).collect();
                 room::make_cgroups(bindings.iter().flat_map(|binding| binding.condition.paths()));
-                mistakes.extend(refused_elements(&mut kernel, &bindings, policy));
-                Report::Loaded { ruleset: loaded.ruleset, mistakes }
+                diagnostics.extend(refused_elements(&mut kernel, &bindings, policy));
+                Report::Loaded { ruleset: loaded.ruleset, diagnostics }
             }
             Err(error) => Report::Impossible(format!("nft refuses the policy: {}", error.words.join("; "))),
         }
@@ -138,20 +140,20 @@ fn examples(pattern: &Pattern) -> impl Iterator<Item = Binding> {
 }
 
 /// Adds an element to each of our own maps and sets for each cgroup and gate, as if all units ran.
-fn refused_elements(kernel: &mut Nftables, bindings: &[Binding], policy: &Policy) -> Vec<Mistake> {
+fn refused_elements(kernel: &mut Nftables, bindings: &[Binding], policy: &Policy) -> Vec<Diagnostic> {
     let ours = bindings.iter().filter(|binding| binding.element.set.is_ours());
     let elements: BTreeMap<(&SetRef, &Key), &Binding> =
         ours.map(|binding| ((&binding.element.set, &binding.element.key), binding)).collect();
     let all: Vec<Element> = elements.values().map(|binding| binding.element.clone()).collect();
     let Err(error) = kernel.add(&all) else { return vec![] };
-    let mistake = |(element, words): &(Element, String)| {
+    let diagnostic = |(element, words): &(Element, String)| {
         let binding = elements.get(&(&element.set, &element.key))?;
         let (_, annotation) = policy
             .iter()
             .find(|(_, annotation)| policy.sources.location(annotation.unit_span) == binding.location)?;
         Some(load::refusal(annotation, None, words))
     };
-    error.refused.iter().filter_map(mistake).collect()
+    error.refused.iter().filter_map(diagnostic).collect()
 }
 
 /// Runs something in a child of this process, which must have one thread only.

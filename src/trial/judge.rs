@@ -1,16 +1,16 @@
-//! nft's complaints about a file's own statements to mistakes, and to what the next round needs. Pure.
+//! nft's complaints about a file's own statements to diagnostics, and to what the next round needs. Pure.
 
 use crate::{
     model::CgroupPath,
-    policy::{
-        Code, Item, ItemKind, Mistake, Outline, OutlinedBlock, Span, Token, TokenKind, mistake::quoted,
+    text::{
+        Code, Diagnostic, Item, ItemKind, Outline, OutlinedBlock, Span, Token, TokenKind, diagnostic::quoted,
         token::text_of,
     },
 };
 
 /// What to make of a complaint.
 pub(super) struct Judgement {
-    pub(super) mistake: Mistake,
+    pub(super) diagnostic: Diagnostic,
     pub(super) repair: Repair,
 }
 
@@ -47,41 +47,44 @@ pub(super) fn judge(place: &Place<'_>, words: &str) -> Judgement {
     let word = text.get(span.start..span.end).unwrap_or_default().trim_matches('"').to_owned();
     let message = format!("nft refuses the file: {}", words.replace('\n', " "));
     if words.contains("cgroupv2 path fails") {
-        return Judgement { mistake: plain_cgroup(span, &message, outline, text), repair: Repair::Cgroups };
+        return Judgement {
+            diagnostic: plain_cgroup(span, &message, outline, text),
+            repair: Repair::Cgroups,
+        };
     }
     if words.contains("Interface does not exist") && is_interface(&word) {
-        let mistake = Mistake::new(Code::Interface, span, message);
-        return Judgement { mistake: by_name(mistake, span, outline), repair: Repair::Interface(word) };
+        let diagnostic = Diagnostic::new(Code::Interface, span, message);
+        return Judgement { diagnostic: by_name(diagnostic, span, outline), repair: Repair::Interface(word) };
     }
     // The latter in nftables 1.1.
     if (words.contains("unexpected junk") || words.contains("unexpected CRLF"))
         && let Some(help) = junk(span, text)
     {
-        let mistake = Mistake::new(Code::Base, span, message).help(help);
-        return Judgement { mistake, repair: Repair::Junk };
+        let diagnostic = Diagnostic::new(Code::Base, span, message).help(help);
+        return Judgement { diagnostic, repair: Repair::Junk };
     }
     if words.contains("Could not resolve hostname") && is_host_name(&word) {
-        let mistake = Mistake::new(Code::BaseHost, span, message)
+        let diagnostic = Diagnostic::new(Code::BaseHost, span, message)
             .help("write an address: at boot nft loads the file before there is a network to ask for names");
-        return Judgement { mistake, repair: Repair::Host(word) };
+        return Judgement { diagnostic, repair: Repair::Host(word) };
     }
     if words.ends_with("Operation not supported") && matches_cgroup(place) {
-        let mistake = Mistake::new(Code::Hook, span, message).help(
+        let diagnostic = Diagnostic::new(Code::Hook, span, message).help(
             "a socket's cgroup is only known in chains that prerouting, input or output call, and in no others",
         );
-        return Judgement { mistake, repair: Repair::Without };
+        return Judgement { diagnostic, repair: Repair::Without };
     }
-    let mut mistake = Mistake::new(Code::Base, span, message);
+    let mut diagnostic = Diagnostic::new(Code::Base, span, message);
     if words.contains("unexpected newline") {
-        mistake =
-            mistake.help("the statement ends too early for nft: the words before its end may be misspelt");
+        diagnostic =
+            diagnostic.help("the statement ends too early for nft: the words before its end may be misspelt");
     }
     match outline.blocks.iter().rev().find(|block| holds(block.span, span)) {
-        Some(block) if words.ends_with("No such file or directory") => in_block(block, place, mistake),
+        Some(block) if words.ends_with("No such file or directory") => in_block(block, place, diagnostic),
         Some(block) if block.is_flowtable && outline.item_at(span).is_none() => {
-            Judgement { mistake, repair: Repair::Flowtable(block.name.clone()) }
+            Judgement { diagnostic, repair: Repair::Flowtable(block.name.clone()) }
         }
-        _ => Judgement { mistake, repair: Repair::Without },
+        _ => Judgement { diagnostic, repair: Repair::Without },
     }
 }
 
@@ -96,21 +99,21 @@ fn junk(span: Span, text: &str) -> Option<&'static str> {
 }
 
 /// Something does not exist that a block needs: a device of its own, if any is missing.
-fn in_block(block: &OutlinedBlock, place: &Place<'_>, mistake: Mistake) -> Judgement {
+fn in_block(block: &OutlinedBlock, place: &Place<'_>, diagnostic: Diagnostic) -> Judgement {
     if !place.outline.item_at(place.span).is_none_or(is_property) {
-        return Judgement { mistake, repair: Repair::Without };
+        return Judgement { diagnostic, repair: Repair::Without };
     }
     match place.missing.iter().find(|(_, device)| holds(block.span, *device)) {
         Some((name, device)) => Judgement {
-            mistake: Mistake { code: Code::Interface, span: *device, ..mistake }
+            diagnostic: Diagnostic { code: Code::Interface, span: *device, ..diagnostic }
                 .help(format!("make sure that {} is made before, or leave it out", quoted(name))),
             repair: Repair::Interface(name.clone()),
         },
         None if block.is_flowtable => Judgement {
-            mistake: mistake.help("this kernel has no flowtables: it needs CONFIG_NF_FLOW_TABLE"),
+            diagnostic: diagnostic.help("this kernel has no flowtables: it needs CONFIG_NF_FLOW_TABLE"),
             repair: Repair::Flowtable(block.name.clone()),
         },
-        None => Judgement { mistake, repair: Repair::Without },
+        None => Judgement { diagnostic, repair: Repair::Without },
     }
 }
 
@@ -160,32 +163,33 @@ fn chain_properties(span: Span, outline: &Outline) -> Vec<Span> {
 }
 
 /// A rule outside the annotations names a cgroup that does not exist.
-pub(super) fn plain_cgroup(span: Span, message: &str, outline: &Outline, text: &str) -> Mistake {
-    let mistake = Mistake::new(Code::PlainCgroup, span, message);
+pub(super) fn plain_cgroup(span: Span, message: &str, outline: &Outline, text: &str) -> Diagnostic {
+    let diagnostic = Diagnostic::new(Code::PlainCgroup, span, message);
     let written = text.get(span.start..span.end).unwrap_or_default().trim_matches('"');
-    let Some(item) = outline.item_at(span) else { return mistake };
+    let Some(item) = outline.item_at(span) else { return diagnostic };
     let ItemKind::Rule(chain, at) = &item.kind else {
-        return mistake.help("scnpm adds it while it exists: write an `add element` annotation");
+        return diagnostic.help("scnpm adds it while it exists: write an `add element` annotation");
     };
     let unit = written.rsplit('/').find(|name| !name.is_empty()).unwrap_or(written);
     let unit = if unit.contains('.') { unit.to_owned() } else { format!("{unit}.service") };
     let rule = text_of(&outline.tokens[*at..item.tokens.end]);
     let annotation = format!("# {unit} :: add rule {chain} {}", rule.trim_start());
-    let mistake = mistake.help("make it an annotation: scnpm puts it in force whenever the cgroup exists");
+    let diagnostic =
+        diagnostic.help("make it an annotation: scnpm puts it in force whenever the cgroup exists");
     match line_of_its_own(item, text) {
-        Some(line) => mistake.fix(line, annotation),
-        None => Mistake {
+        Some(line) => diagnostic.fix(line, annotation),
+        None => Diagnostic {
             help: Some(format!("make it an annotation in a line of its own: {annotation}")),
-            ..mistake
+            ..diagnostic
         },
     }
 }
 
 /// A rule outside the annotations names a cgroup that exists now, but not always.
-pub(super) fn plain_cgroup_now(path: &CgroupPath, span: Span) -> Option<Mistake> {
+pub(super) fn plain_cgroup_now(path: &CgroupPath, span: Span) -> Option<Diagnostic> {
     // The slices and init.scope at the top are there as soon as systemd is, and never made anew.
     (path.components().count() > 1).then(|| {
-        Mistake::new(
+        Diagnostic::new(
             Code::PlainCgroupNow,
             span,
             format!(
@@ -198,14 +202,14 @@ pub(super) fn plain_cgroup_now(path: &CgroupPath, span: Span) -> Option<Mistake>
 }
 
 /// A device of a netdev chain or a flowtable that the machine does not have, and that its kernel can wait for.
-pub(super) fn missing_device(name: &str, span: Span) -> Mistake {
-    Mistake::new(Code::Device, span, format!("this machine has no interface {}", quoted(name)))
+pub(super) fn missing_device(name: &str, span: Span) -> Diagnostic {
+    Diagnostic::new(Code::Device, span, format!("this machine has no interface {}", quoted(name)))
         .help("kernels before 6.16 refuse such a file; later ones wait for the interface")
 }
 
 /// A host name that was looked up.
-pub(super) fn host_name(name: &str, span: Span) -> Mistake {
-    Mistake::new(
+pub(super) fn host_name(name: &str, span: Span) -> Diagnostic {
+    Diagnostic::new(
         Code::BaseHostName,
         span,
         format!("nft looks {} up when it loads the file, at boot before there is a network", quoted(name)),
@@ -214,8 +218,8 @@ pub(super) fn host_name(name: &str, span: Span) -> Mistake {
 }
 
 /// A host name that was not looked up.
-pub(super) fn host_left_out(name: &str, span: Span) -> Mistake {
-    Mistake::new(Code::Unresolved, span, format!("{} is not looked up: --no-dns", quoted(name)))
+pub(super) fn host_left_out(name: &str, span: Span) -> Diagnostic {
+    Diagnostic::new(Code::Unresolved, span, format!("{} is not looked up: --no-dns", quoted(name)))
 }
 
 /// The devices of a file's netdev chains and flowtables, with their places.
@@ -294,13 +298,13 @@ fn paths(tokens: &[Token]) -> Vec<(CgroupPath, Span)> {
 }
 
 /// With `iifname` in place of the `iif` in front of an interface's name.
-fn by_name(mistake: Mistake, span: Span, outline: &Outline) -> Mistake {
+fn by_name(diagnostic: Diagnostic, span: Span, outline: &Outline) -> Diagnostic {
     let help = "`iifname` and `oifname` compare names, and take one that does not exist";
     let before = outline.tokens.partition_point(|token| token.span.start < span.start);
     let keyword = outline.tokens[..before].last().filter(|token| token.is("iif") || token.is("oif"));
     match keyword {
-        Some(keyword) => mistake.help(help).fix(keyword.span, format!("{}name", keyword.text)),
-        None => mistake.help(help),
+        Some(keyword) => diagnostic.help(help).fix(keyword.span, format!("{}name", keyword.text)),
+        None => diagnostic.help(help),
     }
 }
 
@@ -333,7 +337,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::policy::FileId;
+    use crate::text::FileId;
 
     const TEXT: &str = "\
 define wan = { eth0, \"eth1\" }
@@ -362,8 +366,8 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
         judge(&Place { span, outline: &Outline::of(FileId(0), text), text, missing }, words)
     }
 
-    fn line_with_fix(mistake: &Mistake) -> String {
-        let fix = mistake.fix.as_ref().unwrap();
+    fn line_with_fix(diagnostic: &Diagnostic) -> String {
+        let fix = diagnostic.fix.as_ref().unwrap();
         let mut text = TEXT.to_owned();
         text.replace_range(fix.span.start..fix.span.end, &fix.text);
         let start = text[..fix.span.start].rfind('\n').unwrap() + 1;
@@ -373,22 +377,24 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
     #[test]
     fn a_cgroup_that_does_not_exist_is_to_be_an_annotation() {
         let found = judged("\"system.slice/a.service\"", "cgroupv2 path fails: No such file or directory");
-        assert_eq!((found.mistake.code, found.repair), (Code::PlainCgroup, Repair::Cgroups));
+        assert_eq!((found.diagnostic.code, found.repair), (Code::PlainCgroup, Repair::Cgroups));
         assert_eq!(
-            line_with_fix(&found.mistake),
+            line_with_fix(&found.diagnostic),
             "# a.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/a.service\" \
              tcp dport { 25, 465 } accept"
         );
         let found = judged("\"b/c\"", "cgroupv2 path fails: No such file or directory");
-        assert_eq!(found.mistake.fix, None);
-        assert!(found.mistake.help.unwrap().contains("# c.service :: add rule inet f c iif \"eth9\" socket"));
+        assert_eq!(found.diagnostic.fix, None);
+        assert!(
+            found.diagnostic.help.unwrap().contains("# c.service :: add rule inet f c iif \"eth9\" socket")
+        );
     }
 
     #[test]
     fn an_interface_that_does_not_exist_is_to_be_matched_by_name() {
         let found = judged("\"eth9\"", "Interface does not exist");
         assert_eq!(found.repair, Repair::Interface("eth9".to_owned()));
-        assert!(line_with_fix(&found.mistake).starts_with("iifname \"eth9\" socket"));
+        assert!(line_with_fix(&found.diagnostic).starts_with("iifname \"eth9\" socket"));
     }
 
     #[test]
@@ -401,7 +407,7 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
         let lo = text.find("lo }").unwrap();
         let device = ("lo".to_owned(), Span { file: FileId(0), start: lo, end: lo + 2 });
         let found = judge_in(text, span, words, std::slice::from_ref(&device));
-        assert_eq!((found.mistake.code, found.mistake.span), (Code::Interface, device.1));
+        assert_eq!((found.diagnostic.code, found.diagnostic.span), (Code::Interface, device.1));
         assert_eq!(found.repair, Repair::Interface("lo".to_owned()));
         let found = judge_in(text, span, words, &[]);
         let spans = without(&found.repair, span, &outline);
@@ -413,9 +419,9 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
     fn host_names_are_looked_up_and_what_is_none_is_done_without() {
         let found = judged("mail.example", "Could not resolve hostname: Name or service not known");
         assert_eq!(found.repair, Repair::Host("mail.example".to_owned()));
-        assert!(found.mistake.message.ends_with("Could not resolve hostname: Name or service not known"));
+        assert!(found.diagnostic.message.ends_with("Could not resolve hostname: Name or service not known"));
         assert_eq!(judged("{ 25, 465 }", "Could not resolve hostname: x").repair, Repair::Without);
-        assert_eq!(judged("465", "Could not resolve hostname: x").mistake.code, Code::Base);
+        assert_eq!(judged("465", "Could not resolve hostname: x").diagnostic.code, Code::Base);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A load for real that touches nothing: the files, then their annotations, in namespaces of their own.
 //!
 //! A round is an [`attempt`] in a process of its own, which ends with it. What nft complains of is [`judge`]d: each
-//! complaint becomes a mistake and, so that nft can come to the next one, a repair that the next round begins with: an
+//! complaint becomes a diagnostic and, so that nft can come to the next one, a repair that the next round begins with: an
 //! interface is made, a cgroup, an address for a host name, or a rule is done without. [`room`] makes the namespaces.
 
 mod attempt;
@@ -21,11 +21,11 @@ use crate::{
     model::{CgroupPath, Instance},
     nft::FileComplaint,
     policy::{
-        Code, FileId, Item, ItemKind, Mistake, Outline, Policy, Span,
+        Policy,
         hosts::{HostName, Hosts},
-        mistake::quoted,
-        selector::Users,
     },
+    text::{Code, Diagnostic, FileId, Item, ItemKind, Outline, Span, diagnostic::quoted},
+    units::selector::Users,
 };
 use attempt::{Attempt, Report, Subject};
 use judge::{Judgement, Place, Repair};
@@ -54,7 +54,7 @@ pub struct Trial<'a> {
 #[derive(Debug, Default)]
 pub struct Tried {
     /// What nft refuses, and what it takes on this machine and now only.
-    pub mistakes: Vec<Mistake>,
+    pub diagnostics: Vec<Diagnostic>,
     /// What the files make, without the annotations; if nft takes it.
     pub ruleset: Option<Ruleset>,
     /// Why something was not tried.
@@ -70,7 +70,7 @@ pub enum Untried {
     Annotations,
 }
 
-/// How many rounds there are at most. nft names ten mistakes in one.
+/// How many rounds there are at most. nft names ten diagnostics in one.
 const ROUNDS: usize = 100;
 
 impl Trial<'_> {
@@ -84,19 +84,18 @@ impl Trial<'_> {
             missing: Vec::new(),
             attempt: Attempt::default(),
             found: BTreeMap::new(),
-            mistakes: Vec::new(),
+            diagnostics: Vec::new(),
             trial: self,
         };
         rounds.prepare();
         let (ruleset, untried) = rounds.run();
-        rounds.mistakes.extend(rounds.unmade_devices());
-        Tried { mistakes: rounds.mistakes, ruleset, untried }
+        rounds.diagnostics.extend(rounds.unmade_devices());
+        Tried { diagnostics: rounds.diagnostics, ruleset, untried }
     }
 }
 
 fn outlines(policy: &Policy) -> Vec<Outline> {
-    let outline =
-        |(number, file): (usize, &crate::policy::text::SourceFile)| Outline::of(FileId(number), &file.text);
+    let outline = |(number, file): (usize, &crate::text::SourceFile)| Outline::of(FileId(number), &file.text);
     policy.sources.files.iter().enumerate().map(outline).collect()
 }
 
@@ -130,7 +129,7 @@ struct Rounds<'a> {
     attempt: Attempt,
     /// The addresses of the files' host names that were looked up.
     found: BTreeMap<String, Vec<IpAddr>>,
-    mistakes: Vec<Mistake>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl Rounds<'_> {
@@ -142,8 +141,8 @@ impl Rounds<'_> {
                     self.without_a_room();
                     return (None, Some(Untried::Everything(why)));
                 }
-                Report::Loaded { ruleset, mistakes } => {
-                    self.mistakes.extend(mistakes);
+                Report::Loaded { ruleset, diagnostics } => {
+                    self.diagnostics.extend(diagnostics);
                     return ((!self.is_bent).then(|| Ruleset::of(&ruleset)), None);
                 }
                 Report::Refused(complaints) => {
@@ -177,7 +176,7 @@ impl Rounds<'_> {
             self.missing.extend(devices.filter(|(name, _)| !known.contains(name)).map(here));
             for (path, span) in judge::plain_cgroups(outline) {
                 if (self.trial.exists)(&path) {
-                    self.mistakes.extend(judge::plain_cgroup_now(&path, span));
+                    self.diagnostics.extend(judge::plain_cgroup_now(&path, span));
                 }
             }
         }
@@ -200,7 +199,7 @@ impl Rounds<'_> {
         tokens().filter_map(|token| token.unquoted().parse().ok()).collect()
     }
 
-    /// Makes mistakes of complaints, and repairs what they are about; whether anything is different now.
+    /// Makes diagnostics of complaints, and repairs what they are about; whether anything is different now.
     fn repair(&mut self, complaints: Vec<FileComplaint>) -> bool {
         let mut repaired = false;
         let before = self.attempt.clone();
@@ -214,10 +213,10 @@ impl Rounds<'_> {
             if has_junk {
                 break;
             }
-            let Judgement { mistake, repair } = judge::judge(&self.judged(span), &complaint.words);
+            let Judgement { diagnostic, repair } = judge::judge(&self.judged(span), &complaint.words);
             has_junk = repair == Repair::Junk;
-            let (mistake, is_different) = self.carry_out(repair, span, mistake, &before);
-            self.say_once(mistake);
+            let (diagnostic, is_different) = self.carry_out(repair, span, diagnostic, &before);
+            self.say_once(diagnostic);
             repaired |= is_different;
         }
         repaired
@@ -228,29 +227,29 @@ impl Rounds<'_> {
         &mut self,
         repair: Repair,
         span: Span,
-        mistake: Mistake,
+        diagnostic: Diagnostic,
         before: &Attempt,
-    ) -> (Mistake, bool) {
+    ) -> (Diagnostic, bool) {
         match repair {
             Repair::Host(name) if !before.hosts.contains_key(&name) => {
-                (self.look_up(&name, span, mistake), true)
+                (self.look_up(&name, span, diagnostic), true)
             }
             Repair::Interface(name) if !before.interfaces.contains(&name) => {
                 self.attempt.interfaces.insert(name);
-                (mistake, true)
+                (diagnostic, true)
             }
             Repair::Cgroups if !before.has_all_cgroups => {
                 self.attempt.has_all_cgroups = true;
                 self.attempt.cgroups = self.paths_in_files();
-                (mistake, true)
+                (diagnostic, true)
             }
-            Repair::Junk => (mistake, self.clear_junk(span.file)),
-            _ => (mistake, self.do_without(&repair, span)),
+            Repair::Junk => (diagnostic, self.clear_junk(span.file)),
+            _ => (diagnostic, self.do_without(&repair, span)),
         }
     }
 
     /// Gives a name its addresses; what is to be said of it.
-    fn look_up(&mut self, name: &str, span: Span, refusal: Mistake) -> Mistake {
+    fn look_up(&mut self, name: &str, span: Span, refusal: Diagnostic) -> Diagnostic {
         let stand_ins = stand_ins(self.attempt.hosts.len()).to_vec();
         if !self.trial.dns {
             self.attempt.hosts.insert(name.to_owned(), stand_ins);
@@ -299,7 +298,7 @@ impl Rounds<'_> {
     }
 
     /// The devices that the kernel did without, each once.
-    fn unmade_devices(&self) -> Vec<Mistake> {
+    fn unmade_devices(&self) -> Vec<Diagnostic> {
         let first: BTreeMap<&String, Span> =
             self.missing.iter().rev().map(|(name, span)| (name, *span)).collect();
         let unmade = first.into_iter().filter(|(name, _)| !self.attempt.interfaces.contains(*name));
@@ -340,14 +339,14 @@ impl Rounds<'_> {
 
     fn unplaced(&mut self, words: &str) {
         let span = Span { file: FileId(0), start: 0, end: 0 };
-        let mistake =
-            Mistake::new(Code::Base, span, format!("nft refuses the file: {}", words.replace('\n', " ")));
-        self.say_once(mistake);
+        let diagnostic =
+            Diagnostic::new(Code::Base, span, format!("nft refuses the file: {}", words.replace('\n', " ")));
+        self.say_once(diagnostic);
     }
 
-    fn say_once(&mut self, mistake: Mistake) {
-        if !self.mistakes.contains(&mistake) {
-            self.mistakes.push(mistake);
+    fn say_once(&mut self, diagnostic: Diagnostic) {
+        if !self.diagnostics.contains(&diagnostic) {
+            self.diagnostics.push(diagnostic);
         }
     }
 
@@ -355,8 +354,8 @@ impl Rounds<'_> {
     fn without_a_room(&mut self) {
         for complaint in self.attempt.syntax(&self.files) {
             if let Some(span) = self.place(&complaint) {
-                let mistake = judge::judge(&self.judged(span), &complaint.words).mistake;
-                self.mistakes.push(mistake);
+                let diagnostic = judge::judge(&self.judged(span), &complaint.words).diagnostic;
+                self.diagnostics.push(diagnostic);
             }
         }
         for (number, outline) in self.outlines.iter().enumerate() {
@@ -364,7 +363,7 @@ impl Rounds<'_> {
                 if !(self.trial.exists)(&path) {
                     let text = &self.trial.policy.sources.file(FileId(number)).text;
                     let words = format!("there is no cgroup {}", quoted(path.as_str()));
-                    self.mistakes.push(judge::plain_cgroup(span, &words, outline, text));
+                    self.diagnostics.push(judge::plain_cgroup(span, &words, outline, text));
                 }
             }
         }

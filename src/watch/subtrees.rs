@@ -25,7 +25,7 @@ use inotify::{EventMask, WatchDescriptor, WatchMask};
 use super::cgroups::look_at;
 use crate::{
     model::{CGROUP_ROOT, CgroupId, Instance, Manager},
-    policy::selector::{Reach, Selectors, Users},
+    units::selector::{Reach, Selectors, Users},
 };
 use branch::{Branch, Scan};
 use ears::{Ears, Owner};

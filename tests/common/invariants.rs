@@ -13,11 +13,12 @@ use scnpm::{
     dispatch,
     lint::{self, Facts},
     policy::{
-        Annotation, FileId, Mistake, Outline, Part, Policy, RuleStatement, Span, Statement,
+        Annotation, Part, Policy, RuleStatement, Statement,
         files::Files,
         hosts::{self, HostName, Hosts},
         parse,
     },
+    text::{Diagnostic, FileId, Outline, Span},
 };
 
 /// What stands between the files in an input of [`read`].
@@ -49,8 +50,8 @@ pub fn read(input: &[u8]) -> Policy {
 
 /// Panics if something does not hold.
 pub fn check(policy: &Policy) {
-    policy.mistakes.iter().for_each(|mistake| check_mistake(policy, mistake));
-    assert!(policy.mistakes.is_sorted_by_key(|mistake| mistake.span));
+    policy.diagnostics.iter().for_each(|diagnostic| check_diagnostic(policy, diagnostic));
+    assert!(policy.diagnostics.is_sorted_by_key(|diagnostic| diagnostic.span));
     policy.defines.iter().for_each(|define| inside(policy, define.span));
     check_outlines(policy);
     for (_, annotation) in policy.iter() {
@@ -58,10 +59,10 @@ pub fn check(policy: &Policy) {
     }
     check_dispatch(policy);
     let lints = lint::lint(policy, Facts::default());
-    assert!(lints.is_sorted_by_key(|mistake| mistake.span));
-    for mistake in &lints {
-        check_mistake(policy, mistake);
-        policy.allows(mistake);
+    assert!(lints.is_sorted_by_key(|diagnostic| diagnostic.span));
+    for diagnostic in &lints {
+        check_diagnostic(policy, diagnostic);
+        policy.allows(diagnostic);
     }
 }
 
@@ -90,13 +91,13 @@ fn check_outlines(policy: &Policy) {
     }
 }
 
-fn check_mistake(policy: &Policy, mistake: &Mistake) {
-    inside(policy, mistake.span);
-    assert!(!mistake.message.contains('\n'), "{:?}", mistake.message);
-    assert!(mistake.render(&policy.sources, false).contains(&mistake.message));
-    mistake.render(&policy.sources, true);
-    mistake.short(&policy.sources);
-    if let Some(fix) = &mistake.fix {
+fn check_diagnostic(policy: &Policy, diagnostic: &Diagnostic) {
+    inside(policy, diagnostic.span);
+    assert!(!diagnostic.message.contains('\n'), "{:?}", diagnostic.message);
+    assert!(diagnostic.render(&policy.sources, false).contains(&diagnostic.message));
+    diagnostic.render(&policy.sources, true);
+    diagnostic.short(&policy.sources);
+    if let Some(fix) = &diagnostic.fix {
         inside(policy, fix.span);
     }
 }

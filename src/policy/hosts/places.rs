@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Flat, HostName};
 use crate::{
     model::Family,
-    policy::token::{Token, TokenKind},
+    text::{Token, TokenKind},
 };
 
 /// A host name's place.

@@ -1,10 +1,8 @@
 //! Finds what matters in nft's own statements of a file: `define`, `include`, and where blocks begin and end.
 
-use std::ops::Range;
-
-use crate::policy::{
-    text::Span,
-    token::{Joined, Lexeme, Lexer, Token, TokenKind, is_identifier, token},
+use crate::text::{
+    Span, Token, TokenKind,
+    token::{Joined, Piece, is_identifier, pieces},
 };
 
 /// A statement of the file.
@@ -31,35 +29,6 @@ pub(super) fn find(text: &Joined) -> Vec<(Statement, Span)> {
         reader.statement();
     }
     reader.found
-}
-
-/// A token or a line's end (`None`).
-pub(in crate::policy) type Piece = (Option<Token>, Range<usize>);
-
-/// A text's tokens and line ends.
-pub(in crate::policy) fn pieces(joined: &Joined) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    let mut spaced = false;
-    for (lexeme, range) in Lexer::new(joined.text()) {
-        let kind = match lexeme {
-            Lexeme::Blank | Lexeme::Continued | Lexeme::Comment => {
-                spaced = true;
-                continue;
-            }
-            Lexeme::Newline => {
-                pieces.push((None, range));
-                spaced = true;
-                continue;
-            }
-            // nft takes it as a character of its own, and refuses the file.
-            Lexeme::Unterminated => TokenKind::Punctuation,
-            Lexeme::Token(kind) => kind,
-        };
-        let text = &joined.text()[range.clone()];
-        pieces.push((Some(token(kind, text, joined.span(range.clone()), spaced)), range));
-        spaced = false;
-    }
-    pieces
 }
 
 struct Reader<'a> {
@@ -167,7 +136,7 @@ fn spoils_what_follows(token: &Token) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{text::FileId, token::text_of};
+    use crate::text::{FileId, token::text_of};
 
     fn found(text: &str) -> Vec<String> {
         let mut joined = Joined::new(FileId(0));

@@ -2,11 +2,10 @@
 
 use crate::{
     model::{Family, UNIT_TYPES},
-    policy::{
-        annotation::Allow,
-        code::Code,
-        mistake::{Mistake, quoted},
-        text::{FileId, Span},
+    policy::annotation::Allow,
+    text::{
+        Code, FileId, Span,
+        diagnostic::{Diagnostic, quoted},
         token::Joined,
     },
 };
@@ -21,7 +20,7 @@ pub(super) struct Comment {
     /// What follows the `::`, over all continued lines.
     pub(super) statement: Joined,
     /// What is wrong with the lines and the unit's name.
-    pub(super) mistakes: Vec<Mistake>,
+    pub(super) diagnostics: Vec<Diagnostic>,
 }
 
 /// A comment that says something to us.
@@ -30,9 +29,9 @@ pub(super) enum Found {
     /// An annotation.
     Annotation(Comment),
     /// What would be one, but for a slip.
-    NearMiss(Mistake),
+    NearMiss(Diagnostic),
     /// `scnpm: allow(…)`, and what is wrong with it.
-    Allow(Allow, Vec<Mistake>),
+    Allow(Allow, Vec<Diagnostic>),
 }
 
 /// The comments of a file that say something to us, in order, each with the byte that it begins at.
@@ -241,11 +240,11 @@ impl<'a> Lines<'a> {
             unit: head.unit.to_owned(),
             unit_span,
             statement: Joined::new(self.file),
-            mistakes: Vec::new(),
+            diagnostics: Vec::new(),
         };
         if !is_unit && !head.unit.contains(['*', ':', ',']) {
-            comment.mistakes.push(
-                Mistake::new(
+            comment.diagnostics.push(
+                Diagnostic::new(
                     Code::UnitType,
                     unit_span,
                     format!("{} is no type of a unit", quoted(&format!(".{suffix}"))),
@@ -262,9 +261,9 @@ impl<'a> Lines<'a> {
     fn other(&self, at: usize) -> Option<(usize, Found)> {
         let (content, start) = self.lines[at].comment?;
         let found = match allow::read(content, start, self.file) {
-            Some((codes, mistakes)) => {
+            Some((codes, diagnostics)) => {
                 let line = self.after_allows(at) + 1;
-                Found::Allow(Allow { file: self.file, line, codes }, mistakes)
+                Found::Allow(Allow { file: self.file, line, codes }, diagnostics)
             }
             None => Found::NearMiss(near_miss::read(content, start, self.file)?),
         };
@@ -312,8 +311,8 @@ impl<'a> Lines<'a> {
         while let Some(backslash) = self.lines[at].backslash() {
             let span = self.span(backslash, 1);
             if self.lines[at].trailing > 0 {
-                comment.mistakes.push(
-                    Mistake::new(Code::BlankAfterBackslash, span, "blanks follow this `\\`")
+                comment.diagnostics.push(
+                    Diagnostic::new(Code::BlankAfterBackslash, span, "blanks follow this `\\`")
                         .help("end the line with the `\\`")
                         .fix(self.span(backslash + 1, self.lines[at].trailing), ""),
                 );
@@ -332,8 +331,8 @@ impl<'a> Lines<'a> {
                     }
                 },
             };
-            comment.mistakes.push(
-                Mistake::new(Code::Continuation, span, problem)
+            comment.diagnostics.push(
+                Diagnostic::new(Code::Continuation, span, problem)
                     .help("continue the statement in the next line behind a `#`, or leave the `\\` out"),
             );
             return at;
@@ -361,8 +360,8 @@ mod tests {
         annotations(text).map(|c| format!("{} :: {}", c.unit, c.statement.text())).collect()
     }
 
-    fn mistakes(text: &str) -> Vec<String> {
-        annotations(text).flat_map(|c| c.mistakes).map(|m| m.message).collect()
+    fn diagnostics(text: &str) -> Vec<String> {
+        annotations(text).flat_map(|c| c.diagnostics).map(|m| m.message).collect()
     }
 
     #[test]
@@ -431,18 +430,18 @@ mod tests {
         let text = "# a.service :: add rule f c \\\n# b.service :: add rule f c accept \\ \nadd table x";
         assert_eq!(statements(text), ["a.service :: add rule f c", "b.service :: add rule f c accept"]);
         assert_eq!(
-            mistakes(text),
+            diagnostics(text),
             [
                 "another annotation begins after this `\\`",
                 "blanks follow this `\\`",
                 "the line after this `\\` is no comment"
             ]
         );
-        assert_eq!(mistakes("# a.service :: add rule f c \\"), ["the file ends after this `\\`"]);
+        assert_eq!(diagnostics("# a.service :: add rule f c \\"), ["the file ends after this `\\`"]);
     }
 
     #[test]
     fn other_suffix_is_warned_of() {
-        assert_eq!(mistakes("# a.foo :: add rule f c accept"), ["`.foo` is no type of a unit"]);
+        assert_eq!(diagnostics("# a.foo :: add rule f c accept"), ["`.foo` is no type of a unit"]);
     }
 }

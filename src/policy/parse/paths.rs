@@ -5,11 +5,9 @@ use std::collections::BTreeSet;
 use super::variables::Variables;
 use crate::{
     model::{CGROUP_ROOT, CgroupPath},
-    policy::{
-        code::Code,
-        mistake::{Mistake, quoted},
-        text::Span,
-        token::{Token, TokenKind},
+    text::{
+        Code, Span, Token, TokenKind,
+        diagnostic::{Diagnostic, quoted},
     },
 };
 
@@ -36,17 +34,17 @@ pub(super) fn list(variables: &Variables, tokens: &[Token], at: usize) -> Option
 }
 
 /// A path that cgroups can have.
-pub(super) fn check(written: &Written, mistakes: &mut Vec<Mistake>) -> Option<CgroupPath> {
+pub(super) fn check(written: &Written, diagnostics: &mut Vec<Diagnostic>) -> Option<CgroupPath> {
     const EXAMPLE: &str = "write a path such as \"system.slice/postfix.service\"";
     if written.text.contains('\0') {
-        mistakes.push(Mistake::new(Code::Path, written.span, "a NUL in a cgroup's path").help(EXAMPLE));
+        diagnostics.push(Diagnostic::new(Code::Path, written.span, "a NUL in a cgroup's path").help(EXAMPLE));
         return None;
     }
     match written.text.parse::<CgroupPath>() {
         Ok(path) => {
             if let Some(rest) = below_mount(&path) {
-                mistakes.push(
-                    Mistake::new(
+                diagnostics.push(
+                    Diagnostic::new(
                         Code::MountPrefix,
                         written.span,
                         format!("{} is looked for below {CGROUP_ROOT}", quoted(path.as_str())),
@@ -58,7 +56,7 @@ pub(super) fn check(written: &Written, mistakes: &mut Vec<Mistake>) -> Option<Cg
             Some(path)
         }
         Err(error) => {
-            mistakes.push(Mistake::new(Code::Path, written.span, error.to_string()).help(EXAMPLE));
+            diagnostics.push(Diagnostic::new(Code::Path, written.span, error.to_string()).help(EXAMPLE));
             None
         }
     }

@@ -12,33 +12,33 @@ use super::{
 };
 use crate::{
     model::{CgroupPath, ChainRef, Data, Family, SetRef, TableRef},
-    policy::{
-        annotation::{CgroupMatch, ElementStatement, Part, Placement, RuleStatement, Statement},
-        code::Code,
-        mistake::{Mistake, Severity, quoted},
-        text::Span,
-        token::{Joined, Token, TokenKind, is_identifier, tokenize},
+    policy::annotation::{CgroupMatch, ElementStatement, Part, Placement, RuleStatement, Statement},
+    text::{
+        Code, Span, Token, TokenKind,
+        diagnostic::{Diagnostic, Severity, quoted},
+        token::{Joined, is_identifier, tokenize},
     },
 };
 
 /// Reads an annotation's text; the statement and its last token's place. It is only good if no error
-/// is among the mistakes.
+/// is among the diagnostics.
 pub(super) fn read(
     text: &Joined,
     variables: &Variables,
-    mistakes: &mut Vec<Mistake>,
+    diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<(Statement, Span)> {
     let found = tokenize(text);
     if let Some(span) = found.unterminated {
         let quote = Span { end: span.start + 1, ..span };
-        mistakes
-            .push(Mistake::new(Code::Nesting, quote, "nothing closes this quote").help("write another `\"`"));
+        diagnostics.push(
+            Diagnostic::new(Code::Nesting, quote, "nothing closes this quote").help("write another `\"`"),
+        );
         return None;
     }
     if let Some(span) = found.comment.filter(|span| text.is_continued_after(*span)) {
         let sign = Span { end: span.start + 1, ..span };
-        mistakes.push(
-            Mistake::new(
+        diagnostics.push(
+            Diagnostic::new(
                 Code::CommentInside,
                 sign,
                 "this `#` makes a comment of all that follows, continued lines too",
@@ -51,15 +51,15 @@ pub(super) fn read(
         tokens.pop();
     }
     if let Err(unknown) = variables.rename(&mut tokens) {
-        mistakes.extend(unknown);
+        diagnostics.extend(unknown);
     }
     let end = tokens.last().map_or(text.end(), |token| token.span);
     let after = Span { start: end.end, ..end };
-    let mut reader = Reader { tokens: &tokens, at: 0, after, variables, mistakes };
+    let mut reader = Reader { tokens: &tokens, at: 0, after, variables, diagnostics };
     match reader.check_shape().and_then(|()| reader.statement()) {
         Ok(statement) => Some((statement, end)),
-        Err(mistake) => {
-            mistakes.push(mistake);
+        Err(diagnostic) => {
+            diagnostics.push(diagnostic);
             None
         }
     }
@@ -71,10 +71,10 @@ struct Reader<'a> {
     /// The empty place behind the last token.
     after: Span,
     variables: &'a Variables,
-    mistakes: &'a mut Vec<Mistake>,
+    diagnostics: &'a mut Vec<Diagnostic>,
 }
 
-type Read<T> = Result<T, Mistake>;
+type Read<T> = Result<T, Diagnostic>;
 
 /// As in [`ElementStatement::elements`].
 type RawElement = (CgroupPath, Span, Option<Data>);
@@ -95,9 +95,9 @@ impl<'a> Reader<'a> {
             if token.is("{") {
                 open.push(token);
             } else if token.is("}") && open.pop().is_none() {
-                return Err(Mistake::new(Code::Nesting, token.span, "nothing opens this brace"));
+                return Err(Diagnostic::new(Code::Nesting, token.span, "nothing opens this brace"));
             } else if token.is(";") && open.is_empty() {
-                return Err(Mistake::new(
+                return Err(Diagnostic::new(
                     Code::Nesting,
                     token.span,
                     "more than one statement in an annotation",
@@ -105,13 +105,14 @@ impl<'a> Reader<'a> {
                 .help("write an annotation for each of them"));
             } else if token.kind != TokenKind::Quoted && token.text.ends_with('\\') {
                 // At a line's end it would make nft join the next statement to this one.
-                return Err(Mistake::new(Code::Nesting, token.span, "a `\\` that continues no line")
+                return Err(Diagnostic::new(Code::Nesting, token.span, "a `\\` that continues no line")
                     .help("leave it out"));
             }
         }
         match open.last() {
             Some(brace) => {
-                Err(Mistake::new(Code::Nesting, brace.span, "nothing closes this brace").help("write a `}`"))
+                Err(Diagnostic::new(Code::Nesting, brace.span, "nothing closes this brace")
+                    .help("write a `}`"))
             }
             None => Ok(()),
         }
@@ -132,7 +133,7 @@ impl<'a> Reader<'a> {
             _ if is_other_statement(&words) => Err(Self::other_verb(self.span(0))),
             // nft's default family, as the original only puts `add rule` in front of what it finds.
             [_, _, ..] if self.has_cgroup_match_after(2) => self.rule("add", 0),
-            _ => Err(Mistake::new(
+            _ => Err(Diagnostic::new(
                 Code::Statement,
                 self.span(0),
                 format!("{} is neither a verb nor a family", quoted(words[0])),
@@ -149,13 +150,13 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn other_verb(span: Span) -> Mistake {
-        Mistake::new(Code::Statement, span, "an annotation can `add rule`, `insert rule` or `add element`")
+    fn other_verb(span: Span) -> Diagnostic {
+        Diagnostic::new(Code::Statement, span, "an annotation can `add rule`, `insert rule` or `add element`")
             .help("write other statements outside the comments")
     }
 
-    fn missing(&self, what: &str) -> Mistake {
-        Mistake::new(Code::Statement, self.after, format!("the {what} is missing"))
+    fn missing(&self, what: &str) -> Diagnostic {
+        Diagnostic::new(Code::Statement, self.after, format!("the {what} is missing"))
             .help("write `add rule FAMILY TABLE CHAIN RULE` or `add element FAMILY TABLE SET { \"PATH\" }`")
     }
 
@@ -171,7 +172,7 @@ impl<'a> Reader<'a> {
     fn name(&mut self, what: &str) -> Read<(String, Span)> {
         let token = self.tokens.get(self.at).ok_or_else(|| self.missing(&format!("{what}'s name")))?;
         if token.kind != TokenKind::Word || !is_identifier(&token.text) {
-            return Err(Mistake::new(
+            return Err(Diagnostic::new(
                 Code::Name,
                 token.span,
                 format!("{} can't be the name of a {what}", quoted(&token.text)),
@@ -207,7 +208,7 @@ impl<'a> Reader<'a> {
         let is_number = self.tokens.get(self.at + 1).is_some_and(|token| number(&token.text).is_some());
         if !is_number {
             let keyword = quoted(&self.tokens[self.at].text);
-            return Err(Mistake::new(
+            return Err(Diagnostic::new(
                 Code::Statement,
                 self.span(self.at),
                 format!("{keyword} without a number"),
@@ -251,7 +252,7 @@ impl<'a> Reader<'a> {
         let is_compared = ["==", "!=", "eq", "ne"].iter().any(|sign| self.is(at + 2, sign));
         if is_compared && self.is(at + 3, "unit") {
             let whole = self.span(at).to(self.span(at + 3));
-            return Err(Mistake::new(Code::Statement, whole, "`unit` is compared with nothing")
+            return Err(Diagnostic::new(Code::Statement, whole, "`unit` is compared with nothing")
                 .help("write `socket cgroupv2 unit`")
                 .fix(whole, "socket cgroupv2 unit"));
         }
@@ -260,8 +261,12 @@ impl<'a> Reader<'a> {
         }
         let is_key = (at > 0 && self.is(at - 1, ".")) || self.is(at + 3, ".");
         if is_key {
-            return Err(Mistake::new(Code::Statement, self.span(at + 2), "`unit` can't be a part of a key")
-                .help("write `socket cgroupv2 unit` as a match of its own"));
+            return Err(Diagnostic::new(
+                Code::Statement,
+                self.span(at + 2),
+                "`unit` can't be a part of a key",
+            )
+            .help("write `socket cgroupv2 unit` as a match of its own"));
         }
         Ok(true)
     }
@@ -282,7 +287,7 @@ impl<'a> Reader<'a> {
         if self.tokens.get(first).is_none_or(is_statement_keyword) {
             let before = self.span(first - 1);
             let place = Span { start: before.end, ..before };
-            return Err(Mistake::new(Code::Path, place, "the cgroup's path is missing")
+            return Err(Diagnostic::new(Code::Path, place, "the cgroup's path is missing")
                 .help(format!("write `socket cgroupv2 level {level} \"PATH\"`")));
         }
         if operator == 0 && self.tokens.get(first).is_some_and(is_operator_keyword) {
@@ -296,7 +301,7 @@ impl<'a> Reader<'a> {
         let level_span = self.span(at + 3);
         let paths = self.paths(&list, level, level_span);
         if list.is_empty() {
-            self.mistakes.push(Mistake::new(Code::Path, span, "no cgroup's path between the braces"));
+            self.diagnostics.push(Diagnostic::new(Code::Path, span, "no cgroup's path between the braces"));
         }
         Ok(Some((CgroupMatch { level, level_span, negated, paths, span }, next)))
     }
@@ -305,15 +310,15 @@ impl<'a> Reader<'a> {
         let mut paths: Vec<(CgroupPath, Span)> = Vec::new();
         let mut known = BTreeSet::new();
         for written in list {
-            let Some(path) = paths::check(written, self.mistakes) else { continue };
+            let Some(path) = paths::check(written, self.diagnostics) else { continue };
             if !known.insert(path.clone()) {
                 continue;
             }
             let names =
                 paths::below_mount(&path).map_or(path.components().count(), |rest| rest.split('/').count());
             if u32::try_from(names) != Ok(level) {
-                self.mistakes.push(
-                    Mistake::new(
+                self.diagnostics.push(
+                    Diagnostic::new(
                         Code::Level,
                         written.span,
                         format!("level {level} never matches a path with {names} name{}", plural(names)),
@@ -341,7 +346,7 @@ impl<'a> Reader<'a> {
         if let Some(token) = self.tokens.get(self.at) {
             return Err(Self::unsupported(token.span));
         }
-        let is_good = self.mistakes.iter().all(|mistake| mistake.severity() != Severity::Error);
+        let is_good = self.diagnostics.iter().all(|diagnostic| diagnostic.severity() != Severity::Error);
         if elements.is_empty() && is_good {
             return Err(self.missing("element"));
         }
@@ -378,7 +383,7 @@ impl<'a> Reader<'a> {
                     kept.push((path, span, data));
                 }
                 Some(earlier) if *earlier == data => {}
-                Some(_) => self.mistakes.push(Mistake::new(
+                Some(_) => self.diagnostics.push(Diagnostic::new(
                     Code::Element,
                     span,
                     format!("{} is there already, with another value", quoted(path.as_str())),
@@ -393,7 +398,7 @@ impl<'a> Reader<'a> {
         let token = &self.tokens[self.at];
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok() || number(text).is_some();
         if token.kind == TokenKind::Word && is_address(&token.text) {
-            return Err(Mistake::new(
+            return Err(Diagnostic::new(
                 Code::Element,
                 token.span,
                 format!("{} is no cgroup's path", quoted(&token.text)),
@@ -408,7 +413,7 @@ impl<'a> Reader<'a> {
         }
         let Some((list, next)) = list else {
             return Err(match token.kind {
-                TokenKind::Variable => Mistake::new(
+                TokenKind::Variable => Diagnostic::new(
                     Code::Element,
                     token.span,
                     "this variable holds something else than paths of cgroups",
@@ -418,7 +423,7 @@ impl<'a> Reader<'a> {
             });
         };
         for written in &list {
-            if let Some(path) = paths::check(written, self.mistakes) {
+            if let Some(path) = paths::check(written, self.diagnostics) {
                 elements.push((path, written.span, None));
             }
         }
@@ -444,14 +449,14 @@ impl<'a> Reader<'a> {
             _ => None,
         };
         match tokens {
-            [] => Err(Mistake::new(Code::Element, colon, "the value after this `:` is missing")),
+            [] => Err(Diagnostic::new(Code::Element, colon, "the value after this `:` is missing")),
             [token] if token.kind == TokenKind::Word && verdict(&token.text).is_some() => {
                 Ok(verdict(&token.text).unwrap_or(Data::Continue))
             }
             [verb, chain] if verb.is("jump") || verb.is("goto") => {
                 let name = self.value(chain)?;
                 if !is_identifier(&name) {
-                    return Err(Mistake::new(
+                    return Err(Diagnostic::new(
                         Code::Name,
                         chain.span,
                         format!("{} can't be the name of a chain", quoted(&name)),
@@ -466,7 +471,11 @@ impl<'a> Reader<'a> {
                     return Err(Self::unsupported(token.span));
                 }
                 if let Some((_, dot)) = dots.get(values.len() - 1) {
-                    return Err(Mistake::new(Code::Element, dot.span, "the value after this `.` is missing"));
+                    return Err(Diagnostic::new(
+                        Code::Element,
+                        dot.span,
+                        "the value after this `.` is missing",
+                    ));
                 }
                 Ok(Data::Value(values.into_iter().map(|(_, token)| self.value(token)).collect::<Read<_>>()?))
             }
@@ -479,14 +488,16 @@ impl<'a> Reader<'a> {
             TokenKind::Word | TokenKind::Quoted => Ok(token.unquoted().to_owned()),
             TokenKind::Variable => match paths::list(self.variables, std::slice::from_ref(token), 0) {
                 Some((list, _)) if list.len() == 1 => Ok(list[0].text.clone()),
-                _ => Err(Mistake::new(Code::Element, token.span, "this variable holds more than one word")),
+                _ => {
+                    Err(Diagnostic::new(Code::Element, token.span, "this variable holds more than one word"))
+                }
             },
             _ => Err(Self::unsupported(token.span)),
         }
     }
 
-    fn unsupported(span: Span) -> Mistake {
-        Mistake::new(Code::Element, span, "this form of an element isn't supported")
+    fn unsupported(span: Span) -> Diagnostic {
+        Diagnostic::new(Code::Element, span, "this form of an element isn't supported")
             .help("write `{ \"PATH\", \"PATH\" }`, or `{ \"PATH\" : VALUE, \"PATH\" : VALUE }` for a map")
     }
 }
@@ -500,7 +511,7 @@ fn check_matches(body: &[Part]) -> Read<()> {
     });
     match (matches.next(), matches.next()) {
         (Some((first, _)), Some((second, span))) if first || second => {
-            Err(Mistake::new(Code::Statement, span, "another cgroup match beside `socket cgroupv2 unit`")
+            Err(Diagnostic::new(Code::Statement, span, "another cgroup match beside `socket cgroupv2 unit`")
                 .help("leave one of them out"))
         }
         _ => Ok(()),

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::policy::{
-    annotation::Define,
-    code::Code,
-    mistake::{Mistake, quoted},
-    nearest::nearest,
-    text::Span,
-    token::{Token, TokenKind},
+use crate::{
+    policy::annotation::Define,
+    text::{
+        Code, Span, Token, TokenKind,
+        diagnostic::{Diagnostic, quoted},
+        nearest::nearest,
+    },
 };
 
 /// All variables so far, and those in force.
@@ -66,7 +66,7 @@ impl Variables {
         name: &str,
         mut value: Vec<Token>,
         span: Span,
-    ) -> Result<(), Vec<Mistake>> {
+    ) -> Result<(), Vec<Diagnostic>> {
         let result = self.rename(&mut value);
         let unique = self.unique(name);
         if let Some(scope) = self.scopes.last_mut() {
@@ -89,21 +89,21 @@ impl Variables {
     ///
     /// # Errors
     /// The variables that are not defined, one by one.
-    pub(super) fn rename(&self, tokens: &mut [Token]) -> Result<(), Vec<Mistake>> {
-        let mut mistakes = Vec::new();
+    pub(super) fn rename(&self, tokens: &mut [Token]) -> Result<(), Vec<Diagnostic>> {
+        let mut diagnostics = Vec::new();
         let mut in_prefix = false;
         for token in tokens {
             match token.kind {
                 TokenKind::Variable => match self.lookup(&token.text[1..]) {
                     Some(define) => token.text = format!("${}", define.name),
-                    None => mistakes.push(self.unknown(token)),
+                    None => diagnostics.push(self.unknown(token)),
                 },
                 TokenKind::Quoted if in_prefix => token.text = self.renamed_in_quotes(&token.text),
                 _ => {}
             }
             in_prefix = token.is("prefix");
         }
-        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+        if diagnostics.is_empty() { Ok(()) } else { Err(diagnostics) }
     }
 
     /// A variable by its unique name.
@@ -130,12 +130,15 @@ impl Variables {
         unique
     }
 
-    fn unknown(&self, token: &Token) -> Mistake {
-        let mistake =
-            Mistake::new(Code::Variable, token.span, format!("{} is not defined above", quoted(&token.text)));
+    fn unknown(&self, token: &Token) -> Diagnostic {
+        let diagnostic = Diagnostic::new(
+            Code::Variable,
+            token.span,
+            format!("{} is not defined above", quoted(&token.text)),
+        );
         match self.nearest(&token.text[1..]) {
-            Some(name) => mistake.help(format!("did you mean {}?", quoted(&format!("${name}")))),
-            None => mistake.help("write `define NAME = …` outside the comments, above this line"),
+            Some(name) => diagnostic.help(format!("did you mean {}?", quoted(&format!("${name}")))),
+            None => diagnostic.help("write `define NAME = …` outside the comments, above this line"),
         }
     }
 
@@ -161,8 +164,8 @@ impl Variables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{
-        text::FileId,
+    use crate::text::{
+        FileId,
         token::{Joined, text_of, tokenize},
     };
 
@@ -212,9 +215,9 @@ mod tests {
     fn unknown_variable_gets_the_nearest_name() {
         let mut variables = Variables::new();
         variables.define("mail_hosts", tokens("1"), NOWHERE).unwrap();
-        let mistakes = variables.rename(&mut tokens("$mail_host $x")).unwrap_err();
-        assert_eq!(mistakes[0].message, "`$mail_host` is not defined above");
-        assert_eq!(mistakes[0].help.as_deref(), Some("did you mean `$mail_hosts`?"));
-        assert!(mistakes[1].help.as_deref().unwrap().starts_with("write"));
+        let diagnostics = variables.rename(&mut tokens("$mail_host $x")).unwrap_err();
+        assert_eq!(diagnostics[0].message, "`$mail_host` is not defined above");
+        assert_eq!(diagnostics[0].help.as_deref(), Some("did you mean `$mail_hosts`?"));
+        assert!(diagnostics[1].help.as_deref().unwrap().starts_with("write"));
     }
 }

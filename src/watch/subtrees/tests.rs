@@ -3,7 +3,7 @@ use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, time::Duration};
 use super::*;
 use crate::{
     model::UnitName,
-    policy::selector::{Selector, Which, Whose},
+    units::selector::{Selector, Which, Whose},
 };
 
 /// An ordinary directory does for what does not depend on cgroupfs.

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::policy::{
-    code::Code,
-    mistake::{Mistake, Severity, quoted},
-    text::{FileId, Span},
+use crate::text::{
+    Code, FileId, Span,
+    diagnostic::{Diagnostic, Severity, quoted},
 };
 
 /// Whether a comment is one, well-formed or not.
@@ -14,7 +13,7 @@ pub(super) fn is(content: &str) -> bool {
 }
 
 /// The codes of such a comment, which stands at byte `start`, and what is wrong with it.
-pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<(BTreeSet<Code>, Vec<Mistake>)> {
+pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<(BTreeSet<Code>, Vec<Diagnostic>)> {
     if !is(content) {
         return None;
     }
@@ -24,28 +23,28 @@ pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<(BTreeSe
         before.trim_end().ends_with("allow").then_some((before.len() + 1, inside))
     });
     let Some((mut at, inside)) = list.filter(|(_, inside)| !inside.trim().is_empty()) else {
-        let mistake = Mistake::new(Code::Allow, place(0, content.len()), "this allows nothing")
+        let diagnostic = Diagnostic::new(Code::Allow, place(0, content.len()), "this allows nothing")
             .help("write `scnpm: allow(W004)`, with the codes of warnings between the brackets");
-        return Some((BTreeSet::new(), vec![mistake]));
+        return Some((BTreeSet::new(), vec![diagnostic]));
     };
-    let (mut codes, mut mistakes) = (BTreeSet::new(), Vec::new());
+    let (mut codes, mut diagnostics) = (BTreeSet::new(), Vec::new());
     for item in inside.split(',') {
         let name = item.trim();
         let span = place(at + item.len() - item.trim_start().len(), name.len());
         at += item.len() + 1;
         match name.parse::<Code>() {
             Ok(code) if code.severity() == Severity::Warning => drop(codes.insert(code)),
-            Ok(_) => mistakes.push(
-                Mistake::new(Code::Allow, span, "an error cannot be allowed")
+            Ok(_) => diagnostics.push(
+                Diagnostic::new(Code::Allow, span, "an error cannot be allowed")
                     .help("only warnings can, whose codes begin with W"),
             ),
-            Err(_) => mistakes.push(
-                Mistake::new(Code::Allow, span, format!("{} is no code", quoted(name)))
+            Err(_) => diagnostics.push(
+                Diagnostic::new(Code::Allow, span, format!("{} is no code", quoted(name)))
                     .help("write the code that the warning has in its brackets, such as W004"),
             ),
         }
     }
-    Some((codes, mistakes))
+    Some((codes, diagnostics))
 }
 
 #[cfg(test)]
@@ -53,11 +52,11 @@ mod tests {
     use super::*;
 
     fn found(content: &str) -> (Vec<&'static str>, Vec<String>) {
-        let (codes, mistakes) = read(content, 0, FileId(0)).unwrap();
-        let say = |mistake: Mistake| {
-            format!("{}: {}", &content[mistake.span.start..mistake.span.end], mistake.message)
+        let (codes, diagnostics) = read(content, 0, FileId(0)).unwrap();
+        let say = |diagnostic: Diagnostic| {
+            format!("{}: {}", &content[diagnostic.span.start..diagnostic.span.end], diagnostic.message)
         };
-        (codes.into_iter().map(Code::as_str).collect(), mistakes.into_iter().map(say).collect())
+        (codes.into_iter().map(Code::as_str).collect(), diagnostics.into_iter().map(say).collect())
     }
 
     #[test]

@@ -3,15 +3,14 @@
 use super::{is_blank, is_family};
 use crate::{
     model::UNIT_TYPES,
-    policy::{
-        code::Code,
-        mistake::{Mistake, quoted},
-        text::{FileId, Span},
+    text::{
+        Code, FileId, Span,
+        diagnostic::{Diagnostic, quoted},
     },
 };
 
 /// What is wrong with a comment, which stands at byte `start` and is no annotation, if it is nearly one.
-pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Mistake> {
+pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Diagnostic> {
     let parts = Parts::of(content)?;
     let place = |from: usize, to: usize| Span { file, start: start + from, end: start + to };
     let Parts { unit, separator, statement } = parts;
@@ -22,7 +21,7 @@ pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Mistake>
             let colons = separator.trim_matches(is_blank);
             let colons_at = unit.len() + separator.find(':').unwrap_or_default();
             Some(
-                Mistake::new(
+                Diagnostic::new(
                     Code::NearMiss,
                     place(colons_at, colons_at + colons.len()),
                     "this comment is no annotation: ` :: ` is missing",
@@ -32,7 +31,7 @@ pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Mistake>
             )
         }
         (true, true, Likeness::OtherVerb) => Some(
-            Mistake::new(
+            Diagnostic::new(
                 Code::NearMiss,
                 place(statement_at, statement_at + words[0].len()),
                 format!("this comment is no annotation: {} is no verb", quoted(words[0])),
@@ -41,7 +40,7 @@ pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Mistake>
             .fix(place(statement_at, statement_at + words[0].len()), "add"),
         ),
         (false, true, Likeness::Statement) if is_bare_name(unit) => Some(
-            Mistake::new(
+            Diagnostic::new(
                 Code::NearMiss,
                 place(0, unit.len()),
                 format!("this comment is no annotation: the unit's type is missing behind {}", quoted(unit)),
@@ -114,13 +113,13 @@ fn likeness(words: &[&str]) -> Likeness {
 mod tests {
     use super::*;
 
-    /// The text with its mistake mended, and what the mistake's span covers.
+    /// The text with its diagnostic mended, and what the diagnostic's span covers.
     fn mended(content: &str) -> Option<(String, &str)> {
-        let mistake = read(content, 0, FileId(0))?;
-        let fix = mistake.fix.unwrap();
+        let diagnostic = read(content, 0, FileId(0))?;
+        let fix = diagnostic.fix.unwrap();
         let mut text = content.to_owned();
         text.replace_range(fix.span.start..fix.span.end, &fix.text);
-        Some((text, &content[mistake.span.start..mistake.span.end]))
+        Some((text, &content[diagnostic.span.start..diagnostic.span.end]))
     }
 
     const RIGHT: &str = "a.service :: add rule inet f c accept";

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv6Addr, ops::Range};
 
-use super::text::{FileId, Span};
+use super::{FileId, Span};
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +135,35 @@ pub fn tokenize(joined: &Joined) -> Tokenized {
     found
 }
 
+/// A token or a line's end (`None`).
+pub(crate) type Piece = (Option<Token>, Range<usize>);
+
+/// A text's tokens and line ends.
+pub(crate) fn pieces(joined: &Joined) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut spaced = false;
+    for (lexeme, range) in Lexer::new(joined.text()) {
+        let kind = match lexeme {
+            Lexeme::Blank | Lexeme::Continued | Lexeme::Comment => {
+                spaced = true;
+                continue;
+            }
+            Lexeme::Newline => {
+                pieces.push((None, range));
+                spaced = true;
+                continue;
+            }
+            // nft takes it as a character of its own, and refuses the file.
+            Lexeme::Unterminated => TokenKind::Punctuation,
+            Lexeme::Token(kind) => kind,
+        };
+        let text = &joined.text()[range.clone()];
+        pieces.push((Some(token(kind, text, joined.span(range.clone()), spaced)), range));
+        spaced = false;
+    }
+    pieces
+}
+
 /// The text of tokens, equal to the original in nft's eyes.
 pub fn text_of<'a>(tokens: impl IntoIterator<Item = &'a Token>) -> String {
     let mut text = String::new();
@@ -148,7 +177,7 @@ pub fn text_of<'a>(tokens: impl IntoIterator<Item = &'a Token>) -> String {
 }
 
 /// A token of this text. A variable's blanks after its `$`, which nft allows, go.
-pub(super) fn token(kind: TokenKind, text: &str, span: Span, spaced: bool) -> Token {
+fn token(kind: TokenKind, text: &str, span: Span, spaced: bool) -> Token {
     let text = match kind {
         TokenKind::Variable | TokenKind::SetReference => text.replace([' ', '\t'], ""),
         _ => text.to_owned(),
@@ -157,13 +186,13 @@ pub(super) fn token(kind: TokenKind, text: &str, span: Span, spaced: bool) -> To
 }
 
 /// Whether nft takes a word as the name of a table, chain, set or variable.
-pub(super) fn is_identifier(text: &str) -> bool {
+pub(crate) fn is_identifier(text: &str) -> bool {
     text.starts_with(is_name_start) && text.chars().all(is_name)
 }
 
 /// What a [`Lexer`] tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lexeme {
+pub(crate) enum Lexeme {
     /// White space within a line.
     Blank,
     /// A line's end.
@@ -180,13 +209,13 @@ pub(super) enum Lexeme {
 
 /// Cuts a text where nft's scanner would, or less finely: what it leaves whole, nft may still cut.
 #[derive(Debug)]
-pub(super) struct Lexer<'a> {
+pub(crate) struct Lexer<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Lexer<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         Self { text, at: 0 }
     }
 }

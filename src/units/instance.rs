@@ -4,7 +4,8 @@
 //! that. So a manager's units are told by what is above them and cannot be imitated: nothing but slices, up to the
 //! manager. What is below anything else is nobody's.
 
-use super::{CgroupPath, Instance, Manager, UnitName, places};
+use super::places;
+use crate::model::{CgroupPath, Instance, Manager, UnitName};
 
 /// The types of units that systemd makes cgroups for.
 const CGROUP_TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];

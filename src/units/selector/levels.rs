@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::{Selector, Which, Whose};
-use crate::model::places;
+use crate::units::places;
 
 /// The level of a user's manager, `user.slice/user-UID.slice/user@UID.service`.
 const USER: u32 = 3;
@@ -69,7 +69,7 @@ fn count(path: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use crate::policy::selector::Selectors;
+    use crate::units::selector::Selectors;
 
     fn levels(text: &str) -> Vec<u32> {
         Selectors::parse(text).unwrap().levels().into_iter().collect()

@@ -148,7 +148,7 @@ impl Selectors {
     /// Reads what stands left of the `::`.
     ///
     /// # Errors
-    /// The first mistake, and the bytes of the text that it is about.
+    /// The first diagnostic, and the bytes of the text that it is about.
     pub fn parse(text: &str) -> Result<Self, (Range<usize>, SelectorError)> {
         parse::selectors(text)
     }

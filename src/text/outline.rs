@@ -4,9 +4,8 @@
 use std::ops::Range;
 
 use super::{
-    parse::base::{Piece, pieces},
-    text::{FileId, Span},
-    token::{Joined, Token, TokenKind},
+    FileId, Span, Token, TokenKind,
+    token::{Joined, Piece, pieces},
 };
 use crate::model::{ChainRef, Family, TableRef};
 
@@ -241,7 +240,7 @@ fn chain(words: &[Token]) -> Option<(ChainRef, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::token::text_of;
+    use crate::text::token::text_of;
 
     /// Each statement as what it is, its chain and its own words.
     fn outlined(text: &str) -> Vec<String> {

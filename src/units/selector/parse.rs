@@ -6,13 +6,13 @@ use super::{Selector, SelectorError, Selectors, Which, Whose, glob};
 use crate::model::UnitName;
 
 /// What is wrong with a text, and which bytes of it.
-type Mistake = (Range<usize>, SelectorError);
+type Diagnostic = (Range<usize>, SelectorError);
 
 /// The longest name of a user, as useradd(8) has it.
 const USER_NAME_MAX: usize = 32;
 
 /// Reads selectors between commas, with blanks around each.
-pub(super) fn selectors(text: &str) -> Result<Selectors, Mistake> {
+pub(super) fn selectors(text: &str) -> Result<Selectors, Diagnostic> {
     let mut at = 0;
     let mut selectors = Vec::new();
     for piece in text.split(',') {
@@ -46,12 +46,12 @@ impl<'a> Part<'a> {
         Some((before, Self { text, at: self.at + before.len() + 1 }))
     }
 
-    fn mistake(self, error: SelectorError) -> Mistake {
+    fn diagnostic(self, error: SelectorError) -> Diagnostic {
         (self.at..self.at + self.text.len(), error)
     }
 
     /// Every character must be allowed.
-    fn check(self, is_allowed: impl Fn(char) -> bool) -> Result<(), Mistake> {
+    fn check(self, is_allowed: impl Fn(char) -> bool) -> Result<(), Diagnostic> {
         match self.text.char_indices().find(|(_, character)| !is_allowed(*character)) {
             None => Ok(()),
             Some((at, character)) => {
@@ -62,15 +62,15 @@ impl<'a> Part<'a> {
     }
 }
 
-fn selector(piece: Part<'_>) -> Result<Selector, Mistake> {
+fn selector(piece: Part<'_>) -> Result<Selector, Diagnostic> {
     let whole = piece.trimmed();
     if whole.text.is_empty() {
-        return Err(piece.mistake(SelectorError::Empty));
+        return Err(piece.diagnostic(SelectorError::Empty));
     }
     let manager = whole.split_at_colon().and_then(|(before, rest)| Some((whose(before)?, rest)));
     let (whose, rest) = manager.unwrap_or((Whose::Anybody, whole));
     if rest.text.is_empty() || rest.text == "app:" {
-        return Err(whole.mistake(SelectorError::Empty));
+        return Err(whole.diagnostic(SelectorError::Empty));
     }
     Ok(Selector { whose, which: which(rest)? })
 }
@@ -96,7 +96,7 @@ fn is_user_name(text: &str) -> bool {
         && name.bytes().all(is_allowed)
 }
 
-fn which(part: Part<'_>) -> Result<Which, Mistake> {
+fn which(part: Part<'_>) -> Result<Which, Diagnostic> {
     if let Some(id) = part.without("app:") {
         id.check(is_in_id)?;
         return Ok(Which::App(id.text.to_owned()));
@@ -106,17 +106,17 @@ fn which(part: Part<'_>) -> Result<Which, Mistake> {
         return if has_type(part.text) {
             Ok(Which::Unit(UnitName(part.text.to_owned())))
         } else {
-            Err(part.mistake(SelectorError::NoType))
+            Err(part.diagnostic(SelectorError::NoType))
         };
     }
     part.check(is_in_glob)?;
-    if let Some(at) = glob::mistake(part.text) {
+    if let Some(at) = glob::diagnostic(part.text) {
         return Err((part.at + at..part.at + part.text.len(), SelectorError::Glob));
     }
     if part.text.ends_with('*') || has_type(part.text) {
         Ok(Which::Glob(part.text.to_owned()))
     } else {
-        Err(part.mistake(SelectorError::NoType))
+        Err(part.diagnostic(SelectorError::NoType))
     }
 }
 
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_with_their_place() {
+    fn diagnostics_are_told_with_their_place() {
         use SelectorError::{Character, Empty, Glob, NoType};
         for (text, place, error) in [
             ("", 0..0, Empty),

@@ -3,7 +3,7 @@
 //! Matching takes at most the product of both lengths: only the last `*` is ever tried again.
 
 /// The `[` that nothing closes, or that holds a class by name (`[[:alpha:]]`), which is not understood.
-pub(super) fn mistake(glob: &str) -> Option<usize> {
+pub(super) fn diagnostic(glob: &str) -> Option<usize> {
     let bytes = glob.as_bytes();
     let mut rest = bytes;
     while let Some((piece, after)) = split(rest) {
@@ -133,7 +133,7 @@ mod tests {
             ("**a**", "bab"),
         ] {
             assert!(matches(glob, name), "{glob} {name}");
-            assert_eq!(mistake(glob), None, "{glob}");
+            assert_eq!(diagnostic(glob), None, "{glob}");
         }
         for (glob, name) in [
             ("", "a"),
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn classes_that_are_not_understood_are_told() {
         for (glob, at) in [("a[b", 1), ("[", 0), ("a[]", 1), ("[!]", 0), ("[a][", 3), ("x[[:alpha:]]", 1)] {
-            assert_eq!(mistake(glob), Some(at), "{glob}");
+            assert_eq!(diagnostic(glob), Some(at), "{glob}");
         }
     }
 
@@ -184,7 +184,7 @@ mod tests {
 
         #[test]
         fn no_glob_is_too_odd(glob in any::<String>(), name in any::<String>()) {
-            mistake(&glob);
+            diagnostic(&glob);
             matches(&glob, &name);
         }
     }

@@ -1,4 +1,4 @@
-//! A mistake, its place and its rendering.
+//! A diagnostic, its place and its rendering.
 
 use std::fmt;
 
@@ -6,10 +6,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    code::Code,
-    text::{SourceMap, Span},
-};
+use super::{Code, SourceMap, Span};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +19,7 @@ pub enum Severity {
 
 /// Something wrong in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mistake {
+pub struct Diagnostic {
     /// What kind.
     pub code: Code,
     /// What is wrong, in one line that starts small and has no full stop.
@@ -35,7 +32,7 @@ pub struct Mistake {
     pub fix: Option<Box<Fix>>,
 }
 
-/// A change of the text that mends a mistake.
+/// A change of the text that mends a diagnostic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fix {
     /// What to replace; what is empty is a place to write at.
@@ -44,8 +41,8 @@ pub struct Fix {
     pub text: String,
 }
 
-impl Mistake {
-    /// A mistake without help.
+impl Diagnostic {
+    /// A diagnostic without help.
     pub fn new(code: Code, span: Span, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), span, help: None, fix: None }
     }
@@ -159,20 +156,20 @@ pub(crate) fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn example() -> (SourceMap, Mistake) {
+    fn example() -> (SourceMap, Diagnostic) {
         let mut sources = SourceMap::default();
         let file = sources.add("nftables.conf", "one\ntwo\r\n# ä.service :: add rule \"\"\n");
         let start = sources.file(file).text.find('"').unwrap();
-        let mistake =
-            Mistake::new(Code::Path, Span { file, start, end: start + 2 }, "the cgroup's path is empty");
-        (sources, mistake.help("write a path such as \"system.slice/postfix.service\""))
+        let diagnostic =
+            Diagnostic::new(Code::Path, Span { file, start, end: start + 2 }, "the cgroup's path is empty");
+        (sources, diagnostic.help("write a path such as \"system.slice/postfix.service\""))
     }
 
     #[test]
-    fn mistake_is_rendered_with_line_and_caret() {
-        let (sources, mistake) = example();
+    fn diagnostic_is_rendered_with_line_and_caret() {
+        let (sources, diagnostic) = example();
         assert_eq!(
-            mistake.render(&sources, false),
+            diagnostic.render(&sources, false),
             "error[E005]: the cgroup's path is empty
  --> nftables.conf:3:25
   |
@@ -185,15 +182,15 @@ mod tests {
 
     #[test]
     fn colour_is_only_there_on_request() {
-        let (sources, mistake) = example();
-        assert!(mistake.render(&sources, true).contains('\x1b'));
-        assert!(!mistake.render(&sources, false).contains('\x1b'));
+        let (sources, diagnostic) = example();
+        assert!(diagnostic.render(&sources, true).contains('\x1b'));
+        assert!(!diagnostic.render(&sources, false).contains('\x1b'));
     }
 
     #[test]
     fn short_form_is_one_line() {
-        let (sources, mistake) = example();
-        assert_eq!(mistake.short(&sources), "nftables.conf:3:25: error[E005]: the cgroup's path is empty");
+        let (sources, diagnostic) = example();
+        assert_eq!(diagnostic.short(&sources), "nftables.conf:3:25: error[E005]: the cgroup's path is empty");
     }
 
     #[test]

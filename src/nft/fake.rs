@@ -54,9 +54,9 @@ impl Cgroups {
 }
 
 /// A kernel of sets and elements alone. Scripts are only written down; the sets that they would make are
-/// declared by [`Twin::declare`].
+/// declared by [`Fake::declare`].
 #[derive(Debug, Default)]
-pub struct Twin {
+pub struct Fake {
     /// Its cgroups.
     pub cgroups: Cgroups,
     /// What is in it.
@@ -69,7 +69,7 @@ pub struct Twin {
     pub refusals: BTreeMap<Element, String>,
 }
 
-impl Twin {
+impl Fake {
     /// Without sets, over these cgroups.
     pub fn new(cgroups: Cgroups) -> Self {
         Self { cgroups, ..Self::default() }
@@ -104,7 +104,7 @@ impl Twin {
     }
 }
 
-impl Kernel for Twin {
+impl Kernel for Fake {
     fn run(&mut self, script: &str, check: bool) -> Result<(), Vec<Complaint>> {
         if !check {
             self.transactions += 1;
@@ -172,35 +172,35 @@ mod tests {
         Element { set: set(), key: Key::Cgroup(path(text)), data }
     }
 
-    fn twin() -> Twin {
-        let mut twin = Twin::default();
-        twin.declare(set());
-        twin
+    fn fake() -> Fake {
+        let mut fake = Fake::default();
+        fake.declare(set());
+        fake
     }
 
     #[test]
     fn a_restarted_cgroup_has_a_new_id_and_the_old_element_stays() {
-        let mut twin = twin();
-        let old = twin.cgroups.make(&path("a"));
-        twin.add(&[element("a", None)]).unwrap();
-        twin.cgroups.remove(&path("a"));
-        let new = twin.cgroups.make(&path("a"));
-        twin.add(&[element("a", None)]).unwrap();
-        assert_eq!(twin.ids(&set()).unwrap(), BTreeSet::from([old, new]));
-        twin.delete(&[(set(), old), (set(), CgroupId(99))]).unwrap();
-        assert_eq!(twin.ids(&set()).unwrap(), BTreeSet::from([new]));
-        assert_eq!(twin.transactions, 3);
+        let mut fake = fake();
+        let old = fake.cgroups.make(&path("a"));
+        fake.add(&[element("a", None)]).unwrap();
+        fake.cgroups.remove(&path("a"));
+        let new = fake.cgroups.make(&path("a"));
+        fake.add(&[element("a", None)]).unwrap();
+        assert_eq!(fake.ids(&set()).unwrap(), BTreeSet::from([old, new]));
+        fake.delete(&[(set(), old), (set(), CgroupId(99))]).unwrap();
+        assert_eq!(fake.ids(&set()).unwrap(), BTreeSet::from([new]));
+        assert_eq!(fake.transactions, 3);
     }
 
     #[test]
     fn different_data_is_refused_and_the_rest_is_added() {
-        let mut twin = twin();
-        twin.cgroups.make(&path("a"));
-        twin.cgroups.make(&path("b"));
-        twin.add(&[element("a", Some(Data::Accept))]).unwrap();
-        twin.add(&[element("a", Some(Data::Accept))]).unwrap();
+        let mut fake = fake();
+        fake.cgroups.make(&path("a"));
+        fake.cgroups.make(&path("b"));
+        fake.add(&[element("a", Some(Data::Accept))]).unwrap();
+        fake.add(&[element("a", Some(Data::Accept))]).unwrap();
         let error =
-            twin.add(&[element("a", Some(Data::Drop)), element("b", None), element("c", None)]).unwrap_err();
+            fake.add(&[element("a", Some(Data::Drop)), element("b", None), element("c", None)]).unwrap_err();
         assert_eq!(error.added, [element("b", None)]);
         assert_eq!(error.vanished, [element("c", None)]);
         assert_eq!(error.refused.len(), 1);
@@ -208,11 +208,11 @@ mod tests {
 
     #[test]
     fn a_set_that_is_gone_refuses_elements_and_forgives_deletions() {
-        let mut twin = Twin::default();
-        twin.cgroups.make(&path("a"));
-        assert_eq!(twin.add(&[element("a", None)]).unwrap_err().refused.len(), 1);
-        twin.delete(&[(set(), CgroupId(1))]).unwrap();
-        twin.close(&[set()]).unwrap();
-        assert_eq!(twin.ids(&set()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let mut fake = Fake::default();
+        fake.cgroups.make(&path("a"));
+        assert_eq!(fake.add(&[element("a", None)]).unwrap_err().refused.len(), 1);
+        fake.delete(&[(set(), CgroupId(1))]).unwrap();
+        fake.close(&[set()]).unwrap();
+        assert_eq!(fake.ids(&set()).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }
