@@ -57,6 +57,23 @@ pub fn words(complaints: &[Complaint]) -> String {
     complaints.iter().map(|complaint| complaint.words.as_str()).collect::<Vec<_>>().join("; ")
 }
 
+/// The words of errors that pass (strerror(3)): the kernel was short of something, or busy.
+const PASSING: [&str; 6] = [
+    "Cannot allocate memory",
+    "Device or resource busy",
+    "Interrupted system call",
+    "No buffer space available",
+    "Resource temporarily unavailable",
+    "Too many open files",
+];
+
+impl Complaint {
+    /// Whether the same may succeed in a moment.
+    pub fn is_passing(&self) -> bool {
+        PASSING.iter().any(|words| self.words.ends_with(words))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Severity {
     Error,
