@@ -10,6 +10,7 @@
 pub mod form;
 pub mod leftovers;
 mod names;
+mod overlap;
 pub mod pattern;
 pub mod script;
 
@@ -29,6 +30,7 @@ use crate::{
 };
 use form::{Form, Gate, Match, around_units, form, may_be_repeated, verdict};
 use names::Names;
+use overlap::Index;
 pub use pattern::{Pattern, Target};
 pub use script::{Line, Script};
 
@@ -227,7 +229,7 @@ enum Whose<'a> {
 }
 
 enum Step<'a> {
-    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>> },
+    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>>, index: Index<'a> },
     InPlace { rule: &'a Rule<'a>, gate: Gate },
 }
 
@@ -312,13 +314,18 @@ fn steps<'a>(rules: impl IntoIterator<Item = &'a Rule<'a>>, levels: &Levels) -> 
 
 fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
     let (whose, levels) = (mapped.whose(), mapped.levels(levels));
-    if let Some(Step::Run { levels: same, groups }) = steps.last_mut()
+    if let Some(Step::Run { levels: same, groups, index }) = steps.last_mut()
         && *same == levels
     {
         // At one level a packet is in one of the groups at most; at several, if nothing is below what they are for.
         let exclusive = levels.len() == 1 || !(whose.may_hold_others() || groups[0].whose.may_hold_others());
-        match groups.iter_mut().find(|group| group.whose.overlaps(&whose)) {
-            None if exclusive => return groups.push(Group { whose, rules: vec![mapped] }),
+        let overlaps = |at: &usize| groups[*at].whose.overlaps(&whose);
+        let overlapping = index.candidates(&whose).into_iter().find(overlaps);
+        match overlapping.map(|at| &mut groups[at]) {
+            None if exclusive => {
+                index.add(&whose);
+                return groups.push(Group { whose, rules: vec![mapped] });
+            }
             None => {}
             Some(group)
                 if group.whose == whose
@@ -330,7 +337,9 @@ fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
             Some(_) => {}
         }
     }
-    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }] });
+    let mut index = Index::default();
+    index.add(&whose);
+    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }], index });
 }
 
 /// How rules get into a chain.
@@ -411,7 +420,7 @@ impl Compiler<'_> {
 
     fn step(&mut self, command: &Command<'_>, step: Step<'_>) {
         match step {
-            Step::Run { levels, groups } => self.run(command, &levels, &groups),
+            Step::Run { levels, groups, .. } => self.run(command, &levels, &groups),
             Step::InPlace { rule, gate } => self.in_place(command, rule, gate),
         }
     }
