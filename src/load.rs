@@ -10,10 +10,11 @@ use serde_json::Value;
 use crate::{
     dispatch::{self, Bound, Dispatch, Levels, Line, Pattern, Script, leftovers, pattern::level},
     engine::Outcome,
+    findings::Refusal,
     model::{AnnotationId, Binding, CgroupId, CgroupPath, Data, Element, Instance, Key, UnitName, UnitOf},
-    nft::{Complaint, Kernel},
-    policy::{Annotation, Part, Policy, Statement, hosts::Hosts},
-    text::{Code, Diagnostic, Span},
+    nft::{Complaint, Kernel, complaint::Kind},
+    policy::{Policy, hosts::Hosts},
+    text::Span,
     units::selector::{Selectors, Users},
 };
 
@@ -54,8 +55,8 @@ pub struct Loaded {
     pub patterns: Vec<Pattern>,
     /// The elements that went in with it.
     pub installed: Vec<(Element, Outcome)>,
-    /// What nft refused, in the order of the files, with its words.
-    pub diagnostics: Vec<Diagnostic>,
+    /// What nft refused, in the order of the files.
+    pub refusals: Vec<Refusal>,
     /// What it was loaded into, as libnftables lists it.
     pub ruleset: Value,
 }
@@ -173,7 +174,7 @@ impl Load<'_> {
             annotations.iter().any(|id| !left_out.contains(id))
         };
         let patterns = dispatch.patterns.iter().filter(stays).map(|(pattern, _)| pattern.clone()).collect();
-        Loaded { bindings, patterns, installed, diagnostics: blamed.diagnostics(self.policy), ruleset }
+        Loaded { bindings, patterns, installed, refusals: blamed.refused.into_values().collect(), ruleset }
     }
 
     /// Tries the elements of users' own sets whose cgroup does not exist with the root cgroup in its place, so that a
@@ -192,7 +193,7 @@ impl Load<'_> {
             let line = Line::new(format!("add element {set} {{ \".\"{data} }}"));
             if let Err(complaints) = kernel.run(&format!("{line}\n"), true) {
                 for id in &bound.annotations {
-                    blamed.add(*id, None, &complaints[0].words);
+                    blamed.add(*id, None, &complaints[0]);
                 }
             }
         }
@@ -213,7 +214,7 @@ impl Load<'_> {
             if number <= removal && line.annotations.is_empty() {
                 progress = progress.max(Progress::MachineChanged);
             }
-            if complaint.words.contains("cgroupv2 path fails")
+            if complaint.kind == Kind::CgroupMissing
                 && let Some(path) = element_path(line)
             {
                 progress =
@@ -226,7 +227,7 @@ impl Load<'_> {
                 let is_fit =
                     |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found.span == whole);
                 let place = origin.filter(is_fit);
-                if blamed.add(*id, place, &complaint.words) {
+                if blamed.add(*id, place, complaint) {
                     progress = Progress::Blamed;
                 }
             }
@@ -255,7 +256,7 @@ impl Load<'_> {
         match &group[..] {
             _ if complaints.is_empty() => self.try_group(kernel, &group, levels, blamed),
             [] => {}
-            [id] => drop(blamed.add(*id, None, &complaints[0].words)),
+            [id] => drop(blamed.add(*id, None, &complaints[0])),
             _ => {
                 let (first, second) = group.split_at(group.len() / 2);
                 self.try_group(kernel, first, levels, blamed);
@@ -295,79 +296,21 @@ enum Progress {
 /// What goes into no further try.
 #[derive(Debug, Default)]
 struct Blamed {
-    /// Annotations that nft refuses: where, and in which words.
-    refused: BTreeMap<AnnotationId, (Option<Span>, String)>,
+    /// Annotations that nft refuses.
+    refused: BTreeMap<AnnotationId, Refusal>,
     /// Cgroups that vanished meanwhile; if they come again, the engine adds their elements.
     late: BTreeSet<CgroupPath>,
 }
 
 impl Blamed {
-    fn add(&mut self, id: AnnotationId, place: Option<Span>, words: &str) -> bool {
+    fn add(&mut self, id: AnnotationId, place: Option<Span>, complaint: &Complaint) -> bool {
         let new = !self.refused.contains_key(&id);
-        self.refused.entry(id).or_insert_with(|| (place, words.to_owned()));
+        self.refused.entry(id).or_insert_with(|| Refusal::new(id, place, complaint));
         new
     }
 
     fn left_out(&self) -> BTreeSet<AnnotationId> {
         self.refused.keys().copied().collect()
-    }
-
-    fn diagnostics(self, policy: &Policy) -> Vec<Diagnostic> {
-        let refusal = |(id, (place, words)): (AnnotationId, (Option<Span>, String))| {
-            refusal(policy.annotation(id), place, &words)
-        };
-        let mut diagnostics: Vec<Diagnostic> = self.refused.into_iter().map(refusal).collect();
-        diagnostics.dedup();
-        diagnostics
-    }
-}
-
-/// What nft says of an annotation, as a diagnostic in it.
-pub fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Diagnostic {
-    let subject = subject(annotation);
-    let span = place.unwrap_or(subject);
-    let message = format!("nft refuses this annotation: {words}");
-    if words.contains("Operation not supported") && needs_only_a_cgroup(&annotation.statement) {
-        return Diagnostic::new(Code::Hook, subject, message).help(
-            "a socket's cgroup is only known in chains that prerouting, input or output call, and in no others",
-        );
-    }
-    let diagnostic = Diagnostic::new(Code::Refused, span, message);
-    if words.contains("Interface does not exist") {
-        return diagnostic.help("`iifname` and `oifname` compare names, and take one that does not exist");
-    }
-    match &annotation.statement {
-        Statement::Element(_) if words.contains("Could not resolve hostname") => {
-            diagnostic.help("the set is for addresses: an annotation needs one of `type cgroupsv2`")
-        }
-        _ if span != subject || !words.ends_with("No such file or directory") => diagnostic,
-        Statement::Rule(rule) => {
-            diagnostic.help(format!("make the chain outside the annotations: `add chain {}`", rule.chain))
-        }
-        Statement::Element(element) => diagnostic.help(format!(
-            "make the set outside the annotations: `add set {} {{ type cgroupsv2; }}`",
-            element.set
-        )),
-    }
-}
-
-/// Whether a rule matches cgroups, and has nothing else in it that some hooks do not have.
-fn needs_only_a_cgroup(statement: &Statement) -> bool {
-    const PARTICULAR: [&str; 10] =
-        ["tproxy", "redirect", "masquerade", "snat", "dnat", "dup", "fwd", "synproxy", "reject", "queue"];
-    let is_particular =
-        |part: &Part| matches!(part, Part::Verbatim(token) if PARTICULAR.iter().any(|word| token.is(word)));
-    match statement {
-        Statement::Rule(rule) => statement.matches_cgroup() && !rule.body.iter().any(is_particular),
-        Statement::Element(_) => false,
-    }
-}
-
-/// What an annotation is about: the chain or set that it names.
-fn subject(annotation: &Annotation) -> Span {
-    match &annotation.statement {
-        Statement::Rule(rule) => rule.chain_span,
-        Statement::Element(element) => element.set_span,
     }
 }
 

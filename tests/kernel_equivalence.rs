@@ -233,9 +233,9 @@ impl<'a> Machine<'a> {
         let compiled =
             || dispatch::compile(&policy, &BTreeSet::new(), &hosts, &BTreeMap::new()).script.to_string();
         prop_assert!(
-            loaded.diagnostics.is_empty(),
+            loaded.refusals.is_empty(),
             "{}\n{}",
-            loaded.diagnostics[0].render(&policy.sources, false),
+            loaded.refusals[0].diagnostic(&policy).render(&policy.sources, false),
             compiled()
         );
         // Only now: nft looks all over cgroupfs for the path of every cgroup in a plain rule that it lists.

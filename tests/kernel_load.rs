@@ -19,6 +19,7 @@ use scnpm::{
     model::{CgroupPath, UnitName, UnitOf},
     nft::{Kernel, Nftables},
     policy::{Policy, hosts::Hosts},
+    text::Diagnostic,
     watch::cgroups::look,
 };
 
@@ -91,19 +92,17 @@ fn refused_annotations_are_reported_at_their_place_and_the_others_load() {
 # i.service :: add rule inet filter wl ip6 daddr 192.0.2.1 accept
 ",
         );
+        let diagnostics: Vec<Diagnostic> =
+            loaded.refusals.iter().map(|refusal| refusal.diagnostic(&policy)).collect();
         let places: Vec<(usize, usize)> =
-            loaded.diagnostics.iter().map(|diagnostic| policy.sources.line_column(diagnostic.span)).collect();
+            diagnostics.iter().map(|diagnostic| policy.sources.line_column(diagnostic.span)).collect();
         assert_eq!(
             places.iter().map(|(line, _)| *line).collect::<Vec<_>>(),
             [2, 3, 5, 6, 8, 10],
             "{places:?}"
         );
         assert_eq!(places[2], (5, 9), "the word that nft stumbles over");
-        assert!(
-            loaded.diagnostics[0].message.contains("No such file or directory"),
-            "{:?}",
-            loaded.diagnostics[0]
-        );
+        assert!(diagnostics[0].message.contains("No such file or directory"), "{:?}", diagnostics[0]);
         let ruleset = ruleset(sandbox);
         for (unit, there) in [("a", false), ("b", false), ("d", false), ("e", false), ("f", true)] {
             assert_eq!(
@@ -129,7 +128,7 @@ fn many_refused_annotations_among_good_ones_are_all_found() {
             })
             .collect();
         let (_, loaded) = load(&mut kernel, &text);
-        assert_eq!((loaded.diagnostics.len(), loaded.bindings.len()), (60, 40));
+        assert_eq!((loaded.refusals.len(), loaded.bindings.len()), (60, 40));
     });
 }
 
@@ -200,7 +199,7 @@ fn flush_empties_the_chains_that_annotations_name_and_no_others() {
             policy("# a.service :: inet filter wl socket cgroupv2 level 2 \"x.slice/a.service\" accept\n");
         for _ in 0..2 {
             let loaded = load_with(&mut kernel, &policy, true).unwrap();
-            assert!(loaded.diagnostics.is_empty());
+            assert!(loaded.refusals.is_empty());
             let list = sandbox.nft(&["list", "chain", "inet", "filter", "wl"]);
             assert!(!list.contains("dport 9") && list.matches("vmap").count() == 1, "{list}");
             assert!(ruleset(sandbox).contains("udp dport 7777 drop"));

@@ -15,7 +15,7 @@ pub mod ruleset;
 mod sockets;
 mod subject;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod units;
 
 use crate::{policy::Policy, text::Diagnostic};

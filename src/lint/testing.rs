@@ -28,7 +28,7 @@ impl Files for InMemory {
 }
 
 /// A policy of several files `0.nft`, `1.nft` ….
-pub(super) fn policy_of(texts: &[&str]) -> Policy {
+pub(crate) fn policy_of(texts: &[&str]) -> Policy {
     let named =
         texts.iter().enumerate().map(|(n, text)| (PathBuf::from(format!("{n}.nft")), (*text).to_owned()));
     let files = InMemory(named.collect());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    FileComplaint, complaint, json,
+    Complaint, FileComplaint, complaint, json,
     libnftables::Libnftables,
     message::{RawElement, RawKey},
     netlink::{Netlink, SetKind},
@@ -16,15 +16,6 @@ use crate::{
     model::{CgroupId, CgroupPath, Data, Element, Key, PREFIX, SetRef},
     watch::cgroups::look,
 };
-
-/// What nft says of a script, with its place in the script where it names one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Complaint {
-    /// Line (from 1), first and last column (from 1) in the script.
-    pub place: Option<(usize, usize, usize)>,
-    /// nft's own words, without the place and without the echoed line.
-    pub words: String,
-}
 
 /// Why a batch of elements was not added.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,7 +132,7 @@ impl Kernel for Nftables {
     }
 
     fn close(&mut self, gates: &[SetRef]) -> Result<(), Vec<Complaint>> {
-        self.netlink.flush(gates).map_err(|error| vec![Complaint { place: None, words: error.to_string() }])
+        self.netlink.flush(gates).map_err(|error| vec![Complaint::unplaced(error.to_string())])
     }
 
     fn delete(&mut self, elements: &[(SetRef, CgroupId)]) -> io::Result<()> {

@@ -10,7 +10,7 @@ pub mod monitor;
 pub mod netlink;
 pub mod probe;
 
-pub use complaint::FileComplaint;
-pub use kernel::{AddError, Complaint, Kernel, Nftables};
+pub use complaint::{Complaint, FileComplaint};
+pub use kernel::{AddError, Kernel, Nftables};
 pub use monitor::{Change, Interest, RulesetMonitor};
 pub use probe::Missing;

@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::room;
 use crate::{
     dispatch::Pattern,
-    load::{self, Load},
+    findings::Refusal,
+    load::Load,
     model::{Binding, CgroupPath, Element, Instance, Key, SetRef},
-    nft::{FileComplaint, Kernel, Nftables, libnftables::Libnftables},
+    nft::{Complaint, FileComplaint, Kernel, Nftables, libnftables::Libnftables},
     policy::{Policy, Statement, hosts::Hosts},
     text::Diagnostic,
     units::selector::Users,
@@ -80,7 +81,7 @@ impl Attempt {
             files.iter().filter_map(|file| library.try_file(file).err()).flatten().collect()
         };
         let mut complaints: Vec<FileComplaint> = in_a_process(parse).unwrap_or_default();
-        complaints.retain(|complaint| complaint.words.starts_with("syntax error"));
+        complaints.retain(|complaint| complaint.kind.is_syntax());
         complaints
     }
 
@@ -106,7 +107,9 @@ impl Attempt {
             Load { policy, hosts, flush: false, look: &is_there, active: &|_, _| false, instances, users };
         match load.run(&mut kernel) {
             Ok(loaded) => {
-                let mut diagnostics = loaded.diagnostics;
+                let refused = loaded.refusals.iter();
+                let mut diagnostics: Vec<Diagnostic> =
+                    refused.map(|refusal| refusal.diagnostic(policy)).collect();
                 let examples = loaded.patterns.iter().flat_map(examples);
                 let bindings: Vec<Binding> = loaded.bindings.into_iter().chain(examples).collect();
                 room::make_cgroups(bindings.iter().flat_map(|binding| binding.condition.paths()));
@@ -148,10 +151,11 @@ fn refused_elements(kernel: &mut Nftables, bindings: &[Binding], policy: &Policy
     let Err(error) = kernel.add(&all) else { return vec![] };
     let diagnostic = |(element, words): &(Element, String)| {
         let binding = elements.get(&(&element.set, &element.key))?;
-        let (_, annotation) = policy
+        let (id, _) = policy
             .iter()
             .find(|(_, annotation)| policy.sources.location(annotation.unit_span) == binding.location)?;
-        Some(load::refusal(annotation, None, words))
+        let complaint: Complaint = Complaint::unplaced(words);
+        Some(Refusal::new(id, None, &complaint).diagnostic(policy))
     };
     error.refused.iter().filter_map(diagnostic).collect()
 }

@@ -206,14 +206,14 @@ impl Rounds<'_> {
         let mut has_junk = false;
         for complaint in complaints {
             let Some(span) = self.place(&complaint) else {
-                self.unplaced(&complaint.words);
+                self.unplaced(&complaint);
                 continue;
             };
             // What follows comes of it, and there is one at each line.
             if has_junk {
                 break;
             }
-            let Judgement { diagnostic, repair } = judge::judge(&self.judged(span), &complaint.words);
+            let Judgement { diagnostic, repair } = judge::judge(&self.judged(span), &complaint);
             has_junk = repair == Repair::Junk;
             let (diagnostic, is_different) = self.carry_out(repair, span, diagnostic, &before);
             self.say_once(diagnostic);
@@ -337,11 +337,9 @@ impl Rounds<'_> {
         Some(id)
     }
 
-    fn unplaced(&mut self, words: &str) {
+    fn unplaced(&mut self, complaint: &FileComplaint) {
         let span = Span { file: FileId(0), start: 0, end: 0 };
-        let diagnostic =
-            Diagnostic::new(Code::Base, span, format!("nft refuses the file: {}", words.replace('\n', " ")));
-        self.say_once(diagnostic);
+        self.say_once(Diagnostic::new(Code::Base, span, judge::refusal(complaint)));
     }
 
     fn say_once(&mut self, diagnostic: Diagnostic) {
@@ -354,7 +352,7 @@ impl Rounds<'_> {
     fn without_a_room(&mut self) {
         for complaint in self.attempt.syntax(&self.files) {
             if let Some(span) = self.place(&complaint) {
-                let diagnostic = judge::judge(&self.judged(span), &complaint.words).diagnostic;
+                let diagnostic = judge::judge(&self.judged(span), &complaint).diagnostic;
                 self.diagnostics.push(diagnostic);
             }
         }
