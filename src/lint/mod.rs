@@ -16,12 +16,10 @@ mod sockets;
 mod subject;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod units;
 
-use crate::{policy::Policy, text::Diagnostic};
+use crate::{policy::Policy, text::Diagnostic, units::Units};
 use calls::Calls;
 pub use ruleset::Ruleset;
-pub use units::{UnitFile, Units};
 
 /// What is known of the machine.
 #[derive(Debug, Clone, Copy, Default)]

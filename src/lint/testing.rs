@@ -8,11 +8,12 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Facts, Ruleset, UnitFile, Units, lint};
+use super::{Facts, Ruleset, lint};
 use crate::{
     model::UnitName,
     policy::{Policy, files::Files, parse},
     text::{Code, Diagnostic},
+    units::{UnitFile, Units},
 };
 
 struct InMemory(BTreeMap<PathBuf, String>);
