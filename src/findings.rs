@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     lint::{self, Facts},
     model::AnnotationId,
-    nft::{Complaint, complaint::Kind},
+    nft::complaint::{Complaint, Kind},
     policy::{
         Annotation, Part, Policy, Statement,
         hosts::{self, HostName, Hosts},

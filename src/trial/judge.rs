@@ -3,7 +3,7 @@
 use crate::{
     findings::{BY_NAME, ONLY_SOME_HOOKS},
     model::CgroupPath,
-    nft::{Complaint, complaint::Kind},
+    nft::complaint::{Complaint, Kind},
     text::{
         Code, Diagnostic, Item, ItemKind, Outline, OutlinedBlock, Span, Token, TokenKind, diagnostic::quoted,
         token::text_of,
