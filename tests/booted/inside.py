@@ -824,7 +824,7 @@ def host_name_that_does_not_resolve_is_reported_and_tried_again():
 
 
 @test
-def examples_load_at_boot_and_have_no_mistakes():
+def examples_load_at_boot_and_have_no_errors():
     with m.known_hosts("mail.intranet.local", "payments.example.com"):
         examples = sorted(m.EXAMPLES.glob("*.conf"))
         m.check(len(examples) >= 3, f"only these examples: {examples}")
@@ -1024,7 +1024,7 @@ def check_finds_units_of_a_users_manager():
 
 
 @test
-def unit_in_a_users_home_is_no_mistake():
+def unit_in_a_users_home_is_known():
     name = "t-homed.service"
     home = m.pathlib.Path(f"/home/{m.USER}/.config/systemd/user")
     sleeper(name, where=home)
@@ -1156,7 +1156,7 @@ def nftables_that_is_checked_before_does_not_reload_what_is_wrong():
 
 
 @test
-def nftables_that_is_checked_before_starts_with_a_mistake_in_an_annotation():
+def nftables_that_is_checked_before_starts_with_an_error_in_an_annotation():
     running("t-good.service")
     m.drop_in_of_examples("nftables.service", "scnpm-check.conf")
     m.write_policy(m.system_rule("t-good.service"), MISSPELT)
