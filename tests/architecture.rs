@@ -106,6 +106,21 @@ const IMPURE: &[&str] = &[
     "stdout",
 ];
 
+/// nft's words that somebody acts on.
+const WORDS: &[&str] = &[
+    "Cannot allocate memory",
+    "Could not resolve hostname",
+    "File exists",
+    "Interface does not exist",
+    "No such file or directory",
+    "Operation not supported",
+    "cgroupv2 path fails",
+    "syntax error",
+];
+
+/// Where they are classified, and where they are made up for tests.
+const WITH_WORDS: &[&str] = &["nft/complaint.rs", "nft/fake.rs"];
+
 /// The files with `unsafe` in them.
 const UNSAFE: &[&str] = &[
     "nft/libnftables.rs",
@@ -179,6 +194,18 @@ fn pure_code_touches_neither_machine_nor_clock() {
         wrong.extend(paths.iter().filter(impure).map(|path| format!("{}: {}", file.name, path.join("::"))));
     }
     assert!(seen > 40, "only {seen} files: the rooms have moved");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn words_of_nft_are_compared_in_one_place() {
+    let mut wrong = Vec::new();
+    for file in Source::all().into_iter().filter(|file| !WITH_WORDS.contains(&file.name.as_str())) {
+        let code = file.text.split("#[cfg(test)]").next().unwrap();
+        let is_named =
+            |word: &&&str| code.contains(&format!("\"{word}")) || code.contains(&format!("{word}\""));
+        wrong.extend(WORDS.iter().filter(is_named).map(|word| format!("{}: {word}", file.name)));
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
