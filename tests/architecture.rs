@@ -114,6 +114,7 @@ const WORDS: &[&str] = &[
     "Interface does not exist",
     "No such file or directory",
     "Operation not supported",
+    "Too many links",
     "cgroupv2 path fails",
     "syntax error",
 ];

@@ -32,6 +32,8 @@ pub enum Kind {
     HostUnresolved,
     /// The kernel does not have this there, such as a cgroup match in a forward chain.
     Unsupported,
+    /// Chains call each other in a circle, or too deep.
+    Loop,
     /// No such table, chain, set or device.
     Missing,
     /// The same, and nft knows a similar name, which its words have.
@@ -90,6 +92,7 @@ impl Kind {
             "No such file or directory" if is_near_miss => Self::Misspelt,
             "No such file or directory" => Self::Missing,
             "Operation not supported" => Self::Unsupported,
+            "Too many links" => Self::Loop,
             "File exists" => Self::Exists,
             "Cannot allocate memory"
             | "Device or resource busy"
@@ -105,6 +108,12 @@ impl Kind {
     /// Whether nft cannot read what is written.
     pub fn is_syntax(self) -> bool {
         matches!(self, Self::Junk | Self::EarlyEnd | Self::Syntax)
+    }
+
+    /// Whether it may be about another rule of the same table that stands before: the kernel looks at a whole table after
+    /// each rule, so it says the same of all later ones (`nft_table_validate`).
+    pub fn is_of_the_table(self) -> bool {
+        matches!(self, Self::Unsupported | Self::Loop)
     }
 
     /// Whether a table, chain, set or device does not exist.
@@ -344,7 +353,7 @@ main.conf:4:1-3: Error: Interface does not exist
             ("syntax error", Kind::Syntax),
             ("Could not process rule: Cannot allocate memory", Kind::Passing),
             ("Could not process rule: Device or resource busy", Kind::Passing),
-            ("Could not process rule: Too many links", Kind::Other),
+            ("Could not process rule: Too many links", Kind::Loop),
             ("cache initialization failed: Interrupted system call", Kind::Passing),
             ("cache initialization failed: Operation not permitted", Kind::Other),
             ("Could not process rule: Invalid argument", Kind::Other),
@@ -369,7 +378,7 @@ main.conf:4:1-3: Error: Interface does not exist
             let error = std::io::Error::from(errno).to_string();
             assert_eq!(Complaint::<Place>::unplaced(&error).kind, Kind::Passing, "{error}");
         }
-        for errno in [Errno::EPERM, Errno::EINVAL, Errno::EMLINK] {
+        for errno in [Errno::EPERM, Errno::EINVAL, Errno::ENOSPC] {
             let error = std::io::Error::from(errno).to_string();
             assert_eq!(Complaint::<Place>::unplaced(&error).kind, Kind::Other, "{error}");
         }

@@ -203,8 +203,12 @@ impl Rounds<'_> {
     fn repair(&mut self, complaints: Vec<FileComplaint>) -> bool {
         let mut repaired = false;
         let before = self.attempt.clone();
-        let mut has_junk = false;
+        let (mut has_junk, mut is_table_wrong) = (false, false);
         for complaint in complaints {
+            // What is wrong by itself is said again in the next round.
+            if is_table_wrong && complaint.kind.is_of_the_table() {
+                continue;
+            }
             let Some(span) = self.place(&complaint) else {
                 self.unplaced(&complaint);
                 continue;
@@ -217,6 +221,7 @@ impl Rounds<'_> {
             has_junk = repair == Repair::Junk;
             let (diagnostic, is_different) = self.carry_out(repair, span, diagnostic, &before);
             self.say_once(diagnostic);
+            is_table_wrong |= is_different && complaint.kind.is_of_the_table();
             repaired |= is_different;
         }
         repaired
