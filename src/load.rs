@@ -208,7 +208,12 @@ impl Load<'_> {
         blamed: &mut Blamed,
     ) -> Progress {
         let mut progress = Progress::None;
+        let mut is_table_wrong = false;
         for complaint in complaints {
+            // Whoever is to blame for the table is said first; the others are tried again.
+            if complaint.kind.is_of_the_table() && std::mem::replace(&mut is_table_wrong, true) {
+                continue;
+            }
             let Some((number, first, last)) = complaint.place else { continue };
             let Some(line) = script.line(number) else { continue };
             if number <= removal && line.annotations.is_empty() {

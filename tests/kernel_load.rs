@@ -117,6 +117,31 @@ fn refused_annotations_are_reported_at_their_place_and_the_others_load() {
 }
 
 #[test]
+fn wrong_hook_is_held_against_its_own_annotations_only() {
+    sandbox::run(|sandbox| {
+        sandbox.load(BASE);
+        let mut kernel = Nftables::open().unwrap();
+        let (policy, loaded) = load(
+            &mut kernel,
+            "# a.service :: add rule inet filter forward socket cgroupv2 level 2 \"x.slice/a.service\" accept
+# b.service :: add rule inet filter forward socket cgroupv2 level 2 \"x.slice/b.service\" tcp dport 25 accept
+# c.service :: add rule inet filter wl socket cgroupv2 level 2 \"x.slice/c.service\" accept
+# d.service :: add rule inet filter wl socket cgroupv2 level 2 \"x.slice/d.service\" tcp dport 25 accept
+# e.service :: add rule inet filter out socket cgroupv2 level 2 \"x.slice/e.service\" accept
+",
+        );
+        let lines: Vec<usize> = loaded
+            .refusals
+            .iter()
+            .map(|refusal| policy.sources.line_column(refusal.diagnostic(&policy).span).0)
+            .collect();
+        assert_eq!(lines, [1, 2]);
+        let units: Vec<&str> = loaded.bindings.iter().map(|binding| binding.unit.0.as_str()).collect();
+        assert_eq!(units, ["c.service", "d.service", "e.service"]);
+    });
+}
+
+#[test]
 fn many_refused_annotations_among_good_ones_are_all_found() {
     sandbox::run(|sandbox| {
         sandbox.load(BASE);
