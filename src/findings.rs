@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     lint::{self, Facts},
-    model::AnnotationId,
+    model::{AnnotationId, ChainRef},
     nft::complaint::{Complaint, Kind},
     policy::{
         Annotation, Part, Policy, Statement,
@@ -104,7 +104,7 @@ impl Refusal {
         let subject = subject(annotation);
         let span = self.place.unwrap_or(subject);
         let message = format!("nft refuses this annotation: {}", self.words);
-        if self.kind == Kind::Unsupported && needs_only_a_cgroup(&annotation.statement) {
+        if self.kind == Kind::Unsupported && chain_of_cgroups(annotation).is_some() {
             return Diagnostic::new(Code::Hook, subject, message).help(ONLY_SOME_HOOKS);
         }
         let diagnostic = Diagnostic::new(Code::Refused, span, message);
@@ -122,6 +122,20 @@ impl Refusal {
             )),
             _ => diagnostic,
         }
+    }
+}
+
+/// The chain of a rule that matches cgroups, and has nothing else in it that some hooks do not have.
+pub fn chain_of_cgroups(annotation: &Annotation) -> Option<&ChainRef> {
+    const PARTICULAR: [&str; 10] =
+        ["tproxy", "redirect", "masquerade", "snat", "dnat", "dup", "fwd", "synproxy", "reject", "queue"];
+    let is_particular =
+        |part: &Part| matches!(part, Part::Verbatim(token) if PARTICULAR.iter().any(|word| token.is(word)));
+    match &annotation.statement {
+        Statement::Rule(rule) if annotation.statement.matches_cgroup() => {
+            (!rule.body.iter().any(is_particular)).then_some(&rule.chain)
+        }
+        _ => None,
     }
 }
 
@@ -173,18 +187,6 @@ fn explain_hooks(diagnostics: &mut Vec<Diagnostic>) {
 
 fn overlap(a: Span, b: Span) -> bool {
     a.file == b.file && a.start < b.end && b.start < a.end
-}
-
-/// Whether a rule matches cgroups, and has nothing else in it that some hooks do not have.
-fn needs_only_a_cgroup(statement: &Statement) -> bool {
-    const PARTICULAR: [&str; 10] =
-        ["tproxy", "redirect", "masquerade", "snat", "dnat", "dup", "fwd", "synproxy", "reject", "queue"];
-    let is_particular =
-        |part: &Part| matches!(part, Part::Verbatim(token) if PARTICULAR.iter().any(|word| token.is(word)));
-    match statement {
-        Statement::Rule(rule) => statement.matches_cgroup() && !rule.body.iter().any(is_particular),
-        Statement::Element(_) => false,
-    }
 }
 
 /// What an annotation is about: the chain or set that it names.

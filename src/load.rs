@@ -10,8 +10,10 @@ use serde_json::Value;
 use crate::{
     dispatch::{self, Bound, Dispatch, Levels, Line, Pattern, Script, leftovers, pattern::level},
     engine::Outcome,
-    findings::Refusal,
-    model::{AnnotationId, Binding, CgroupId, CgroupPath, Data, Element, Instance, Key, UnitName, UnitOf},
+    findings::{self, Refusal},
+    model::{
+        AnnotationId, Binding, CgroupId, CgroupPath, ChainRef, Data, Element, Instance, Key, UnitName, UnitOf,
+    },
     nft::{Complaint, Kernel, complaint::Kind},
     policy::{Policy, hosts::Hosts},
     text::Span,
@@ -208,14 +210,20 @@ impl Load<'_> {
         blamed: &mut Blamed,
     ) -> Progress {
         let mut progress = Progress::None;
-        let mut is_table_wrong = false;
+        let mut of_the_table = None;
         for complaint in complaints {
-            // Whoever is to blame for the table is said first; the others are tried again.
-            if complaint.kind.is_of_the_table() && std::mem::replace(&mut is_table_wrong, true) {
-                continue;
-            }
             let Some((number, first, last)) = complaint.place else { continue };
             let Some(line) = script.line(number) else { continue };
+            if complaint.kind.is_of_the_table() {
+                // Whoever is to blame for the table comes first, and then others of the same wrong hook. The rest is tried
+                // again.
+                let chain = self.chain_of_cgroups(line).filter(|_| complaint.kind == Kind::Unsupported);
+                match of_the_table {
+                    None => of_the_table = Some(chain),
+                    Some(first) if first == chain && chain.is_some() => {}
+                    Some(_) => continue,
+                }
+            }
             if number <= removal && line.annotations.is_empty() {
                 progress = progress.max(Progress::MachineChanged);
             }
@@ -238,6 +246,11 @@ impl Load<'_> {
             }
         }
         progress
+    }
+
+    /// The chain of an annotation's rule, if cgroups are all that its hook may not have.
+    fn chain_of_cgroups(&self, line: &Line) -> Option<&ChainRef> {
+        line.annotations.iter().find_map(|id| findings::chain_of_cgroups(self.policy.annotation(*id)))
     }
 
     /// Finds all annotations that nft refuses, without any effect.

@@ -128,6 +128,7 @@ fn wrong_hook_is_held_against_its_own_annotations_only() {
 # c.service :: add rule inet filter wl socket cgroupv2 level 2 \"x.slice/c.service\" accept
 # d.service :: add rule inet filter wl socket cgroupv2 level 2 \"x.slice/d.service\" tcp dport 25 accept
 # e.service :: add rule inet filter out socket cgroupv2 level 2 \"x.slice/e.service\" accept
+# f.service :: add rule inet filter forward socket cgroupv2 level 2 != \"x.slice/f.service\" drop
 ",
         );
         let lines: Vec<usize> = loaded
@@ -135,7 +136,7 @@ fn wrong_hook_is_held_against_its_own_annotations_only() {
             .iter()
             .map(|refusal| policy.sources.line_column(refusal.diagnostic(&policy).span).0)
             .collect();
-        assert_eq!(lines, [1, 2]);
+        assert_eq!(lines, [1, 2, 6]);
         let units: Vec<&str> = loaded.bindings.iter().map(|binding| binding.unit.0.as_str()).collect();
         assert_eq!(units, ["c.service", "d.service", "e.service"]);
     });
