@@ -24,10 +24,10 @@ use proptest::{
 use scnpm::{
     dispatch,
     load::Load,
-    model::CgroupPath,
+    model::{CgroupPath, UnitState},
     nft::{Kernel, Nftables},
     policy::hosts::Hosts,
-    watch::cgroups::look,
+    watch::cgroups::{alive, look},
 };
 
 const CASES: u32 = 300;
@@ -224,7 +224,8 @@ impl<'a> Machine<'a> {
             hosts: &hosts,
             flush: false,
             look: &|path: &CgroupPath| look(path),
-            active: &|_, _| true,
+            alive: &alive,
+            state: &|_| Some(UnitState::Active),
             instances: &[],
             users: &BTreeMap::new(),
         };
@@ -301,7 +302,9 @@ add rule inet {table} late udp sport != {port} accept
 }
 
 fn run(kernel: &mut Nftables, script: &str) -> Result<(), TestCaseError> {
-    kernel.run(script, false).map_err(|complaints| fail(&format!("{}\n{script}", complaints[0].words)))
+    kernel
+        .run(&dispatch::Script::of(script.lines()), false)
+        .map_err(|complaints| fail(&format!("{}\n{script}", complaints[0].words)))
 }
 
 fn fail(text: &str) -> TestCaseError {

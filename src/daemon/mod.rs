@@ -22,11 +22,12 @@ use sd_notify::NotifyState;
 use crate::{
     cli,
     commands::Failure,
-    dispatch, effects,
+    dispatch,
+    effects::{self, Done, Failed},
     engine::{Action, Engine, Event, PolicyLoaded, Settings},
     load::{Load, LoadError},
-    machine,
-    model::{Binding, CGROUP_ROOT, Instance, Source, UnitName, UnitState},
+    log, machine,
+    model::{CGROUP_ROOT, Instance, Outcome, Row, Source, UnitName, UnitState},
     nft::{Interest, Kernel, Nftables, probe},
     policy::{
         Policy,
@@ -36,7 +37,7 @@ use crate::{
     },
     units::selector::Users,
     watch::{
-        cgroups::look,
+        cgroups::{alive, look},
         dbus::Heard,
         hosts::Answer,
         journal::{Kind, Told},
@@ -200,20 +201,35 @@ impl Daemon {
     fn execute(&mut self, action: Action, sources: &mut Sources) {
         match action {
             Action::Commit(commit) => {
-                let outcomes = effects::commit(&mut self.kernel, &commit, &look);
-                self.tell(Event::Committed { outcomes });
+                let done = effects::commit(&mut self.kernel, &commit, &look);
+                self.say_what_was_done(&done);
+                self.tell(Event::Committed { outcomes: done.outcomes });
             }
             Action::LookAtCgroup(path) => {
                 let id = look(&path);
                 self.tell(Event::CgroupSeen { path, id, source: None });
             }
             Action::LookAtUnit(unit) => drop(sources.dbus_looks.try_send(unit)),
-            Action::Sweep { set, keep } => match effects::sweep(&mut self.kernel, &set, &keep) {
-                Ok(0) => {}
-                Ok(number) => tracing::debug!("deleted {number} dead elements from {set}"),
-                Err(error) => tracing::error!("{set} cannot be swept: {error}"),
-            },
             Action::Reload { reread, flush } => self.reload(sources, reread, flush && self.options.flush),
+        }
+    }
+
+    /// What became of elements, in the log: failures that will pass only the first time in a row.
+    fn say_what_was_done(&self, done: &Done) {
+        for (id, outcome) in &done.outcomes {
+            let Some(row) = self.engine.row(*id) else { continue };
+            match outcome {
+                Outcome::Added(id) => log::element("added", row, *id, &self.policy),
+                Outcome::Deleted(id) => log::element("deleted", row, *id, &self.policy),
+                Outcome::Vanished | Outcome::Refused | Outcome::Failed => {}
+            }
+        }
+        for Failed { row, words, passing } in &done.failures {
+            if let Some(row) = self.engine.row(*row)
+                && !(*passing && row.has_failed())
+            {
+                log::failed(row, words, *passing, &self.policy);
+            }
         }
     }
 
@@ -257,9 +273,7 @@ impl Daemon {
             Heard::Resumed => self.tell(Event::SourceResumed { source }),
             Heard::Changed(unit) => self.tell(Event::UnitChanged { unit, source }),
             Heard::JobDone(unit) => self.tell(Event::UnitJobDone { unit, source }),
-            Heard::State { unit, state } => {
-                self.tell(Event::UnitStateSeen { unit, state, user: false, source });
-            }
+            Heard::State { unit, state } => self.tell(Event::UnitStateSeen { unit, state, source }),
             Heard::Lost(why) => {
                 if !std::mem::replace(&mut self.bus_is_lost, true) {
                     tracing::warn!("the system bus is not there for now: {why}");
@@ -281,11 +295,12 @@ impl Daemon {
         let source = Source::Journal;
         let Told { unit, user, kind } = told;
         self.tell(match kind {
+            // Of users' units only cgroups tell anything, since a user manager logs what its user likes.
+            _ if user => Event::UnitChanged { unit, source },
             Kind::Changed => Event::UnitChanged { unit, source },
-            Kind::JobDone if !user => Event::UnitJobDone { unit, source },
-            Kind::JobDone => Event::UnitChanged { unit, source },
-            Kind::Active => Event::UnitStateSeen { unit, state: UnitState::Active, user, source },
-            Kind::Inactive => Event::UnitStateSeen { unit, state: UnitState::Inactive, user, source },
+            Kind::JobDone => Event::UnitJobDone { unit, source },
+            Kind::Active => Event::UnitStateSeen { unit, state: UnitState::Active, source },
+            Kind::Inactive => Event::UnitStateSeen { unit, state: UnitState::Inactive, source },
         });
     }
 
@@ -328,6 +343,7 @@ impl Daemon {
                 }
                 if let Err(error) = self.load(sources, policy, flush, refusals) {
                     tracing::error!("the old policy stays: {}", failed_load(&error));
+                    self.tell(Event::LoadFailed { passing: error.passing });
                 }
                 if reread {
                     sources.resolver.ask(self.wanted_hosts());
@@ -356,7 +372,8 @@ impl Daemon {
             hosts: &self.hosts,
             flush,
             look: &look,
-            active: &|unit, of| engine.is_active(unit, of),
+            alive: &alive,
+            state: &|unit| engine.state(unit),
             instances: &instances,
             users: &users,
         };
@@ -370,7 +387,7 @@ impl Daemon {
         self.policy = policy;
         self.interest = interest(&self.policy);
         let change = sources.monitor.discard(&self.interest).unwrap_or_default();
-        if change.touched || change.overflow && self.is_gone(&loaded.bindings) {
+        if change.touched || change.overflow && self.is_gone(&loaded.rows) {
             self.tell(Event::RulesetChanged);
         }
         if self.policy.annotations.is_empty() {
@@ -379,10 +396,10 @@ impl Daemon {
             self.notices.nothing_to_do(&files);
         }
         self.tell(Event::PolicyLoaded(PolicyLoaded {
-            bindings: loaded.bindings,
+            rows: loaded.rows,
             patterns: loaded.patterns,
             users,
-            instances,
+            instances: loaded.instances,
             installed: loaded.installed,
         }));
         found.into_iter().for_each(|found| self.see(found));
@@ -416,9 +433,9 @@ impl Daemon {
     }
 
     /// Whether somebody took away what was just loaded.
-    fn is_gone(&mut self, bindings: &[Binding]) -> bool {
-        let mut sets = bindings.iter().map(|binding| &binding.element.set).filter(|set| set.is_ours());
-        sets.next().is_some_and(|set| self.kernel.ids(set).is_err())
+    fn is_gone(&mut self, rows: &[Row]) -> bool {
+        let mut sets = rows.iter().map(|row| &row.element.set).filter(|set| set.is_ours());
+        sets.next().is_some_and(|set| self.kernel.elements(set).is_err())
     }
 
     /// Points the sources at what the engine has to know.
@@ -429,12 +446,9 @@ impl Daemon {
             }
         }
         sources.dbus_units.send_replace(self.engine.units());
-        let units = self.engine.units_with_state();
-        for (found, user) in [(units::of_users(&units), true), (units::of_the_system(&units), false)] {
-            for unit in found {
-                let source = Source::Cgroup;
-                self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, user, source });
-            }
+        for unit in units::of_the_system(&self.engine.units_with_state()) {
+            let source = Source::Cgroup;
+            self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, source });
         }
     }
 

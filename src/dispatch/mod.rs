@@ -18,16 +18,13 @@ use std::{
 };
 
 use crate::{
-    model::{
-        AnnotationId, Binding, CgroupPath, ChainRef, Condition, Data, Element, Instance, Key, SetRef,
-        TableRef, UnitName,
-    },
+    model::{AnnotationId, CgroupPath, ChainRef, Condition, Data, Element, Key, Row, SetRef, TableRef},
     policy::{
         Annotation, CgroupMatch, ElementStatement, Part, Placement, Policy, RuleStatement, Statement,
         hosts::{self, Hosts, Unresolved},
     },
     text::{Token, TokenKind},
-    units::selector::{Selectors, Users},
+    units::selector::Selectors,
 };
 use form::{Form, Gate, Match, form, verdict};
 use names::Names;
@@ -41,10 +38,10 @@ pub struct Dispatch {
     pub script: Script,
     /// The maps, sets and chains that the script makes, such as `map inet filter scnpm.out.1`.
     pub objects: BTreeSet<String>,
-    /// The elements, and when each is due.
-    pub bindings: Vec<Bound>,
-    /// Those of units that are not known ahead, each with the annotations that need it.
-    pub patterns: Vec<(Pattern, Vec<AnnotationId>)>,
+    /// What is to be in the kernel of it, and when each is due.
+    pub rows: Vec<Row>,
+    /// The rows of units that are not known ahead.
+    pub patterns: Vec<Pattern>,
     /// Annotations left out because a host name in them has no address.
     pub unresolved: Vec<(AnnotationId, Vec<Unresolved>)>,
 }
@@ -53,14 +50,15 @@ pub struct Dispatch {
 impl fmt::Display for Dispatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.script)?;
-        self.bindings.iter().try_for_each(|bound| {
-            let element = format!("while {}: {}", bound.binding.condition, element_line(bound));
+        self.rows.iter().try_for_each(|row| {
+            let element = format!("while {}: {}", row.condition, element_line(row));
             // A path may hold a line's end, behind which nft would read on.
             writeln!(f, "# {}", element.replace(char::is_control, " "))
         })?;
-        for (pattern, _) in &self.patterns {
+        for pattern in &self.patterns {
             for target in &pattern.targets {
-                let unit = pattern.unit.0.replace(char::is_control, " ");
+                let unit = pattern.selectors.to_string().replace(char::is_control, " ");
+                let unless = pattern.unless.as_ref().map_or("", |_| " and the system has no such unit");
                 let data = target.data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
                 match target.level {
                     Some(level) => writeln!(
@@ -70,7 +68,7 @@ impl fmt::Display for Dispatch {
                     )?,
                     None => writeln!(
                         f,
-                        "# while {unit} has a cgroup: add element {} {{ {EVERY_MARK}{data} }}",
+                        "# while {unit} has a cgroup{unless}: add element {} {{ {EVERY_MARK}{data} }}",
                         target.set
                     )?,
                 }
@@ -82,32 +80,6 @@ impl fmt::Display for Dispatch {
 
 /// The levels at which instances of selectors were seen, besides those where they are expected.
 pub type Levels = BTreeMap<Selectors, BTreeSet<u32>>;
-
-impl Dispatch {
-    /// What instances ask for, and what does not depend on any.
-    pub fn bound(&self, instances: &[Instance], users: &Users) -> Vec<Bound> {
-        let of = |instance: &Instance| {
-            let mut bound = Vec::new();
-            for (pattern, annotations) in
-                self.patterns.iter().filter(|(one, _)| one.selectors.select(instance, users))
-            {
-                let bind = |binding| Bound { binding, annotations: annotations.clone() };
-                bound.extend(pattern.bindings(&instance.path).into_iter().map(bind));
-            }
-            bound
-        };
-        self.bindings.iter().cloned().chain(instances.iter().flat_map(of)).collect()
-    }
-}
-
-/// A binding with the annotations that need it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bound {
-    /// What the engine keeps true.
-    pub binding: Binding,
-    /// Whose it is.
-    pub annotations: Vec<AnnotationId>,
-}
 
 /// Compiles a policy, without the annotations in `left_out`.
 pub fn compile(
@@ -166,21 +138,49 @@ pub fn flush(policy: &Policy, left_out: &BTreeSet<AnnotationId>) -> Script {
 }
 
 /// Elements as a script, for the transaction that loads the dispatch they belong to.
-pub fn elements<'a>(bound: impl IntoIterator<Item = &'a Bound>) -> Script {
-    Script { lines: bound.into_iter().map(element_line).collect() }
+pub fn elements<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Script {
+    Script { lines: rows.into_iter().map(element_line).collect() }
 }
+
+/// The comment by which our elements in users' own sets are told from theirs.
+pub const MARK: &str = "scnpm";
 
 /// The only element of a gate.
 const EVERY_MARK: &str = "0-4294967295";
 
-fn element_line(bound: &Bound) -> Line {
-    let Element { set, key, data } = &bound.binding.element;
+fn element_line(row: &Row) -> Line {
+    Line::new(format!("add element {}", element_text(&row.element, ""))).of(row.annotations.iter().copied())
+}
+
+/// An element as a script that adds it. A leading slash, since `*` and `@…` mean other things at the start of a string.
+pub fn element(element: &Element) -> Script {
+    Script { lines: vec![Line::new(format!("add element {}", element_text(element, "/")))] }
+}
+
+/// What deletes a row's element while its cgroup exists.
+pub fn deletion(row: &Row) -> Script {
+    let set = &row.element.set;
+    let key = row.element.key.cgroup().map(|path| format!("\"{path}\"")).unwrap_or_default();
+    let line = Line::new(format!("delete element {set} {{ {key} }}"));
+    Script { lines: vec![line.of(row.annotations.iter().copied())] }
+}
+
+/// What adds an element with the root cgroup in the place of its own, to try whether its set takes it.
+pub fn stand_in(element: &Element) -> Script {
+    let data = element.data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
+    Script { lines: vec![Line::new(format!("add element {} {{ \".\"{data} }}", element.set))] }
+}
+
+/// An element as nft's `add element` takes it.
+fn element_text(element: &Element, root: &str) -> String {
+    let Element { set, key, data } = element;
     let key = match key {
-        Key::Cgroup(path) => format!("\"{path}\""),
+        Key::Cgroup(path) => format!("\"{root}{path}\""),
         Key::Everything => EVERY_MARK.to_owned(),
     };
+    let mark = if set.is_ours() { String::new() } else { format!(" comment \"{MARK}\"") };
     let data = data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
-    Line::new(format!("add element {set} {{ {key}{data} }}")).of(bound.annotations.iter().copied())
+    format!("{set} {{ {key}{mark}{data} }}")
 }
 
 /// A body whose matches may be taken out without joining what stood on both sides.
@@ -535,24 +535,27 @@ impl Compiler<'_> {
             })
             .flatten()
             .collect();
-        let is_known_ahead = match gate {
-            Gate::Unit => rule.annotation.only_unit().is_some(),
-            _ => rule.annotation.units_match().is_none(),
-        };
-        if !is_known_ahead {
-            self.bind_pattern(rule.annotation, vec![Target { level: None, set, data: None }], vec![rule.id]);
-            return name;
-        }
-        let conditions: Vec<Condition> = match gate {
-            Gate::None => vec![],
-            Gate::AnyPath => paths.into_iter().map(Condition::Cgroup).collect(),
-            Gate::AllPaths => vec![Condition::AllCgroups(paths)],
-            Gate::Unit => rule
-                .annotation
-                .only_unit()
-                .map(|unit| self.activity(rule.annotation, unit))
-                .into_iter()
-                .collect(),
+        let conditions: Vec<Condition> = match (gate, rule.annotation.only_unit()) {
+            (Gate::None, _) => vec![],
+            (Gate::Unit, Some(unit)) => {
+                if let Some(selectors) = rule.annotation.users_units() {
+                    self.dispatch.patterns.push(Pattern {
+                        selectors,
+                        targets: vec![Target { level: None, set: set.clone(), data: None }],
+                        unless: Some(unit.clone()),
+                        unit: rule.annotation.unit.clone(),
+                        annotations: vec![rule.id],
+                    });
+                }
+                vec![Condition::UnitActive(unit.clone())]
+            }
+            _ if paths.is_empty() => {
+                let target = Target { level: None, set, data: None };
+                self.bind_pattern(rule.annotation, vec![target], vec![rule.id]);
+                return name;
+            }
+            (Gate::AnyPath, _) => paths.into_iter().map(Condition::Cgroup).collect(),
+            (Gate::AllPaths | Gate::Unit, _) => vec![Condition::AllCgroups(paths)],
         };
         let element = Element { set, key: Key::Everything, data: None };
         for condition in conditions {
@@ -561,21 +564,14 @@ impl Compiler<'_> {
         name
     }
 
-    fn activity(&self, annotation: &Annotation, unit: &UnitName) -> Condition {
-        match annotation.selectors.is_bare() {
-            true => Condition::UnitActive(unit.clone()),
-            false => Condition::SystemUnitActive(unit.clone()),
-        }
-    }
-
     fn bind_pattern(&mut self, annotation: &Annotation, targets: Vec<Target>, ids: Vec<AnnotationId>) {
-        let pattern = Pattern {
+        self.dispatch.patterns.push(Pattern {
             selectors: annotation.selectors.clone(),
             targets,
+            unless: None,
             unit: annotation.unit.clone(),
-            location: self.policy.sources.location(annotation.unit_span),
-        };
-        self.dispatch.patterns.push((pattern, ids));
+            annotations: ids,
+        });
     }
 
     /// Makes a map, set or chain.
@@ -592,9 +588,7 @@ impl Compiler<'_> {
         condition: Condition,
         annotations: Vec<AnnotationId>,
     ) {
-        let location = self.policy.sources.location(annotation.unit_span);
-        let binding = Binding { element, condition, unit: annotation.unit.clone(), location };
-        self.dispatch.bindings.push(Bound { binding, annotations });
+        self.dispatch.rows.push(Row { element, condition, unit: annotation.unit.clone(), annotations });
     }
 }
 

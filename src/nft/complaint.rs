@@ -133,6 +133,11 @@ impl<P> Complaint<P> {
     pub fn unplaced(words: impl Into<String>) -> Self {
         Self::new(None, words)
     }
+
+    /// Whether the same may succeed in a moment.
+    pub fn is_passing(&self) -> bool {
+        self.kind == Kind::Passing
+    }
 }
 
 /// The complaints in nft's error text, in its order. `script` is the file name under which nft read the script:

@@ -65,15 +65,6 @@ impl Libnftables {
         };
     }
 
-    /// Runs JSON as one transaction.
-    ///
-    /// # Errors
-    /// nft's words.
-    pub fn run_json(&mut self, json: &str) -> Result<(), Vec<Complaint>> {
-        self.configure(OUTPUT_JSON, false);
-        self.run_buffer(json).map(drop)
-    }
-
     /// Runs a script in nft's native syntax as one transaction; with `check`, the kernel only tries it.
     ///
     /// # Errors
