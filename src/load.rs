@@ -15,10 +15,11 @@ use serde_json::Value;
 
 use crate::{
     dispatch::{self, Dispatch, Levels, Line, Pattern, Script, leftovers, pattern::level},
-    model::{AnnotationId, CgroupId, CgroupPath, Instance, Row, SetRef, UnitName, UnitState},
-    nft::{Complaint, ElementChange, Kernel},
-    policy::{Annotation, Part, Policy, Statement, hosts::Hosts},
-    text::{Code, Diagnostic, Span},
+    findings::{self, Refusal},
+    model::{AnnotationId, CgroupId, CgroupPath, ChainRef, Instance, Row, SetRef, UnitName, UnitState},
+    nft::{Complaint, ElementChange, Kernel, complaint::Kind},
+    policy::{Policy, hosts::Hosts},
+    text::Span,
     units::selector::{Selectors, Users},
 };
 
@@ -63,8 +64,8 @@ pub struct Loaded {
     pub instances: Vec<(Instance, Vec<Row>)>,
     /// The elements that went in with it, by the number of the row, through `rows` and then `instances`.
     pub installed: Vec<(usize, Option<CgroupId>)>,
-    /// What nft refused, in the order of the files, with its words.
-    pub diagnostics: Vec<Diagnostic>,
+    /// What nft refused, in the order of the files.
+    pub refusals: Vec<Refusal>,
     /// What it was loaded into, as libnftables lists it.
     pub ruleset: Value,
 }
@@ -254,7 +255,14 @@ impl Load<'_> {
         rows.retain(|row| stays(&row.annotations));
         instances.iter_mut().for_each(|(_, rows)| rows.retain(|row| stays(&row.annotations)));
         patterns.retain(|pattern| stays(&pattern.annotations));
-        Loaded { rows, patterns, instances, installed, diagnostics: blamed.diagnostics(self.policy), ruleset }
+        Loaded {
+            rows,
+            patterns,
+            instances,
+            installed,
+            refusals: blamed.refused.into_values().collect(),
+            ruleset,
+        }
     }
 
     /// What went in. libnftables looks paths up by itself; ids are never used again, so an id that is the same before and
@@ -291,7 +299,7 @@ impl Load<'_> {
             }
             if let Err(complaints) = kernel.run(&dispatch::stand_in(&row.element), true) {
                 for id in &row.annotations {
-                    blamed.add(*id, None, &complaints[0].words);
+                    blamed.add(*id, None, &complaints[0]);
                 }
             }
         }
@@ -300,9 +308,20 @@ impl Load<'_> {
     /// Leaves out the annotations that complaints lead to, and the elements whose cgroup just vanished.
     fn blame(&self, complaints: &[Complaint], attempt: &Attempt, blamed: &mut Blamed) -> Progress {
         let mut progress = Progress::None;
+        let mut of_the_table = None;
         for complaint in complaints {
             let Some((number, first, last)) = complaint.place else { continue };
             let Some(line) = attempt.script.line(number) else { continue };
+            if complaint.kind.is_of_the_table() {
+                // Whoever is to blame for the table comes first, and then others of the same wrong hook. The rest is tried
+                // again.
+                let chain = self.chain_of_cgroups(line).filter(|_| complaint.kind == Kind::Unsupported);
+                match of_the_table {
+                    None => of_the_table = Some(chain),
+                    Some(first) if first == chain && chain.is_some() => {}
+                    Some(_) => continue,
+                }
+            }
             let element = attempt.element(number);
             if number <= attempt.removal && line.annotations.is_empty()
                 || element.is_some_and(|(_, deletes)| deletes)
@@ -311,7 +330,7 @@ impl Load<'_> {
                 continue;
             }
             if let Some((path, _)) = element
-                && complaint.words.contains("cgroupv2 path fails")
+                && complaint.kind == Kind::CgroupMissing
             {
                 let is_new = blamed.late.insert(path.clone());
                 progress = progress.max(if is_new { Progress::Blamed } else { Progress::None });
@@ -322,6 +341,11 @@ impl Load<'_> {
             }
         }
         progress
+    }
+
+    /// The chain of an annotation's rule, if cgroups are all that its hook may not have.
+    fn chain_of_cgroups(&self, line: &Line) -> Option<&ChainRef> {
+        line.annotations.iter().find_map(|id| findings::chain_of_cgroups(self.policy.annotation(*id)))
     }
 
     /// Blames the annotations of a line; whether any of them is new.
@@ -339,7 +363,7 @@ impl Load<'_> {
             // What stands in a variable's definition is nobody's own.
             let is_elsewhere =
                 |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found.span == whole);
-            is_new |= blamed.add(*id, origin.filter(is_elsewhere), &complaint.words);
+            is_new |= blamed.add(*id, origin.filter(is_elsewhere), complaint);
         }
         is_new
     }
@@ -365,7 +389,7 @@ impl Load<'_> {
         match &group[..] {
             _ if complaints.is_empty() => self.try_group(kernel, &group, levels, blamed),
             [] => {}
-            [id] => drop(blamed.add(*id, None, &complaints[0].words)),
+            [id] => drop(blamed.add(*id, None, &complaints[0])),
             _ => {
                 let (first, second) = group.split_at(group.len() / 2);
                 self.try_group(kernel, first, levels, blamed);
@@ -465,79 +489,21 @@ enum Progress {
 /// What goes into no further try.
 #[derive(Debug, Default)]
 struct Blamed {
-    /// Annotations that nft refuses: where, and in which words.
-    refused: BTreeMap<AnnotationId, (Option<Span>, String)>,
+    /// Annotations that nft refuses.
+    refused: BTreeMap<AnnotationId, Refusal>,
     /// Cgroups that vanished meanwhile; if they come again, the engine adds their elements.
     late: BTreeSet<CgroupPath>,
 }
 
 impl Blamed {
-    fn add(&mut self, id: AnnotationId, place: Option<Span>, words: &str) -> bool {
+    fn add(&mut self, id: AnnotationId, place: Option<Span>, complaint: &Complaint) -> bool {
         let new = !self.refused.contains_key(&id);
-        self.refused.entry(id).or_insert_with(|| (place, words.to_owned()));
+        self.refused.entry(id).or_insert_with(|| Refusal::new(id, place, complaint));
         new
     }
 
     fn left_out(&self) -> BTreeSet<AnnotationId> {
         self.refused.keys().copied().collect()
-    }
-
-    fn diagnostics(self, policy: &Policy) -> Vec<Diagnostic> {
-        let refusal = |(id, (place, words)): (AnnotationId, (Option<Span>, String))| {
-            refusal(policy.annotation(id), place, &words)
-        };
-        let mut diagnostics: Vec<Diagnostic> = self.refused.into_iter().map(refusal).collect();
-        diagnostics.dedup();
-        diagnostics
-    }
-}
-
-/// What nft says of an annotation, as a diagnostic in it.
-pub fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Diagnostic {
-    let subject = subject(annotation);
-    let span = place.unwrap_or(subject);
-    let message = format!("nft refuses this annotation: {words}");
-    if words.contains("Operation not supported") && needs_only_a_cgroup(&annotation.statement) {
-        return Diagnostic::new(Code::Hook, subject, message).help(
-            "a socket's cgroup is only known in chains that prerouting, input or output call, and in no others",
-        );
-    }
-    let diagnostic = Diagnostic::new(Code::Refused, span, message);
-    if words.contains("Interface does not exist") {
-        return diagnostic.help("`iifname` and `oifname` compare names, and take one that does not exist");
-    }
-    match &annotation.statement {
-        Statement::Element(_) if words.contains("Could not resolve hostname") => {
-            diagnostic.help("the set is for addresses: an annotation needs one of `type cgroupsv2`")
-        }
-        _ if span != subject || !words.ends_with("No such file or directory") => diagnostic,
-        Statement::Rule(rule) => {
-            diagnostic.help(format!("make the chain outside the annotations: `add chain {}`", rule.chain))
-        }
-        Statement::Element(element) => diagnostic.help(format!(
-            "make the set outside the annotations: `add set {} {{ type cgroupsv2; }}`",
-            element.set
-        )),
-    }
-}
-
-/// Whether a rule matches cgroups, and has nothing else in it that some hooks do not have.
-fn needs_only_a_cgroup(statement: &Statement) -> bool {
-    const PARTICULAR: [&str; 10] =
-        ["tproxy", "redirect", "masquerade", "snat", "dnat", "dup", "fwd", "synproxy", "reject", "queue"];
-    let is_particular =
-        |part: &Part| matches!(part, Part::Verbatim(token) if PARTICULAR.iter().any(|word| token.is(word)));
-    match statement {
-        Statement::Rule(rule) => statement.matches_cgroup() && !rule.body.iter().any(is_particular),
-        Statement::Element(_) => false,
-    }
-}
-
-/// What an annotation is about: the chain or set that it names.
-fn subject(annotation: &Annotation) -> Span {
-    match &annotation.statement {
-        Statement::Rule(rule) => rule.chain_span,
-        Statement::Element(element) => element.set_span,
     }
 }
 

@@ -62,12 +62,13 @@ pub fn diagnostic(diagnostic: &Diagnostic, policy: &Policy) {
     let location = sources.location(diagnostic.span);
     let unit = policy.annotation_at(diagnostic.span).map_or("", |annotation| annotation.unit.0.as_str());
     let short = diagnostic.short(sources);
+    let help = diagnostic.help.as_ref().map(|help| format!("\nhelp: {help}")).unwrap_or_default();
     match diagnostic.severity() {
         Severity::Error => {
-            tracing::error!(unit, rule_file = %location.file, rule_line = location.line, "{short}");
+            tracing::error!(unit, rule_file = %location.file, rule_line = location.line, "{short}{help}");
         }
         Severity::Warning => {
-            tracing::warn!(unit, rule_file = %location.file, rule_line = location.line, "{short}");
+            tracing::warn!(unit, rule_file = %location.file, rule_line = location.line, "{short}{help}");
         }
     }
 }

@@ -447,23 +447,33 @@ impl UnitState {
 }
 
 /// Where the daemon learns of changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// cgroupfs, by inotify(7).
     Cgroup,
     /// systemd's signals on the system bus.
     Dbus,
-    /// the journal, by sd-journal(3)
+    /// The journal, by sd-journal(3).
     Journal,
+}
+
+impl Source {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cgroup, Self::Dbus, Self::Journal];
+
+    /// Its name, as a user writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cgroup => "cgroup",
+            Self::Dbus => "dbus",
+            Self::Journal => "journal",
+        }
+    }
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cgroup => "cgroup",
-            Self::Dbus => "dbus",
-            Self::Journal => "journal",
-        })
+        f.write_str(self.as_str())
     }
 }

@@ -463,9 +463,9 @@ impl<'a> Machine<'a> {
             load.run(&mut kernel).map_err(|error| fail(&format!("{:?}\n{}", error.words, context())))?;
         let compiled = || script(&policy, &hosts, &self.instances, &Users::new()).script.to_string();
         prop_assert!(
-            loaded.diagnostics.is_empty(),
+            loaded.refusals.is_empty(),
             "{}\n{}",
-            loaded.diagnostics[0].render(&policy.sources, false),
+            loaded.refusals[0].diagnostic(&policy).render(&policy.sources, false),
             compiled()
         );
         // Only now: nft looks all over cgroupfs for the path of every cgroup in a plain rule that it lists.

@@ -16,8 +16,9 @@ use scnpm::{
     dispatch::leftovers,
     load::{Load, LoadError, Loaded},
     model::{CgroupPath, SetRef, UnitName, UnitState},
-    nft::{Kernel, Nftables},
+    nft::{Kernel, Nftables, complaint::Kind},
     policy::{Policy, hosts::Hosts},
+    text::Diagnostic,
     watch::cgroups::{alive, look},
 };
 
@@ -91,19 +92,17 @@ fn refused_annotations_are_reported_at_their_place_and_the_others_load() {
 # i.service :: add rule inet filter wl ip6 daddr 192.0.2.1 accept
 ",
         );
+        let diagnostics: Vec<Diagnostic> =
+            loaded.refusals.iter().map(|refusal| refusal.diagnostic(&policy)).collect();
         let places: Vec<(usize, usize)> =
-            loaded.diagnostics.iter().map(|diagnostic| policy.sources.line_column(diagnostic.span)).collect();
+            diagnostics.iter().map(|diagnostic| policy.sources.line_column(diagnostic.span)).collect();
         assert_eq!(
             places.iter().map(|(line, _)| *line).collect::<Vec<_>>(),
             [2, 3, 5, 6, 8, 10],
             "{places:?}"
         );
         assert_eq!(places[2], (5, 9), "the word that nft stumbles over");
-        assert!(
-            loaded.diagnostics[0].message.contains("No such file or directory"),
-            "{:?}",
-            loaded.diagnostics[0]
-        );
+        assert!(diagnostics[0].message.contains("No such file or directory"), "{:?}", diagnostics[0]);
         let ruleset = ruleset(sandbox);
         for (unit, there) in [("a", false), ("b", false), ("d", false), ("e", false), ("f", true)] {
             assert_eq!(
@@ -114,6 +113,32 @@ fn refused_annotations_are_reported_at_their_place_and_the_others_load() {
         }
         let units: BTreeSet<&str> = loaded.rows.iter().map(|row| row.unit.0.as_str()).collect();
         assert_eq!(units, BTreeSet::from(["a.service", "f.service", "h.service"]));
+    });
+}
+
+#[test]
+fn wrong_hook_is_held_against_its_own_annotations_only() {
+    sandbox::run(|sandbox| {
+        sandbox.load(BASE);
+        let mut kernel = Nftables::open().unwrap();
+        let (policy, loaded) = load(
+            &mut kernel,
+            "# a.service :: add rule inet filter forward socket cgroupv2 level 2 \"x.slice/a.service\" accept
+# b.service :: add rule inet filter forward socket cgroupv2 level 2 \"x.slice/b.service\" tcp dport 25 accept
+# c.service :: add rule inet filter wl socket cgroupv2 level 2 \"x.slice/c.service\" accept
+# d.service :: add rule inet filter wl socket cgroupv2 level 2 \"x.slice/d.service\" tcp dport 25 accept
+# e.service :: add rule inet filter out socket cgroupv2 level 2 \"x.slice/e.service\" accept
+# f.service :: add rule inet filter forward socket cgroupv2 level 2 != \"x.slice/f.service\" drop
+",
+        );
+        let lines: Vec<usize> = loaded
+            .refusals
+            .iter()
+            .map(|refusal| policy.sources.line_column(refusal.diagnostic(&policy).span).0)
+            .collect();
+        assert_eq!(lines, [1, 2, 6]);
+        let units: Vec<&str> = loaded.rows.iter().map(|row| row.unit.0.as_str()).collect();
+        assert_eq!(units, ["c.service", "d.service", "e.service"]);
     });
 }
 
@@ -129,7 +154,7 @@ fn many_refused_annotations_among_good_ones_are_all_found() {
             })
             .collect();
         let (_, loaded) = load(&mut kernel, &text);
-        assert_eq!((loaded.diagnostics.len(), loaded.rows.len()), (60, 40));
+        assert_eq!((loaded.refusals.len(), loaded.rows.len()), (60, 40));
     });
 }
 
@@ -202,7 +227,7 @@ fn flush_empties_the_chains_that_annotations_name_and_no_others() {
             policy("# a.service :: inet filter wl socket cgroupv2 level 2 \"x.slice/a.service\" accept\n");
         for _ in 0..2 {
             let loaded = load_with(&mut kernel, &policy, true).unwrap();
-            assert!(loaded.diagnostics.is_empty());
+            assert!(loaded.refusals.is_empty());
             let list = sandbox.nft(&["list", "chain", "inet", "filter", "wl"]);
             assert!(!list.contains("dport 9") && list.matches("vmap").count() == 1, "{list}");
             assert!(ruleset(sandbox).contains("udp dport 7777 drop"));
@@ -277,7 +302,7 @@ fn changed_value_of_an_element_takes_the_place_of_the_old_one() {
         let mut kernel = Nftables::open().unwrap();
         for (mark, verdict) in [(1, "accept"), (2, "drop"), (2, "drop")] {
             let (_, loaded) = load(&mut kernel, &text(mark, verdict));
-            assert_eq!(loaded.diagnostics, []);
+            assert_eq!(loaded.refusals, []);
             assert_eq!(loaded.installed.iter().map(|(_, id)| *id).collect::<Vec<_>>(), [Some(id); 2]);
             let found = elements(sandbox, "marks");
             assert_eq!(found, format!("\"{path}\" comment \"scnpm\" : 0x0000000{mark}"));
@@ -285,7 +310,7 @@ fn changed_value_of_an_element_takes_the_place_of_the_old_one() {
         }
         // Another process, after a restart or a crash, knows whose they are.
         let mut kernel = Nftables::open().unwrap();
-        assert_eq!(load(&mut kernel, &text(3, "accept")).1.diagnostics, []);
+        assert_eq!(load(&mut kernel, &text(3, "accept")).1.refusals, []);
         assert!(elements(sandbox, "marks").ends_with(": 0x00000003"));
     });
 }
@@ -318,7 +343,7 @@ fn element_of_the_user_with_another_value_is_refused_and_stays() {
         sandbox.nft(&[&format!("add element inet filter marks {{ \"{path}\" : 7 }}")]);
         let text = format!("# a.service :: add element inet filter marks {{ \"{path}\" : 8 }}\n");
         let (_, loaded) = load(&mut Nftables::open().unwrap(), &text);
-        assert!(loaded.diagnostics[0].message.ends_with("File exists"), "{:?}", loaded.diagnostics);
+        assert_eq!(loaded.refusals[0].kind, Kind::Exists, "{:?}", loaded.refusals);
         assert_eq!(elements(sandbox, "marks"), format!("\"{path}\" : 0x00000007"));
     });
 }

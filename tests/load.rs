@@ -97,10 +97,13 @@ fn refused_annotations_are_left_out_with_their_places_and_the_others_load() {
     machine.make("system.slice/d.service");
     let (policy, loaded) = machine.try_load(&text, false);
     let loaded = loaded.unwrap();
-    let places: Vec<usize> =
-        loaded.diagnostics.iter().map(|found| policy.sources.line_column(found.span).0).collect();
+    let places: Vec<usize> = loaded
+        .refusals
+        .iter()
+        .map(|found| policy.sources.line_column(found.diagnostic(&policy).span).0)
+        .collect();
     assert_eq!(places, [2, 3, 4]);
-    let word = loaded.diagnostics[0].span;
+    let word = loaded.refusals[0].diagnostic(&policy).span;
     assert_eq!(&text[word.start..word.end], "dprt");
     let units: Vec<&str> = loaded.rows.iter().map(|row| row.unit.0.as_str()).collect();
     assert_eq!(units, ["a.service", "e.service"]);
@@ -119,7 +122,7 @@ fn many_refused_annotations_are_found_in_groups() {
         })
         .collect();
     let loaded = machine.load(&text);
-    assert_eq!((loaded.diagnostics.len(), loaded.rows.len()), (34, 66));
+    assert_eq!((loaded.refusals.len(), loaded.rows.len()), (34, 66));
 }
 
 #[test]
@@ -185,7 +188,7 @@ fn value_that_changed_takes_the_place_of_the_old_one_and_what_is_gone_goes() {
     };
     machine.load(&(element("marks", "a.service", " : 1") + &element("marks", "b.service", " : 1")));
     let loaded = machine.load(&element("marks", "a.service", " : 2"));
-    assert_eq!(loaded.diagnostics, []);
+    assert_eq!(loaded.refusals, []);
     assert_eq!(value(&machine, a).as_deref(), Some("2"));
     assert_eq!(machine.ids("marks"), [a].into(), "not {b}");
     machine.load("");

@@ -4,9 +4,9 @@
 //! engine's own timeout, the watchdog. Whoever wakes it, all that cgroupfs has to say is read before anything is done, so
 //! that what is pending together is committed together.
 
+mod notices;
 mod priority;
 mod sources;
-mod voice;
 
 use std::{
     collections::BTreeSet,
@@ -46,8 +46,8 @@ use crate::{
         units,
     },
 };
+use notices::{Notices, notify};
 use sources::{Sources, Wake};
-use voice::{Voice, notify};
 
 /// Runs the daemon until a signal ends it.
 ///
@@ -63,7 +63,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     }
     let mut sources = Sources::open(&options, &kernel)?;
     let mut daemon = Daemon::new(options, policy, kernel);
-    daemon.voice.diagnostics_of_files(&daemon.policy);
+    daemon.notices.files_read(&daemon.policy);
     let policy = Arc::clone(&daemon.policy);
     daemon
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
@@ -74,7 +74,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     }
     sources.listen(&daemon.engine);
     sources.resolver.ask(daemon.wanted_hosts());
-    daemon.voice.ready(&daemon.policy, &daemon.engine.figures());
+    daemon.notices.ready(&daemon.policy, &daemon.engine.figures());
     daemon.serve(&mut sources).await;
     notify(&[NotifyState::Stopping]);
     Ok(ExitCode::SUCCESS)
@@ -120,7 +120,7 @@ struct Daemon {
     started: Instant,
     /// When what cannot be watched was looked at.
     rescanned: Instant,
-    voice: Voice,
+    notices: Notices,
     bus_is_lost: bool,
 }
 
@@ -142,7 +142,7 @@ impl Daemon {
             interest: Interest::default(),
             started: Instant::now(),
             rescanned: Instant::now(),
-            voice: Voice::default(),
+            notices: Notices::default(),
             bus_is_lost: false,
         }
     }
@@ -171,13 +171,13 @@ impl Daemon {
             if let Some(reader) = sources.journal.as_ref().filter(|_| journal_knows_more) {
                 reader.nudge();
             }
-            self.voice.status(&self.policy, &self.engine.figures());
+            self.notices.status(&self.policy, &self.engine.figures());
         }
     }
 
     fn timeout(&self) -> Option<Duration> {
         let engine = self.engine.timeout().map(|at| at.saturating_sub(self.now()));
-        engine.into_iter().chain(self.voice.timeout()).min()
+        engine.into_iter().chain(self.notices.timeout()).min()
     }
 
     fn tell(&mut self, event: Event) {
@@ -242,7 +242,7 @@ impl Daemon {
                 drained.notices.extend(notices);
                 self.rescanned = Instant::now();
             }
-            voice::notices(&drained.notices);
+            notices::of_source(&drained.notices);
             drained.found.into_iter().for_each(|found| self.see(found));
         }
         let Some(cgroups) = &mut sources.cgroups else { return };
@@ -325,12 +325,12 @@ impl Daemon {
                     self.tell(Event::ReapplyRequested);
                 }
             }
-            Err(why) => self.voice.unresolved(&answer.host, &why, &self.policy, &self.hosts),
+            Err(why) => self.notices.unresolved(answer.host, why, &self.policy, &self.hosts),
         }
     }
 
     fn reload(&mut self, sources: &mut Sources, reread: bool, flush: bool) {
-        voice::reloading();
+        notices::reloading();
         let policy = match reread {
             true => read(&self.options).map(Arc::new),
             false => Ok(Arc::clone(&self.policy)),
@@ -339,7 +339,7 @@ impl Daemon {
             Ok(policy) => {
                 let refusals = if reread { Refusals::Said } else { Refusals::Expected };
                 if reread {
-                    self.voice.diagnostics_of_files(&policy);
+                    self.notices.files_read(&policy);
                 }
                 if let Err(error) = self.load(sources, policy, flush, refusals) {
                     tracing::error!("the old policy stays: {}", failed_load(&error));
@@ -351,7 +351,7 @@ impl Daemon {
             }
             Err(failure) => tracing::error!("the old policy stays: {failure}"),
         }
-        self.voice.ready(&self.policy, &self.engine.figures());
+        self.notices.ready(&self.policy, &self.engine.figures());
     }
 
     /// Loads a policy and makes it the one that is kept true.
@@ -379,13 +379,12 @@ impl Daemon {
         };
         let loaded = load.run(&mut self.kernel)?;
         match refusals {
-            Refusals::Said => self.voice.refused(&loaded.diagnostics, &policy),
-            Refusals::Expected => self.voice.refused_for_now(&loaded.diagnostics, &policy),
+            Refusals::Said => {
+                self.notices.policy_loaded(&policy, &loaded.refusals, &self.hosts, loaded.ruleset);
+            }
+            Refusals::Expected => self.notices.policy_reapplied(&policy, &loaded.refusals),
         }
         self.policy = policy;
-        if matches!(refusals, Refusals::Said) {
-            voice::lint(Arc::clone(&self.policy), loaded.ruleset);
-        }
         self.interest = interest(&self.policy);
         let change = sources.monitor.discard(&self.interest).unwrap_or_default();
         if change.touched || change.overflow && self.is_gone(&loaded.rows) {
@@ -394,7 +393,7 @@ impl Daemon {
         if self.policy.annotations.is_empty() {
             let files: Vec<String> =
                 self.options.files.iter().map(|path| path.display().to_string()).collect();
-            self.voice.nothing_to_do(&files);
+            self.notices.nothing_to_do(&files);
         }
         self.tell(Event::PolicyLoaded(PolicyLoaded {
             rows: loaded.rows,
@@ -415,7 +414,7 @@ impl Daemon {
         match &mut sources.subtrees {
             Some(subtrees) => {
                 let drained = subtrees.follow(&followed, users);
-                voice::notices(&drained.notices);
+                notices::of_source(&drained.notices);
                 drained.found
             }
             None => {

@@ -138,14 +138,14 @@ impl Kernel for Fake {
     fn run(&mut self, script: &Script, check: bool) -> Result<(), Vec<Complaint>> {
         if let Some(errno) = self.faults.pop_front() {
             let words = words_of(&io::Error::from_raw_os_error(errno));
-            return Err(vec![Complaint { place: None, words }]);
+            return Err(vec![Complaint::unplaced(words)]);
         }
         let mut trial = Trial { fake: self, tables: self.tables.clone(), handle: self.last_handle };
         let mut complaints = Vec::new();
         for (number, line) in script.lines.iter().enumerate() {
             if let Err((column, words)) = trial.command(line) {
                 let place = Some((number + 1, column.start + 1, column.end));
-                complaints.push(Complaint { place, words });
+                complaints.push(Complaint::new(place, words));
             }
         }
         let (tables, handle) = (trial.tables, trial.handle);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io};
 
 use super::{
-    FileComplaint,
+    Complaint, FileComplaint,
     libnftables::Libnftables,
     message::{RawElement, RawKey},
     netlink::Netlink,
@@ -13,15 +13,6 @@ use crate::{
     dispatch::Script,
     model::{CgroupId, Data, Element, SetRef},
 };
-
-/// What nft says of a script, with its place in the script where it names one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Complaint {
-    /// Line (from 1), first and last column (from 1) in the script.
-    pub place: Option<(usize, usize, usize)>,
-    /// nft's own words, without the place and without the echoed line.
-    pub words: String,
-}
 
 /// A change of one element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

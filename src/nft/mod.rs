@@ -9,7 +9,7 @@ pub mod monitor;
 pub mod netlink;
 pub mod probe;
 
-pub use complaint::FileComplaint;
-pub use kernel::{Complaint, ElementChange, Kernel, Nftables, is_passing, words_of};
+pub use complaint::{Complaint, FileComplaint};
+pub use kernel::{ElementChange, Kernel, Nftables, is_passing, words_of};
 pub use monitor::{Change, Interest, RulesetMonitor};
 pub use probe::Missing;

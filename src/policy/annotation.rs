@@ -4,11 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::{
     model::{AnnotationId, CgroupPath, ChainRef, Data, SetRef, UnitName},
-    text::{
-        Code, FileId, SourceMap, Span, Token,
-        diagnostic::{Diagnostic, quoted},
-    },
-    units::selector::{Selector, Selectors, Users, Which, Whose},
+    text::{Code, FileId, SourceMap, Span, Token, diagnostic::Diagnostic},
+    units::selector::{Selector, Selectors, Which, Whose},
 };
 
 /// Everything that the files say.
@@ -68,20 +65,6 @@ impl Policy {
     /// What selects units that are not known ahead.
     pub fn followed(&self) -> BTreeSet<Selectors> {
         self.annotations.iter().filter_map(Annotation::followed).collect()
-    }
-
-    /// The names of users that nobody has.
-    pub fn unknown_users(&self, known: &Users) -> Vec<Diagnostic> {
-        let diagnostic = |annotation: &Annotation| {
-            let name =
-                annotation.selectors.user_names().into_iter().find(|name| !known.contains_key(*name))?;
-            let message = format!("there is no user {}", quoted(name));
-            Some(
-                Diagnostic::new(Code::UnknownUser, annotation.unit_span, message)
-                    .help("when there is one, have the files read again: `systemctl reload scnpm.service`"),
-            )
-        };
-        self.annotations.iter().filter_map(diagnostic).collect()
     }
 
     /// The users whom annotations name.

@@ -18,9 +18,10 @@ use crate::{
     dispatch::Pattern,
     effects::{self, Failed},
     engine::{Add, Commit},
-    load::{self, Load},
+    findings::Refusal,
+    load::Load,
     model::{CgroupPath, Instance, Key, Row, RowId, SetRef},
-    nft::{FileComplaint, Nftables, libnftables::Libnftables},
+    nft::{Complaint, FileComplaint, Nftables, libnftables::Libnftables},
     policy::{Policy, Statement, hosts::Hosts},
     text::Diagnostic,
     units::selector::Users,
@@ -82,7 +83,7 @@ impl Attempt {
             files.iter().filter_map(|file| library.try_file(file).err()).flatten().collect()
         };
         let mut complaints: Vec<FileComplaint> = in_a_process(parse).unwrap_or_default();
-        complaints.retain(|complaint| complaint.words.starts_with("syntax error"));
+        complaints.retain(|complaint| complaint.kind.is_syntax());
         complaints
     }
 
@@ -116,7 +117,9 @@ impl Attempt {
         };
         match load.run(&mut kernel) {
             Ok(loaded) => {
-                let mut diagnostics = loaded.diagnostics;
+                let refused = loaded.refusals.iter();
+                let mut diagnostics: Vec<Diagnostic> =
+                    refused.map(|refusal| refusal.diagnostic(policy)).collect();
                 let rows: Vec<Row> =
                     loaded.rows.into_iter().chain(loaded.patterns.iter().flat_map(examples)).collect();
                 room::make_cgroups(rows.iter().flat_map(|row| row.condition.paths()));
@@ -163,7 +166,8 @@ fn refused_elements(kernel: &mut Nftables, rows: &[Row], policy: &Policy) -> Vec
     let done = effects::commit(kernel, &Commit { add, delete: vec![] }, &look);
     let diagnostic = |failed: &Failed| {
         let row = rows.values().nth(usize::try_from(failed.row.0).ok()?)?;
-        Some(load::refusal(policy.annotation(*row.annotations.first()?), None, &failed.words))
+        let complaint: Complaint = Complaint::unplaced(&*failed.words);
+        Some(Refusal::new(*row.annotations.first()?, None, &complaint).diagnostic(policy))
     };
     done.failures.iter().filter_map(diagnostic).collect()
 }
