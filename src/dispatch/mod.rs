@@ -10,7 +10,6 @@
 pub mod form;
 pub mod leftovers;
 mod names;
-mod overlap;
 pub mod pattern;
 pub mod script;
 
@@ -30,7 +29,6 @@ use crate::{
 };
 use form::{Form, Gate, Match, around_units, form, may_be_repeated, verdict};
 use names::Names;
-use overlap::Index;
 pub use pattern::{Pattern, Target};
 pub use script::{Line, Script};
 
@@ -229,7 +227,7 @@ enum Whose<'a> {
 }
 
 enum Step<'a> {
-    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>>, index: Index<'a> },
+    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>> },
     InPlace { rule: &'a Rule<'a>, gate: Gate },
 }
 
@@ -314,18 +312,13 @@ fn steps<'a>(rules: impl IntoIterator<Item = &'a Rule<'a>>, levels: &Levels) -> 
 
 fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
     let (whose, levels) = (mapped.whose(), mapped.levels(levels));
-    if let Some(Step::Run { levels: same, groups, index }) = steps.last_mut()
+    if let Some(Step::Run { levels: same, groups }) = steps.last_mut()
         && *same == levels
     {
         // At one level a packet is in one of the groups at most; at several, if nothing is below what they are for.
         let exclusive = levels.len() == 1 || !(whose.may_hold_others() || groups[0].whose.may_hold_others());
-        let overlaps = |at: &usize| groups[*at].whose.overlaps(&whose);
-        let overlapping = index.candidates(&whose).into_iter().find(overlaps);
-        match overlapping.map(|at| &mut groups[at]) {
-            None if exclusive => {
-                index.add(&whose);
-                return groups.push(Group { whose, rules: vec![mapped] });
-            }
+        match groups.iter_mut().find(|group| group.whose.overlaps(&whose)) {
+            None if exclusive => return groups.push(Group { whose, rules: vec![mapped] }),
             None => {}
             Some(group)
                 if group.whose == whose
@@ -337,9 +330,7 @@ fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
             Some(_) => {}
         }
     }
-    let mut index = Index::default();
-    index.add(&whose);
-    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }], index });
+    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }] });
 }
 
 /// How rules get into a chain.
@@ -420,7 +411,7 @@ impl Compiler<'_> {
 
     fn step(&mut self, command: &Command<'_>, step: Step<'_>) {
         match step {
-            Step::Run { levels, groups, .. } => self.run(command, &levels, &groups),
+            Step::Run { levels, groups } => self.run(command, &levels, &groups),
             Step::InPlace { rule, gate } => self.in_place(command, rule, gate),
         }
     }

@@ -184,14 +184,12 @@ impl Selectors {
         self.0.first().map_or_else(|| UnitName(String::new()), label)
     }
 
-    /// The names of their units, if nothing else selects any.
-    pub fn only_names(&self) -> Option<BTreeSet<&UnitName>> {
-        self.0.iter().map(|selector| selector.which.only_name()).collect()
-    }
-
     /// Whether a unit may be selected by both, as far as names tell.
     pub fn may_overlap(&self, other: &Self) -> bool {
-        match (self.only_names(), other.only_names()) {
+        let names = |selectors: &Self| -> Option<BTreeSet<UnitName>> {
+            selectors.0.iter().map(|selector| selector.which.only_name().cloned()).collect()
+        };
+        match (names(self), names(other)) {
             (Some(ours), Some(theirs)) => !ours.is_disjoint(&theirs),
             _ => true,
         }
