@@ -90,6 +90,21 @@ pub fn verdict(rest: &[&Token]) -> Option<Data> {
     }
 }
 
+/// What stands in front of a rule's `socket cgroupv2 unit`, and the rest, if that may be called.
+pub fn around_units(body: &[Part]) -> Option<(Vec<&Token>, Vec<&Token>)> {
+    let at = body.iter().position(|part| matches!(part, Part::Units(_)))?;
+    let rest: Vec<&Token> = body[at..].iter().filter_map(as_token).collect();
+    may_be_called(&rest).then(|| (body[..at].iter().filter_map(as_token).collect(), rest))
+}
+
+/// Whether a packet that went through a rule may go through it again without any difference: matches, and then nothing or
+/// a verdict that is final.
+pub fn may_be_repeated(rest: &[&Token]) -> bool {
+    let is_final = |token: &&Token| ["accept", "drop", "reject"].iter().any(|word| token.is(word));
+    let end = rest.iter().position(is_final).unwrap_or(rest.len());
+    only_matches(&rest[..end])
+}
+
 fn only_verdict(word: &Token) -> Option<Data> {
     match word {
         word if word.is("accept") => Some(Data::Accept),

@@ -2,7 +2,8 @@
 //!
 //! For each chain the annotated rules keep their order. Each maximal run of rules of one level becomes a verdict map
 //! from cgroup to a chain of the rest of its rules, and one rule that looks the packet's cgroup up in it. A packet is in
-//! one cgroup a level, so rules of different cgroups never compete, and the order within one cgroup stays.
+//! one cgroup a level, so rules of different cgroups never compete, and the order within one cgroup stays. Rules of
+//! units at several levels have a map for each and share a run only if none of their cgroups can be below another.
 //! A rule that this would change stays in the user's chain ([`form`]). Once this is loaded, nothing changes but the
 //! elements of sets and maps.
 
@@ -26,10 +27,10 @@ use crate::{
         Annotation, CgroupMatch, ElementStatement, Part, Placement, Policy, RuleStatement, Statement,
         hosts::{self, Hosts, Unresolved},
     },
-    text::{Token, TokenKind},
+    text::{Span, Token, TokenKind},
     units::selector::{Selectors, Users},
 };
-use form::{Form, Gate, Match, form, verdict};
+use form::{Form, Gate, Match, around_units, form, may_be_repeated, verdict};
 use names::Names;
 pub use pattern::{Pattern, Target};
 pub use script::{Line, Script};
@@ -247,6 +248,15 @@ impl<'a> Mapped<'a> {
 }
 
 impl Whose<'_> {
+    /// Whether other units may be below what is meant.
+    fn may_hold_others(&self) -> bool {
+        match self {
+            // All at one level.
+            Self::Paths(_) => false,
+            Self::Units(selectors) => selectors.may_hold_others(),
+        }
+    }
+
     /// Whether a cgroup may be meant by both.
     fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
@@ -269,11 +279,22 @@ fn stands_alone(mapped: &Mapped<'_>) -> bool {
 }
 
 impl<'a> Group<'a> {
+    fn ids(&self) -> Vec<AnnotationId> {
+        self.rules.iter().map(|mapped| mapped.rule.id).collect()
+    }
+
     fn verdict(&self) -> Option<Data> {
         match &self.rules[..] {
             [only] => verdict(&only.rest),
             _ => None,
         }
+    }
+
+    /// Whether it makes a difference that a packet goes through the rules twice, since two of its cgroups are selected.
+    fn needs_guard(&self) -> bool {
+        self.whose.may_hold_others()
+            && self.verdict().is_none()
+            && !self.rules.iter().all(|mapped| may_be_repeated(&mapped.rest))
     }
 }
 
@@ -294,8 +315,11 @@ fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
     if let Some(Step::Run { levels: same, groups }) = steps.last_mut()
         && *same == levels
     {
+        // At one level a packet is in one of the groups at most; at several, if nothing is below what they are for.
+        let exclusive = levels.len() == 1 || !(whose.may_hold_others() || groups[0].whose.may_hold_others());
         match groups.iter_mut().find(|group| group.whose.overlaps(&whose)) {
-            None => return groups.push(Group { whose, rules: vec![mapped] }),
+            None if exclusive => return groups.push(Group { whose, rules: vec![mapped] }),
+            None => {}
             Some(group)
                 if group.whose == whose
                     && !stands_alone(&mapped)
@@ -392,60 +416,87 @@ impl Compiler<'_> {
         }
     }
 
-    /// A map for each level: the cgroups of a unit may be at any of them, and each is at one.
+    /// A map for each level: the cgroups of a unit may be at any of them.
     fn run(&mut self, command: &Command<'_>, levels: &BTreeSet<u32>, groups: &[Group<'_>]) {
-        let chain = command.chain;
-        let table = &chain.table;
-        let everyone: Vec<AnnotationId> =
-            groups.iter().flat_map(|group| &group.rules).map(|mapped| mapped.rule.id).collect();
-        let mut maps: Vec<(u32, SetRef)> = Vec::new();
-        for level in levels {
-            let map = SetRef { table: table.clone(), name: self.names.run(chain) };
-            self.make(format!("map {map}"), " { type cgroupsv2 : verdict; }", &everyone);
-            maps.push((*level, map));
+        let first = &groups[0].rules[0];
+        let everyone: Vec<AnnotationId> = groups.iter().flat_map(Group::ids).collect();
+        if let ([group], 2..) = (groups, levels.len())
+            && group.needs_guard()
+        {
+            let chain = self.guarded(command.chain, levels, group);
+            let mut line = command.line(first.rule).of(everyone);
+            line.write(format!(" jump {chain}"));
+            return self.dispatch.script.push(line);
         }
-        let Some((_, first_map)) = maps.first().cloned() else { return };
-        for group in groups {
-            let ids: Vec<AnnotationId> = group.rules.iter().map(|mapped| mapped.rule.id).collect();
-            let first = group.rules[0].rule;
-            let data = group.verdict().unwrap_or_else(|| {
-                let name = self.names.of_unit(table, &first_map.name, &first.annotation.selectors.label());
-                self.called_chain(table, &name, group);
-                Data::Jump(name)
-            });
-            match &group.whose {
-                Whose::Paths(paths) => {
-                    for path in paths {
-                        let element = Element {
-                            set: first_map.clone(),
-                            key: Key::Cgroup((*path).clone()),
-                            data: Some(data.clone()),
-                        };
-                        self.bind(first.annotation, element, Condition::Cgroup((*path).clone()), ids.clone());
-                    }
-                }
-                Whose::Units(_) => {
-                    let target = |(level, map): &(u32, SetRef)| Target {
-                        level: Some(*level),
-                        set: map.clone(),
-                        data: Some(data.clone()),
-                    };
-                    self.bind_pattern(first.annotation, maps.iter().map(target).collect(), ids);
-                }
-            }
-        }
-        for (level, map) in maps {
-            let mut line = command.line(groups[0].rules[0].rule).of(everyone.iter().copied());
-            line.write(" ");
-            line.write_for(format!("socket cgroupv2 level {level}"), groups[0].rules[0].cgroup.span());
-            line.write(format!(" vmap @{}", map.name));
+        let maps = self.maps(command.chain, levels, &everyone);
+        groups.iter().for_each(|group| self.fill(&maps, group, Data::Jump));
+        for map in &maps {
+            let mut line = command.line(first.rule).of(everyone.iter().copied());
+            look_up(&mut line, map, first.cgroup.span());
             self.dispatch.script.push(line);
         }
     }
 
+    /// Makes a chain that looks the packet's cgroup up at one level after the other. At the first that is found it goes on
+    /// to the group's rules, from where there is no way back to the next level, so that they act once. Returns its name.
+    fn guarded(&mut self, chain: &ChainRef, levels: &BTreeSet<u32>, group: &Group<'_>) -> String {
+        let ids = group.ids();
+        let maps = self.maps(chain, levels, &ids);
+        self.fill(&maps, group, Data::Goto);
+        let name = maps[0].1.name.clone();
+        self.make(format!("chain {} {name}", chain.table), "", &ids);
+        for map in &maps {
+            let mut line = Line::new(format!("add rule {} {name}", chain.table)).of(ids.iter().copied());
+            look_up(&mut line, map, group.rules[0].cgroup.span());
+            self.dispatch.script.push(line);
+        }
+        name
+    }
+
+    fn maps(&mut self, chain: &ChainRef, levels: &BTreeSet<u32>, ids: &[AnnotationId]) -> Vec<(u32, SetRef)> {
+        let mut maps = Vec::new();
+        for level in levels {
+            let map = SetRef { table: chain.table.clone(), name: self.names.run(chain) };
+            self.make(format!("map {map}"), " { type cgroupsv2 : verdict; }", ids);
+            maps.push((*level, map));
+        }
+        maps
+    }
+
+    /// What leads from maps to a group's rules.
+    fn fill(&mut self, maps: &[(u32, SetRef)], group: &Group<'_>, call: fn(String) -> Data) {
+        let Some((_, first_map)) = maps.first() else { return };
+        let first = group.rules[0].rule;
+        let data = group.verdict().unwrap_or_else(|| {
+            let table = &first_map.table;
+            let name = self.names.of_unit(table, &first_map.name, &first.annotation.selectors.label());
+            self.called_chain(table, &name, group);
+            call(name)
+        });
+        match &group.whose {
+            Whose::Paths(paths) => {
+                for path in paths {
+                    let element = Element {
+                        set: first_map.clone(),
+                        key: Key::Cgroup((*path).clone()),
+                        data: Some(data.clone()),
+                    };
+                    self.bind(first.annotation, element, Condition::Cgroup((*path).clone()), group.ids());
+                }
+            }
+            Whose::Units(_) => {
+                let target = |(level, map): &(u32, SetRef)| Target {
+                    level: Some(*level),
+                    set: map.clone(),
+                    data: Some(data.clone()),
+                };
+                self.bind_pattern(first.annotation, maps.iter().map(target).collect(), group.ids());
+            }
+        }
+    }
+
     fn called_chain(&mut self, table: &TableRef, name: &str, group: &Group<'_>) {
-        let ids: Vec<AnnotationId> = group.rules.iter().map(|mapped| mapped.rule.id).collect();
-        self.make(format!("chain {table} {name}"), "", &ids);
+        self.make(format!("chain {table} {name}"), "", &group.ids());
         for mapped in &group.rules {
             let mut line = Line::new(format!("add rule {table} {name}")).of([mapped.rule.id]);
             line.write_tokens(mapped.rest.iter().copied());
@@ -456,34 +507,61 @@ impl Compiler<'_> {
         }
     }
 
-    /// The rule itself; once for each level, if its cgroups may be at several.
+    /// The rule itself. If its cgroups may be at several levels, what stands in front of the match calls a chain with
+    /// the look-ups and the rest, so that each of them acts once. What can't be called is there for each level.
     fn in_place(&mut self, command: &Command<'_>, rule: &Rule<'_>, gate: Gate) {
-        let levels = match rule.annotation.units_match() {
-            Some(_) => levels_of(&rule.annotation.selectors, self.levels),
-            None => [0].into(),
+        let Some(span) = rule.annotation.units_match() else {
+            let run = self.names.run(command.chain);
+            let line = self.gated(command, rule, &run, gate);
+            return self.in_place_at(line, rule, &run, &[]);
         };
-        levels.into_iter().for_each(|level| self.in_place_at(command, rule, gate, level));
+        let levels = levels_of(&rule.annotation.selectors, self.levels);
+        if levels.len() > 1
+            && let Some((before, rest)) = around_units(&rule.body)
+        {
+            let whose = Whose::Units(&rule.annotation.selectors);
+            let group = Group { whose, rules: vec![Mapped { rule, cgroup: Match::Units(span), rest }] };
+            let chain = self.guarded(command.chain, &levels, &group);
+            let mut line = self.gated(command, rule, &chain, gate);
+            line.write_tokens(before);
+            line.write(format!(" jump {chain}"));
+            return self.dispatch.script.push(line);
+        }
+        let run = self.names.run(command.chain);
+        let line = self.gated(command, rule, &run, gate);
+        let mut sets = Vec::new();
+        for level in levels {
+            sets.push((level, self.units_set(&command.chain.table, &run, rule, level)));
+            self.in_place_at(line.clone(), rule, &run, &sets);
+        }
     }
 
-    fn in_place_at(&mut self, command: &Command<'_>, rule: &Rule<'_>, gate: Gate, level: u32) {
-        let chain = command.chain;
-        let run = self.names.run(chain);
+    /// The beginning of a rule that is behind a gate.
+    fn gated(&mut self, command: &Command<'_>, rule: &Rule<'_>, run: &str, gate: Gate) -> Line {
         let mut line = command.line(rule).of([rule.id]);
         if gate != Gate::None {
-            let gate = self.gate(&chain.table, &run, rule, gate);
+            let gate = self.gate(&command.chain.table, run, rule, gate);
             line.write(format!(" meta mark @{gate}"));
         }
+        line
+    }
+
+    /// A rule with a set in place of each match. `units` are the sets of the selected units by their level, up to that
+    /// of the last: what is in an earlier one is another copy's business.
+    fn in_place_at(&mut self, mut line: Line, rule: &Rule<'_>, run: &str, units: &[(u32, String)]) {
         for part in &rule.body {
             match part {
                 Part::Verbatim(token) if token.spaced => line.write_tokens([token]),
                 Part::Verbatim(token) => line.write_for(&token.text, token.span),
                 Part::Units(span) => {
-                    let set = self.units_set(&chain.table, &run, rule, level);
-                    line.write(" ");
-                    line.write_for(format!("socket cgroupv2 level {level} @{set}"), *span);
+                    for (number, (level, set)) in units.iter().rev().enumerate() {
+                        let not = if number > 0 { "!= " } else { "" };
+                        line.write(" ");
+                        line.write_for(format!("socket cgroupv2 level {level} {not}@{set}"), *span);
+                    }
                 }
                 Part::Cgroup(cgroup) => {
-                    let set = self.paths_set(&chain.table, &run, rule, cgroup);
+                    let set = self.paths_set(&rule.statement.chain.table, run, rule, cgroup);
                     let not = if cgroup.negated { "!= " } else { "" };
                     line.write(" ");
                     line.write_for(
@@ -596,6 +674,13 @@ impl Compiler<'_> {
         let binding = Binding { element, condition, unit: annotation.unit.clone(), location };
         self.dispatch.bindings.push(Bound { binding, annotations });
     }
+}
+
+/// The look-up of a packet's cgroup in the map of a level, for a match that stands at `origin`.
+fn look_up(line: &mut Line, (level, map): &(u32, SetRef), origin: Span) {
+    line.write(" ");
+    line.write_for(format!("socket cgroupv2 level {level}"), origin);
+    line.write(format!(" vmap @{}", map.name));
 }
 
 /// Notes who uses a variable. nft also expands `$NAME` in the string of a `log prefix`.
