@@ -98,7 +98,11 @@ const SELECTORS: [&str; 18] = [
 fn compiled_policies_decide_and_count_like_plain_rules() {
     sandbox::run(|sandbox| {
         let top = sandbox.path("").to_string();
-        compare_many(sandbox, &Tree { top, uid: String::new(), cgroups: &CGROUPS }, &rule(&CGROUPS, &[]));
+        compare_many(
+            sandbox,
+            &Tree { top, uid: String::new(), cgroups: &CGROUPS, made_user_slice: false },
+            &rule(&CGROUPS, &[]),
+        );
     });
 }
 
@@ -157,13 +161,16 @@ struct Tree {
     top: String,
     uid: String,
     cgroups: &'static [&'static str],
+    /// Whether the machine had no `user.slice` before.
+    made_user_slice: bool,
 }
 
 impl Tree {
     fn of_units() -> Self {
         let pid = std::process::id();
         let uid = (2_000_000_000 + pid).to_string();
-        Self { top: format!("scnpmtest{pid}"), uid, cgroups: &UNITS }
+        let made_user_slice = fs::create_dir(Path::new(CGROUP_ROOT).join("user.slice")).is_ok();
+        Self { top: format!("scnpmtest{pid}"), uid, cgroups: &UNITS, made_user_slice }
     }
 
     fn fill(&self, text: &str) -> String {
@@ -180,6 +187,10 @@ impl Drop for Tree {
         if !self.uid.is_empty() {
             remove_tree(&Path::new(CGROUP_ROOT).join(self.fill("TOP.slice")));
             remove_tree(&Path::new(CGROUP_ROOT).join(self.fill("user.slice/user-UID.slice")));
+        }
+        if self.made_user_slice {
+            // Not empty, if another test is at it.
+            let _ = fs::remove_dir(Path::new(CGROUP_ROOT).join("user.slice"));
         }
     }
 }
