@@ -19,7 +19,10 @@ use std::{
 };
 
 use crate::{
-    model::{AnnotationId, CgroupPath, ChainRef, Condition, Data, Element, Key, Row, SetRef, TableRef},
+    model::{
+        AnnotationId, CgroupPath, ChainRef, Condition, Data, Element, Instance, Key, Row, SetRef, TableRef,
+        UnitName,
+    },
     policy::{
         Annotation, CgroupMatch, ElementStatement, Part, Placement, Policy, RuleStatement, Statement,
         hosts::{self, Hosts, Unresolved},
@@ -227,8 +230,19 @@ enum Whose<'a> {
 }
 
 enum Step<'a> {
-    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>> },
+    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>>, known: BTreeMap<Known, usize> },
     InPlace { rule: &'a Rule<'a>, gate: Gate },
+}
+
+/// What is known of the cgroups of a group in a run, to find the group by.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Known {
+    /// A path that is named.
+    Path(CgroupPath),
+    /// The unit whose cgroup a path that is named would be.
+    UnitOfPath(UnitName),
+    /// A unit that is selected by its name.
+    Unit(UnitName),
 }
 
 impl<'a> Mapped<'a> {
@@ -257,13 +271,30 @@ impl Whose<'_> {
         }
     }
 
-    /// Whether a cgroup may be meant by both.
-    fn overlaps(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Paths(paths), Self::Paths(others)) => !paths.is_disjoint(others),
-            (Self::Units(selectors), Self::Units(others)) => selectors.may_overlap(others),
-            (Self::Units(selectors), Self::Paths(paths)) | (Self::Paths(paths), Self::Units(selectors)) => {
-                paths.iter().any(|path| selectors.may_name(path))
+    /// Whether it may share a run of these levels with other groups: a packet must be in one of them at most.
+    fn may_share(&self, levels: &BTreeSet<u32>) -> bool {
+        let is_named = match self {
+            Self::Paths(_) => true,
+            Self::Units(selectors) => selectors.only_names().is_some(),
+        };
+        is_named && (levels.len() == 1 || !self.may_hold_others())
+    }
+
+    /// What a group that is found by it may have in common with this one (`of_others`), or what this one is found by.
+    fn known(&self, of_others: bool) -> Vec<Known> {
+        match self {
+            Self::Paths(paths) => {
+                let of_path = |path: &&CgroupPath| {
+                    let unit = Instance::of(path).map(|instance| instance.unit);
+                    let unit = unit.map(if of_others { Known::Unit } else { Known::UnitOfPath });
+                    [Some(Known::Path((*path).clone())), unit]
+                };
+                paths.iter().flat_map(of_path).flatten().collect()
+            }
+            Self::Units(selectors) => {
+                let names = || selectors.only_names().unwrap_or_default().into_iter().cloned();
+                let of_paths = names().filter(|_| of_others).map(Known::UnitOfPath);
+                names().map(Known::Unit).chain(of_paths).collect()
             }
         }
     }
@@ -312,25 +343,27 @@ fn steps<'a>(rules: impl IntoIterator<Item = &'a Rule<'a>>, levels: &Levels) -> 
 
 fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
     let (whose, levels) = (mapped.whose(), mapped.levels(levels));
-    if let Some(Step::Run { levels: same, groups }) = steps.last_mut()
+    if let Some(Step::Run { levels: same, groups, known }) = steps.last_mut()
         && *same == levels
     {
-        // At one level a packet is in one of the groups at most; at several, if nothing is below what they are for.
-        let exclusive = levels.len() == 1 || !(whose.may_hold_others() || groups[0].whose.may_hold_others());
-        match groups.iter_mut().find(|group| group.whose.overlaps(&whose)) {
-            None if exclusive => return groups.push(Group { whose, rules: vec![mapped] }),
-            None => {}
-            Some(group)
-                if group.whose == whose
-                    && !stands_alone(&mapped)
-                    && !group.rules.iter().any(stands_alone) =>
-            {
-                return group.rules.push(mapped);
+        let common = || whose.known(true).iter().find_map(|one| known.get(one).copied());
+        match if groups[0].whose == whose { Some(0) } else { common() } {
+            None if whose.may_share(&levels) && groups[0].whose.may_share(&levels) => {
+                known.extend(whose.known(false).into_iter().map(|one| (one, groups.len())));
+                return groups.push(Group { whose, rules: vec![mapped] });
             }
-            Some(_) => {}
+            Some(number)
+                if groups[number].whose == whose
+                    && !stands_alone(&mapped)
+                    && !groups[number].rules.iter().any(stands_alone) =>
+            {
+                return groups[number].rules.push(mapped);
+            }
+            _ => {}
         }
     }
-    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }] });
+    let known = whose.known(false).into_iter().map(|one| (one, 0)).collect();
+    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }], known });
 }
 
 /// How rules get into a chain.
@@ -411,7 +444,7 @@ impl Compiler<'_> {
 
     fn step(&mut self, command: &Command<'_>, step: Step<'_>) {
         match step {
-            Step::Run { levels, groups } => self.run(command, &levels, &groups),
+            Step::Run { levels, groups, .. } => self.run(command, &levels, &groups),
             Step::InPlace { rule, gate } => self.in_place(command, rule, gate),
         }
     }

@@ -22,7 +22,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::places;
-use crate::model::{CgroupPath, Instance, Manager, UnitName};
+use crate::model::{Instance, Manager, UnitName};
 
 mod app;
 mod glob;
@@ -184,21 +184,9 @@ impl Selectors {
         self.0.first().map_or_else(|| UnitName(String::new()), label)
     }
 
-    /// Whether a unit may be selected by both, as far as names tell.
-    pub fn may_overlap(&self, other: &Self) -> bool {
-        let names = |selectors: &Self| -> Option<BTreeSet<UnitName>> {
-            selectors.0.iter().map(|selector| selector.which.only_name().cloned()).collect()
-        };
-        match (names(self), names(other)) {
-            (Some(ours), Some(theirs)) => !ours.is_disjoint(&theirs),
-            _ => true,
-        }
-    }
-
-    /// Whether a path may be that of a unit that is selected.
-    pub fn may_name(&self, path: &CgroupPath) -> bool {
-        Instance::of(path)
-            .is_none_or(|instance| self.0.iter().any(|selector| selector.which.names(&instance.unit)))
+    /// The names of the units, if none is selected by anything else.
+    pub fn only_names(&self) -> Option<Vec<&UnitName>> {
+        self.0.iter().map(|selector| selector.which.only_name()).collect()
     }
 
     /// Whether other units may be below one that is selected, as far as names tell: below a slice or a user's manager.
