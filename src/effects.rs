@@ -7,11 +7,11 @@ use std::{
 };
 
 use crate::{
+    cgroupfs,
     engine::{Commit, Outcome},
     log,
     model::{Binding, CGROUP_ROOT, CgroupId, CgroupPath, Element, Key, SetRef},
     nft::{AddError, Kernel},
-    watch::cgroups,
 };
 
 /// Looks at a cgroup.
@@ -28,7 +28,7 @@ pub fn commit(kernel: &mut dyn Kernel, commit: &Commit, look: Look<'_>) -> Vec<(
 /// Deletes from a set all ids but `keep`; in a user's own set only those that no cgroup has any more.
 ///
 /// # Errors
-/// As [`Kernel::ids`] and [`Kernel::delete`]; a set that is gone is no error.
+/// As [`Kernel::ids`] and [`Kernel::delete`], and if a cgroup cannot be read; a set that is gone is no error.
 pub fn sweep(kernel: &mut dyn Kernel, set: &SetRef, keep: &BTreeSet<CgroupId>) -> io::Result<usize> {
     let mut strays = match kernel.ids(set) {
         Ok(ids) => &ids - keep,
@@ -36,7 +36,7 @@ pub fn sweep(kernel: &mut dyn Kernel, set: &SetRef, keep: &BTreeSet<CgroupId>) -
         Err(error) => return Err(error),
     };
     if !set.is_ours() && !strays.is_empty() {
-        strays = &strays - &alive();
+        strays = &strays - &alive()?;
     }
     let elements: Vec<(SetRef, CgroupId)> = strays.into_iter().map(|id| (set.clone(), id)).collect();
     if !elements.is_empty() {
@@ -130,8 +130,8 @@ fn delete(kernel: &mut dyn Kernel, dead: &[(Binding, CgroupId)]) -> Vec<(Element
 }
 
 /// The ids of all cgroups that exist.
-fn alive() -> BTreeSet<CgroupId> {
+fn alive() -> io::Result<BTreeSet<CgroupId>> {
     let root = Path::new(CGROUP_ROOT);
-    let below = cgroups::below(root, usize::MAX).filter_map(|directory| cgroups::look_at(&directory));
-    cgroups::look_at(root).into_iter().chain(below).collect()
+    let below = cgroupfs::walk(root, usize::MAX).map(|found| found.map(|(_, id)| id));
+    cgroupfs::look_at(root)?.into_iter().map(Ok).chain(below).collect()
 }

@@ -12,9 +12,10 @@
 //!                    └─────────┴──► lint, what nft takes and what goes wrong all the same
 //! ```
 //!
-//! `policy`, `lint`, `dispatch` and `engine` are pure: no I/O, no clock. `nft`, `watch` and `machine` touch the
-//! machine, `load`, `effects`, `trial` and `daemon` bring the two together, `report` prints.
+//! `policy`, `lint`, `dispatch` and `engine` are pure: no I/O, no clock. `nft`, `watch`, `cgroupfs` and `machine` touch
+//! the machine, `load`, `effects`, `trial` and `daemon` bring the two together, `report` prints.
 
+pub mod cgroupfs;
 pub mod cli;
 pub mod commands;
 pub mod daemon;

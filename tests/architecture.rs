@@ -9,8 +9,10 @@ use std::{
 const PURE: [&str; 5] = ["model.rs", "policy", "lint", "dispatch", "engine"];
 
 /// Rooms that touch the machine, the clock or the user.
-const IMPURE: [&str; 11] =
-    ["nft", "watch", "machine", "trial", "report", "effects", "load", "daemon", "commands", "cli", "log"];
+const IMPURE: [&str; 12] = [
+    "nft", "watch", "cgroupfs", "machine", "trial", "report", "effects", "load", "daemon", "commands", "cli",
+    "log",
+];
 
 /// What a pure room would touch them with.
 const MACHINE: [&str; 9] =

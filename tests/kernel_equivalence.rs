@@ -22,12 +22,12 @@ use proptest::{
     test_runner::{Config, TestCaseError, TestRunner},
 };
 use scnpm::{
+    cgroupfs::look,
     dispatch,
     load::Load,
     model::CgroupPath,
     nft::{Kernel, Nftables},
     policy::hosts::Hosts,
-    watch::cgroups::look,
 };
 
 const CASES: u32 = 300;

@@ -13,13 +13,13 @@ use std::{
 
 use common::sandbox::{self, Sandbox};
 use scnpm::{
+    cgroupfs::look,
     dispatch::leftovers,
     engine::Outcome,
     load::{Load, LoadError, Loaded},
     model::{CgroupPath, UnitName, UnitOf},
     nft::{Kernel, Nftables},
     policy::{Policy, hosts::Hosts},
-    watch::cgroups::look,
 };
 
 const BASE: &str = "

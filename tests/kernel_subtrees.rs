@@ -15,12 +15,10 @@ use std::{
 
 use common::sandbox::{self, Sandbox};
 use scnpm::{
+    cgroupfs::look_at,
     model::{CgroupId, Manager, UnitName},
     units::selector::{Selector, Selectors, Users, Which, Whose},
-    watch::{
-        cgroups::look_at,
-        subtrees::{Drained, Subtrees},
-    },
+    watch::subtrees::{Drained, Subtrees},
 };
 
 const ALICE: &str = "user.slice/user-1000.slice/user@1000.service";
@@ -52,7 +50,7 @@ impl Top {
     }
 
     fn id(&self, path: &str) -> Option<CgroupId> {
-        look_at(&self.0.join(path))
+        look_at(&self.0.join(path)).unwrap()
     }
 
     fn slices(&self) -> usize {

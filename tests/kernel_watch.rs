@@ -15,8 +15,9 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 use scnpm::{
+    cgroupfs::look,
     model::{CGROUP_ROOT, CgroupId, CgroupPath},
-    watch::cgroups::{Cgroups, Seen, look},
+    watch::cgroups::{Cgroups, Seen},
 };
 
 /// A directory of cgroupfs, removed with all below it when dropped.

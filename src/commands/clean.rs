@@ -8,12 +8,12 @@ use std::{
 
 use super::Failure;
 use crate::{
+    cgroupfs::look,
     dispatch::leftovers,
     effects,
     model::{CgroupId, CgroupPath, SetRef},
     nft::{Kernel, Nftables, probe},
     policy::{Statement, files::Disk, parse},
-    watch::cgroups::look,
 };
 
 /// Runs it: objects named `scnpm.*`, rules that refer to them, and the elements that the annotations of `files` put into

@@ -20,13 +20,14 @@ use std::{
 use sd_notify::NotifyState;
 
 use crate::{
+    cgroupfs::{self, look},
     cli,
     commands::Failure,
     dispatch, effects,
     engine::{Action, Engine, Event, PolicyLoaded, Settings},
     load::{Load, LoadError},
     machine,
-    model::{Binding, CGROUP_ROOT, Instance, Source, UnitName, UnitState},
+    model::{Binding, CGROUP_ROOT, Instance, Manager, Source, UnitName, UnitState},
     nft::{Interest, Kernel, Nftables, probe},
     policy::{
         Policy,
@@ -36,13 +37,11 @@ use crate::{
     },
     units::selector::Users,
     watch::{
-        cgroups::look,
         dbus::Heard,
         hosts::Answer,
         journal::{Kind, Told},
         reader::Read,
         subtrees::{Drained, Found, Subtrees},
-        units,
     },
 };
 use sources::{Sources, Wake};
@@ -98,6 +97,9 @@ fn failed_load(error: &LoadError) -> Failure {
 
 /// How often cgroups that cannot be watched are looked at.
 const RESCAN: Duration = Duration::from_secs(1);
+
+/// How many cgroups of a user are looked at for a load.
+const MOST_OF_A_USER: usize = 65_536;
 
 /// How an annotation that nft refuses is to be taken.
 #[derive(Debug, Clone, Copy)]
@@ -430,12 +432,25 @@ impl Daemon {
             }
         }
         sources.dbus_units.send_replace(self.engine.units());
+        self.find_active();
+    }
+
+    /// Looks which of the units whose state matters have a cgroup: nobody tells a system service about those of users'
+    /// managers, nor about the system's while there is no D-Bus.
+    fn find_active(&mut self) {
         let units = self.engine.units_with_state();
-        for (found, user) in [(units::of_users(&units), true), (units::of_the_system(&units), false)] {
-            for unit in found {
-                let source = Source::Cgroup;
-                self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, user, source });
-            }
+        if units.is_empty() {
+            return;
+        }
+        let all =
+            cgroupfs::units(Path::new(CGROUP_ROOT), MOST_OF_A_USER, |path| Instance::of(&path), |_| true);
+        for (instance, _) in all.into_iter().filter(|(instance, _)| units.contains(&instance.unit)) {
+            self.tell(Event::UnitStateSeen {
+                user: instance.manager != Manager::System,
+                unit: instance.unit,
+                state: UnitState::Active,
+                source: Source::Cgroup,
+            });
         }
     }
 

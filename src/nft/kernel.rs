@@ -13,8 +13,8 @@ use super::{
     probe::{Missing, no_nf_tables},
 };
 use crate::{
+    cgroupfs::look,
     model::{CgroupId, CgroupPath, Data, Element, Key, PREFIX, SetRef},
-    watch::cgroups::look,
 };
 
 /// What nft says of a script, with its place in the script where it names one.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::room;
 use crate::{
+    cgroupfs::look,
     dispatch::Pattern,
     load::{self, Load},
     model::{Binding, CgroupPath, Element, Instance, Key, SetRef},
@@ -22,7 +23,6 @@ use crate::{
     policy::{Policy, Statement, hosts::Hosts},
     text::Diagnostic,
     units::selector::Users,
-    watch::cgroups::look,
 };
 
 /// What a round begins with.

@@ -9,4 +9,3 @@ pub mod readable;
 pub mod reader;
 pub mod sigbus;
 pub mod subtrees;
-pub mod units;

@@ -22,14 +22,15 @@ use std::{
 
 use inotify::{EventMask, WatchDescriptor, WatchMask};
 
-use super::cgroups::look_at;
+use crate::units::places::{USERS, top, user_of_manager as user_of_top, user_of_slice};
 use crate::{
+    cgroupfs::is_absence,
     model::{CGROUP_ROOT, CgroupId, Instance, Manager},
     units::selector::{Reach, Selectors, Users},
 };
 use branch::{Branch, Scan};
 use ears::{Ears, Owner};
-use paths::{USERS, below, from, instance, is_slice, top, unit_path, user_of_slice, user_of_top};
+use paths::{below, from, instance, is_slice, unit_path};
 
 /// An instance that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -658,8 +659,6 @@ impl Limits {
     }
 }
 
-/// Whether an error says that there is no such directory. A path that is too long is none to anybody.
-fn is_absence(error: &io::Error) -> bool {
-    let absences = [libc::ENOENT, libc::ENOTDIR, libc::ENODEV, libc::ENAMETOOLONG];
-    error.raw_os_error().is_some_and(|number| absences.contains(&number))
+fn look_at(directory: &std::path::Path) -> Option<CgroupId> {
+    crate::cgroupfs::look_at(directory).ok().flatten()
 }

@@ -62,25 +62,6 @@ const A: &str = "user.slice/user-1.slice/user@1.service";
 const B: &str = "user.slice/user-2.slice/user@2.service";
 
 #[test]
-fn only_the_exact_shape_is_a_users() {
-    assert_eq!(user_of_top(A), Some(1));
-    assert_eq!(user_of_slice("user.slice/user-4294967295.slice"), Some(u32::MAX));
-    for path in [
-        "user.slice/user-1.slice/user@2.service",
-        "user.slice/user-01.slice/user@01.service",
-        "user.slice/user-+1.slice/user@+1.service",
-        "user.slice/user-4294967296.slice/user@4294967296.service",
-        "user.slice/user-1.slice/user@1.service/app.slice",
-        "x.slice/user-1.slice/user@1.service",
-        "user.slice/user@1.service",
-        "user@1.service",
-        "",
-    ] {
-        assert_eq!(user_of_top(path), None, "{path}");
-    }
-}
-
-#[test]
 fn names_that_no_unit_has_lead_nowhere() {
     let path = |name: &[u8]| unit_path("a.slice", OsStr::from_bytes(name));
     assert_eq!(path(b"x.service").as_deref(), Some("a.slice/x.service"));
