@@ -40,6 +40,9 @@ const LOOKS_AFTER: [u64; 4] = [20, 100, 500, 2000];
 /// itself leaves nothing in the journal, nor on a bus that we can hear.
 const ROUND: Duration = Duration::from_secs(1);
 
+/// The least time between sweeps: each reads whole sets, and users whose cgroups come and go can cause them.
+const SWEEP_PAUSE: Duration = Duration::from_secs(30);
+
 /// What the command line asks of the engine.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Settings {
@@ -88,6 +91,7 @@ pub struct Engine {
     later: BTreeSet<(Duration, CgroupPath)>,
     rounds: BTreeMap<CgroupPath, Duration>,
     sweeps: BTreeSet<SetRef>,
+    swept: Option<Duration>,
     reload: Reload,
     dbus_is_there: bool,
     held: usize,
@@ -196,7 +200,8 @@ impl Engine {
     /// When [`Self::actions`] is to be called again even if nothing happens.
     pub fn timeout(&self) -> Option<Duration> {
         let look = self.later.first().map(|(at, _)| *at);
-        look.into_iter().chain(self.rounds.values().copied()).chain(self.reload.due).min()
+        let sweep = self.swept.filter(|_| !self.sweeps.is_empty()).map(|swept| swept + SWEEP_PAUSE);
+        look.into_iter().chain(self.rounds.values().copied()).chain(self.reload.due).chain(sweep).min()
     }
 
     /// Everything that is to be done at `now`.
@@ -221,7 +226,7 @@ impl Engine {
         if !commit.is_empty() {
             actions.push(Action::Commit(commit));
         }
-        actions.extend(self.due_sweeps());
+        actions.extend(self.due_sweeps(now));
         actions.extend(std::mem::take(&mut self.looks).into_iter().map(Action::LookAtCgroup));
         actions.extend(std::mem::take(&mut self.unit_looks).into_iter().map(Action::LookAtUnit));
         actions.extend(self.due_reload(now));
@@ -239,12 +244,17 @@ impl Engine {
     }
 
     /// A set is swept while no commit to it is under way: only then is it known what belongs there.
-    fn due_sweeps(&mut self) -> Vec<Action> {
+    fn due_sweeps(&mut self, now: Duration) -> Vec<Action> {
+        if self.sweeps.is_empty() || self.swept.is_some_and(|swept| now < swept + SWEEP_PAUSE) {
+            return vec![];
+        }
         let busy =
             |set: &SetRef| self.slots.values().any(|slot| slot.busy && slot.binding.element.set == *set);
-        let (later, now) = std::mem::take(&mut self.sweeps).into_iter().partition(busy);
+        let (later, due): (_, BTreeSet<SetRef>) =
+            std::mem::take(&mut self.sweeps).into_iter().partition(busy);
         self.sweeps = later;
-        now.into_iter().map(|set| self.sweep(set)).collect()
+        self.swept = if due.is_empty() { self.swept } else { Some(now) };
+        due.into_iter().map(|set| self.sweep(set)).collect()
     }
 
     fn sweep(&self, set: SetRef) -> Action {
@@ -283,6 +293,7 @@ impl Engine {
         self.seen.system_units.retain(|unit, _| self.by_unit.contains_key(unit));
         self.seen.user_units.retain(|unit, _| self.by_unit.contains_key(unit));
         self.unit_looks = self.by_unit.keys().cloned().collect();
+        self.swept = None;
         self.sweeps.extend(
             self.slots
                 .values()

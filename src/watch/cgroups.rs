@@ -9,6 +9,7 @@ use std::{
     ffi::{OsStr, OsString},
     io,
     path::PathBuf,
+    task::{Context, Poll},
 };
 
 use super::readable::Readable;
@@ -100,7 +101,11 @@ impl Cgroups {
     /// Looks at every followed path, and watches what is not watched yet.
     pub fn rescan(&mut self) -> Vec<Seen> {
         let mut look = Look::default();
+        self.watches.is_blind = false;
         self.visit(ROOT, &mut look);
+        if !self.watches.is_blind {
+            self.watches.told.clear();
+        }
         look.into_seen(&self.tree)
     }
 
@@ -111,6 +116,11 @@ impl Cgroups {
     /// The runtime is shutting down.
     pub async fn ready(&self) -> io::Result<()> {
         self.readable.ready().await
+    }
+
+    /// The same for who polls by hand.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.readable.poll_ready(cx)
     }
 
     /// Reads what is pending and looks at the cgroups that it mentions. Does not block. After very many
@@ -147,8 +157,12 @@ impl Cgroups {
         Drained { seen: look.into_seen(&self.tree), overflowed }
     }
 
-    /// The directories that could not be watched or looked at, since the last call; one for each kind of error. What
-    /// changes in them is only seen by [`Self::rescan`].
+    /// Whether some directories could not be watched or looked at: what changes there is only seen by [`Self::rescan`].
+    pub fn is_blind(&self) -> bool {
+        self.watches.is_blind
+    }
+
+    /// The directories that could not be watched or looked at and have not been told of yet; one for each kind of error.
     pub fn unwatched(&mut self) -> Vec<Unwatched> {
         std::mem::take(&mut self.watches.failed).into_values().collect()
     }
@@ -193,7 +207,7 @@ impl Cgroups {
 const BUFFER_SIZE: usize = 64 * 1024;
 
 /// Bounds the time that a user who makes directories in a loop can hold the daemon.
-const READS_AT_ONCE: usize = 16;
+const READS_AT_ONCE: usize = 2;
 
 const ROOT: usize = 0;
 
@@ -261,6 +275,9 @@ struct Watches {
     by_number: BTreeMap<i32, (usize, WatchDescriptor)>,
     by_node: BTreeMap<usize, i32>,
     failed: BTreeMap<Option<i32>, Unwatched>,
+    /// The kinds of errors that have been told of.
+    told: BTreeSet<Option<i32>>,
+    is_blind: bool,
 }
 
 impl Watches {
@@ -294,8 +311,10 @@ impl Watches {
     }
 
     fn fail(&mut self, node: &Node, error: io::Error) {
-        let directory = node.directory.clone();
-        self.failed.entry(error.raw_os_error()).or_insert(Unwatched { directory, error });
+        self.is_blind = true;
+        if self.told.insert(error.raw_os_error()) {
+            self.failed.insert(error.raw_os_error(), Unwatched { directory: node.directory.clone(), error });
+        }
     }
 
     fn forget(&mut self, index: usize, inotify: &Inotify) {

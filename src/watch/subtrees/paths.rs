@@ -1,12 +1,17 @@
-//! Paths of cgroups, as text: whose they are, and what is below them.
+//! Paths of cgroups, as text.
 
-use std::{collections::BTreeMap, ffi::OsStr, ops::Bound, path::Path};
+use std::{collections::BTreeMap, ffi::OsStr, ops::Bound};
 
 use crate::model::{CgroupPath, Instance};
 
 /// What paths below a path begin with.
 pub(super) fn below(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!("{path}/") }
+}
+
+/// What a path lies in; nothing for a single name.
+pub(super) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 /// Whether the rest of a path is one name.
@@ -33,8 +38,4 @@ pub(super) fn unit_path(directory: &str, name: &OsStr) -> Option<String> {
 
 pub(super) fn instance(path: &str) -> Option<Instance> {
     Instance::of(&path.parse::<CgroupPath>().ok()?)
-}
-
-pub(super) fn is_slice(instance: &Instance) -> bool {
-    Path::new(&instance.unit.0).extension() == Some(OsStr::new("slice"))
 }
