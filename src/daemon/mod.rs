@@ -78,6 +78,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     daemon.voice.ready(&daemon.policy, &daemon.engine.figures());
     daemon.serve(&mut sources).await;
     notify(&[NotifyState::Stopping]);
+    sources.close(move || drop(daemon));
     Ok(ExitCode::SUCCESS)
 }
 

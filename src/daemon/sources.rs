@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     pin::pin,
     task::{Context, Poll},
+    thread,
     time::Duration,
 };
 
@@ -113,6 +114,18 @@ impl Sources {
         if let Some((units, looks)) = self.dbus_ends.take() {
             self.dbus = Some(dbus::spawn(units, looks));
         }
+    }
+
+    /// Closes them side by side, and `meanwhile` something else: the kernel takes up to 60 ms to close a socket of
+    /// nfnetlink and 40 ms for an inotify instance, and whoever stops the daemon waits for that.
+    pub(super) fn close(self, meanwhile: impl FnOnce()) {
+        let Self { cgroups, subtrees, journal, .. } = self;
+        drop(journal);
+        thread::scope(|scope| {
+            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(cgroups));
+            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(subtrees));
+            meanwhile();
+        });
     }
 
     /// What all of them have in a turn. Waits for them for at most `timeout`; not at all if that is nothing.

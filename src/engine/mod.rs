@@ -41,7 +41,7 @@ const LOOKS_AFTER: [u64; 4] = [20, 100, 500, 2000];
 const ROUND: Duration = Duration::from_secs(1);
 
 /// The least time between sweeps: each reads whole sets, and users whose cgroups come and go can cause them.
-const SWEEP_PAUSE: Duration = Duration::from_secs(30);
+const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
 /// What the command line asks of the engine.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

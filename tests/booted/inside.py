@@ -205,10 +205,10 @@ def floods_of_two_users_keep_nobody_else_from_being_let_through_nor_the_daemon_f
 @test
 def selected_units_are_found_without_the_source_cgroup():
     two_users()
-    m.start_with(m.selected(f"{m.USER}:app:t-mail"), options=["--sources", "dbus,journal"])
-    m.as_user("systemd-run", "--user", "--unit=app-t\\x2dmail@1.service", "sleep", "infinity")
-    m.elements_become(scope_of("app-t\\x2dmail@1.service"))
-    m.as_user("systemctl", "--user", "stop", "app-t\\x2dmail@1.service")
+    m.start_with(m.selected("user:t-sel-*.service"), options=["--sources", "dbus,journal"])
+    m.as_user("systemd-run", "--user", "--unit=t-sel-a.service", "--slice=app.slice", "sleep", "infinity")
+    m.elements_become(scope_of("t-sel-a.service"))
+    m.as_user("systemctl", "--user", "stop", "t-sel-a.service")
     m.elements_become()
 
 
