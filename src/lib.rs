@@ -13,9 +13,10 @@
 //!                                      └──► findings, merged for check and the daemon alike
 //! ```
 //!
-//! `policy`, `lint`, `dispatch`, `engine` and `findings` are pure: no I/O, no clock. `nft`, `watch` and `machine` touch the
-//! machine, `load`, `effects`, `trial` and `daemon` bring the two together, `report` prints.
+//! `policy`, `lint`, `dispatch`, `engine` and `findings` are pure: no I/O, no clock. `nft`, `watch`, `cgroupfs` and `machine`
+//! touch the machine, `load`, `effects`, `trial` and `daemon` bring the two together, `report` prints.
 
+pub mod cgroupfs;
 pub mod cli;
 pub mod commands;
 pub mod daemon;

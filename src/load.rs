@@ -45,7 +45,7 @@ pub struct Load<'a> {
     /// Looks at a cgroup.
     pub look: &'a dyn Fn(&CgroupPath) -> Option<CgroupId>,
     /// Looks at all cgroups that exist.
-    pub alive: &'a dyn Fn() -> BTreeSet<CgroupId>,
+    pub alive: &'a dyn Fn() -> io::Result<BTreeSet<CgroupId>>,
     /// The state of a unit of the system's manager, if it is known.
     pub state: &'a dyn Fn(&UnitName) -> Option<UnitState>,
     /// The cgroups of units that selectors select.
@@ -421,13 +421,14 @@ fn in_users_sets(attempt: &Attempt, installed: &[(usize, Option<CgroupId>)]) -> 
 }
 
 /// Takes elements with our mark out of users' own sets, unless they are wanted; and of the sets that a policy names, those
-/// of cgroups that are gone: they match nothing, and an earlier version left them without a mark.
+/// of cgroups that are gone, if all cgroups can be looked at: they match nothing, and an earlier version left them without a
+/// mark.
 pub fn sweep(
     kernel: &mut dyn Kernel,
     policy: &Policy,
     wanted: &Marked,
     marked: &Marked,
-    alive: &dyn Fn() -> BTreeSet<CgroupId>,
+    alive: &dyn Fn() -> io::Result<BTreeSet<CgroupId>>,
 ) {
     let none = BTreeSet::new();
     let wanted = |set: &SetRef| wanted.get(set).unwrap_or(&none);
@@ -439,7 +440,7 @@ pub fn sweep(
         let Ok(elements) = kernel.elements(&set) else { continue };
         let strays: Vec<CgroupId> = elements.into_keys().filter(|id| !wanted(&set).contains(id)).collect();
         if !strays.is_empty() {
-            let alive = known.get_or_insert_with(alive);
+            let Ok(alive) = known.get_or_insert_with(alive) else { return };
             delete(kernel, &set, strays.into_iter().filter(|id| !alive.contains(id)));
         }
     }

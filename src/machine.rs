@@ -1,6 +1,5 @@
 //! MACHINE -> FACTS. Unit files as systemd finds them, units as they run, and interfaces. Reads; decides nothing.
 
-mod instances;
 mod tree;
 mod unit_files;
 
@@ -16,9 +15,9 @@ use nix::{
 };
 
 use crate::{
+    cgroupfs,
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, UnitName},
     units::{UnitFile, Units, selector::Users},
-    watch::cgroups,
 };
 use tree::Tree;
 use unit_files::{Search, is_unit_name};
@@ -45,9 +44,9 @@ pub fn users(names: &BTreeSet<&str>) -> Users {
 }
 
 /// Every unit that has a cgroup in the hierarchy below `root`, with its number: those of the system's manager, and those
-/// of users' managers. Slices are units, too. In no order.
+/// of users' managers. Slices are units, too. In no order. What is not UTF-8 in a name is replaced.
 pub fn instances(root: &Path) -> Vec<(Instance, CgroupId)> {
-    instances::below(root)
+    cgroupfs::units(root, usize::MAX, instance, |_| true)
 }
 
 /// The names of the network interfaces that exist in this network namespace.
@@ -130,7 +129,7 @@ fn unit_files(
 
 fn running_below(root: &Path) -> BTreeMap<UnitName, BTreeSet<CgroupPath>> {
     let mut running: BTreeMap<UnitName, BTreeSet<CgroupPath>> = BTreeMap::new();
-    for directory in cgroups::below(root, CGROUP_DEPTH).take(MOST_CGROUPS) {
+    for (directory, _) in cgroupfs::walk(root, CGROUP_DEPTH).flatten().take(MOST_CGROUPS) {
         let path = directory.strip_prefix(root).ok().and_then(Path::to_str);
         let Some(path) = path.and_then(|path| path.parse::<CgroupPath>().ok()) else { continue };
         if let Some(name) = path.components().last().filter(|name| is_unit_name(name)) {
@@ -138,6 +137,18 @@ fn running_below(root: &Path) -> BTreeMap<UnitName, BTreeSet<CgroupPath>> {
         }
     }
     running
+}
+
+/// The unit of a cgroup. No manager gives a name with a blank or a quote in it, but a user can make such a directory
+/// below theirs, and it looks like a unit's. It is one here, under the name that it has.
+fn instance(path: CgroupPath) -> Option<Instance> {
+    Instance::of(&path).or_else(|| {
+        let is_taken = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@/".contains(c);
+        let plain: String = path.as_str().chars().map(|c| if is_taken(c) { c } else { 'x' }).collect();
+        let manager = Instance::of(&plain.parse().ok()?)?.manager;
+        let unit = UnitName(path.components().last()?.to_owned());
+        Some(Instance { manager, unit, path })
+    })
 }
 
 #[cfg(test)]
@@ -440,6 +451,24 @@ mod tests {
             paths.iter().map(CgroupPath::as_str).collect::<Vec<_>>(),
             ["system.slice/a.service", "user.slice/user-1.slice/user@1.service/app.slice/a.service"]
         );
+    }
+
+    #[test]
+    fn a_directory_that_looks_like_a_units_is_one_whatever_its_name() {
+        let user = "user.slice/user-7.slice/user@7.service";
+        let root = Root::new()
+            .directory(&format!("{user}/a \"\n.service/b.service"))
+            .directory("us\ner.slice/user-7.slice/user@7.service/a.slice");
+        let found: BTreeSet<String> =
+            instances(&root.0).into_iter().map(|(one, _)| format!("{} {}", one.manager, one.path)).collect();
+        let expected = [
+            "7 user.slice/user-7.slice/user@7.service/a \"\n.service",
+            "system us\ner.slice",
+            "system user.slice",
+            "system user.slice/user-7.slice",
+            "system user.slice/user-7.slice/user@7.service",
+        ];
+        assert_eq!(found, expected.map(str::to_owned).into());
     }
 
     #[test]

@@ -25,13 +25,13 @@ use proptest::{
     test_runner::{Config, TestCaseError, TestRunner},
 };
 use scnpm::{
+    cgroupfs::{alive, look},
     dispatch,
     load::{Load, script},
     model::{CGROUP_ROOT, CgroupPath, Instance, UnitState},
     nft::{Kernel, Nftables},
     policy::hosts::Hosts,
     units::selector::{Selectors, Users},
-    watch::cgroups::{alive, look},
 };
 
 const CASES: u32 = 300;

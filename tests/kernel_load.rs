@@ -13,12 +13,12 @@ use std::{
 
 use common::sandbox::{self, Sandbox};
 use scnpm::{
+    cgroupfs::{alive, look},
     load::{Load, LoadError, Loaded},
     model::{CgroupPath, SetRef, UnitName, UnitState},
     nft::{Kernel, Nftables, complaint::Kind},
     policy::{Policy, hosts::Hosts},
     text::Diagnostic,
-    watch::cgroups::{alive, look},
 };
 
 const BASE: &str = "

@@ -11,6 +11,7 @@ use std::{
 
 use common::sandbox::{self, Sandbox, succeed};
 use scnpm::{
+    cgroupfs::look,
     dispatch::Script,
     effects::{self, Done},
     engine::{Add, Commit, Delete},
@@ -19,7 +20,6 @@ use scnpm::{
         Change, Complaint, Interest, Kernel, Nftables, RulesetMonitor, libnftables::Libnftables,
         netlink::Netlink, probe,
     },
-    watch::cgroups::look,
 };
 
 const RULESET: &str = "

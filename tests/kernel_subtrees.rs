@@ -9,19 +9,21 @@ use std::{
     fs,
     os::unix::ffi::OsStrExt,
     path::PathBuf,
+    sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
 
 use common::sandbox::{self, Sandbox};
 use scnpm::{
-    model::{CgroupId, Manager, UnitName},
+    cgroupfs::look_at,
+    model::{CgroupId, Instance, Manager, UnitName},
     units::selector::{Selector, Selectors, Users, Which, Whose},
-    watch::{
-        cgroups::look_at,
-        subtrees::{Drained, Subtrees},
-    },
+    watch::subtrees::{Drained, Subtrees},
 };
+
+/// The clock of all.
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 const ALICE: &str = "user.slice/user-1000.slice/user@1000.service";
 const BOB: &str = "user.slice/user-1001.slice/user@1001.service";
@@ -52,7 +54,7 @@ impl Top {
     }
 
     fn id(&self, path: &str) -> Option<CgroupId> {
-        look_at(&self.0.join(path))
+        look_at(&self.0.join(path)).unwrap()
     }
 
     fn slices(&self) -> usize {
@@ -82,10 +84,29 @@ fn glob(text: &str) -> Which {
     Which::Glob(text.into())
 }
 
-fn follow<const N: usize>(top: &Top, selectors: [(Whose, Which); N]) -> (Subtrees, Drained) {
+/// Follows what selectors select, as the daemon does, until there is nothing more to do.
+fn follow<const N: usize>(top: &Top, selectors: [(Whose, Which); N]) -> (Subtrees, Heard) {
+    let (selectors, users) = (select(selectors), Users::new());
     let mut subtrees = Subtrees::with_root(top.0.clone()).unwrap();
-    let drained = subtrees.follow(&select(selectors), &Users::new());
-    (subtrees, drained)
+    let known = subtrees.instances_of(&selectors, &users);
+    let known: Vec<Instance> = known.into_iter().map(|(instance, _)| instance).collect();
+    let mut heard = Heard::default();
+    heard.hear(subtrees.follow(&selectors, &users, &known));
+    let began = *BEGAN;
+    while is_due(&subtrees, began) {
+        heard.hear(subtrees.drain(began.elapsed()));
+    }
+    (subtrees, heard)
+}
+
+fn is_due(subtrees: &Subtrees, began: Instant) -> bool {
+    subtrees.due().is_some_and(|at| at <= began.elapsed())
+}
+
+/// Whether the kernel has something within so many milliseconds.
+async fn has_events(subtrees: &Subtrees, millis: u64) -> bool {
+    let ready = std::future::poll_fn(|cx| subtrees.poll_ready(cx));
+    tokio::time::timeout(Duration::from_millis(millis), ready).await.is_ok()
 }
 
 /// What is there after all that was told, until nothing comes for a while.
@@ -97,12 +118,6 @@ struct Heard {
 }
 
 impl Heard {
-    fn of(drained: Drained) -> Self {
-        let mut heard = Self::default();
-        heard.hear(drained);
-        heard
-    }
-
     fn hear(&mut self, drained: Drained) {
         let paths: BTreeSet<_> = drained.found.iter().map(|found| found.instance.path.clone()).collect();
         assert_eq!(paths.len(), drained.found.len(), "a path was told twice");
@@ -120,10 +135,19 @@ impl Heard {
         self.notices.extend(drained.notices);
     }
 
+    /// Hears all until nothing comes for a while.
     async fn rest(&mut self, subtrees: &mut Subtrees) {
-        while tokio::time::timeout(Duration::from_millis(100), subtrees.ready()).await.is_ok() {
-            self.hear(subtrees.drain());
+        let began = *BEGAN;
+        while is_due(subtrees, began) || has_events(subtrees, 100).await {
+            self.hear(subtrees.drain(began.elapsed()));
         }
+    }
+
+    /// The same, and what is looked at once a second, too.
+    async fn rest_of_a_second(&mut self, subtrees: &mut Subtrees) {
+        self.rest(subtrees).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        self.rest(subtrees).await;
     }
 
     fn paths(&self) -> Vec<&str> {
@@ -141,8 +165,8 @@ fn watches_are_as_many_as_slices_and_only_the_selected_is_kept() {
             }
         }
         top.make(&format!("{ALICE}/app.slice/app-x-1.scope"));
-        let (subtrees, drained) = follow(top, [(Whose::Anybody, glob("app-x-*.scope"))]);
-        assert_eq!(Heard::of(drained).paths(), [format!("{ALICE}/app.slice/app-x-1.scope")]);
+        let (subtrees, heard) = follow(top, [(Whose::Anybody, glob("app-x-*.scope"))]);
+        assert_eq!(heard.paths(), [format!("{ALICE}/app.slice/app-x-1.scope")]);
         let counts = subtrees.counts();
         // The slices outside the manager, those inside, the manager and the root.
         let inside = 1 + 20;
@@ -151,7 +175,7 @@ fn watches_are_as_many_as_slices_and_only_the_selected_is_kept() {
         // What is in units wakes nobody.
         top.make(&format!("{ALICE}/app.slice/app-x-1.scope/below.scope"));
         top.make("s.slice/s-1.slice/u1.scope/inner.slice/x.scope");
-        assert!(tokio::time::timeout(Duration::from_millis(50), subtrees.ready()).await.is_err());
+        assert!(!has_events(&subtrees, 50).await);
     });
 }
 
@@ -183,8 +207,7 @@ fn what_two_users_do_at_once_ends_in_the_right_set() {
         for user in [ALICE, BOB] {
             top.make(&format!("{user}/app.slice"));
         }
-        let (mut subtrees, drained) = follow(top, [(Whose::AnyUser, glob("app-*.scope"))]);
-        let mut heard = Heard::of(drained);
+        let (mut subtrees, mut heard) = follow(top, [(Whose::AnyUser, glob("app-*.scope"))]);
         let makers = [(ALICE, 7_u64), (BOB, 11)].map(|(user, seed)| {
             let app = top.0.join(user).join("app.slice");
             thread::spawn(move || {
@@ -204,8 +227,8 @@ fn what_two_users_do_at_once_ends_in_the_right_set() {
             })
         });
         while makers.iter().any(|maker| !maker.is_finished()) {
-            if tokio::time::timeout(Duration::from_millis(10), subtrees.ready()).await.is_ok() {
-                heard.hear(subtrees.drain());
+            if is_due(&subtrees, *BEGAN) || has_events(&subtrees, 10).await {
+                heard.hear(subtrees.drain(BEGAN.elapsed()));
             }
         }
         makers.into_iter().for_each(|maker| maker.join().unwrap());
@@ -231,8 +254,7 @@ fn hostile_names_are_passed_over() {
         top.make("system.slice");
         top.make(BOB);
         let everything = [(Whose::Uid(1001), glob("*")), (Whose::System, glob("*.service"))];
-        let (mut subtrees, drained) = follow(top, everything);
-        let mut heard = Heard::of(drained);
+        let (mut subtrees, mut heard) = follow(top, everything);
         let before = heard.now.clone();
         let watches = subtrees.counts().watches;
         let long = "x".repeat(255);
@@ -279,12 +301,8 @@ fn hostile_names_are_passed_over() {
         ] {
             top.make(&format!("{BOB}/{path}"));
         }
-        loop {
-            let Ok(ready) = tokio::time::timeout(Duration::from_millis(100), subtrees.ready()).await else {
-                break;
-            };
-            ready.unwrap();
-            let drained = subtrees.drain();
+        while is_due(&subtrees, *BEGAN) || has_events(&subtrees, 100).await {
+            let drained = subtrees.drain(BEGAN.elapsed());
             assert!(drained.found.iter().all(|found| found.instance.manager == Manager::User(1001)));
             heard.hear(drained);
         }
@@ -305,8 +323,7 @@ fn hostile_names_are_passed_over() {
 #[test]
 fn users_come_and_go() {
     run(async |top| {
-        let (mut subtrees, drained) = follow(top, [(Whose::AnyUser, glob("app-*.scope"))]);
-        let mut heard = Heard::of(drained);
+        let (mut subtrees, mut heard) = follow(top, [(Whose::AnyUser, glob("app-*.scope"))]);
         assert_eq!(subtrees.counts().watches, 1);
         let app = format!("{ALICE}/app.slice/app-a-1.scope");
         for _ in 0..3 {
@@ -351,14 +368,15 @@ fn a_cgroup_made_again_is_told_once_with_its_newest_id() {
     run(async |top| {
         let path = "a.slice/a-b.slice/x.scope";
         top.make(path);
-        let (mut subtrees, drained) = follow(top, [(Whose::System, Which::Unit(UnitName("x.scope".into())))]);
-        assert_eq!(drained.found.len(), 1);
+        let (mut subtrees, heard) = follow(top, [(Whose::System, Which::Unit(UnitName("x.scope".into())))]);
+        assert_eq!(heard.paths(), [path]);
         for _ in 0..5 {
             top.remove(path);
             top.make(path);
         }
-        let drained = subtrees.drain();
-        assert_eq!(Heard::of(drained).now, BTreeMap::from([(path.to_owned(), top.id(path).unwrap())]));
+        let mut heard = Heard::default();
+        heard.rest(&mut subtrees).await;
+        assert_eq!(heard.now, BTreeMap::from([(path.to_owned(), top.id(path).unwrap())]));
         // So with all that it is in.
         top.remove_all("a.slice");
         top.make(path);
@@ -366,7 +384,8 @@ fn a_cgroup_made_again_is_told_once_with_its_newest_id() {
         heard.rest(&mut subtrees).await;
         assert_eq!(heard.now, BTreeMap::from([(path.to_owned(), top.id(path).unwrap())]));
         top.remove(path);
-        assert_eq!(Heard::of(subtrees.drain()).gone, [path]);
+        heard.rest(&mut subtrees).await;
+        assert_eq!(heard.gone, [path]);
     });
 }
 
@@ -381,8 +400,7 @@ fn an_overflow_ends_in_a_look_at_everything_of_that_user() {
         for path in [&stays, &goes, &other] {
             top.make(path);
         }
-        let (mut subtrees, drained) = follow(top, [(Whose::AnyUser, glob("app-*.scope"))]);
-        let mut heard = Heard::of(drained);
+        let (mut subtrees, mut heard) = follow(top, [(Whose::AnyUser, glob("app-*.scope"))]);
         for number in 0..limit / 2 + 10 {
             let name = format!("{ALICE}/app.slice/{number}.scope");
             top.make(&name);
@@ -394,11 +412,10 @@ fn an_overflow_ends_in_a_look_at_everything_of_that_user() {
         top.remove(&goes);
         // Bob need not wait for Alice's.
         top.remove(&other);
-        let drained = subtrees.drain();
-        assert!(
-            drained.found.iter().any(|found| found.instance.path.as_str() == other && found.id.is_none())
-        );
-        heard.hear(drained);
+        for _ in 0..2 {
+            heard.hear(subtrees.drain(BEGAN.elapsed()));
+        }
+        assert_eq!(heard.gone, [other.as_str()]);
         heard.rest(&mut subtrees).await;
         assert_eq!(heard.paths(), [comes.as_str(), stays.as_str()]);
         assert_eq!(
@@ -416,8 +433,7 @@ fn a_user_with_too_many_slices_is_told_of_and_the_others_are_served() {
     run(async |top| {
         top.make(ALICE);
         top.make(BOB);
-        let (mut subtrees, drained) = follow(top, [(Whose::AnyUser, glob("app-*.scope"))]);
-        let mut heard = Heard::of(drained);
+        let (mut subtrees, mut heard) = follow(top, [(Whose::AnyUser, glob("app-*.scope"))]);
         for number in 0..1100 {
             top.make(&format!("{ALICE}/s{number}.slice"));
         }
@@ -433,7 +449,7 @@ fn a_user_with_too_many_slices_is_told_of_and_the_others_are_served() {
         for number in 0..100 {
             top.remove(&format!("{ALICE}/s{number}.slice"));
         }
-        heard.rest(&mut subtrees).await;
+        heard.rest_of_a_second(&mut subtrees).await;
         assert_eq!(heard.paths(), [&format!("{ALICE}/s1099.slice/app-x.scope"), &scope]);
         assert_eq!(heard.notices.len(), 1);
     });
@@ -445,8 +461,7 @@ fn a_user_who_floods_does_not_keep_others_from_being_served() {
         for user in [ALICE, BOB] {
             top.make(&format!("{user}/app.slice"));
         }
-        let (mut subtrees, drained) = follow(top, [(Whose::AnyUser, glob("app-*.scope"))]);
-        let mut heard = Heard::of(drained);
+        let (mut subtrees, mut heard) = follow(top, [(Whose::AnyUser, glob("app-*.scope"))]);
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let app = top.0.join(ALICE).join("app.slice");
         let flooder = thread::spawn(move || {
@@ -469,8 +484,9 @@ fn a_user_who_floods_does_not_keep_others_from_being_served() {
                     top.remove(&scope)
                 }
                 while heard.now.contains_key(&scope) != exists {
-                    subtrees.ready().await.unwrap();
-                    heard.hear(subtrees.drain());
+                    if is_due(&subtrees, *BEGAN) || has_events(&subtrees, 1000).await {
+                        heard.hear(subtrees.drain(BEGAN.elapsed()));
+                    }
                     drains += 1;
                 }
             }

@@ -56,7 +56,7 @@ impl Machine {
             hosts: &Hosts::new(),
             flush,
             look: &|path| cgroups.id(path),
-            alive: &|| cgroups.alive(),
+            alive: &|| Ok(cgroups.alive()),
             state: &|unit: &UnitName| Some(UnitState::of(unit.0 == "active.service")),
             instances: &[],
             users: &Users::new(),

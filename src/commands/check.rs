@@ -9,6 +9,7 @@ use std::{
 
 use super::Failure;
 use crate::{
+    cgroupfs::look,
     cli::{Check, Deny},
     findings::{self, Known},
     lint::Facts,
@@ -24,7 +25,7 @@ use crate::{
     text::{Diagnostic, Severity},
     trial::{self, Trial, Tried, Untried},
     units::selector::Users,
-    watch::{cgroups::look, hosts::look_up_now},
+    watch::hosts::look_up_now,
 };
 
 /// The cgroups that every systemd machine has, whatever runs on it (systemd.special(7)).

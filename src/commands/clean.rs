@@ -8,10 +8,10 @@ use std::{
 
 use super::Failure;
 use crate::{
+    cgroupfs::alive,
     load,
     nft::{Complaint, Kernel, Nftables, probe},
     policy::{Policy, files::Disk, parse},
-    watch::cgroups::alive,
 };
 
 /// Runs it: objects named `scnpm.*`, rules that refer to them, and the elements in users' own sets that have our mark; and

@@ -1,12 +1,14 @@
 //! The only loop: event, engine, effect, event.
 //!
-//! What wakes it, in the order in which it is served: signals, cgroupfs, D-Bus, the journal, nftables, host names, the
-//! engine's own timeout, the watchdog. Whoever wakes it, all that cgroupfs has to say is read before anything is done, so
-//! that what is pending together is committed together.
+//! In each turn every source is asked once, in this order, and has a share of the turn: signals, the cgroups that are
+//! known by name, D-Bus, the journal, nftables, host names, the cgroups of managers, the engine's own timeout, the
+//! watchdog. Then what the engine wants is done, once. So nobody waits for anybody else for longer than a turn, and what
+//! is pending together is committed together.
 
 mod notices;
 mod process;
 mod sources;
+mod turn;
 
 use std::{
     collections::BTreeSet,
@@ -20,6 +22,7 @@ use std::{
 use sd_notify::NotifyState;
 
 use crate::{
+    cgroupfs::{self, look},
     cli,
     commands::Failure,
     dispatch,
@@ -27,7 +30,7 @@ use crate::{
     engine::{Action, Engine, Event, PolicyLoaded, Settings},
     load::{Load, LoadError},
     log, machine,
-    model::{CGROUP_ROOT, Instance, Outcome, Row, Source, UnitName, UnitState},
+    model::{CGROUP_ROOT, Instance, Manager, Outcome, Row, Source, UnitName, UnitState},
     nft::{Interest, Kernel, Nftables, probe},
     policy::{
         Policy,
@@ -37,17 +40,16 @@ use crate::{
     },
     units::selector::Users,
     watch::{
-        cgroups::{alive, look},
-        dbus::Heard,
+        cgroups::{self, Cgroups, Seen},
+        dbus::DbusEvent,
         hosts::Answer,
-        journal::{Kind, Told},
+        journal::{JournalEvent, Kind},
         reader::Read,
-        subtrees::{Drained, Found, Subtrees},
-        units,
+        subtrees::{self, Found},
     },
 };
 use notices::{Notices, notify};
-use sources::{Sources, Wake};
+use sources::{News, Sources};
 
 /// Runs the daemon until a signal ends it.
 ///
@@ -69,7 +71,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     daemon
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
         .map_err(|error| failed_load(&error))?;
-    daemon.act(&mut sources);
+    daemon.settle(&mut sources);
     if let Err(error) = process::raise_priority() {
         tracing::debug!("cannot take a real-time priority, but may be given one: {error}");
     }
@@ -78,6 +80,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     daemon.notices.ready(&daemon.policy, &daemon.engine.figures());
     daemon.serve(&mut sources).await;
     notify(&[NotifyState::Stopping]);
+    sources.close(move || drop(daemon));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -98,8 +101,14 @@ fn failed_load(error: &LoadError) -> Failure {
     Failure::new(format!("nft refuses the policy: {}", error.words.join("; ")))
 }
 
-/// How often cgroups that cannot be watched are looked at.
-const RESCAN: Duration = Duration::from_secs(1);
+/// How often the journal is looked at at most because others spoke.
+const NUDGE_PAUSE: Duration = Duration::from_millis(10);
+
+/// How many turns there are at most before the daemon is ready.
+const TURNS_AT_START: usize = 1000;
+
+/// How many cgroups of a user are looked at for a load.
+const MOST_OF_A_USER: usize = 65_536;
 
 /// How an annotation that nft refuses is to be taken.
 #[derive(Debug, Clone, Copy)]
@@ -119,8 +128,8 @@ struct Daemon {
     /// What of the ruleset the policy needs.
     interest: Interest,
     started: Instant,
-    /// When what cannot be watched was looked at.
-    rescanned: Instant,
+    /// When the journal's reader was last told to look.
+    nudged: Instant,
     notices: Notices,
     bus_is_lost: bool,
 }
@@ -142,7 +151,7 @@ impl Daemon {
             kernel,
             interest: Interest::default(),
             started: Instant::now(),
-            rescanned: Instant::now(),
+            nudged: Instant::now(),
             notices: Notices::default(),
             bus_is_lost: false,
         }
@@ -152,25 +161,45 @@ impl Daemon {
         self.started.elapsed()
     }
 
+    /// Turn by turn: what each source has, then what the engine wants, once.
     async fn serve(&mut self, sources: &mut Sources) {
+        let started = self.started;
+        let mut has_acted = true;
         loop {
-            let is_blind = sources.subtrees.as_ref().is_some_and(Subtrees::has_unwatched);
-            let rescan = is_blind.then(|| RESCAN.saturating_sub(self.rescanned.elapsed()));
-            let wake = sources.wait(self.timeout().into_iter().chain(rescan).min()).await;
-            let journal_knows_more = matches!(wake, Wake::Cgroups | Wake::Dbus(_));
-            match wake {
-                Wake::End => return,
-                Wake::Hangup => self.tell(Event::ReloadRequested),
-                Wake::Dbus(heard) => self.hear(heard),
-                Wake::Ruleset => self.ruleset_changed(sources),
-                Wake::Answer(answer) => self.answered(answer),
-                Wake::Watchdog => notify(&[NotifyState::Watchdog]),
-                Wake::Journal(read) => self.read(read),
-                Wake::Cgroups | Wake::Timeout => {}
+            let timeout = if has_acted { Some(Duration::ZERO) } else { self.timeout() };
+            let all = sources.turn(&|| started.elapsed(), timeout).await;
+            let mut journal_knows_more = false;
+            for news in all {
+                journal_knows_more |= match &news {
+                    News::Cgroups(_) | News::Dbus(_) => true,
+                    News::Subtrees(drained) => !drained.found.is_empty(),
+                    _ => false,
+                };
+                match news {
+                    News::End => return,
+                    News::Hangup => self.tell(Event::ReloadRequested),
+                    News::Cgroups(drained) => self.see_named(drained, sources),
+                    News::Subtrees(drained) => self.see_selected(drained),
+                    News::Dbus(events) => {
+                        sources.subtrees.nudge();
+                        events.into_iter().for_each(|event| self.hear(event));
+                    }
+                    News::Journal(read) => {
+                        sources.subtrees.nudge();
+                        self.read(read);
+                    }
+                    News::Ruleset => self.ruleset_changed(sources),
+                    News::Answers(answers) => answers.into_iter().for_each(|answer| self.answered(answer)),
+                    News::Watchdog => notify(&[NotifyState::Watchdog]),
+                    News::Timeout => {}
+                }
             }
-            self.act(sources);
-            if let Some(reader) = sources.journal.as_ref().filter(|_| journal_knows_more) {
+            has_acted = self.act(sources);
+            if let Some(reader) = sources.journal.as_ref().filter(|_| journal_knows_more)
+                && self.nudged.elapsed() >= NUDGE_PAUSE
+            {
                 reader.nudge();
+                self.nudged = Instant::now();
             }
             self.notices.status(&self.policy, &self.engine.figures());
         }
@@ -185,18 +214,24 @@ impl Daemon {
         self.engine.handle(self.now(), event);
     }
 
-    /// Reads what cgroupfs says and does what the engine wants until both are quiet.
-    fn act(&mut self, sources: &mut Sources) {
-        loop {
-            self.read_cgroups(sources);
-            let actions = self.engine.actions(self.now());
-            if actions.is_empty() {
-                return;
-            }
-            for action in actions {
-                self.execute(action, sources);
+    /// Does what is left of a load, so that what exists already is served before anybody is told that the daemon is ready.
+    fn settle(&mut self, sources: &mut Sources) {
+        for _ in 0..TURNS_AT_START {
+            let drained = sources.subtrees.drain(self.now());
+            self.see_selected(drained);
+            let is_busy = sources.subtrees.due().is_some_and(|at| at <= self.now());
+            if !self.act(sources) && !is_busy {
+                break;
             }
         }
+    }
+
+    /// Does what the engine wants now; whether that was anything.
+    fn act(&mut self, sources: &mut Sources) -> bool {
+        let actions = self.engine.actions(self.now());
+        let has_acted = !actions.is_empty();
+        actions.into_iter().for_each(|action| self.execute(action, sources));
+        has_acted
     }
 
     fn execute(&mut self, action: Action, sources: &mut Sources) {
@@ -207,8 +242,10 @@ impl Daemon {
                 self.tell(Event::Committed { outcomes: done.outcomes });
             }
             Action::LookAtCgroup(path) => {
-                let id = look(&path);
-                self.tell(Event::CgroupSeen { path, id, source: None });
+                self.tell(match cgroupfs::look_at(&path.directory()) {
+                    Ok(id) => Event::CgroupSeen { path, id, source: None },
+                    Err(_) => Event::LookFailed { path },
+                });
             }
             Action::LookAtUnit(unit) => drop(sources.dbus_looks.try_send(unit)),
             Action::Reload { reread, flush } => self.reload(sources, reread, flush && self.options.flush),
@@ -234,28 +271,21 @@ impl Daemon {
         }
     }
 
-    fn read_cgroups(&mut self, sources: &mut Sources) {
-        if let Some(subtrees) = &mut sources.subtrees {
-            let mut drained = subtrees.drain();
-            if subtrees.has_unwatched() && self.rescanned.elapsed() >= RESCAN {
-                let Drained { found, notices } = subtrees.rescan_unwatched();
-                drained.found.extend(found);
-                drained.notices.extend(notices);
-                self.rescanned = Instant::now();
-            }
-            notices::of_source(&drained.notices);
-            drained.found.into_iter().for_each(|found| self.see(found));
+    fn see_selected(&mut self, drained: subtrees::Drained) {
+        notices::of_source(&drained.notices);
+        for Found { instance, id } in drained.found {
+            self.tell(Event::InstanceSeen { instance, id });
         }
-        let Some(cgroups) = &mut sources.cgroups else { return };
-        let drained = cgroups.drain();
-        let unwatched = cgroups.unwatched();
-        for seen in drained.seen {
-            self.tell(Event::CgroupSeen { path: seen.path, id: seen.id, source: Some(Source::Cgroup) });
+    }
+
+    fn see_named(&mut self, drained: cgroups::Drained, sources: &mut Sources) {
+        for Seen { path, id } in drained.seen {
+            self.tell(Event::CgroupSeen { path, id, source: Some(Source::Cgroup) });
         }
         if drained.overflowed {
             tracing::warn!("too many cgroups came and went at once; looked at all of them again");
         }
-        for problem in unwatched {
+        for problem in sources.cgroups.iter_mut().flat_map(Cgroups::unwatched) {
             tracing::error!(
                 "{} cannot be watched ({}): raise fs.inotify.max_user_watches",
                 problem.directory.display(),
@@ -264,18 +294,18 @@ impl Daemon {
         }
     }
 
-    fn hear(&mut self, heard: Heard) {
+    fn hear(&mut self, event: DbusEvent) {
         let source = Source::Dbus;
-        match heard {
-            Heard::Connected => {
+        match event {
+            DbusEvent::Connected => {
                 self.bus_is_lost = false;
                 tracing::debug!("connected to systemd on the system bus");
             }
-            Heard::Resumed => self.tell(Event::SourceResumed { source }),
-            Heard::Changed(unit) => self.tell(Event::UnitChanged { unit, source }),
-            Heard::JobDone(unit) => self.tell(Event::UnitJobDone { unit, source }),
-            Heard::State { unit, state } => self.tell(Event::UnitStateSeen { unit, state, source }),
-            Heard::Lost(why) => {
+            DbusEvent::Resumed => self.tell(Event::SourceResumed { source }),
+            DbusEvent::Changed(unit) => self.tell(Event::UnitChanged { unit, source }),
+            DbusEvent::JobDone(unit) => self.tell(Event::UnitJobDone { unit, source }),
+            DbusEvent::State { unit, state } => self.tell(Event::UnitStateSeen { unit, state, source }),
+            DbusEvent::Lost(why) => {
                 if !std::mem::replace(&mut self.bus_is_lost, true) {
                     tracing::warn!("the system bus is not there for now: {why}");
                 }
@@ -286,15 +316,15 @@ impl Daemon {
 
     fn read(&mut self, read: Read) {
         match read {
-            Read::Told(told) => told.into_iter().for_each(|told| self.told(told)),
+            Read::Events(events) => events.into_iter().for_each(|event| self.read_of_unit(event)),
             Read::Resumed => self.tell(Event::SourceResumed { source: Source::Journal }),
             Read::Lost(why) => tracing::warn!("the journal cannot be read for now: {why}"),
         }
     }
 
-    fn told(&mut self, told: Told) {
+    fn read_of_unit(&mut self, event: JournalEvent) {
         let source = Source::Journal;
-        let Told { unit, user, kind } = told;
+        let JournalEvent { unit, user, kind } = event;
         self.tell(match kind {
             // Of users' units only cgroups tell anything, since a user manager logs what its user likes.
             _ if user => Event::UnitChanged { unit, source },
@@ -364,16 +394,16 @@ impl Daemon {
         refusals: Refusals,
     ) -> Result<(), LoadError> {
         let users = machine::users(&policy.user_names());
-        let found = self.find_instances(sources, &policy, &users);
-        let instances: Vec<Instance> =
-            found.iter().filter(|found| found.id.is_some()).map(|found| found.instance.clone()).collect();
+        // Until the kernel has taken the policy, the sources follow the old one.
+        let found = sources.subtrees.instances_of(&policy.followed(), &users);
+        let instances: Vec<Instance> = found.into_iter().map(|(instance, _)| instance).collect();
         let engine = &self.engine;
         let load = Load {
             policy: &policy,
             hosts: &self.hosts,
             flush,
             look: &look,
-            alive: &alive,
+            alive: &cgroupfs::alive,
             state: &|unit| engine.state(unit),
             instances: &instances,
             users: &users,
@@ -399,39 +429,14 @@ impl Daemon {
         self.tell(Event::PolicyLoaded(PolicyLoaded {
             rows: loaded.rows,
             patterns: loaded.patterns,
-            users,
+            users: users.clone(),
             instances: loaded.instances,
             installed: loaded.installed,
         }));
-        found.into_iter().for_each(|found| self.see(found));
-        self.follow(sources);
+        self.follow(sources, &users, &instances);
         self.kernel.release_memory();
         process::trim();
         Ok(())
-    }
-
-    /// Follows what a policy's selectors select; what there is of it.
-    fn find_instances(&mut self, sources: &mut Sources, policy: &Policy, users: &Users) -> Vec<Found> {
-        let followed = policy.followed();
-        match &mut sources.subtrees {
-            Some(subtrees) => {
-                let drained = subtrees.follow(&followed, users);
-                notices::of_source(&drained.notices);
-                drained.found
-            }
-            None => {
-                if !followed.is_empty() {
-                    tracing::warn!(
-                        "units that are selected by pattern are not found without the source cgroup"
-                    );
-                }
-                vec![]
-            }
-        }
-    }
-
-    fn see(&mut self, found: Found) {
-        self.tell(Event::InstanceSeen { instance: found.instance, id: found.id });
     }
 
     /// Whether somebody took away what was just loaded.
@@ -440,17 +445,29 @@ impl Daemon {
         sets.next().is_some_and(|set| self.kernel.elements(set).is_err())
     }
 
-    /// Points the sources at what the engine has to know.
-    fn follow(&mut self, sources: &mut Sources) {
-        if let Some(cgroups) = &mut sources.cgroups {
-            for seen in cgroups.follow(self.engine.paths()) {
-                self.tell(Event::CgroupSeen { path: seen.path, id: seen.id, source: Some(Source::Cgroup) });
-            }
-        }
+    /// Points the sources at what the engine has to know now, and tells it what is there of that.
+    fn follow(&mut self, sources: &mut Sources, users: &Users, instances: &[Instance]) {
+        let drained = sources.subtrees.follow(&self.policy.followed(), users, instances);
+        self.see_selected(drained);
+        let paths = self.engine.paths();
+        let seen = sources.cgroups.as_mut().map(|cgroups| cgroups.follow(paths));
+        self.see_named(cgroups::Drained { seen: seen.unwrap_or_default(), overflowed: false }, sources);
         sources.dbus_units.send_replace(self.engine.units());
-        for unit in units::of_the_system(&self.engine.units_with_state()) {
-            let source = Source::Cgroup;
-            self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, source });
+        self.find_active();
+    }
+
+    /// Looks which of the system's units whose state matters have a cgroup: nobody tells of them while there is no D-Bus.
+    fn find_active(&mut self) {
+        let units = self.engine.units_with_state();
+        if units.is_empty() {
+            return;
+        }
+        let all =
+            cgroupfs::units(Path::new(CGROUP_ROOT), MOST_OF_A_USER, |path| Instance::of(&path), |_| true);
+        let is_one = |one: &Instance| one.manager == Manager::System && units.contains(&one.unit);
+        for (Instance { unit, .. }, _) in all.into_iter().filter(|(instance, _)| is_one(instance)) {
+            let (state, source) = (UnitState::Active, Source::Cgroup);
+            self.tell(Event::UnitStateSeen { unit, state, source });
         }
     }
 

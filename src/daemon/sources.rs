@@ -1,6 +1,13 @@
-//! Everything that can wake the loop, and the order in which it is served.
+//! Everything that the loop listens to, in the order in which it is asked, and how much of it is taken in a turn.
 
-use std::{collections::BTreeSet, future::pending, io, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    pin::pin,
+    task::{Context, Poll},
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -8,30 +15,33 @@ use tokio::{
     time::{Interval, interval_at, sleep},
 };
 
+use super::turn::turn;
 use crate::{
     cli,
     commands::Failure,
     engine::Engine,
-    model::{Source, UnitName},
+    model::{CGROUP_ROOT, Source, UnitName},
     nft::{Nftables, RulesetMonitor},
     watch::{
-        cgroups::Cgroups,
-        dbus::{self, Heard},
+        cgroups::{self, Cgroups},
+        dbus::{self, DbusEvent},
         hosts::{Answer, Resolver},
         readable::Readable,
         reader::{Read, Reader},
-        subtrees::Subtrees,
+        subtrees::{self, Subtrees},
     },
 };
 
-/// Everything that can wake the loop.
+/// Everything that the loop listens to.
 pub(super) struct Sources {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
     pub(super) cgroups: Option<Cgroups>,
-    pub(super) subtrees: Option<Subtrees>,
-    heard: Option<mpsc::Receiver<Heard>>,
+    /// When named cgroups are to be looked at again, if some cannot be watched.
+    rescan: Option<Duration>,
+    pub(super) subtrees: Subtrees,
+    dbus: Option<mpsc::Receiver<DbusEvent>>,
     pub(super) dbus_units: watch::Sender<BTreeSet<UnitName>>,
     pub(super) dbus_looks: mpsc::Sender<UnitName>,
     dbus_ends: Option<(watch::Receiver<BTreeSet<UnitName>>, mpsc::Receiver<UnitName>)>,
@@ -43,18 +53,25 @@ pub(super) struct Sources {
     watchdog: Option<Interval>,
 }
 
-/// Who woke the loop.
-pub(super) enum Wake {
+/// What a source had in a turn.
+pub(super) enum News {
     End,
     Hangup,
-    Cgroups,
-    Dbus(Heard),
+    Cgroups(cgroups::Drained),
+    Subtrees(subtrees::Drained),
+    Dbus(Vec<DbusEvent>),
     Journal(Read),
     Ruleset,
-    Answer(Answer),
+    Answers(Vec<Answer>),
     Timeout,
     Watchdog,
 }
+
+/// How many messages of a channel are taken in a turn.
+const MESSAGES: usize = 32;
+
+/// How often named cgroups that cannot be watched are looked at.
+const RESCAN: Duration = Duration::from_secs(1);
 
 impl Sources {
     pub(super) fn open(options: &cli::Daemon, kernel: &Nftables) -> Result<Self, Failure> {
@@ -65,7 +82,10 @@ impl Sources {
         let wanted = |source| options.sources.contains(&source);
         let journal = wanted(Source::Journal).then(Reader::spawn).transpose();
         let cgroups = wanted(Source::Cgroup).then(Cgroups::new).transpose();
-        let subtrees = wanted(Source::Cgroup).then(Subtrees::new).transpose();
+        let subtrees = match wanted(Source::Cgroup) {
+            true => Subtrees::new(),
+            false => Ok(Subtrees::without_events(PathBuf::from(CGROUP_ROOT))),
+        };
         let monitor = RulesetMonitor::open(kernel.port())
             .map_err(|error| Failure::new(format!("nftables cannot be listened to: {error}")))?;
         Ok(Self {
@@ -73,8 +93,9 @@ impl Sources {
             terminate: of(SignalKind::terminate())?,
             interrupt: of(SignalKind::interrupt())?,
             cgroups: cgroups.map_err(|error| Failure::new(format!("inotify: {error}")))?,
+            rescan: None,
             subtrees: subtrees.map_err(|error| Failure::new(format!("inotify: {error}")))?,
-            heard: None,
+            dbus: None,
             dbus_units,
             dbus_looks,
             dbus_ends: wanted(Source::Dbus).then_some((units, looks)),
@@ -91,25 +112,63 @@ impl Sources {
     pub(super) fn listen(&mut self, engine: &Engine) {
         self.dbus_units.send_replace(engine.units());
         if let Some((units, looks)) = self.dbus_ends.take() {
-            self.heard = Some(dbus::spawn(units, looks));
+            self.dbus = Some(dbus::spawn(units, looks));
         }
     }
 
-    pub(super) async fn wait(&mut self, timeout: Option<Duration>) -> Wake {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => Wake::End,
-            _ = self.interrupt.recv() => Wake::End,
-            _ = self.hangup.recv() => Wake::Hangup,
-            () = ready(self.cgroups.as_ref().map(Cgroups::ready)) => Wake::Cgroups,
-            heard = next(&mut self.heard) => Wake::Dbus(heard),
-            read = read(&mut self.journal) => Wake::Journal(read),
-            () = ready(Some(self.ruleset.ready())) => Wake::Ruleset,
-            Some(answer) = self.answers.recv() => Wake::Answer(answer),
-            () = ready(self.subtrees.as_ref().map(Subtrees::ready)) => Wake::Cgroups,
-            () = after(timeout) => Wake::Timeout,
-            () = tick(&mut self.watchdog) => Wake::Watchdog,
-        }
+    /// Closes them side by side, and `meanwhile` something else: the kernel takes up to 60 ms to close a socket of
+    /// nfnetlink and 40 ms for an inotify instance, and whoever stops the daemon waits for that.
+    pub(super) fn close(self, meanwhile: impl FnOnce()) {
+        let Self { cgroups, subtrees, journal, .. } = self;
+        drop(journal);
+        thread::scope(|scope| {
+            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(cgroups));
+            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(subtrees));
+            meanwhile();
+        });
+    }
+
+    /// What all of them have in a turn. Waits for them for at most `timeout`; not at all if that is nothing.
+    pub(super) async fn turn(&mut self, now: &dyn Fn() -> Duration, timeout: Option<Duration>) -> Vec<News> {
+        let own = [self.rescan, self.subtrees.due()].into_iter().flatten();
+        let timeout = own.map(|at| at.saturating_sub(now())).chain(timeout).min();
+        let mut alarm = pin!(timeout.map(sleep));
+        let Self { cgroups, rescan, subtrees, .. } = self;
+        turn::<News>(
+            &mut [
+                &mut |cx| self.terminate.poll_recv(cx).map(|_| News::End),
+                &mut |cx| self.interrupt.poll_recv(cx).map(|_| News::End),
+                &mut |cx| self.hangup.poll_recv(cx).map(|_| News::Hangup),
+                &mut |cx| match cgroups {
+                    Some(cgroups) => poll_cgroups(cgroups, rescan, now(), cx).map(News::Cgroups),
+                    None => Poll::Pending,
+                },
+                &mut |cx| messages(self.dbus.as_mut(), cx).map(News::Dbus),
+                &mut |cx| match &mut self.journal {
+                    Some(reader) => reader.poll_next(cx).map(News::Journal),
+                    None => Poll::Pending,
+                },
+                &mut |cx| self.ruleset.poll_ready(cx).map(|()| News::Ruleset),
+                &mut |cx| messages(Some(&mut self.answers), cx).map(News::Answers),
+                &mut |cx| {
+                    let is_due = subtrees.due().is_some_and(|at| at <= now());
+                    if !is_due && subtrees.poll_ready(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(News::Subtrees(subtrees.drain(now())))
+                },
+                &mut |cx| match alarm.as_mut().as_pin_mut() {
+                    Some(alarm) => alarm.poll(cx).map(|()| News::Timeout),
+                    None => Poll::Pending,
+                },
+                &mut |cx| match &mut self.watchdog {
+                    Some(interval) => interval.poll_tick(cx).map(|_| News::Watchdog),
+                    None => Poll::Pending,
+                },
+            ],
+            timeout != Some(Duration::ZERO),
+        )
+        .await
     }
 }
 
@@ -117,39 +176,32 @@ fn every(period: Duration) -> Interval {
     interval_at(tokio::time::Instant::now() + period, period)
 }
 
-async fn ready(source: Option<impl Future<Output = io::Result<()>>>) {
-    match source {
-        Some(source) => drop(source.await),
-        None => pending().await,
-    }
+/// What named cgroups have. When some cannot be watched or looked at, all are looked at once a second.
+fn poll_cgroups(
+    cgroups: &mut Cgroups,
+    rescan: &mut Option<Duration>,
+    now: Duration,
+    cx: &mut Context<'_>,
+) -> Poll<cgroups::Drained> {
+    let drained = if rescan.is_some_and(|at| at <= now) {
+        cgroups::Drained { seen: cgroups.rescan(), overflowed: false }
+    } else if cgroups.poll_ready(cx).is_ready() {
+        cgroups.drain()
+    } else {
+        return Poll::Pending;
+    };
+    *rescan = cgroups.is_blind().then(|| rescan.filter(|at| *at > now).unwrap_or(now + RESCAN));
+    Poll::Ready(drained)
 }
 
-async fn read(journal: &mut Option<Reader>) -> Read {
-    match journal {
-        Some(reader) => reader.next().await,
-        None => pending().await,
-    }
-}
-
-async fn next<T>(receiver: &mut Option<mpsc::Receiver<T>>) -> T {
-    if let Some(receiver) = receiver
-        && let Some(value) = receiver.recv().await
+/// Some messages of a channel, and never any of one that is closed.
+fn messages<T>(receiver: Option<&mut mpsc::Receiver<T>>, cx: &mut Context<'_>) -> Poll<Vec<T>> {
+    let mut all = Vec::new();
+    let Some(receiver) = receiver else { return Poll::Pending };
+    while all.len() < MESSAGES
+        && let Poll::Ready(Some(message)) = receiver.poll_recv(cx)
     {
-        return value;
+        all.push(message);
     }
-    pending().await
-}
-
-async fn after(timeout: Option<Duration>) {
-    match timeout {
-        Some(timeout) => sleep(timeout).await,
-        None => pending().await,
-    }
-}
-
-async fn tick(watchdog: &mut Option<Interval>) {
-    match watchdog {
-        Some(interval) => drop(interval.tick().await),
-        None => pending().await,
-    }
+    if all.is_empty() { Poll::Pending } else { Poll::Ready(all) }
 }

@@ -1,8 +1,8 @@
 //! Where systemd puts the cgroups of its units (systemd.slice(5), systemd.unit(5)).
 
-pub(super) use crate::units::places::{default_path, is_slice, slice_path};
+pub(super) use crate::units::places::{default_path, is_slice, join, manager, slice_path};
 use crate::{
-    model::{CgroupPath, UnitName},
+    model::{CgroupPath, Manager, UnitName},
     units::{
         UnitFile, Units,
         places::{self, user_of},
@@ -43,9 +43,9 @@ pub(super) fn misplaced(path: &CgroupPath) -> Option<Misplaced> {
         let expected = if is_slice(last) {
             slice_path(last).map(|path| names(&path))
         } else if at == 0 || written[..at].iter().all(|name| is_slice(name)) {
-            user_of(last).map(|user| {
+            user_of(last).map(|uid| {
                 right.clear();
-                vec!["user.slice".to_owned(), format!("user-{user}.slice"), last.to_owned()]
+                names(&places::top(Manager::User(uid)))
             })
         } else {
             None
@@ -65,22 +65,6 @@ pub(super) fn misplaced(path: &CgroupPath) -> Option<Misplaced> {
     wrong.map(|(name, at)| Misplaced { name, at, path: right.join("/") })
 }
 
-/// The part of a path that ends with the manager that the rest belongs to: a user's or a container's.
-pub(super) fn manager(path: &str) -> &str {
-    let mut end = 0;
-    let mut from = 0;
-    let mut names = path.split('/').peekable();
-    while let Some(name) = names.next() {
-        let next = names.peek();
-        let is_manager = user_of(name).is_some() || next.is_some_and(|next| is_slice(next));
-        if !is_slice(name) && is_manager && next.is_some() {
-            end = from + name.len();
-        }
-        from += name.len() + 1;
-    }
-    &path[..end]
-}
-
 /// Where the system's manager puts a unit.
 pub(super) fn place(unit: &UnitName, units: Option<&Units>) -> Place {
     let name = unit.0.as_str();
@@ -88,7 +72,7 @@ pub(super) fn place(unit: &UnitName, units: Option<&Units>) -> Place {
         return slice_path(name).map_or(Place::Unknown, Place::Known);
     }
     if let Some(user) = user_of(name) {
-        return Place::Known(format!("user.slice/user-{user}.slice/{name}"));
+        return Place::Known(places::top(Manager::User(user)));
     }
     let files: Vec<&UnitFile> = units.into_iter().flat_map(|units| units.files_of(unit)).collect();
     if files.is_empty() {
@@ -107,11 +91,6 @@ pub(super) fn place(unit: &UnitName, units: Option<&Units>) -> Place {
         None if matches!(places::kind(name), "service" | "socket") => Place::Known(default_path(name)),
         None => Place::Unknown,
     }
-}
-
-/// A path with another name at its end.
-pub(super) fn join(parent: &str, name: &str) -> String {
-    if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") }
 }
 
 /// What a path lies in; nothing for a single name.
@@ -177,19 +156,6 @@ mod tests {
         ] {
             assert_eq!(right(path), None, "{path}");
         }
-    }
-
-    #[test]
-    fn managers_are_told_apart() {
-        let user = "user.slice/user-1000.slice/user@1000.service";
-        assert_eq!(manager(&format!("{user}/app.slice/x.service")), user);
-        assert_eq!(manager(&format!("{user}/init.scope")), user);
-        assert_eq!(manager(user), "");
-        assert_eq!(manager("system.slice/x.service/sub"), "");
-        assert_eq!(
-            manager("machine.slice/c.scope/payload/system.slice/x.service"),
-            "machine.slice/c.scope/payload"
-        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::room;
 use crate::{
+    cgroupfs::look,
     dispatch::Pattern,
     effects::{self, Failed},
     engine::{Add, Commit},
@@ -25,7 +26,6 @@ use crate::{
     policy::{Policy, Statement, hosts::Hosts},
     text::Diagnostic,
     units::selector::Users,
-    watch::cgroups::look,
 };
 
 /// What a round begins with.
@@ -110,7 +110,7 @@ impl Attempt {
             hosts,
             flush: false,
             look: &is_there,
-            alive: &BTreeSet::new,
+            alive: &|| Ok(BTreeSet::new()),
             state: &|_| None,
             instances,
             users,

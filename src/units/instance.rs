@@ -5,7 +5,7 @@
 //! manager. What is below anything else is nobody's.
 
 use super::places;
-use crate::model::{CgroupPath, Instance, Manager, UnitName};
+use crate::model::{CgroupPath, Instance, UnitName};
 
 /// The types of units that systemd makes cgroups for.
 const CGROUP_TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
@@ -16,8 +16,8 @@ const NAME_MAX: usize = 255;
 impl Instance {
     /// The unit of a cgroup, if a manager makes a unit's cgroup there.
     pub fn of(path: &CgroupPath) -> Option<Self> {
-        let names: Vec<&str> = path.components().collect();
-        let (manager, names) = owner(&names);
+        let (manager, below) = places::owner(path.as_str());
+        let names: Vec<&str> = below.split('/').collect();
         let (last, above) = names.split_last()?;
         let unit = unit_name(last)?;
         let slices: Vec<&str> = above.iter().map(|name| slice_name(name)).collect::<Option<_>>()?;
@@ -27,23 +27,6 @@ impl Instance {
             path: path.clone(),
         })
     }
-}
-
-/// The manager that owns what a path names, and the names below it.
-fn owner<'a, 'b>(names: &'b [&'a str]) -> (Manager, &'b [&'a str]) {
-    if let ["user.slice", slice, service, below @ ..] = names
-        && !below.is_empty()
-        && let Some(uid) = places::user_of(service).and_then(uid)
-        && *slice == format!("user-{uid}.slice")
-    {
-        return (Manager::User(uid), below);
-    }
-    (Manager::System, names)
-}
-
-/// A number as systemd writes it.
-fn uid(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|uid: &u32| uid.to_string() == text)
 }
 
 /// The unit that a cgroup is named after. systemd puts a `_` in front of what cgroupfs might take for a file of its
@@ -80,6 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::Manager;
 
     const USER: &str = "user.slice/user-1000.slice/user@1000.service";
 

@@ -1,4 +1,10 @@
-//! Where systemd puts the cgroups of units, by their names alone (systemd.slice(5), systemd.unit(5)).
+//! Where systemd puts the cgroups of units, by their names alone (systemd.slice(5), systemd.unit(5)), and whose a cgroup
+//! is, by its path alone.
+
+use crate::model::{Instance, Manager};
+
+/// The slice that those of all users are in.
+pub(crate) const USERS: &str = "user.slice";
 
 /// What follows a unit name's last dot: its type.
 pub(crate) fn kind(name: &str) -> &str {
@@ -17,10 +23,69 @@ pub(crate) fn is_slice(name: &str) -> bool {
     kind(name) == "slice"
 }
 
-/// The number in `user@N.service`, as it is written.
-pub(crate) fn user_of(name: &str) -> Option<&str> {
-    let user = name.strip_prefix("user@")?.strip_suffix(".service")?;
-    (!user.is_empty() && user.bytes().all(|byte| byte.is_ascii_digit())).then_some(user)
+/// The number in `user@N.service`, if it is one as systemd writes it.
+pub(crate) fn user_of(name: &str) -> Option<u32> {
+    uid(name.strip_prefix("user@")?.strip_suffix(".service")?)
+}
+
+/// The user whose slice a path is.
+pub(crate) fn user_of_slice(path: &str) -> Option<u32> {
+    uid(path.strip_prefix(USERS)?.strip_prefix("/user-")?.strip_suffix(".slice")?)
+}
+
+/// The user whose manager has its cgroup at a path.
+pub(crate) fn user_of_manager(path: &str) -> Option<u32> {
+    let (slice, service) = path.rsplit_once('/')?;
+    user_of(service).filter(|uid| user_of_slice(slice) == Some(*uid))
+}
+
+/// Where a manager's hierarchy begins.
+pub(crate) fn top(manager: Manager) -> String {
+    match manager {
+        Manager::System => String::new(),
+        Manager::User(uid) => format!("{USERS}/user-{uid}.slice/user@{uid}.service"),
+    }
+}
+
+/// The manager that owns a cgroup, and the part of the path that is below it. What a manager is itself is the
+/// system's.
+pub(crate) fn owner(path: &str) -> (Manager, &str) {
+    let third = path.match_indices('/').nth(2).map(|(at, _)| path.split_at(at));
+    match third.and_then(|(top, below)| Some((user_of_manager(top)?, below))) {
+        Some((uid, below)) => (Manager::User(uid), &below[1..]),
+        None => (Manager::System, path),
+    }
+}
+
+/// The part of a path that ends with the manager that the rest belongs to: a user's or a container's.
+pub(crate) fn manager(path: &str) -> &str {
+    let mut end = 0;
+    let mut from = 0;
+    let mut names = path.split('/').peekable();
+    while let Some(name) = names.next() {
+        let next = names.peek();
+        let is_manager = user_of(name).is_some() || next.is_some_and(|next| is_slice(next));
+        if !is_slice(name) && is_manager && next.is_some() {
+            end = from + name.len();
+        }
+        from += name.len() + 1;
+    }
+    &path[..end]
+}
+
+/// Whether there may be units below one: it is a slice, or a user's manager.
+pub(crate) fn has_units(instance: &Instance) -> bool {
+    is_slice(&instance.unit.0) || user_of_manager(instance.path.as_str()).is_some()
+}
+
+/// A path with another name at its end.
+pub(crate) fn join(parent: &str, name: &str) -> String {
+    if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") }
+}
+
+/// A number as systemd writes it.
+fn uid(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|uid: &u32| uid.to_string() == text)
 }
 
 /// The names from the root down to a slice; nothing for `-.slice`, the root itself.
@@ -44,5 +109,46 @@ pub(crate) fn default_path(name: &str) -> String {
             format!("system.slice/system-{escaped}.slice/{name}")
         }
         None => format!("system.slice/{name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_exact_shape_is_a_users() {
+        let user = "user.slice/user-1.slice/user@1.service";
+        assert_eq!(top(Manager::User(1)), user);
+        assert_eq!(user_of_manager(user), Some(1));
+        assert_eq!(user_of_slice("user.slice/user-4294967295.slice"), Some(u32::MAX));
+        assert_eq!(owner("user.slice/user-1.slice/user@1.service/a/b"), (Manager::User(1), "a/b"));
+        assert_eq!(owner(user), (Manager::System, user));
+        for path in [
+            "user.slice/user-1.slice/user@2.service",
+            "user.slice/user-01.slice/user@01.service",
+            "user.slice/user-+1.slice/user@+1.service",
+            "user.slice/user-4294967296.slice/user@4294967296.service",
+            "user.slice/user-1.slice/user@1.service/app.slice",
+            "x.slice/user-1.slice/user@1.service",
+            "user.slice/user@1.service",
+            "user@1.service",
+            "",
+        ] {
+            assert_eq!(user_of_manager(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn managers_are_told_apart() {
+        let user = "user.slice/user-1000.slice/user@1000.service";
+        assert_eq!(manager(&format!("{user}/app.slice/x.service")), user);
+        assert_eq!(manager(&format!("{user}/init.scope")), user);
+        assert_eq!(manager(user), "");
+        assert_eq!(manager("system.slice/x.service/sub"), "");
+        assert_eq!(
+            manager("machine.slice/c.scope/payload/system.slice/x.service"),
+            "machine.slice/c.scope/payload"
+        );
     }
 }

@@ -8,12 +8,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
     io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
+    task::{Context, Poll},
 };
 
 use super::readable::Readable;
-use crate::model::{CGROUP_ROOT, CgroupId, CgroupPath};
+use crate::{
+    cgroupfs::{is_absence, look_at},
+    model::{CGROUP_ROOT, CgroupId, CgroupPath},
+};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
 /// Follows a set of cgroups.
@@ -44,41 +47,13 @@ pub struct Drained {
     pub overflowed: bool,
 }
 
-/// A directory that exists and could not be watched.
+/// A directory that could not be watched or looked at.
 #[derive(Debug)]
 pub struct Unwatched {
     /// The directory.
     pub directory: PathBuf,
     /// Why. `ENOSPC` means that `fs.inotify.max_user_watches` is reached.
     pub error: io::Error,
-}
-
-/// Looks at a cgroup: its id, if it exists. A file of cgroupfs is no cgroup.
-pub fn look(path: &CgroupPath) -> Option<CgroupId> {
-    look_at(&path.directory())
-}
-
-/// Looks at a cgroup's directory.
-pub fn look_at(directory: &Path) -> Option<CgroupId> {
-    let metadata = std::fs::metadata(directory).ok()?;
-    metadata.is_dir().then(|| CgroupId(metadata.ino()))
-}
-
-/// The ids of all cgroups that exist.
-pub fn alive() -> BTreeSet<CgroupId> {
-    let root = Path::new(CGROUP_ROOT);
-    let below = below(root, usize::MAX).filter_map(|directory| look_at(&directory));
-    look_at(root).into_iter().chain(below).collect()
-}
-
-/// The directories below one, down to so many levels, in no order. Follows no link; what vanishes meanwhile is left out.
-pub fn below(directory: &Path, levels: usize) -> impl Iterator<Item = PathBuf> + use<> {
-    let mut pending = children(directory, levels);
-    std::iter::from_fn(move || {
-        let (directory, levels) = pending.pop()?;
-        pending.extend(children(&directory, levels));
-        Some(directory)
-    })
 }
 
 impl Cgroups {
@@ -126,7 +101,11 @@ impl Cgroups {
     /// Looks at every followed path, and watches what is not watched yet.
     pub fn rescan(&mut self) -> Vec<Seen> {
         let mut look = Look::default();
+        self.watches.is_blind = false;
         self.visit(ROOT, &mut look);
+        if !self.watches.is_blind {
+            self.watches.told.clear();
+        }
         look.into_seen(&self.tree)
     }
 
@@ -137,6 +116,11 @@ impl Cgroups {
     /// The runtime is shutting down.
     pub async fn ready(&self) -> io::Result<()> {
         self.readable.ready().await
+    }
+
+    /// The same for who polls by hand.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.readable.poll_ready(cx)
     }
 
     /// Reads what is pending and looks at the cgroups that it mentions. Does not block. After very many
@@ -173,8 +157,12 @@ impl Cgroups {
         Drained { seen: look.into_seen(&self.tree), overflowed }
     }
 
-    /// The directories that exist and could not be watched, since the last call; one for each kind of
-    /// error. While there are any, changes below them are only seen by [`Self::rescan`].
+    /// Whether some directories could not be watched or looked at: what changes there is only seen by [`Self::rescan`].
+    pub fn is_blind(&self) -> bool {
+        self.watches.is_blind
+    }
+
+    /// The directories that could not be watched or looked at and have not been told of yet; one for each kind of error.
     pub fn unwatched(&mut self) -> Vec<Unwatched> {
         std::mem::take(&mut self.watches.failed).into_values().collect()
     }
@@ -185,7 +173,11 @@ impl Cgroups {
         let node = &self.tree.nodes[index];
         let exists = node.children.is_empty() || self.watches.watch(index, node, &self.inotify);
         if node.followed.is_some() {
-            look.ids.insert(index, if exists { look_at(&node.directory) } else { None });
+            match if exists { look_at(&node.directory) } else { Ok(None) } {
+                Ok(id) => drop(look.ids.insert(index, id)),
+                // That says nothing about the cgroup.
+                Err(error) => self.watches.fail(node, error),
+            }
         }
         let children: Vec<usize> = node.children.values().copied().collect();
         for child in children {
@@ -215,17 +207,9 @@ impl Cgroups {
 const BUFFER_SIZE: usize = 64 * 1024;
 
 /// Bounds the time that a user who makes directories in a loop can hold the daemon.
-const READS_AT_ONCE: usize = 16;
+const READS_AT_ONCE: usize = 2;
 
 const ROOT: usize = 0;
-
-/// The directories in one, each with how many levels below it are still to be gone through.
-fn children(directory: &Path, levels: usize) -> Vec<(PathBuf, usize)> {
-    let Some(levels) = levels.checked_sub(1) else { return Vec::new() };
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    directories.map(|entry| (entry.path(), levels)).collect()
-}
 
 /// What a round of visits found.
 #[derive(Debug, Default)]
@@ -291,6 +275,9 @@ struct Watches {
     by_number: BTreeMap<i32, (usize, WatchDescriptor)>,
     by_node: BTreeMap<usize, i32>,
     failed: BTreeMap<Option<i32>, Unwatched>,
+    /// The kinds of errors that have been told of.
+    told: BTreeSet<Option<i32>>,
+    is_blind: bool,
 }
 
 impl Watches {
@@ -314,13 +301,19 @@ impl Watches {
             }
             Err(error) => {
                 self.forget(index, inotify);
-                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ENODEV)) {
+                if is_absence(&error) {
                     return false;
                 }
-                let directory = node.directory.clone();
-                self.failed.entry(error.raw_os_error()).or_insert(Unwatched { directory, error });
+                self.fail(node, error);
                 true
             }
+        }
+    }
+
+    fn fail(&mut self, node: &Node, error: io::Error) {
+        self.is_blind = true;
+        if self.told.insert(error.raw_os_error()) {
+            self.failed.insert(error.raw_os_error(), Unwatched { directory: node.directory.clone(), error });
         }
     }
 
@@ -335,6 +328,8 @@ impl Watches {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn path(text: &str) -> CgroupPath {
@@ -377,22 +372,6 @@ mod tests {
         assert_eq!(tree.nodes[service].directory, Path::new("/r/a.slice/c.service"));
         assert_eq!(tree.child(slice, OsStr::new("d.service")), None);
         assert!(tree.nodes[service].children.is_empty());
-    }
-
-    #[test]
-    fn walk_goes_down_so_many_levels_and_follows_no_link() {
-        let scratch = Scratch::new("walk");
-        scratch.make("a/b/c");
-        std::fs::write(scratch.0.join("a/file"), "").unwrap();
-        std::os::unix::fs::symlink("..", scratch.0.join("a/link")).unwrap();
-        let names = |levels| -> Vec<PathBuf> {
-            let below = below(&scratch.0, levels);
-            below.map(|path| path.strip_prefix(&scratch.0).unwrap().to_owned()).collect()
-        };
-        assert_eq!(names(0), [""; 0].map(PathBuf::from));
-        assert_eq!(names(2), ["a", "a/b"].map(PathBuf::from));
-        assert_eq!(names(usize::MAX), ["a", "a/b", "a/b/c"].map(PathBuf::from));
-        assert_eq!(below(&scratch.0.join("gone"), 9).count(), 0);
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use crate::model::{UnitName, UnitState};
 
 /// Something heard from systemd, or about the connection to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum DbusEvent {
     /// The bus is there, and systemd on it.
     Connected,
     /// Signals come from now on, and may have been missed before. The states of all units of interest
@@ -56,7 +56,7 @@ pub enum Heard {
 pub fn spawn(
     interest: watch::Receiver<BTreeSet<UnitName>>,
     looks: mpsc::Receiver<UnitName>,
-) -> mpsc::Receiver<Heard> {
+) -> mpsc::Receiver<DbusEvent> {
     let (heard, receiver) = mpsc::channel(CHANNEL_SIZE);
     let listener = Listener { interest, looks: Looks(looks), heard };
     tokio::spawn(async move {
@@ -143,7 +143,7 @@ impl Looks {
 struct Listener {
     interest: watch::Receiver<BTreeSet<UnitName>>,
     looks: Looks,
-    heard: mpsc::Sender<Heard>,
+    heard: mpsc::Sender<DbusEvent>,
 }
 
 impl Listener {
@@ -151,7 +151,7 @@ impl Listener {
         let text = env::var("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_else(|_| SOCKET.to_owned());
         let address: Address = match text.parse() {
             Ok(address) => address,
-            Err(error) => return self.send(Heard::Lost(format!("{text}: {error}"))).await,
+            Err(error) => return self.send(DbusEvent::Lost(format!("{text}: {error}"))).await,
         };
         let socket = socket_path(&address);
         let mut pause = FIRST_PAUSE;
@@ -159,11 +159,11 @@ impl Listener {
             if let Some(socket) = &socket
                 && let Err(error) = self.idle(appeared(socket)).await?
             {
-                self.send(Heard::Lost(format!("cannot wait for {}: {error}", socket.display()))).await?;
+                self.send(DbusEvent::Lost(format!("cannot wait for {}: {error}", socket.display()))).await?;
             }
             let (end, subscribed) = self.listen(&address).await;
             if let End::Lost(why) = end {
-                self.send(Heard::Lost(why)).await?;
+                self.send(DbusEvent::Lost(why)).await?;
             } else {
                 return Err(Unheard);
             }
@@ -187,7 +187,7 @@ impl Listener {
         }
     }
 
-    async fn send(&self, heard: Heard) -> Result<(), Unheard> {
+    async fn send(&self, heard: DbusEvent) -> Result<(), Unheard> {
         self.heard.send(heard).await.map_err(|_| Unheard)
     }
 
@@ -294,7 +294,7 @@ impl Session<'_> {
         }
     }
 
-    async fn send(&self, heard: Heard) -> Result<(), End> {
+    async fn send(&self, heard: DbusEvent) -> Result<(), End> {
         Ok(self.listener.send(heard).await?)
     }
 
@@ -353,7 +353,7 @@ impl Session<'_> {
             }
             Asked::States(units) => {
                 for unit in units {
-                    self.send(Heard::State { unit, state: UnitState::Inactive }).await?;
+                    self.send(DbusEvent::State { unit, state: UnitState::Inactive }).await?;
                 }
                 Ok(())
             }
@@ -384,11 +384,11 @@ impl Session<'_> {
         match member {
             Some("JobNew") => {
                 let (_, _, unit) = body.deserialize::<(u32, ObjectPath<'_>, &str)>()?;
-                self.send_for(unit, Heard::Changed).await
+                self.send_for(unit, DbusEvent::Changed).await
             }
             Some("JobRemoved") => {
                 let (_, _, unit, result) = body.deserialize::<(u32, ObjectPath<'_>, &str, &str)>()?;
-                let heard = if result == "done" { Heard::JobDone } else { Heard::Changed };
+                let heard = if result == "done" { DbusEvent::JobDone } else { DbusEvent::Changed };
                 self.send_for(unit, heard).await
             }
             Some("Reloading") => match body.deserialize::<bool>()? {
@@ -406,7 +406,7 @@ impl Session<'_> {
                 match changed.get("ActiveState") {
                     Some(Variant::Str(state)) if interface == UNIT => {
                         let state = UnitState::of(is_active(state));
-                        self.send_for(&unit, |unit| Heard::State { unit, state }).await
+                        self.send_for(&unit, |unit| DbusEvent::State { unit, state }).await
                     }
                     _ => Ok(()),
                 }
@@ -428,11 +428,11 @@ impl Session<'_> {
     /// systemd sends signals from now on.
     async fn resume(&mut self) -> Result<(), End> {
         if !self.was_subscribed {
-            self.send(Heard::Connected).await?;
+            self.send(DbusEvent::Connected).await?;
         }
         self.subscribed = true;
         self.was_subscribed = true;
-        self.send(Heard::Resumed).await?;
+        self.send(DbusEvent::Resumed).await?;
         self.ask_for_all().await
     }
 
@@ -470,7 +470,7 @@ impl Session<'_> {
                 ("not-found", false) => UnitState::Missing,
                 (_, active) => UnitState::of(active),
             };
-            self.send(Heard::State { unit, state }).await?;
+            self.send(DbusEvent::State { unit, state }).await?;
         }
         Ok(())
     }
@@ -488,7 +488,7 @@ impl Session<'_> {
         names
     }
 
-    async fn send_for(&self, unit: &str, heard: impl Fn(UnitName) -> Heard) -> Result<(), End> {
+    async fn send_for(&self, unit: &str, heard: impl Fn(UnitName) -> DbusEvent) -> Result<(), End> {
         for name in self.names(unit) {
             self.send(heard(name)).await?;
         }

@@ -26,12 +26,12 @@ pub struct Journal {
 enum State {
     Open(Open),
     /// There is nothing to read, and this wakes when there may be.
-    Lost(Option<Hope>),
+    Lost(Option<Directories>),
 }
 
 /// What an entry says about a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct JournalEvent {
     /// The unit.
     pub unit: UnitName,
     /// Whether a user manager says so: then it is a unit of that user, who can say what he likes.
@@ -58,7 +58,7 @@ pub enum Kind {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Drained {
     /// In the order of the entries.
-    pub told: Vec<Told>,
+    pub events: Vec<JournalEvent>,
     /// Whether the journal had to be opened again, and entries may have been missed.
     pub resumed: bool,
 }
@@ -75,13 +75,13 @@ impl Journal {
 
     /// A journal that is lost, for who could not open it and wants to read it once it is there.
     pub fn lost() -> Self {
-        let hope = Hope::new().ok();
-        if let Some(hope) = &hope
+        let directories = Directories::new().ok();
+        if let Some(directories) = &directories
             && list().is_ok_and(|files| !files.is_empty())
         {
-            hope.watch_writes();
+            directories.watch_writes();
         }
-        Self { state: State::Lost(hope) }
+        Self { state: State::Lost(directories) }
     }
 
     /// Waits until [`Self::drain`] may have something to read; if the journal is lost, until there may be
@@ -89,7 +89,7 @@ impl Journal {
     pub async fn ready(&self) {
         let ready = match &self.state {
             State::Open(open) => open.ready().await,
-            State::Lost(Some(hope)) => hope.readable.ready().await,
+            State::Lost(Some(directories)) => directories.readable.ready().await,
             State::Lost(None) => Err(io::ErrorKind::NotConnected.into()),
         };
         if ready.is_err() {
@@ -106,7 +106,7 @@ impl Journal {
     pub fn drain(&mut self) -> io::Result<Drained> {
         let mut drained = Drained::default();
         let start = match &mut self.state {
-            State::Open(open) => match open.drain(&mut drained.told) {
+            State::Open(open) => match open.drain(&mut drained.events) {
                 Ok(None) => return Ok(drained),
                 Ok(Some(start)) => start,
                 // What could not be read may be so again.
@@ -152,7 +152,7 @@ struct Open {
     /// Always there, except while it is dropped.
     journal: Option<systemd::Journal>,
     readable: Readable,
-    hope: Hope,
+    directories: Directories,
     files: Files,
     refused: BTreeSet<Name>,
     /// Where to go on in other files.
@@ -174,7 +174,7 @@ enum Start {
 
 impl Open {
     fn new(start: Start) -> io::Result<Self> {
-        let hope = Hope::new()?;
+        let directories = Directories::new()?;
         let files = list()?;
         let (opened, faulted) = sigbus::guarded(|| open(&files, start))?;
         let (journal, refused, last) = opened?;
@@ -183,11 +183,11 @@ impl Open {
         }
         let readable = Readable::of(&journal.fd()?)?;
         if !refused.is_empty() {
-            hope.watch_writes();
+            directories.watch_writes();
         }
         // What happened since it was opened has woken nobody.
         let (journal, more, fresh) = (Some(journal), true, true);
-        Ok(Self { journal, readable, hope, files, refused, last, more, fresh })
+        Ok(Self { journal, readable, directories, files, refused, last, more, fresh })
     }
 
     async fn ready(&self) -> io::Result<()> {
@@ -196,20 +196,20 @@ impl Open {
         }
         tokio::select! {
             ready = self.readable.ready() => ready,
-            ready = self.hope.readable.ready() => ready,
+            ready = self.directories.readable.ready() => ready,
         }
     }
 
     /// Says where to go on reading if other files are to be read from now on.
-    fn drain(&mut self, told: &mut Vec<Told>) -> io::Result<Option<Start>> {
+    fn drain(&mut self, events: &mut Vec<JournalEvent>) -> io::Result<Option<Start>> {
         let journal = self.journal.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         let (readable, files, refused) = (&self.readable, &self.files, &self.refused);
         let (last, more) = (&mut self.last, &mut self.more);
-        let compare = self.hope.is_stirred() | self.fresh;
+        let compare = self.directories.is_stirred() | self.fresh;
         self.fresh = false;
         let (changed, faulted) = sigbus::guarded(|| -> io::Result<bool> {
             // Before libsystemd notices that a file was renamed, and closes it.
-            *more = read(journal, last, told)?;
+            *more = read(journal, last, events)?;
             if *more {
                 self.fresh = compare;
                 return Ok(false);
@@ -219,7 +219,7 @@ impl Open {
                 _ if changed(files, refused, &list()?) => Ok(true),
                 // What was written since the first look has woken nobody.
                 _ => {
-                    *more = read(journal, last, told)?;
+                    *more = read(journal, last, events)?;
                     Ok(false)
                 }
             }
@@ -250,27 +250,27 @@ fn no_journal() -> io::Error {
 }
 
 /// Watches the directories for other files. libsystemd only watches those of the files that it has opened.
-struct Hope {
+struct Directories {
     inotify: Inotify,
     readable: Readable,
 }
 
-const HOPE: WatchMask =
+const DIRECTORY_EVENTS: WatchMask =
     WatchMask::CREATE.union(WatchMask::MOVED_TO).union(WatchMask::ATTRIB).union(WatchMask::ONLYDIR);
 
-impl Hope {
+impl Directories {
     fn new() -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let readable = Readable::of(&inotify)?;
-        let hope = Self { inotify, readable };
-        hope.watch(HOPE);
-        Ok(hope)
+        let directories = Self { inotify, readable };
+        directories.watch(DIRECTORY_EVENTS);
+        Ok(directories)
     }
 
     /// Watches also for what is written: a file that may be read was refused; perhaps its header is still
     /// to come.
     fn watch_writes(&self) {
-        self.watch(HOPE | WatchMask::MODIFY);
+        self.watch(DIRECTORY_EVENTS | WatchMask::MODIFY);
     }
 
     fn watch(&self, mask: WatchMask) {
@@ -396,7 +396,7 @@ fn process(journal: &mut JournalRef, readable: &Readable) -> io::Result<JournalW
 }
 
 /// Reads the new entries; says whether there may be more.
-fn read(journal: &mut JournalRef, last: &mut Start, told: &mut Vec<Told>) -> io::Result<bool> {
+fn read(journal: &mut JournalRef, last: &mut Start, events: &mut Vec<JournalEvent>) -> io::Result<bool> {
     let mut count = 0;
     while count < ENTRIES_AT_ONCE && journal.next()? > 0 {
         count += 1;
@@ -409,7 +409,7 @@ fn read(journal: &mut JournalRef, last: &mut Start, told: &mut Vec<Told>) -> io:
             message_id: field(journal, c"MESSAGE_ID")?,
             message: field(journal, c"MESSAGE")?,
         };
-        told.extend(tell(entry));
+        events.extend(events_of(entry));
     }
     if count > 0 {
         *last = Start::After(journal.cursor()?);
@@ -443,7 +443,7 @@ const SUCCESS: &str = "7ad2d189f7e94e70a38c781354912448";
 /// A unit ended badly (SD_MESSAGE_UNIT_FAILURE_RESULT).
 const FAILURE: &str = "d9b373ed55a64feb8242e02dbe79a49c";
 
-fn tell(entry: Entry) -> Vec<Told> {
+fn events_of(entry: Entry) -> Vec<JournalEvent> {
     let Some(name) = entry.unit else { return Vec::new() };
     let done = entry.job_result.as_deref() == Some("done");
     let state = match entry.message_id.as_deref() {
@@ -454,7 +454,7 @@ fn tell(entry: Entry) -> Vec<Told> {
     };
     let first = if done { Kind::JobDone } else { Kind::Changed };
     let kinds = [Some(first), state].into_iter().flatten();
-    kinds.map(|kind| Told { unit: UnitName(name.clone()), user: entry.user, kind }).collect()
+    kinds.map(|kind| JournalEvent { unit: UnitName(name.clone()), user: entry.user, kind }).collect()
 }
 
 /// Whether a done start job left the unit active. It did not if a condition was not met, and perhaps not
@@ -481,7 +481,7 @@ mod tests {
             message_id: some(message_id),
             message: some(message),
         };
-        tell(entry).into_iter().map(|told| told.kind).collect()
+        events_of(entry).into_iter().map(|events| events.kind).collect()
     }
 
     #[test]
@@ -522,7 +522,7 @@ mod tests {
     #[test]
     fn entries_without_a_unit_say_nothing() {
         let entry = Entry { message_id: Some(STARTED.into()), ..Entry::default() };
-        assert_eq!(tell(entry), []);
+        assert_eq!(events_of(entry), []);
     }
 
     #[test]
@@ -551,7 +551,7 @@ mod tests {
     #[test]
     fn units_of_users_are_marked() {
         let entry = Entry { user: true, unit: Some("a.scope".into()), ..Entry::default() };
-        let told = Told { unit: UnitName("a.scope".into()), user: true, kind: Kind::Changed };
-        assert_eq!(tell(entry), [told]);
+        let events = JournalEvent { unit: UnitName("a.scope".into()), user: true, kind: Kind::Changed };
+        assert_eq!(events_of(entry), [events]);
     }
 }

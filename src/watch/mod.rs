@@ -7,6 +7,6 @@ pub mod journal;
 pub mod pages;
 pub mod readable;
 pub mod reader;
+pub(crate) mod shares;
 pub mod sigbus;
 pub mod subtrees;
-pub mod units;

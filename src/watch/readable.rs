@@ -4,6 +4,7 @@
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    task::{Context, Poll},
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -40,6 +41,15 @@ impl Readable {
     pub async fn ready(&self) -> io::Result<()> {
         self.0.readable().await?.retain_ready();
         Ok(())
+    }
+
+    /// The same for who polls by hand. Only the last task that polled is woken.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_read_ready(cx).map(|ready| {
+            if let Ok(mut ready) = ready {
+                ready.retain_ready();
+            }
+        })
     }
 
     /// Calls `read` if the descriptor is known to be ready, and notes when it would block.

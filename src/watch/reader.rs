@@ -1,12 +1,16 @@
 //! The journal's reader, on a thread of its own: to open a file of the journal can take longer than a service takes to
 //! send its first packet.
 
-use std::{io, thread};
+use std::{
+    io,
+    task::{Context, Poll},
+    thread,
+};
 
 use tokio::{runtime, sync::mpsc};
 
 use super::{
-    journal::{Drained, Journal, Told},
+    journal::{Drained, Journal, JournalEvent},
     pages,
 };
 
@@ -14,7 +18,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
     /// Entries about units, in their order.
-    Told(Vec<Told>),
+    Events(Vec<JournalEvent>),
     /// The journal was opened again: entries may have been missed.
     Resumed,
     /// It cannot be read, for this reason. It is read again once it can be.
@@ -52,11 +56,11 @@ impl Reader {
         let _ = self.nudges.try_send(());
     }
 
-    /// What it reads next.
-    pub async fn next(&mut self) -> Read {
-        match self.read.recv().await {
-            Some(read) => read,
-            None => std::future::pending().await,
+    /// What it has read next. Nothing for ever once the thread has ended.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
+        match self.read.poll_recv(cx) {
+            Poll::Ready(Some(read)) => Poll::Ready(read),
+            _ => Poll::Pending,
         }
     }
 }
@@ -79,10 +83,10 @@ async fn run(mut nudged: mpsc::Receiver<()>, sender: mpsc::Sender<Read>) {
             nudge = nudged.recv() => if nudge.is_none() { return },
         }
         let news = match journal.drain() {
-            Ok(Drained { told, resumed }) => {
+            Ok(Drained { events, resumed }) => {
                 is_lost = false;
-                let told = (!told.is_empty()).then_some(Read::Told(told));
-                [told, resumed.then_some(Read::Resumed)]
+                let events = (!events.is_empty()).then_some(Read::Events(events));
+                [events, resumed.then_some(Read::Resumed)]
             }
             Err(error) => {
                 let first = !std::mem::replace(&mut is_lost, true);

@@ -59,6 +59,7 @@ if [ "${1:-}" != --inside-namespaces ]; then
         echo "With --sources journal:"
         "$here/../booted/run.sh" "$suite" "$scnpm" measure.py journal 60 || status=1
         "$here/../booted/run.sh" "$suite" "$scnpm" measure.py idle 60 || status=1
+        "$here/../booted/run.sh" "$suite" "$scnpm" measure.py floods 300 || status=1
     fi
     exit "$status"
 fi

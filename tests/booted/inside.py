@@ -10,6 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(__file__))
+import floods
 import machine as m
 
 TESTS = []
@@ -66,10 +67,6 @@ def daemon_started_before_dbus_at_boot_finds_it_later():
 # scopes through it, and never find it again.
 
 
-def selected(selector, port=7001):
-    return f"# {selector} :: add rule inet filter allowed socket cgroupv2 unit tcp dport {port} accept\n"
-
-
 def scope_of(name, uid=m.UID):
     return f"user.slice/user-{uid}.slice/user@{uid}.service/app.slice/{name}"
 
@@ -82,7 +79,7 @@ def two_users():
 @test
 def application_is_let_through_by_whatever_name_its_scope_has():
     two_users()
-    m.start_with(selected(f"{m.USER}:app:t-mail"))
+    m.start_with(m.selected(f"{m.USER}:app:t-mail"))
     for number, name in enumerate(["app-gnome-t\\x2dmail-17.scope", "app-t\\x2dmail-18.scope"]):
         m.in_scope(name, m.connects(f"mail{number}"))
         m.equal(m.tries(f"mail{number}"), ["ok"], name)
@@ -96,7 +93,7 @@ def application_is_let_through_by_whatever_name_its_scope_has():
 @test
 def selected_units_have_their_elements_while_they_run():
     two_users()
-    m.start_with(selected("user:t-sel-*.service"), selected(f"{m.OTHER_UID}:t-sel-b.service", port=7002))
+    m.start_with(m.selected("user:t-sel-*.service"), m.selected(f"{m.OTHER_UID}:t-sel-b.service", port=7002))
     for name in ["t-sel-a.service", "t-sel-b.service"]:
         sleeper(name, where=m.USER_UNITS)
     m.reload_units()
@@ -117,7 +114,7 @@ def selected_units_have_their_elements_while_they_run():
 @test
 def unit_that_a_rule_names_and_a_pattern_selects_has_both_elements_over_restarts():
     path = "system.slice/t-both.service"
-    m.start_with(m.system_rule("t-both.service"), selected("system:t-bot*.service", port=7002))
+    m.start_with(m.system_rule("t-both.service"), m.selected("system:t-bot*.service", port=7002))
     sleeper("t-both.service")
     m.reload_units()
     for _ in range(3):
@@ -129,7 +126,7 @@ def unit_that_a_rule_names_and_a_pattern_selects_has_both_elements_over_restarts
 
 @test
 def system_unit_is_selected_wherever_its_slice_is():
-    m.start_with(selected("system:t-sliced.service"), selected("system:t-glob-*.service", port=7002))
+    m.start_with(m.selected("system:t-sliced.service"), m.selected("system:t-glob-*.service", port=7002))
     sleeper("t-sliced.service", "Slice=t-deep-er.slice", f"ExecStartPre=-{m.connects('sliced')}")
     sleeper("t-glob-x.service", f"ExecStartPre=-{m.connects('glob', port=7002)}")
     m.reload_units()
@@ -142,7 +139,7 @@ def system_unit_is_selected_wherever_its_slice_is():
 
 @test
 def user_can_imitate_nobody():
-    m.start_with(selected("system:t-imitated.service"), selected(f"{m.OTHER}:app:x"))
+    m.start_with(m.selected("system:t-imitated.service"), m.selected(f"{m.OTHER}:app:x"))
     top = m.CGROUPS / f"user.slice/user-{m.UID}.slice/user@{m.UID}.service"
     for place in ["system.slice/t-imitated.service", f"user.slice/user-{m.OTHER_UID}.slice/user@{m.OTHER_UID}.service/app-x-1.scope"]:
         m.as_user("mkdir", "-p", str(top / place))
@@ -159,7 +156,7 @@ def five_hundred_scopes_of_two_users_get_what_is_theirs_at_the_first_try():
     two_users()
     ports = {m.UID: 7001, m.OTHER_UID: 7002}
     names = {m.UID: m.USER, m.OTHER_UID: m.OTHER}
-    rules = [selected(f"{names[uid]}:app:t{app}", port=ports[uid]) for uid in ports for app in range(10)]
+    rules = [m.selected(f"{names[uid]}:app:t{app}", port=ports[uid]) for uid in ports for app in range(10)]
     m.start_with(*rules)
     work = [(uid, number) for uid in ports for number in range(250)]
     random.Random(1).shuffle(work)
@@ -185,6 +182,34 @@ def five_hundred_scopes_of_two_users_get_what_is_theirs_at_the_first_try():
     m.equal(wrong, [], f"of {len(work)} scopes")
     m.elements_become()
 
+
+
+@test
+def floods_of_two_users_keep_nobody_else_from_being_let_through_nor_the_daemon_from_ending():
+    floods.managers()
+    m.start_with(m.system_rule("t-first.service"), m.selected("user:app-*.scope", port=7002))
+    m.service("t-first.service", f"ExecStart=-{m.connects('first')}")
+    m.reload_units()
+    with floods.of_two_users():
+        for number in range(1, 21):
+            m.start("t-first.service")
+            m.eventually(lambda: len(m.tries("first")) == number, "the service did not connect", 60)
+            m.in_scope(f"app-t-{number}.scope", m.connects("application", 7002) + " || true")
+        m.equal(m.tries("first"), ["ok"] * 20, "a system unit")
+        m.equal(m.tries("application"), ["ok"] * 20, "a third user's application")
+        m.stop("scnpm.service")
+    m.equal(m.show("scnpm.service", "Result"), "success", "how the daemon ended")
+    m.equal(m.show("scnpm.service", "ExecMainStatus"), "0", "exit status of the daemon")
+
+
+@test
+def selected_units_are_found_without_the_source_cgroup():
+    two_users()
+    m.start_with(m.selected("user:t-sel-*.service"), options=["--sources", "dbus,journal"])
+    m.as_user("systemd-run", "--user", "--unit=t-sel-a.service", "--slice=app.slice", "sleep", "infinity")
+    m.elements_become(scope_of("t-sel-a.service"))
+    m.as_user("systemctl", "--user", "stop", "t-sel-a.service")
+    m.elements_become()
 
 
 def recipes():

@@ -98,6 +98,10 @@ def system_rule(unit, **rest):
     return rule(unit, f"system.slice/{unit}", **rest)
 
 
+def selected(selector, port=7001):
+    return f"# {selector} :: add rule inet filter allowed socket cgroupv2 unit tcp dport {port} accept\n"
+
+
 def write_policy(*annotations, base=BASE):
     CONF.write_text(base + "\n" + "".join(annotations))
 

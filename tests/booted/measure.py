@@ -3,14 +3,19 @@
     measure.py starts N        N starts of a service that connects at once, idle, and N under load; all must get through
     measure.py journal N       the same with the journal as the only source: printed, nothing is required
     measure.py idle SECONDS    memory and context switches of the daemon while nothing happens
+    measure.py floods N        N first tries of a system unit and N of a user's application while two others flood
 """
 
 import os
 import pathlib
+import select
+import signal
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.dirname(__file__))
+import floods
 import machine as m
 
 NAME = "t-first.service"
@@ -90,6 +95,65 @@ def idle(seconds):
     return memory <= MEMORY_LIMIT_KB and woken == 0
 
 
+def cpu(pid, seconds):
+    """The share of a core that a process takes, in percent."""
+
+    def ticks():
+        return sum(map(int, pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    before, began = ticks(), time.monotonic()
+    time.sleep(seconds)
+    return 100 * (ticks() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - began)
+
+
+def application(count):
+    """How many of so many scopes of a user get through at their first try."""
+    for number in range(count):
+        m.in_scope(f"app-t-{number}.scope", m.connects("application", 7002) + " || true")
+    return m.tries("application").count("ok")
+
+
+def milliseconds_to_end(pid):
+    """From SIGTERM to the end of the daemon."""
+    waits = os.pidfd_open(pid)
+    began = time.monotonic()
+    signal.pidfd_send_signal(waits, signal.SIGTERM)
+    select.select([waits], [], [], 60)
+    return 1000 * (time.monotonic() - began)
+
+
+def floods_of_two_users(count):
+    """Prints who gets through, and what the floods cost; whether it is as it should be."""
+    m.Listeners(range(7001, 7003))
+    floods.managers()
+    m.start_with(m.system_rule(NAME), m.selected("user:app-*.scope", port=7002))
+    pid = m.daemon_pid()
+    before = int(field(pathlib.Path(f"/proc/{pid}/status"), "VmRSS"))
+    with floods.of_two_users():
+        time.sleep(10)
+        share = cpu(pid, 10)
+        passed = {}
+
+        def of_the_user():
+            passed["a third user's application"] = application(count)
+
+        beside = threading.Thread(target=of_the_user)
+        beside.start()
+        passed["a system unit"] = let_through(count, "simple")
+        beside.join()
+        after = int(field(pathlib.Path(f"/proc/{pid}/status"), "VmRSS"))
+        said = m.log().count("somebody changed the ruleset")
+        took = milliseconds_to_end(pid)
+    for whose, number in sorted(passed.items()):
+        print(f"first tries of {whose} while two users flood: {number} of {count} let through")
+    print(f"the daemon's share of a core meanwhile: {share:.0f} % (at most 20)")
+    print(f"SIGTERM to the daemon's end: {took:.0f} ms (at most 100)")
+    print(f"resident memory: {before} kB before, {after} kB during the floods")
+    print(f"changes of the ruleset by others that the daemon saw: {said} (none was made)")
+    m.reset()
+    return all(number == count for number in passed.values()) and share <= 20 and took <= 100
+
+
 def main(what, number):
     match what:
         case "starts":
@@ -99,6 +163,8 @@ def main(what, number):
             return 0
         case "idle":
             return 0 if idle(number) else 1
+        case "floods":
+            return 0 if floods_of_two_users(number) else 1
     print(__doc__, file=sys.stderr)
     return 2
 

@@ -2,17 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::ReadDir,
-    vec,
+    time::Duration,
 };
 
 use inotify::WatchDescriptor;
 
 use super::{
-    ears::Owner,
+    listeners::Owner,
     paths::{below, from, is_name},
 };
-use crate::model::CgroupId;
+use crate::{cgroupfs::Children, model::CgroupId};
 
 /// A manager's subtree.
 #[derive(Debug)]
@@ -20,38 +19,56 @@ pub(super) struct Branch {
     pub(super) owner: Owner,
     /// Where it begins.
     pub(super) top: String,
-    /// The slices that exist, and the watches of those that can be watched.
-    pub(super) slices: BTreeMap<String, Option<WatchDescriptor>>,
+    /// The slices that are followed. None if the manager is gone.
+    pub(super) slices: BTreeMap<String, Slice>,
     /// What selectors select and exists.
     pub(super) selected: BTreeMap<String, CgroupId>,
+    /// What something happened to, and has not been looked at since.
+    pub(super) touched: BTreeSet<String>,
     /// Slices that are to be scanned, and the scan that is under way.
     pub(super) due: BTreeSet<String>,
     pub(super) scan: Option<Scan>,
-    /// Slices whose changes give no events, or that cannot be read.
-    pub(super) unwatched: BTreeSet<String>,
-    pub(super) excess: Excess,
+    /// Why slices are scanned again in a while.
+    pub(super) again: Again,
+    /// When that was done last.
+    pub(super) rescanned: Option<Duration>,
     pub(super) overflows: u32,
+    pub(super) excess: Excess,
+}
+
+/// A slice that exists.
+#[derive(Debug, Default)]
+pub(super) struct Slice {
+    pub(super) watch: Option<WatchDescriptor>,
+    /// As it was when it was found in a directory.
+    pub(super) id: Option<CgroupId>,
 }
 
 /// A look at what a slice has, and had.
 #[derive(Debug)]
 pub(super) struct Scan {
     pub(super) path: String,
-    pub(super) known: vec::IntoIter<String>,
-    pub(super) entries: Option<ReadDir>,
+    /// What is known and has not been seen in it.
+    pub(super) unseen: BTreeSet<String>,
+    pub(super) children: Option<Children>,
 }
 
-/// What is more than a user may have.
+/// What is scanned again once a second, since no event tells of it.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    /// Everything: events were lost.
+    pub(super) all: bool,
+    /// Slices that cannot be watched, or that cannot be read.
+    pub(super) unwatched: BTreeSet<String>,
+    /// Slices with more in them than a user may have.
+    pub(super) beyond: BTreeSet<String>,
+}
+
+/// What the log says of what is more than a user may have.
 #[derive(Debug, Default)]
 pub(super) struct Excess {
-    /// Whether something is passed over.
-    pub(super) exists: bool,
-    /// How often that began.
-    pub(super) times: u32,
-    /// Whether something went since, so that what was passed over may have a place.
-    pub(super) has_room: bool,
-    /// Whether all is being looked at again for that reason, and whether something was passed over in that.
-    pub(super) checks: Option<bool>,
+    is_told: bool,
+    times: u32,
 }
 
 impl Branch {
@@ -61,59 +78,57 @@ impl Branch {
             top,
             slices: BTreeMap::new(),
             selected: BTreeMap::new(),
+            touched: BTreeSet::new(),
             due: BTreeSet::new(),
             scan: None,
-            unwatched: BTreeSet::new(),
-            excess: Excess::default(),
+            again: Again::default(),
+            rescanned: None,
             overflows: 0,
+            excess: Excess::default(),
         }
     }
 
-    pub(super) fn is_busy(&self) -> bool {
+    pub(super) fn has_scans(&self) -> bool {
         self.scan.is_some() || !self.due.is_empty()
     }
 
     /// Whether it waits for its turn.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.is_busy() || self.excess.has_room
+    pub(super) fn is_busy(&self) -> bool {
+        self.has_scans() || !self.touched.is_empty()
     }
 
-    /// The names of what is known in a directory.
-    pub(super) fn children(&self, path: &str) -> Vec<String> {
+    /// When it is to be scanned again, if it is.
+    pub(super) fn rescan_due(&self, pause: Duration) -> Option<Duration> {
+        let Again { all, unwatched, beyond } = &self.again;
+        let is_wanted = *all || !unwatched.is_empty() || !beyond.is_empty();
+        (is_wanted && !self.has_scans())
+            .then(|| self.rescanned.map_or(Duration::ZERO, |rescanned| rescanned + pause))
+    }
+
+    /// The paths of what is known in a directory.
+    pub(super) fn children(&self, path: &str) -> BTreeSet<String> {
         let prefix = below(path);
-        let of = |path: &String| path.strip_prefix(&prefix).filter(|name| is_name(name)).map(str::to_owned);
-        let slices = from(&self.slices, &prefix).filter_map(|(path, _)| of(path));
-        let selected = from(&self.selected, &prefix).filter_map(|(path, _)| of(path));
-        slices.chain(selected).collect()
+        let is_child = |path: &&String| is_name(&path[prefix.len()..]);
+        let slices = from(&self.slices, &prefix).map(|(path, _)| path).filter(is_child);
+        let selected = from(&self.selected, &prefix).map(|(path, _)| path).filter(is_child);
+        slices.chain(selected).cloned().collect()
     }
 
-    /// Passes something over; says whether that is worth a notice. It is each time that it begins, but more and more
-    /// rarely: users must not fill the log.
-    pub(super) fn pass_over(&mut self) -> bool {
-        self.excess.checks = self.excess.checks.map(|_| true);
-        if std::mem::replace(&mut self.excess.exists, true) {
+    /// Notes that something in a slice is passed over; says whether that is worth a notice. It is each time that it
+    /// begins, but more and more rarely: users must not fill the log.
+    pub(super) fn pass_over(&mut self, slice: &str) -> bool {
+        self.again.beyond.insert(slice.to_owned());
+        if std::mem::replace(&mut self.excess.is_told, true) {
             return false;
         }
         self.excess.times += 1;
         self.excess.times.is_power_of_two()
     }
 
-    /// Notes that something went.
-    pub(super) fn make_room(&mut self) {
-        self.excess.has_room = self.excess.exists;
-    }
-
-    /// Ends a look at everything that was to find what had been passed over, or begins one.
+    /// Notes that a scan has ended.
     pub(super) fn settle(&mut self) {
-        if self.is_busy() {
-            return;
-        }
-        if let Some(has_passed_over) = self.excess.checks.take() {
-            self.excess.exists = has_passed_over;
-        }
-        if std::mem::take(&mut self.excess.has_room) && self.excess.exists {
-            self.excess.checks = Some(false);
-            self.due = self.slices.keys().cloned().collect();
+        if !self.has_scans() && self.again.beyond.is_empty() {
+            self.excess.is_told = false;
         }
     }
 }

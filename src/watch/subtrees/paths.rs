@@ -1,35 +1,17 @@
-//! Paths of cgroups, as text: whose they are, and what is below them.
+//! Paths of cgroups, as text.
 
-use std::{collections::BTreeMap, ffi::OsStr, ops::Bound, path::Path};
+use std::{collections::BTreeMap, ffi::OsStr, ops::Bound};
 
-use crate::model::{CgroupPath, Instance, Manager};
-
-/// The slice that all users' are in.
-pub(super) const USERS: &str = "user.slice";
-
-/// Where a manager's subtree begins.
-pub(super) fn top(manager: Manager) -> String {
-    match manager {
-        Manager::System => String::new(),
-        Manager::User(uid) => format!("{USERS}/user-{uid}.slice/user@{uid}.service"),
-    }
-}
-
-/// The user whose slice it is.
-pub(super) fn user_of_slice(path: &str) -> Option<u32> {
-    let uid = path.strip_prefix(USERS)?.strip_prefix("/user-")?.strip_suffix(".slice")?.parse().ok()?;
-    (path == format!("{USERS}/user-{uid}.slice")).then_some(uid)
-}
-
-/// The user whose manager it is.
-pub(super) fn user_of_top(path: &str) -> Option<u32> {
-    let uid = user_of_slice(path.rsplit_once('/')?.0)?;
-    (path == top(Manager::User(uid))).then_some(uid)
-}
+use crate::model::{CgroupPath, Instance};
 
 /// What paths below a path begin with.
 pub(super) fn below(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!("{path}/") }
+}
+
+/// What a path lies in; nothing for a single name.
+pub(super) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 /// Whether the rest of a path is one name.
@@ -56,8 +38,4 @@ pub(super) fn unit_path(directory: &str, name: &OsStr) -> Option<String> {
 
 pub(super) fn instance(path: &str) -> Option<Instance> {
     Instance::of(&path.parse::<CgroupPath>().ok()?)
-}
-
-pub(super) fn is_slice(instance: &Instance) -> bool {
-    Path::new(&instance.unit.0).extension() == Some(OsStr::new("slice"))
 }

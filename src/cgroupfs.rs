@@ -1,0 +1,275 @@
+//! CGROUPS -> FACTS. The only room that reads the cgroup v2 file system (cgroups(7)).
+//!
+//! "There is none" and "it could not be looked at" are told apart: the second says nothing about the cgroup.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fs::{self, ReadDir},
+    io,
+    os::unix::fs::{DirEntryExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Manager},
+    units::places,
+};
+
+/// A cgroup in another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// Its name.
+    pub name: OsString,
+    /// Its id.
+    pub id: CgroupId,
+}
+
+/// The id of a cgroup; nothing if there is none, or if it could not be looked at.
+pub fn look(path: &CgroupPath) -> Option<CgroupId> {
+    look_at(&path.directory()).ok().flatten()
+}
+
+/// The id of the cgroup at this directory, if there is one. A file of cgroupfs is no cgroup.
+///
+/// # Errors
+/// As stat(2), unless the error says that there is no such directory.
+pub fn look_at(directory: &Path) -> io::Result<Option<CgroupId>> {
+    match fs::metadata(directory) {
+        Ok(metadata) => Ok(metadata.is_dir().then(|| CgroupId(metadata.ino()))),
+        Err(error) if is_absence(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The cgroups in one, in no order; nothing if it does not exist. Their ids are read with their names, which spares a
+/// stat(2) of each.
+///
+/// # Errors
+/// As open(2), unless the error says that there is no such directory.
+pub fn children(directory: &Path) -> io::Result<Option<Children>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(Some(Children(entries))),
+        Err(error) if is_absence(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// All cgroups below one, down to so many levels, each before those below it. Follows no link.
+pub fn walk(root: &Path, levels: usize) -> Walk {
+    Walk { pending: vec![(root.to_owned(), levels)], current: None }
+}
+
+/// The units that have a cgroup below `root`, which is the hierarchy's root: those of the system's manager and those of
+/// users' managers, in no order. `unit` says whose a cgroup is, `enters` whether to look below a slice or a user's
+/// manager. Of each user at most `most` cgroups are looked at. What cannot be read is left out.
+pub fn units(
+    root: &Path,
+    most: usize,
+    unit: impl Fn(CgroupPath) -> Option<Instance>,
+    enters: impl Fn(&Instance) -> bool,
+) -> Vec<(Instance, CgroupId)> {
+    let mut found = Vec::new();
+    let mut seen: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut pending = vec![String::new()];
+    while let Some(above) = pending.pop() {
+        for child in children(&root.join(&above)).ok().flatten().into_iter().flatten().flatten() {
+            let path = places::join(&above, &child.name.to_string_lossy());
+            let Some(instance) = path.parse().ok().and_then(&unit) else { continue };
+            if let Manager::User(uid) = instance.manager {
+                let seen = seen.entry(uid).or_default();
+                *seen += 1;
+                if *seen > most {
+                    break;
+                }
+            }
+            if places::has_units(&instance) && enters(&instance) {
+                pending.push(path);
+            }
+            found.push((instance, child.id));
+        }
+    }
+    found
+}
+
+/// The ids of all cgroups that exist.
+///
+/// # Errors
+/// If one of them cannot be read: then nobody knows which are gone.
+pub fn alive() -> io::Result<BTreeSet<CgroupId>> {
+    let root = Path::new(CGROUP_ROOT);
+    let below = walk(root, usize::MAX).map(|found| found.map(|(_, id)| id));
+    look_at(root)?.into_iter().map(Ok).chain(below).collect()
+}
+
+/// Whether an error says that there is no such directory. A path that is too long is none to anybody.
+pub fn is_absence(error: &io::Error) -> bool {
+    let absences = [libc::ENOENT, libc::ENOTDIR, libc::ENODEV, libc::ENAMETOOLONG];
+    error.raw_os_error().is_some_and(|number| absences.contains(&number))
+}
+
+/// The cgroups in one.
+#[derive(Debug)]
+pub struct Children(ReadDir);
+
+impl Iterator for Children {
+    type Item = io::Result<Child>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.0.next()? {
+                Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
+                    return Some(Ok(Child { name: entry.file_name(), id: CgroupId(entry.ino()) }));
+                }
+                Ok(_) => {}
+                Err(error) if is_absence(&error) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// All cgroups below one.
+#[derive(Debug)]
+pub struct Walk {
+    /// What is still to be read, each with how many levels below it.
+    pending: Vec<(PathBuf, usize)>,
+    current: Option<(PathBuf, usize, Children)>,
+}
+
+impl Iterator for Walk {
+    /// A cgroup's directory and its id, or why one could not be read.
+    type Item = io::Result<(PathBuf, CgroupId)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Some((above, levels, entries)) = &mut self.current else {
+                let (above, levels) = self.pending.pop()?;
+                let Some(levels) = levels.checked_sub(1) else { continue };
+                match children(&above) {
+                    Ok(entries) => self.current = entries.map(|entries| (above, levels, entries)),
+                    Err(error) => return Some(Err(error)),
+                }
+                continue;
+            };
+            match entries.next() {
+                Some(child) => {
+                    return Some(child.map(|child| {
+                        let directory = above.join(child.name);
+                        self.pending.push((directory.clone(), *levels));
+                        (directory, child.id)
+                    }));
+                }
+                None => self.current = None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ordinary directory does for what does not depend on cgroupfs.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let directory =
+                std::env::temp_dir().join(format!("scnpm-cgroupfs-{name}-{}", std::process::id()));
+            fs::create_dir_all(&directory).unwrap();
+            Self(directory)
+        }
+
+        fn make(&self, name: &str) {
+            fs::create_dir_all(self.0.join(name)).unwrap();
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn walk_goes_down_so_many_levels_and_follows_no_link() {
+        let scratch = Scratch::new("walk");
+        scratch.make("a/b/c");
+        fs::write(scratch.0.join("a/file"), "").unwrap();
+        std::os::unix::fs::symlink("..", scratch.0.join("a/link")).unwrap();
+        let names = |levels| -> Vec<PathBuf> {
+            let below = walk(&scratch.0, levels).map(Result::unwrap);
+            below.map(|(path, _)| path.strip_prefix(&scratch.0).unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(0), [""; 0].map(PathBuf::from));
+        assert_eq!(names(2), ["a", "a/b"].map(PathBuf::from));
+        assert_eq!(names(usize::MAX), ["a", "a/b", "a/b/c"].map(PathBuf::from));
+        assert_eq!(walk(&scratch.0.join("gone"), 9).count(), 0);
+    }
+
+    #[test]
+    fn an_id_is_the_same_however_it_is_looked_at() {
+        let scratch = Scratch::new("id");
+        scratch.make("a");
+        let child = children(&scratch.0).unwrap().unwrap().next().unwrap().unwrap();
+        assert_eq!(child.name, "a");
+        assert_eq!(look_at(&scratch.0.join("a")).unwrap(), Some(child.id));
+    }
+
+    #[test]
+    fn no_cgroup_is_another_thing_than_a_failed_look() {
+        let scratch = Scratch::new("errors");
+        fs::write(scratch.0.join("file"), "").unwrap();
+        std::os::unix::fs::symlink("loop", scratch.0.join("loop")).unwrap();
+        let long = "x".repeat(300);
+        for name in ["gone", "file", "file/below", &long] {
+            assert_eq!(look_at(&scratch.0.join(name)).unwrap(), None, "{name}");
+        }
+        let error = look_at(&scratch.0.join("loop")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+        assert!(children(&scratch.0.join("loop")).is_err());
+        assert!(children(&scratch.0.join("gone")).unwrap().is_none());
+    }
+
+    #[test]
+    fn units_of_all_managers_are_found_and_nothing_below_them() {
+        let scratch = Scratch::new("units");
+        let user = "user.slice/user-7.slice/user@7.service";
+        for name in [
+            "init.scope",
+            "system.slice/a.service/b.service/c.service",
+            "machine.slice/m.scope/payload/system.slice/d.service",
+            &format!("{user}/app.slice/app-x.slice/app-x-1.scope/inner.slice"),
+            &format!("{user}/init.scope"),
+            &format!("{user}/a \".service"),
+        ] {
+            scratch.make(name);
+        }
+        fs::write(scratch.0.join("system.slice/file.service"), "").unwrap();
+        let found = |most, enters: &dyn Fn(&Instance) -> bool| -> BTreeSet<String> {
+            let units = units(&scratch.0, most, |path| Instance::of(&path), enters);
+            units.into_iter().map(|(one, _)| format!("{} {}", one.manager, one.path)).collect()
+        };
+        let of_the_system = [
+            "system init.scope",
+            "system machine.slice",
+            "system machine.slice/m.scope",
+            "system system.slice",
+            "system system.slice/a.service",
+            "system user.slice",
+            "system user.slice/user-7.slice",
+            "system user.slice/user-7.slice/user@7.service",
+        ];
+        let of_the_user =
+            ["app.slice", "app.slice/app-x.slice", "app.slice/app-x.slice/app-x-1.scope", "init.scope"];
+        let mut expected: BTreeSet<String> = of_the_system.map(str::to_owned).into();
+        let is_no_user = |one: &Instance| !one.unit.0.starts_with("user@");
+        assert_eq!(found(usize::MAX, &is_no_user), expected);
+        // Who has too many gets less than the rest.
+        assert!(found(1, &|_| true).is_superset(&expected));
+        assert!(found(1, &|_| true).len() < expected.len() + of_the_user.len());
+        expected.extend(of_the_user.map(|path| format!("7 {user}/{path}")));
+        assert_eq!(found(usize::MAX, &|_| true), expected);
+    }
+}

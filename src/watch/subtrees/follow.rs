@@ -1,0 +1,308 @@
+//! What is followed: managers, slices and what selectors select, as looks find them.
+
+use std::io;
+
+use super::{
+    News, Subtrees,
+    branch::{Branch, Slice},
+    paths::{below, from, instance, parent},
+    work,
+};
+use crate::{
+    cgroupfs::{is_absence, look_at},
+    model::{CgroupId, Instance, Manager},
+    units::places::{is_slice, top, user_of_manager},
+};
+
+impl Subtrees {
+    /// Looks at what a path in a slice is now, unless it was just seen in a directory.
+    pub(super) fn look(&mut self, manager: Manager, path: String, seen: Option<CgroupId>, news: &mut News) {
+        news.work += work::NAME;
+        let Some(instance) = instance(&path).filter(|instance| instance.manager == manager) else { return };
+        if is_slice(&instance.unit.0) && self.wanted.enters(&instance) {
+            self.enter(manager, &path, seen, news);
+        }
+        if manager == Manager::System
+            && let Some(user) = user_of_manager(&path).map(Manager::User)
+            && self.wanted.follows(user)
+        {
+            self.look_at_manager(user, news);
+        }
+        let Some(branch) = self.branches.get_mut(&manager) else { return };
+        let known = branch.selected.get(&path).copied();
+        if known.is_none() && !self.wanted.selects(&instance) {
+            return;
+        }
+        let id = match seen {
+            Some(id) => Some(id),
+            None => {
+                news.work += work::LOOK;
+                match look_at(&self.root.join(&path)) {
+                    Ok(id) => id,
+                    // That says nothing of the cgroup.
+                    Err(error) => return self.complain(manager, parent(&path), "read", &error, news),
+                }
+            }
+        };
+        if id != known {
+            self.note(instance, id, news);
+        }
+    }
+
+    /// Follows an instance that was found without being followed, and tells what has become of it.
+    pub(super) fn adopt(&mut self, instance: &Instance, news: &mut News) {
+        let (manager, path) = (instance.manager, instance.path.as_str());
+        self.look_at_manager(manager, news);
+        let top = top(manager);
+        let slices =
+            path.match_indices('/').map(|(at, _)| &path[..at]).filter(|slice| slice.len() > top.len());
+        for slice in slices {
+            if self.branches.get(&manager).is_some_and(|branch| !branch.slices.contains_key(slice)) {
+                self.enter(manager, slice, None, news);
+            }
+        }
+        let parent = parent(path);
+        let is_followed =
+            self.branches.get(&manager).is_some_and(|branch| branch.slices.contains_key(parent));
+        match look_at(&self.root.join(path)) {
+            Ok(id) => self.note(instance.clone(), id.filter(|_| is_followed), news),
+            Err(error) => self.complain(manager, parent, "read", &error, news),
+        }
+    }
+
+    /// Keeps and tells what an instance is now.
+    fn note(&mut self, instance: Instance, id: Option<CgroupId>, news: &mut News) {
+        let Some(branch) = self.branches.get_mut(&instance.manager) else {
+            return news.found(instance, None);
+        };
+        let path = instance.path.as_str();
+        match id {
+            Some(id) => {
+                if !branch.selected.contains_key(path)
+                    && let Manager::User(uid) = instance.manager
+                    && branch.selected.len() >= self.limits.selected
+                {
+                    if let Some(slice) = branch.slices.get_mut(path) {
+                        slice.id = None;
+                    }
+                    if branch.pass_over(parent(path)) {
+                        news.notices.push(format!(
+                            "user {uid} has more than {} units that annotations select; the rest is passed over",
+                            self.limits.selected
+                        ));
+                    }
+                    return;
+                }
+                branch.selected.insert(path.to_owned(), id);
+            }
+            None => drop(branch.selected.remove(path)),
+        }
+        news.found(instance, id);
+    }
+
+    /// Looks whether a manager's cgroup is there.
+    pub(super) fn look_at_manager(&mut self, manager: Manager, news: &mut News) {
+        let top = top(manager);
+        if self.branches.get(&manager).is_none_or(|branch| branch.slices.is_empty()) {
+            news.work += work::LOOK;
+            if !matches!(look_at(&self.root.join(&top)), Ok(Some(_))) {
+                return;
+            }
+            let owner = self.listeners.assign(manager, &self.limits, news);
+            let branch = self.branches.entry(manager).or_insert_with(|| Branch::new(owner, top.clone()));
+            branch.owner = owner;
+            branch.again.all |= !self.listeners.hear();
+        }
+        self.enter(manager, &top, None, news);
+    }
+
+    /// Watches a slice if it is there, and has it scanned if it is another than before. The number of a watch stays the
+    /// same as long as the directory is the same.
+    pub(super) fn enter(&mut self, manager: Manager, path: &str, seen: Option<CgroupId>, news: &mut News) {
+        let Some(branch) = self.branches.get_mut(&manager) else { return };
+        let directory = self.root.join(path);
+        if !branch.slices.contains_key(path)
+            && let Manager::User(uid) = manager
+            && let Some(excess) = self.limits.excess(branch, path)
+        {
+            let exists = seen.is_some() || matches!(look_at(&directory), Ok(Some(_)));
+            if exists && branch.pass_over(parent(path)) {
+                news.notices.push(format!("user {uid} has {excess}; the rest is passed over"));
+            }
+            return;
+        }
+        news.work += work::WATCH;
+        let watched = match self.listeners.watch(branch.owner, &directory) {
+            // Without a watch nothing has said that it exists.
+            Ok(None) if seen.is_none() => look_at(&directory).map(|id| (id, None)),
+            Ok(watch) => Ok((seen, watch)),
+            Err(error) if is_absence(&error) => Ok((None, None)),
+            Err(error) => Err(error),
+        };
+        match watched {
+            Ok((None, None)) => self.forget(manager, path, news),
+            Ok((id, watch)) => {
+                let is_new = !branch.slices.contains_key(path);
+                let slice = branch.slices.entry(path.to_owned()).or_default();
+                let is_other = match (&slice.watch, &watch) {
+                    (Some(old), Some(new)) => old.get_watch_descriptor_id() != new.get_watch_descriptor_id(),
+                    (None, None) => is_new || slice.id != id,
+                    _ => true,
+                };
+                slice.id = id.or(slice.id);
+                branch.again.unwatched.remove(path);
+                if is_other {
+                    let old = slice.watch.take();
+                    slice.id = id;
+                    branch.due.insert(path.to_owned());
+                    if let Some(listener) = self.listeners.by_owner.get_mut(&branch.owner) {
+                        listener.forget(old);
+                        if let Some(watch) = watch {
+                            let number = watch.get_watch_descriptor_id();
+                            listener.watches.insert(number, (manager, path.to_owned()));
+                            slice.watch = Some(watch);
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                let old = branch.slices.insert(path.to_owned(), Slice::default());
+                if let Some(listener) = self.listeners.by_owner.get_mut(&branch.owner) {
+                    listener.forget(old.and_then(|slice| slice.watch));
+                }
+                branch.due.insert(path.to_owned());
+                self.complain(manager, path, "watched", &error, news);
+            }
+        }
+    }
+
+    /// Notes that a watch has ended, and looks why.
+    pub(super) fn lose_watch(&mut self, manager: Manager, path: &str, number: i32, news: &mut News) {
+        if let Some(slice) = self.branches.get_mut(&manager).and_then(|branch| branch.slices.get_mut(path))
+            && slice.watch.as_ref().is_some_and(|watch| watch.get_watch_descriptor_id() == number)
+        {
+            slice.watch = None;
+            self.enter(manager, path, None, news);
+        }
+    }
+
+    /// Has a slice scanned again in a while, since it can't be watched or read.
+    pub(super) fn complain(
+        &mut self,
+        manager: Manager,
+        path: &str,
+        verb: &str,
+        error: &io::Error,
+        news: &mut News,
+    ) {
+        if let Some(branch) = self.branches.get_mut(&manager) {
+            branch.again.unwatched.insert(path.to_owned());
+        }
+        if self.complaints.insert(error.raw_os_error()) {
+            let remedy = match error.raw_os_error() {
+                Some(libc::ENOSPC) => "raise fs.inotify.max_user_watches",
+                Some(libc::EMFILE) => "raise LimitNOFILE= of scnpm.service",
+                Some(libc::ENFILE) => "raise fs.file-max",
+                _ => "its units may be found up to a second late",
+            };
+            let directory = self.root.join(path);
+            news.notices.push(format!("{} cannot be {verb}: {error}; {remedy}", directory.display()));
+        }
+    }
+
+    /// Notes that a slice is gone, and all below it with it.
+    fn forget(&mut self, manager: Manager, path: &str, news: &mut News) {
+        let Some(branch) = self.branches.get_mut(&manager) else { return };
+        if path == branch.top {
+            self.leave(manager);
+        } else if branch.slices.contains_key(path) {
+            let prefix = below(path);
+            let slices: Vec<String> = [path.to_owned()]
+                .into_iter()
+                .chain(from(&branch.slices, &prefix).map(|(path, _)| path.clone()))
+                .collect();
+            // They may be many, so they are looked at when their turn comes.
+            branch.touched.extend(from(&branch.selected, &prefix).map(|(path, _)| path.clone()));
+            slices.iter().for_each(|slice| self.drop_slice(manager, slice));
+            news.work += slices.len() as u64 * work::NAME;
+        }
+        if manager == Manager::System {
+            let prefix = below(path);
+            let users = self.branches.iter().filter(|(_, branch)| branch.top.starts_with(&prefix));
+            let users: Vec<Manager> =
+                users.map(|(user, _)| *user).filter(|user| *user != Manager::System).collect();
+            users.into_iter().for_each(|user| self.leave(user));
+        }
+    }
+
+    /// Notes that a manager is gone. What was known of it is looked at when its turn comes.
+    fn leave(&mut self, manager: Manager) {
+        let Some(branch) = self.branches.get_mut(&manager) else { return };
+        let left = std::mem::replace(branch, Branch::new(branch.owner, branch.top.clone()));
+        branch.touched.extend(left.selected.keys().cloned());
+        branch.selected = left.selected.clone();
+        self.let_go(left);
+        self.drop_if_empty(manager);
+    }
+
+    /// Gives back what a manager was followed by.
+    pub(super) fn let_go(&mut self, branch: Branch) {
+        self.listeners.release(branch.owner, branch.slices.into_values().map(|slice| slice.watch));
+    }
+
+    /// Forgets a manager that is gone, and of which nothing is left to tell.
+    pub(super) fn drop_if_empty(&mut self, manager: Manager) {
+        if let Some(Branch { slices, selected, touched, .. }) = self.branches.get(&manager)
+            && slices.is_empty()
+            && selected.is_empty()
+            && touched.is_empty()
+        {
+            self.branches.remove(&manager);
+        }
+    }
+
+    /// Drops what selectors select no longer, and slices that lead nowhere any more, and has the rest scanned.
+    pub(super) fn prune(&mut self, manager: Manager) {
+        let wanted = &self.wanted;
+        let Some(branch) = self.branches.get_mut(&manager) else { return };
+        branch.selected.retain(|path, _| instance(path).is_some_and(|instance| wanted.selects(&instance)));
+        let stays = |path: &str| {
+            path == branch.top || instance(path).is_some_and(|instance| wanted.enters(&instance))
+        };
+        let gone: Vec<String> = branch.slices.keys().filter(|path| !stays(path)).cloned().collect();
+        gone.iter().for_each(|path| self.drop_slice(manager, path));
+        if let Some(branch) = self.branches.get_mut(&manager) {
+            for (path, slice) in &mut branch.slices {
+                // What was not selected may be now.
+                slice.id = None;
+                branch.due.insert(path.clone());
+            }
+        }
+    }
+
+    fn drop_slice(&mut self, manager: Manager, path: &str) {
+        let Some(branch) = self.branches.get_mut(&manager) else { return };
+        let watch = branch.slices.remove(path).and_then(|slice| slice.watch);
+        if let Some(listener) = self.listeners.by_owner.get_mut(&branch.owner) {
+            listener.forget(watch);
+        }
+        branch.due.remove(path);
+        branch.again.unwatched.remove(path);
+        branch.again.beyond.remove(path);
+    }
+}
+
+impl super::Limits {
+    /// What a user would have too much of with one more slice.
+    fn excess(&self, branch: &Branch, path: &str) -> Option<String> {
+        if path == branch.top {
+            return None;
+        }
+        let depth = path[branch.top.len()..].matches('/').count();
+        if depth > self.depth {
+            return Some(format!("more than {} slices in one another", self.depth));
+        }
+        // The first is the manager itself.
+        (branch.slices.len() > self.slices).then(|| format!("more than {} slices", self.slices))
+    }
+}

@@ -1,0 +1,235 @@
+//! The work of a turn: events, looks and scans, each no more than there is a share for.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use inotify::EventMask;
+
+use super::{
+    News, RESCAN, RESCAN_WHEN_NUDGED, Subtrees,
+    branch::{Branch, Scan},
+    listeners::Owner,
+    paths::unit_path,
+    work,
+};
+use crate::{
+    cgroupfs::{self, Child},
+    model::Manager,
+    units::places::{is_slice, top, user_of_manager, user_of_slice},
+};
+
+impl Subtrees {
+    /// Works for those who share an inotify instance until their share is used. If there are scans to go on with, events
+    /// get no more than half of it.
+    pub(super) fn serve(&mut self, owner: Owner, share: u64, has_events: bool, news: &mut News) {
+        let until = news.work + share;
+        let managers: Vec<Manager> = self.managers_of(owner);
+        let of = |subtrees: &Self, is: fn(&Branch) -> bool| {
+            managers.iter().any(|manager| subtrees.branches.get(manager).is_some_and(is))
+        };
+        let for_looks = if of(self, Branch::has_scans) { until - share / 2 } else { until };
+        if has_events && !of(self, |branch| !branch.touched.is_empty()) {
+            self.read(owner, news);
+        }
+        for manager in &managers {
+            self.look_at_touched(*manager, for_looks, news);
+        }
+        for manager in &managers {
+            self.scan(*manager, until, news);
+        }
+    }
+
+    fn managers_of(&self, owner: Owner) -> Vec<Manager> {
+        let branches = self.branches.iter().filter(|(_, branch)| branch.owner == owner);
+        branches.map(|(manager, _)| *manager).collect()
+    }
+
+    /// Reads once from an inotify instance.
+    fn read(&mut self, owner: Owner, news: &mut News) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let events = self.listeners.by_owner.get_mut(&owner).map(|one| one.inotify.read_events(&mut buffer));
+        for event in events.and_then(Result::ok).into_iter().flatten() {
+            news.work += work::NAME;
+            if event.mask.contains(EventMask::Q_OVERFLOW) {
+                self.note_overflow(owner, news);
+                continue;
+            }
+            let number = event.wd.get_watch_descriptor_id();
+            let Some(listener) = self.listeners.by_owner.get_mut(&owner) else { break };
+            match (listener.watches.get(&number), event.name) {
+                (None, _) => {}
+                (Some((manager, directory)), Some(name)) => {
+                    // Most names of a desktop lead nowhere; only those that may lead somewhere cost a path.
+                    if let Some(path) = unit_path(directory, name)
+                        && let Some(branch) = self.branches.get_mut(manager)
+                    {
+                        branch.touched.insert(path);
+                    }
+                }
+                // The directory itself is gone, or at least its watch.
+                (Some(_), None) => {
+                    if event.mask.contains(EventMask::IGNORED)
+                        && let Some((manager, directory)) = listener.watches.remove(&number)
+                    {
+                        self.lose_watch(manager, &directory, number, news);
+                    }
+                }
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// Looks at what something happened to, as long as there is something of the share left.
+    fn look_at_touched(&mut self, manager: Manager, until: u64, news: &mut News) {
+        while news.work < until
+            && let Some(branch) = self.branches.get_mut(&manager)
+            && let Some(path) = branch.touched.pop_first()
+        {
+            self.look(manager, path, None, news);
+            self.drop_if_empty(manager);
+        }
+    }
+
+    /// Notes that the kernel has dropped events.
+    pub(super) fn note_overflow(&mut self, owner: Owner, news: &mut News) {
+        for manager in self.managers_of(owner) {
+            let Some(branch) = self.branches.get_mut(&manager) else { continue };
+            branch.again.all = true;
+            branch.overflows = branch.overflows.saturating_add(1);
+            let whose = match manager {
+                Manager::System => "the system".to_owned(),
+                Manager::User(uid) if branch.overflows.is_power_of_two() => format!("user {uid}"),
+                // More and more rarely: users must not fill the log.
+                Manager::User(_) => continue,
+            };
+            news.notices.push(format!(
+                "inotify events of {whose} overflowed (so far: {}); all its cgroups are looked at",
+                branch.overflows
+            ));
+        }
+    }
+
+    /// When a branch is to be scanned again.
+    pub(super) fn rescan_due(&self, branch: &Branch) -> Option<Duration> {
+        branch.rescan_due(if self.is_nudged { RESCAN_WHEN_NUDGED } else { RESCAN })
+    }
+
+    /// Has scanned again what no event tells of, if that is due.
+    pub(super) fn begin_rescans(&mut self, now: Duration, news: &mut News) {
+        if self.is_rootless() && self.missed.is_none_or(|at| at + RESCAN <= now) {
+            self.missed = Some(now);
+            self.look_at_manager(Manager::System, news);
+        }
+        let due =
+            self.branches.iter().filter(|(_, branch)| self.rescan_due(branch).is_some_and(|at| at <= now));
+        let due: Vec<Manager> = due.map(|(manager, _)| *manager).collect();
+        for manager in due {
+            let before = news.work;
+            let Some(branch) = self.branches.get_mut(&manager) else { continue };
+            branch.rescanned = Some(now);
+            branch.due = std::mem::take(&mut branch.again.beyond);
+            if std::mem::replace(&mut branch.again.all, !self.listeners.hear()) {
+                branch.due = branch.slices.keys().cloned().collect();
+            }
+            let owner = branch.owner;
+            for path in std::mem::take(&mut branch.again.unwatched) {
+                if let Some(branch) = self.branches.get_mut(&manager) {
+                    branch.due.insert(path.clone());
+                }
+                self.enter(manager, &path, None, news);
+            }
+            if owner != Owner::System {
+                self.shares.use_up(owner, news.work - before);
+            }
+            self.is_nudged = false;
+        }
+        if self.branches.values().all(|branch| branch.again.unwatched.is_empty()) {
+            self.complaints.clear();
+        }
+    }
+
+    /// Goes on with a manager's scans, as long as there is something of the share left.
+    fn scan(&mut self, manager: Manager, until: u64, news: &mut News) {
+        while news.work < until
+            && let Some(mut scan) = self.next_scan(manager, news)
+        {
+            let is_done = self.go_on(manager, &mut scan, until, news);
+            if let Some(branch) = self.branches.get_mut(&manager) {
+                if !is_done {
+                    branch.scan = Some(scan);
+                }
+                branch.settle();
+            }
+        }
+    }
+
+    /// The scan that is under way, or else the next one that is due.
+    fn next_scan(&mut self, manager: Manager, news: &mut News) -> Option<Scan> {
+        let branch = self.branches.get_mut(&manager)?;
+        if let Some(scan) = branch.scan.take() {
+            return Some(scan);
+        }
+        let path = branch.due.pop_first()?;
+        let mut unseen = branch.children(&path);
+        if manager == Manager::System
+            && let Some(user) = user_of_slice(&path).map(Manager::User)
+            && self.branches.contains_key(&user)
+        {
+            unseen.insert(top(user));
+        }
+        news.work += work::DIRECTORY + unseen.len() as u64 * work::NAME;
+        let children = match cgroupfs::children(&self.root.join(&path)) {
+            Ok(children) => children,
+            Err(error) => {
+                self.complain(manager, &path, "read", &error, news);
+                // That says nothing about what is in it.
+                unseen = BTreeSet::new();
+                None
+            }
+        };
+        Some(Scan { path, unseen, children })
+    }
+
+    /// Goes on with a scan; whether it is done.
+    fn go_on(&mut self, manager: Manager, scan: &mut Scan, until: u64, news: &mut News) -> bool {
+        while let Some(child) = scan.children.as_mut().and_then(Iterator::next) {
+            news.work += work::NAME;
+            match child {
+                Ok(child) => self.see(manager, scan, child, news),
+                Err(error) => {
+                    self.complain(manager, &scan.path, "read", &error, news);
+                    return true;
+                }
+            }
+            if news.work >= until {
+                return false;
+            }
+        }
+        scan.children = None;
+        while let Some(path) = scan.unseen.pop_first() {
+            self.look(manager, path, None, news);
+            if news.work >= until {
+                return scan.unseen.is_empty();
+            }
+        }
+        true
+    }
+
+    /// Takes note of what is in a slice.
+    fn see(&mut self, manager: Manager, scan: &mut Scan, child: Child, news: &mut News) {
+        let Some(path) = unit_path(&scan.path, &child.name) else { return };
+        scan.unseen.remove(&path);
+        let is_heard = self.listeners.hear();
+        let Some(branch) = self.branches.get(&manager) else { return };
+        let is_known = match branch.slices.get(&path) {
+            Some(slice) => slice.id == Some(child.id) && (slice.watch.is_some() || !is_heard),
+            None => {
+                branch.selected.get(&path) == Some(&child.id)
+                    && !is_slice(&path)
+                    && user_of_manager(&path).is_none()
+            }
+        };
+        if !is_known {
+            self.look(manager, path, Some(child.id), news);
+        }
+    }
+}

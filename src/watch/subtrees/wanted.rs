@@ -1,0 +1,53 @@
+//! What selectors select, and which slices lead there.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    model::{Instance, Manager},
+    units::{
+        places::{self, USERS, user_of_manager, user_of_slice},
+        selector::{Reach, Selectors, Users},
+    },
+};
+
+/// What selectors are about.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) selectors: BTreeSet<Selectors>,
+    pub(super) users: Users,
+    pub(super) reach: Reach,
+}
+
+impl Wanted {
+    pub(super) fn new(selectors: &BTreeSet<Selectors>, users: &Users) -> Self {
+        let reaches = selectors.iter().map(|selectors| selectors.depend_on(users));
+        let reach = reaches.fold(Reach::default(), Reach::or);
+        Self { selectors: selectors.clone(), users: users.clone(), reach }
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        self.reach == Reach::default()
+    }
+
+    /// Whether a manager is followed. The system's is, too, on the way to its users'.
+    pub(super) fn follows(&self, manager: Manager) -> bool {
+        self.reach.covers(manager) || (manager == Manager::System && !self.is_nothing())
+    }
+
+    /// Whether what is below a unit is looked at: it is a slice, or the manager of a user who is followed.
+    pub(super) fn enters(&self, instance: &Instance) -> bool {
+        let path = instance.path.as_str();
+        match instance.manager {
+            Manager::User(_) => places::is_slice(&instance.unit.0),
+            Manager::System => match (user_of_manager(path), user_of_slice(path)) {
+                (Some(uid), _) => self.follows(Manager::User(uid)),
+                (None, Some(uid)) => self.reach.system || self.follows(Manager::User(uid)),
+                (None, None) => (self.reach.system || path == USERS) && places::is_slice(&instance.unit.0),
+            },
+        }
+    }
+
+    pub(super) fn selects(&self, instance: &Instance) -> bool {
+        self.selectors.iter().any(|selectors| selectors.select(instance, &self.users))
+    }
+}
