@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::{
-    dispatch::{self, Bound, Dispatch, Levels, Line, Pattern, Script, leftovers, pattern::level},
+    dispatch::{self, Bound, Dispatch, HostSet, Levels, Line, Pattern, Script, leftovers, pattern::level},
     engine::Outcome,
     model::{AnnotationId, Binding, CgroupId, CgroupPath, Data, Element, Instance, Key, UnitName, UnitOf},
     nft::{Complaint, Kernel},
@@ -54,6 +54,8 @@ pub struct Loaded {
     pub patterns: Vec<Pattern>,
     /// The elements that went in with it.
     pub installed: Vec<(Element, Outcome)>,
+    /// The sets of host names that went in with it.
+    pub hosts: Vec<HostSet>,
     /// What nft refused, in the order of the files, with its words.
     pub diagnostics: Vec<Diagnostic>,
     /// What it was loaded into, as libnftables lists it.
@@ -173,7 +175,8 @@ impl Load<'_> {
             annotations.iter().any(|id| !left_out.contains(id))
         };
         let patterns = dispatch.patterns.iter().filter(stays).map(|(pattern, _)| pattern.clone()).collect();
-        Loaded { bindings, patterns, installed, diagnostics: blamed.diagnostics(self.policy), ruleset }
+        let hosts = dispatch.hosts.clone();
+        Loaded { bindings, patterns, installed, hosts, diagnostics: blamed.diagnostics(self.policy), ruleset }
     }
 
     /// Tries the elements of users' own sets whose cgroup does not exist with the root cgroup in its place, so that a

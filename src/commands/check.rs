@@ -10,21 +10,20 @@ use std::{
 use super::Failure;
 use crate::{
     cli::{Check, Deny},
-    dispatch::Dispatch,
     lint::{self, Facts},
     load, log, machine,
     model::{CGROUP_ROOT, CgroupPath, Instance},
     policy::{
         Policy,
         files::Disk,
-        hosts::{HostName, Hosts, wanted},
+        hosts::{HostName, Hosts},
         parse,
     },
     report::{Report, UnitRow},
     text::{Code, Diagnostic, Severity, Span},
     trial::{self, Trial, Tried, Untried},
     units::selector::Users,
-    watch::{cgroups::look, hosts::look_up_now},
+    watch::{cgroups::look, hosts::look_up},
 };
 
 /// The cgroups that every systemd machine has, whatever runs on it (systemd.special(7)).
@@ -60,8 +59,11 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
     diagnostics.extend(tried.diagnostics);
     diagnostics.extend(lint::lint(&policy, facts));
     let dispatch = load::script(&policy, &hosts, &instances, &users);
-    diagnostics.extend(without_address(&dispatch, &unresolved));
-    diagnostics.extend(policy.unknown_users(&users));
+    diagnostics.extend(policy.unresolved(|host| {
+        let (_, why) = unresolved.iter().find(|(name, _)| name == host)?;
+        Some(format!("the host name `{}` is not resolved: {why}", host.name))
+    }));
+    diagnostics.extend(policy.unknown_users(|name| !users.contains_key(name)));
     let diagnostics = worth_saying(diagnostics, &policy);
     let report = Report {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),
@@ -107,29 +109,15 @@ fn load_for_real(
 
 /// The addresses of the annotations' host names, and why some have none.
 fn resolve(policy: &Policy, dns: bool) -> (Hosts, Vec<(HostName, String)>) {
-    let names: BTreeSet<HostName> =
-        policy.iter().flat_map(|(_, annotation)| wanted(policy, annotation)).collect();
     let mut known = Hosts::new();
     let mut failed = Vec::new();
-    for host in names {
-        match if dns { look_up_now(&host) } else { Err("--no-dns".to_owned()) } {
+    for host in policy.host_names() {
+        match if dns { look_up(&host) } else { Err("--no-dns".to_owned()) } {
             Ok(addresses) => drop(known.insert(host, addresses)),
             Err(why) => failed.push((host, why)),
         }
     }
     (known, failed)
-}
-
-/// What to say of host names in annotations that have no address.
-fn without_address(dispatch: &Dispatch, failed: &[(HostName, String)]) -> Vec<Diagnostic> {
-    let names = dispatch.unresolved.iter().flat_map(|(_, names)| names);
-    let diagnostic = |name: &crate::policy::hosts::Unresolved| {
-        let why = failed.iter().find(|(host, _)| *host == name.host).map_or("", |(_, why)| why.as_str());
-        let message = format!("the host name `{}` is not resolved: {why}", name.host.name);
-        Diagnostic::new(Code::Unresolved, name.span, message)
-            .help("scnpm leaves the annotation out until it can be, and tries again and again")
-    };
-    names.map(diagnostic).collect()
 }
 
 /// In the order of the files, each once, without what comments allow.

@@ -1,6 +1,6 @@
 //! The only loop: event, engine, effect, event.
 //!
-//! What wakes it, in the order in which it is served: signals, cgroupfs, D-Bus, the journal, nftables, host names, the
+//! What wakes it, in the order in which it is served: signals, cgroupfs, D-Bus, the journal, nftables, names, the
 //! engine's own timeout, the watchdog. Whoever wakes it, all that cgroupfs has to say is read before anything is done, so
 //! that what is pending together is committed together.
 
@@ -11,6 +11,7 @@ mod voice;
 use std::{
     collections::BTreeSet,
     io,
+    net::IpAddr,
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -23,24 +24,18 @@ use crate::{
     cli,
     commands::Failure,
     dispatch, effects,
-    engine::{Action, Engine, Event, PolicyLoaded, Settings},
+    engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
     load::{Load, LoadError},
-    machine,
     model::{Binding, CGROUP_ROOT, Instance, Source, UnitName, UnitState},
     nft::{Interest, Kernel, Nftables, probe},
-    policy::{
-        Policy,
-        files::Disk,
-        hosts::{self, HostName, Hosts},
-        parse,
-    },
+    policy::{Policy, files::Disk, hosts::HostName, parse},
     units::selector::Users,
     watch::{
         cgroups::look,
         dbus::Heard,
-        hosts::Answer,
         journal::{Kind, Told},
         reader::Read,
+        resolver::Answer,
         subtrees::{Drained, Found, Subtrees},
         units,
     },
@@ -64,6 +59,10 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     let mut daemon = Daemon::new(options, policy, kernel);
     daemon.voice.diagnostics_of_files(&daemon.policy);
     let policy = Arc::clone(&daemon.policy);
+    sources.ask_for(&policy);
+    for answer in sources.users.first_answers(FIRST_ANSWERS).await {
+        daemon.user_answered(answer);
+    }
     daemon
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
         .map_err(|error| failed_load(&error))?;
@@ -72,7 +71,6 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
         tracing::debug!("cannot take a real-time priority, but may be given one: {error}");
     }
     sources.listen(&daemon.engine);
-    sources.resolver.ask(daemon.wanted_hosts());
     daemon.voice.ready(&daemon.policy, &daemon.engine.figures());
     daemon.serve(&mut sources).await;
     notify(&[NotifyState::Stopping]);
@@ -99,6 +97,9 @@ fn failed_load(error: &LoadError) -> Failure {
 /// How often cgroups that cannot be watched are looked at.
 const RESCAN: Duration = Duration::from_secs(1);
 
+/// How long the first load waits for the users whom the policy names: as a rule they are in /etc/passwd.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// How an annotation that nft refuses is to be taken.
 #[derive(Debug, Clone, Copy)]
 enum Refusals {
@@ -111,7 +112,9 @@ enum Refusals {
 struct Daemon {
     options: cli::Daemon,
     policy: Arc<Policy>,
-    hosts: Hosts,
+    hosts: HostSets,
+    /// The last answers for the names of users.
+    users: Users,
     kernel: Nftables,
     engine: Engine,
     /// What of the ruleset the policy needs.
@@ -136,7 +139,8 @@ impl Daemon {
             engine: Engine::new(settings),
             options,
             policy: Arc::new(policy),
-            hosts: Hosts::new(),
+            hosts: HostSets::default(),
+            users: Users::new(),
             kernel,
             interest: Interest::default(),
             started: Instant::now(),
@@ -161,7 +165,12 @@ impl Daemon {
                 Wake::Hangup => self.tell(Event::ReloadRequested),
                 Wake::Dbus(heard) => self.hear(heard),
                 Wake::Ruleset => self.ruleset_changed(sources),
-                Wake::Answer(answer) => self.answered(answer),
+                Wake::Host(answer) => self.host_answered(answer),
+                Wake::User(answer) => {
+                    if self.user_answered(answer) {
+                        self.tell(Event::ReapplyRequested);
+                    }
+                }
                 Wake::Watchdog => notify(&[NotifyState::Watchdog]),
                 Wake::Journal(read) => self.read(read),
                 Wake::Cgroups | Wake::Timeout => {}
@@ -175,8 +184,8 @@ impl Daemon {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let engine = self.engine.timeout().map(|at| at.saturating_sub(self.now()));
-        engine.into_iter().chain(self.voice.timeout()).min()
+        let due = self.engine.timeout().into_iter().chain(self.hosts.timeout()).min();
+        due.map(|at| at.saturating_sub(self.now())).into_iter().chain(self.voice.timeout()).min()
     }
 
     fn tell(&mut self, event: Event) {
@@ -187,6 +196,7 @@ impl Daemon {
     fn act(&mut self, sources: &mut Sources) {
         loop {
             self.read_cgroups(sources);
+            self.fill_hosts();
             let actions = self.engine.actions(self.now());
             if actions.is_empty() {
                 return;
@@ -302,15 +312,49 @@ impl Daemon {
         }
     }
 
-    fn answered(&mut self, answer: Answer) {
-        match answer.addresses {
+    fn host_answered(&mut self, (host, answer): Answer<HostName, BTreeSet<IpAddr>>) {
+        match answer {
             Ok(addresses) => {
-                if self.hosts.get(&answer.host) != Some(&addresses) {
-                    self.hosts.insert(answer.host, addresses);
+                // A rule that must not match a name waits for all that it stands for.
+                let is_waited_for = self
+                    .policy
+                    .host_matches()
+                    .any(|found| found.negated && found.names.iter().any(|(name, _)| *name == host));
+                if self.hosts.answered(host, addresses) && is_waited_for {
                     self.tell(Event::ReapplyRequested);
                 }
             }
-            Err(why) => self.voice.unresolved(&answer.host, &why, &self.policy, &self.hosts),
+            Err(why) if self.hosts.known().contains_key(&host) => {
+                tracing::debug!("the host name {} keeps its addresses: {why}", host.name);
+            }
+            Err(why) => self.voice.unresolved(&host, &why, &self.policy),
+        }
+    }
+
+    /// Whether the policy selects other users than before.
+    fn user_answered(&mut self, (name, answer): Answer<String, Option<u32>>) -> bool {
+        match answer {
+            Ok(Some(user)) => self.users.insert(name, user) != Some(user),
+            Ok(None) => {
+                self.voice.unknown_user(&name, &self.policy);
+                self.users.remove(&name).is_some()
+            }
+            Err(why) => {
+                tracing::warn!("the user {name} cannot be looked up, will be tried again: {why}");
+                false
+            }
+        }
+    }
+
+    /// Puts changed addresses of host names into their sets.
+    fn fill_hosts(&mut self) {
+        for fill in self.hosts.fills(self.now()) {
+            let done = self.kernel.fill(&fill.set, fill.is_interval, &fill.content);
+            match &done {
+                Ok(()) => tracing::debug!("{}: {} addresses", fill.set, fill.content.len()),
+                Err(error) => tracing::warn!("{} cannot be filled, will be tried again: {error}", fill.set),
+            }
+            self.hosts.filled(self.now(), fill, done.is_ok());
         }
     }
 
@@ -330,7 +374,7 @@ impl Daemon {
                     tracing::error!("the old policy stays: {}", failed_load(&error));
                 }
                 if reread {
-                    sources.resolver.ask(self.wanted_hosts());
+                    sources.ask_anew();
                 }
             }
             Err(failure) => tracing::error!("the old policy stays: {failure}"),
@@ -346,14 +390,14 @@ impl Daemon {
         flush: bool,
         refusals: Refusals,
     ) -> Result<(), LoadError> {
-        let users = machine::users(&policy.user_names());
+        let users = self.users.clone();
         let found = self.find_instances(sources, &policy, &users);
         let instances: Vec<Instance> =
             found.iter().filter(|found| found.id.is_some()).map(|found| found.instance.clone()).collect();
         let engine = &self.engine;
         let load = Load {
             policy: &policy,
-            hosts: &self.hosts,
+            hosts: self.hosts.known(),
             flush,
             look: &look,
             active: &|unit, of| engine.is_active(unit, of),
@@ -365,6 +409,8 @@ impl Daemon {
             Refusals::Said => self.voice.refused(&loaded.diagnostics, &policy),
             Refusals::Expected => self.voice.refused_for_now(&loaded.diagnostics, &policy),
         }
+        self.hosts.policy_loaded(loaded.hosts, &policy.host_names());
+        sources.ask_for(&policy);
         self.policy = policy;
         if matches!(refusals, Refusals::Said) {
             voice::lint(Arc::clone(&self.policy), loaded.ruleset);
@@ -437,10 +483,5 @@ impl Daemon {
                 self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, user, source });
             }
         }
-    }
-
-    fn wanted_hosts(&self) -> BTreeSet<HostName> {
-        let policy = &self.policy;
-        policy.iter().flat_map(|(_, annotation)| hosts::wanted(policy, annotation)).collect()
     }
 }

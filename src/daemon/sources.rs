@@ -1,6 +1,6 @@
 //! Everything that can wake the loop, and the order in which it is served.
 
-use std::{collections::BTreeSet, future::pending, io, time::Duration};
+use std::{collections::BTreeSet, future::pending, io, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -12,14 +12,17 @@ use crate::{
     cli,
     commands::Failure,
     engine::Engine,
+    machine,
     model::{Source, UnitName},
     nft::{Nftables, RulesetMonitor},
+    policy::{Policy, hosts::HostName},
     watch::{
         cgroups::Cgroups,
         dbus::{self, Heard},
-        hosts::{Answer, Resolver},
+        hosts,
         readable::Readable,
         reader::{Read, Reader},
+        resolver::{Answer, Pace, Resolver},
         subtrees::Subtrees,
     },
 };
@@ -38,8 +41,8 @@ pub(super) struct Sources {
     pub(super) journal: Option<Reader>,
     pub(super) monitor: RulesetMonitor,
     pub(super) ruleset: Readable,
-    pub(super) resolver: Resolver,
-    answers: mpsc::Receiver<Answer>,
+    pub(super) hosts: Resolver<HostName, BTreeSet<IpAddr>>,
+    pub(super) users: Resolver<String, Option<u32>>,
     watchdog: Option<Interval>,
 }
 
@@ -51,7 +54,8 @@ pub(super) enum Wake {
     Dbus(Heard),
     Journal(Read),
     Ruleset,
-    Answer(Answer),
+    Host(Answer<HostName, BTreeSet<IpAddr>>),
+    User(Answer<String, Option<u32>>),
     Timeout,
     Watchdog,
 }
@@ -59,7 +63,6 @@ pub(super) enum Wake {
 impl Sources {
     pub(super) fn open(options: &cli::Daemon, kernel: &Nftables) -> Result<Self, Failure> {
         let of = |kind| signal(kind).map_err(Failure::new);
-        let (resolver, answers) = Resolver::new();
         let (dbus_units, units) = watch::channel(BTreeSet::new());
         let (dbus_looks, looks) = mpsc::channel(64);
         let wanted = |source| options.sources.contains(&source);
@@ -81,8 +84,11 @@ impl Sources {
             journal: journal.map_err(|error| Failure::new(format!("the journal's reader: {error}")))?,
             ruleset: Readable::of(&monitor).map_err(Failure::new)?,
             monitor,
-            resolver,
-            answers,
+            hosts: Resolver::new(Arc::new(hosts::look_up), |_| Pace::Refresh),
+            users: Resolver::new(Arc::new(|name: &String| machine::user(name)), |user| match user {
+                Some(_) => Pace::Rest,
+                None => Pace::Retry,
+            }),
             watchdog: sd_notify::watchdog_enabled().map(|limit| every(limit / 2)),
         })
     }
@@ -95,6 +101,18 @@ impl Sources {
         }
     }
 
+    /// Asks for the names in a policy, and no longer for any others.
+    pub(super) fn ask_for(&mut self, policy: &Policy) {
+        self.hosts.want(policy.host_names());
+        self.users.want(policy.user_names().into_iter().map(str::to_owned).collect());
+    }
+
+    /// Asks for all names anew.
+    pub(super) fn ask_anew(&mut self) {
+        self.hosts.ask_anew();
+        self.users.ask_anew();
+    }
+
     pub(super) async fn wait(&mut self, timeout: Option<Duration>) -> Wake {
         tokio::select! {
             biased;
@@ -105,7 +123,8 @@ impl Sources {
             heard = next(&mut self.heard) => Wake::Dbus(heard),
             read = read(&mut self.journal) => Wake::Journal(read),
             () = ready(Some(self.ruleset.ready())) => Wake::Ruleset,
-            Some(answer) = self.answers.recv() => Wake::Answer(answer),
+            answer = self.hosts.next() => Wake::Host(answer),
+            answer = self.users.next() => Wake::User(answer),
             () = ready(self.subtrees.as_ref().map(Subtrees::ready)) => Wake::Cgroups,
             () = after(timeout) => Wake::Timeout,
             () = tick(&mut self.watchdog) => Wake::Watchdog,

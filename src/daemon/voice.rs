@@ -14,11 +14,8 @@ use crate::{
     engine::Figures,
     lint::{self, Facts, Ruleset},
     log, machine,
-    policy::{
-        Policy, Statement,
-        hosts::{self, HostName, Hosts},
-    },
-    text::{Code, Diagnostic},
+    policy::{Policy, hosts::HostName},
+    text::Diagnostic,
 };
 
 /// How long the state may differ from what systemd was told: systemd has better to do while units start.
@@ -65,17 +62,18 @@ impl Voice {
     }
 
     /// Says which annotations wait for a host name.
-    pub(super) fn unresolved(&mut self, host: &HostName, why: &str, policy: &Policy, hosts: &Hosts) {
-        let mut diagnostics = Vec::new();
-        for (_, annotation) in policy.iter() {
-            let Statement::Rule(rule) = &annotation.statement else { continue };
-            let Err(unresolved) = hosts::resolve(policy, &rule.body, hosts) else { continue };
-            for name in unresolved.into_iter().filter(|name| name.host == *host) {
-                let message =
-                    format!("the host name `{}` cannot be resolved, will be tried again: {why}", host.name);
-                diagnostics.push(Diagnostic::new(Code::Unresolved, name.span, message));
-            }
-        }
+    pub(super) fn unresolved(&mut self, host: &HostName, why: &str, policy: &Policy) {
+        let diagnostics = policy.unresolved(|name| {
+            (name == host).then(|| {
+                format!("the host name `{}` cannot be resolved, will be tried again: {why}", host.name)
+            })
+        });
+        say_new(&diagnostics, &mut self.unresolved, policy);
+    }
+
+    /// Says which annotations name a user whom nobody knows.
+    pub(super) fn unknown_user(&mut self, name: &str, policy: &Policy) {
+        let diagnostics = policy.unknown_users(|unknown| unknown == name);
         say_new(&diagnostics, &mut self.unresolved, policy);
     }
 
@@ -115,9 +113,7 @@ pub(super) fn lint(policy: Arc<Policy>, ruleset: Value) {
         let units = machine::units(Path::new("/"), &policy.units());
         let ruleset = Ruleset::of(&ruleset);
         let facts = Facts { units: Some(&units), ruleset: Some(&ruleset) };
-        let mut diagnostics = lint::lint(&policy, facts);
-        diagnostics.extend(policy.unknown_users(&machine::users(&policy.user_names())));
-        say(&diagnostics, &policy);
+        say(&lint::lint(&policy, facts), &policy);
     };
     if let Err(error) = thread::Builder::new().name("lint".to_owned()).spawn(work) {
         tracing::debug!("the policy is not looked at closely: {error}");
@@ -139,7 +135,7 @@ pub(super) fn notices(notices: &[String]) {
 
 fn say_new(diagnostics: &[Diagnostic], said: &mut Vec<Diagnostic>, policy: &Policy) {
     for diagnostic in diagnostics {
-        if !said.contains(diagnostic) {
+        if !said.contains(diagnostic) && !policy.allows(diagnostic) {
             log::diagnostic(diagnostic, policy);
             said.push(diagnostic.clone());
         }

@@ -9,6 +9,7 @@
 
 mod action;
 mod event;
+pub mod hosts;
 mod slot;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{AddError, Complaint, Kernel, kernel::add_what_can_be};
-use crate::model::{CgroupId, CgroupPath, Data, Element, Key, SetRef};
+use crate::{
+    model::{CgroupId, CgroupPath, Data, Element, Key, SetRef},
+    policy::hosts::Addresses,
+};
 
 /// What an element is found by once it is in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,6 +144,11 @@ impl Kernel for Fake {
                 keys.remove(&KeyInKernel::Cgroup(*id));
             });
         }
+        Ok(())
+    }
+
+    fn fill(&mut self, _: &SetRef, _: bool, _: &[Addresses]) -> io::Result<()> {
+        self.transactions += 1;
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     model::{CgroupId, CgroupPath, Data, Element, Key, PREFIX, SetRef},
+    policy::hosts::Addresses,
     watch::cgroups::look,
 };
 
@@ -68,6 +69,13 @@ pub trait Kernel {
     /// # Errors
     /// The first real failure.
     fn delete(&mut self, elements: &[(SetRef, CgroupId)]) -> io::Result<()>;
+
+    /// Empties a set of addresses and fills it with these ranges, in one transaction. Without `is_interval` each must be a
+    /// single address.
+    ///
+    /// # Errors
+    /// The kernel's; the set is as it was then.
+    fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()>;
 
     /// The cgroup ids in a set or map whose key is a cgroup.
     ///
@@ -146,6 +154,10 @@ impl Kernel for Nftables {
 
     fn delete(&mut self, elements: &[(SetRef, CgroupId)]) -> io::Result<()> {
         self.netlink.delete(elements)
+    }
+
+    fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()> {
+        self.netlink.fill(set, is_interval, content)
     }
 
     fn ids(&mut self, set: &SetRef) -> io::Result<BTreeSet<CgroupId>> {

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -19,9 +20,13 @@ use nix::{
 };
 
 use super::message::{
-    self, Batch, Message, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, list_elements, messages,
+    self, Batch, Message, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, list_elements,
+    messages,
 };
-use crate::model::{CgroupId, SetRef};
+use crate::{
+    model::{CgroupId, SetRef},
+    policy::hosts::Addresses,
+};
 
 pub use super::message::SetKind;
 
@@ -116,6 +121,26 @@ impl Netlink {
     /// The first real failure; the others are empty all the same.
     pub fn flush(&mut self, sets: &[SetRef]) -> io::Result<()> {
         self.all_or_each(sets, |batch, set| batch.flush(set))
+    }
+
+    /// Empties a set of addresses and fills it with these ranges, in one transaction.
+    ///
+    /// # Errors
+    /// The first of the kernel's; the set is as it was then.
+    pub fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()> {
+        let address =
+            |address, is_end| RawElement { set, key: RawKey::Address { address, is_end }, data: None };
+        let mut elements = Vec::new();
+        for (first, last) in content {
+            elements.push(address(*first, false));
+            if is_interval {
+                elements.extend(after(*last).map(|end| address(end, true)));
+            }
+        }
+        let mut batch = Batch::new(self.seq);
+        batch.flush(set);
+        batch.add(&elements);
+        self.commit(batch)
     }
 
     /// Deletes elements by cgroup id, many in one transaction, each by itself if need be. What is gone is fine.
@@ -233,6 +258,14 @@ impl Netlink {
                 }
             }
         }
+    }
+}
+
+/// The address behind this one, unless it is the last of all.
+fn after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => Some(Ipv4Addr::from(u32::from(address).checked_add(1)?).into()),
+        IpAddr::V6(address) => Some(Ipv6Addr::from(u128::from(address).checked_add(1)?).into()),
     }
 }
 

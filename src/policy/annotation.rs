@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use super::hosts::HostMatch;
 use crate::{
     model::{AnnotationId, CgroupPath, ChainRef, Data, SetRef, UnitName},
     text::{
         Code, FileId, SourceMap, Span, Token,
         diagnostic::{Diagnostic, quoted},
     },
-    units::selector::{Selector, Selectors, Users, Which, Whose},
+    units::selector::{Selector, Selectors, Which, Whose},
 };
 
 /// Everything that the files say.
@@ -76,11 +77,10 @@ impl Policy {
         self.annotations.iter().filter(follows).map(|annotation| annotation.selectors.clone()).collect()
     }
 
-    /// The names of users that nobody has.
-    pub fn unknown_users(&self, known: &Users) -> Vec<Diagnostic> {
+    /// A diagnostic for each annotation that names a user whom nobody knows.
+    pub fn unknown_users(&self, is_unknown: impl Fn(&str) -> bool) -> Vec<Diagnostic> {
         let diagnostic = |annotation: &Annotation| {
-            let name =
-                annotation.selectors.user_names().into_iter().find(|name| !known.contains_key(*name))?;
+            let name = annotation.selectors.user_names().into_iter().find(|name| is_unknown(name))?;
             let message = format!("there is no user {}", quoted(name));
             Some(
                 Diagnostic::new(Code::UnknownUser, annotation.unit_span, message)
@@ -182,6 +182,8 @@ pub struct RuleStatement {
     pub chain_span: Span,
     /// The rule itself.
     pub body: Vec<Part>,
+    /// What in it is compared with host names, in order.
+    pub hosts: Vec<HostMatch>,
 }
 
 impl Annotation {

@@ -57,6 +57,8 @@ codes! {
     Interface = "E012",
     /// A host name outside the annotations has no address.
     BaseHost = "E013",
+    /// A host name at a place where its addresses cannot be kept.
+    HostPlace = "E014",
     /// nft refuses an annotation.
     Refused = "E020",
     /// The annotation's chain is called from a hook that cannot match cgroups.

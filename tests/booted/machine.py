@@ -234,11 +234,11 @@ def gets_through(cgroup, port=7001):
 
 
 @contextlib.contextmanager
-def known_hosts(*names):
-    """Makes the names resolve to this machine for a while."""
+def known_hosts(*names, address="127.0.0.1"):
+    """Makes the names resolve to this machine, or to an address of it, for a while."""
     hosts = pathlib.Path("/etc/hosts")
     before = hosts.read_text() if hosts.exists() else ""
-    hosts.write_text(before + "".join(f"127.0.0.1 {name}\n" for name in names))
+    hosts.write_text(before + "".join(f"{address} {name}\n" for name in names))
     try:
         yield
     finally:
@@ -254,6 +254,11 @@ def is_refused(cgroup, port=7001):
 
 
 # The kernel
+
+
+def loads():
+    """How often the daemon's present run has loaded a policy."""
+    return sum("elements in the kernel" in entry.get("MESSAGE", "") for entry in entries())
 
 
 def ruleset():
