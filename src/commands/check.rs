@@ -63,7 +63,10 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         let (_, why) = unresolved.iter().find(|(name, _)| name == host)?;
         Some(format!("the host name `{}` is not resolved: {why}", host.name))
     }));
-    diagnostics.extend(policy.unknown_users(|name| !users.contains_key(name)));
+    diagnostics.extend(
+        policy
+            .unknown_users(|name| (!users.contains_key(name)).then(|| format!("there is no user `{name}`"))),
+    );
     let diagnostics = worth_saying(diagnostics, &policy);
     let report = Report {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),

@@ -336,11 +336,12 @@ impl Daemon {
         match answer {
             Ok(Some(user)) => self.users.insert(name, user) != Some(user),
             Ok(None) => {
-                self.voice.unknown_user(&name, &self.policy);
+                self.voice.unknown_user(&name, &format!("there is no user `{name}`"), &self.policy);
                 self.users.remove(&name).is_some()
             }
             Err(why) => {
-                tracing::warn!("the user {name} cannot be looked up, will be tried again: {why}");
+                let message = format!("the user `{name}` cannot be looked up, will be tried again: {why}");
+                self.voice.unknown_user(&name, &message, &self.policy);
                 false
             }
         }

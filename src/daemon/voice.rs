@@ -72,8 +72,8 @@ impl Voice {
     }
 
     /// Says which annotations name a user whom nobody knows.
-    pub(super) fn unknown_user(&mut self, name: &str, policy: &Policy) {
-        let diagnostics = policy.unknown_users(|unknown| unknown == name);
+    pub(super) fn unknown_user(&mut self, name: &str, message: &str, policy: &Policy) {
+        let diagnostics = policy.unknown_users(|unknown| (unknown == name).then(|| message.to_owned()));
         say_new(&diagnostics, &mut self.unresolved, policy);
     }
 

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use super::hosts::HostMatch;
 use crate::{
     model::{AnnotationId, CgroupPath, ChainRef, Data, SetRef, UnitName},
-    text::{
-        Code, FileId, SourceMap, Span, Token,
-        diagnostic::{Diagnostic, quoted},
-    },
+    text::{Code, FileId, SourceMap, Span, Token, diagnostic::Diagnostic},
     units::selector::{Selector, Selectors, Which, Whose},
 };
 
@@ -77,14 +74,13 @@ impl Policy {
         self.annotations.iter().filter(follows).map(|annotation| annotation.selectors.clone()).collect()
     }
 
-    /// A diagnostic for each annotation that names a user whom nobody knows.
-    pub fn unknown_users(&self, is_unknown: impl Fn(&str) -> bool) -> Vec<Diagnostic> {
+    /// A diagnostic for each annotation that names a user of whom there is something to say.
+    pub fn unknown_users(&self, say: impl Fn(&str) -> Option<String>) -> Vec<Diagnostic> {
         let diagnostic = |annotation: &Annotation| {
-            let name = annotation.selectors.user_names().into_iter().find(|name| is_unknown(name))?;
-            let message = format!("there is no user {}", quoted(name));
+            let message = annotation.selectors.user_names().into_iter().find_map(&say)?;
             Some(
                 Diagnostic::new(Code::UnknownUser, annotation.unit_span, message)
-                    .help("when there is one, have the files read again: `systemctl reload scnpm.service`"),
+                    .help("scnpm asks again and again, and at once with `systemctl reload scnpm.service`"),
             )
         };
         self.annotations.iter().filter_map(diagnostic).collect()

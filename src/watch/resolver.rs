@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -10,10 +9,10 @@ use std::{
 
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    time::sleep,
+    time::{timeout, timeout_at},
 };
 
-use super::schedule::{Outcome, Schedule};
+use super::schedule::{LONGEST_PERIOD, Outcome, Schedule};
 
 /// How many look-ups may be under way. Each is a thread; one that hangs is one less.
 const MOST: usize = 8;
@@ -44,15 +43,6 @@ pub struct Resolver<N, A> {
     sender: UnboundedSender<Answer<N, A>>,
     answers: UnboundedReceiver<Answer<N, A>>,
     started: Instant,
-}
-
-impl<N: Ord + fmt::Debug, A: fmt::Debug> fmt::Debug for Resolver<N, A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver")
-            .field("schedule", &self.schedule)
-            .field("last", &self.last)
-            .finish_non_exhaustive()
-    }
 }
 
 impl<N, A> Resolver<N, A>
@@ -91,11 +81,9 @@ where
             for name in self.schedule.due(self.started.elapsed()) {
                 self.start(name);
             }
-            let timeout = self.schedule.timeout().map(|at| at.saturating_sub(self.started.elapsed()));
-            let answer = tokio::select! {
-                answer = self.answers.recv() => answer,
-                () = after(timeout) => None,
-            };
+            let due = self.schedule.timeout().unwrap_or(Duration::MAX);
+            let pause = due.saturating_sub(self.started.elapsed()).min(LONGEST_PERIOD);
+            let answer = timeout(pause, self.answers.recv()).await.ok().flatten();
             if let Some(news) = answer.and_then(|(name, answer)| self.take(name, answer)) {
                 return news;
             }
@@ -107,7 +95,7 @@ where
         let end = tokio::time::Instant::now() + limit;
         let mut answers = Vec::new();
         while !self.schedule.is_complete() {
-            match tokio::time::timeout_at(end, self.next()).await {
+            match timeout_at(end, self.next()).await {
                 Ok(answer) => answers.push(answer),
                 Err(_) => break,
             }
@@ -147,13 +135,6 @@ where
     }
 }
 
-async fn after(timeout: Option<Duration>) {
-    match timeout {
-        Some(timeout) => sleep(timeout).await,
-        None => std::future::pending().await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{
@@ -184,7 +165,7 @@ mod tests {
         resolver.want(names(&["hangs", "works"]));
         assert_eq!(resolver.first_answers(Duration::from_millis(100)).await, [("works", Ok(5))]);
         resolver.ask_anew();
-        let nothing = tokio::time::timeout(Duration::from_millis(100), resolver.next()).await;
+        let nothing = timeout(Duration::from_millis(100), resolver.next()).await;
         assert!(nothing.is_err(), "the same answer is no news");
         assert_eq!(asked.load(Ordering::SeqCst), 3, "what hangs is asked for once");
         drop(end);

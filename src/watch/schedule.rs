@@ -6,19 +6,19 @@ use std::{
 };
 
 /// How long an answer is taken for true at first.
-pub const FIRST_PERIOD: Duration = Duration::from_secs(300);
+const FIRST_PERIOD: Duration = Duration::from_secs(300);
 
 /// The shortest time after which a name is asked for again: half of the last one for each change.
-pub const SHORTEST_PERIOD: Duration = Duration::from_secs(30);
+const SHORTEST_PERIOD: Duration = Duration::from_secs(30);
 
 /// The longest, reached by half as much again for each answer that is as it was.
 pub const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
 
 /// The pause after a look-up that failed; each following one is twice as long.
-pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// What a look-up came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -850,6 +850,21 @@ def changed_address_of_a_host_name_changes_elements_and_nothing_else():
 
 
 @test
+def directory_of_users_that_hangs_delays_no_load():
+    plain, of_user = running("t-plain.service"), scope_of("t-mail.service")
+    sleeper("t-mail.service", where=m.USER_UNITS)
+    m.reload_units()
+    m.as_user("systemctl", "--user", "start", "t-mail.service")
+    m.write_policy(m.system_rule("t-plain.service"), selected(f"{m.USER}:t-mail.service"))
+    m.load_base()
+    with m.directory_that_hangs() as (settings, questions):
+        m.start_daemon(more=settings)
+        m.check(any(m.waits_for_an_answer(question) for question in questions), "the load waited for the answer")
+        m.elements_become(plain)
+    m.elements_become(plain, of_user)
+
+
+@test
 def rule_that_must_not_match_a_host_name_waits_for_its_address():
     cgroup = running("t-negated.service")
     m.start_with(m.system_rule("t-negated.service", matches="ip daddr != mail.intranet.test"))

@@ -245,6 +245,46 @@ def known_hosts(*names, address="127.0.0.1"):
         hosts.write_text(before)
 
 
+@contextlib.contextmanager
+def directory_that_hangs():
+    """A server that the daemon's C library asks for users first, waits for (twice 5 s), and gets no answer from.
+
+    Gives the settings of the daemon's unit that have it so for the daemon alone, and the questions."""
+    path = pathlib.Path("/run/t-nscd/socket")
+    path.parent.mkdir(exist_ok=True)
+    pathlib.Path("/run/nscd").mkdir(exist_ok=True)
+    questions = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        path.chmod(0o666)
+        server.listen(64)
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    questions.append(server.accept()[0])
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield "BindPaths=/run/t-nscd:/run/nscd\n", questions
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            path.unlink()
+            for question in questions:
+                question.close()
+
+
+def waits_for_an_answer(question):
+    """Whether who asked it has not given up."""
+    question.setblocking(False)
+    try:
+        while question.recv(4096):
+            pass
+    except BlockingIOError:
+        return True
+    return False
+
+
 def is_let_through(cgroup, port=7001):
     eventually(lambda: gets_through(cgroup, port), lambda: f"{cgroup} is refused\n{ruleset()}")
 
