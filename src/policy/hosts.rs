@@ -462,6 +462,7 @@ mod tests {
             ("ip daddr . tcp dport { 10.0.0.1 . 80, mail.x . 25 } accept", "mail.x"),
             ("iifname . ct original saddr . ip daddr . tcp dport { a . 1.1.1.1 . b.y . 25 }", "b.y"),
             ("ip daddr . tcp dport $ports accept", "$ports"),
+            ("tcp dport . iifname . ip daddr { 25 . eth0 . mail.x }", "mail.x"),
             ("tcp dport . ip daddr vmap { 25 . mail.x : accept }", "mail.x"),
             ("ip saddr vmap { mail.x : accept }", "mail.x"),
             ("ip daddr set mail.x", "mail.x"),
