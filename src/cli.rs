@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf, str::FromStr};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 
 use crate::{
     model::Source,
@@ -80,6 +80,21 @@ pub struct Daemon {
     pub clean: bool,
 }
 
+impl ValueEnum for Source {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Cgroup => "cgroupfs, by inotify(7)",
+            Self::Dbus => "systemd's signals on the system bus",
+            Self::Journal => "the journal, by sd-journal(3)",
+        };
+        Some(PossibleValue::new(self.as_str()).help(help))
+    }
+}
+
 /// Options of `scnpm check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -132,7 +147,7 @@ impl Check {
 }
 
 /// How `scnpm check` prints what it finds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// With the lines of the files and a table of units
     Full,

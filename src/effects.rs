@@ -1,137 +1,139 @@
 //! What the engine wants done to the kernel's nftables, done; and what became of it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    path::Path,
-};
+use std::io;
 
 use crate::{
-    engine::{Commit, Outcome},
-    log,
-    model::{Binding, CGROUP_ROOT, CgroupId, CgroupPath, Element, Key, SetRef},
-    nft::{AddError, Kernel},
-    watch::cgroups,
+    dispatch,
+    engine::{Add, Commit, Delete},
+    model::{CgroupId, CgroupPath, Outcome, RowId},
+    nft::{ElementChange, Kernel, is_passing, words_of},
 };
 
 /// Looks at a cgroup.
 pub type Look<'a> = &'a dyn Fn(&CgroupPath) -> Option<CgroupId>;
 
+/// What became of a commit.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Of each element, by its row.
+    pub outcomes: Vec<(RowId, Outcome)>,
+    /// What was not done, and why: a refusal stands, what is passing is to be tried again.
+    pub failures: Vec<Failed>,
+}
+
+/// An element that could not be added or deleted.
+#[derive(Debug)]
+pub struct Failed {
+    /// Its row.
+    pub row: RowId,
+    /// The kernel's words.
+    pub words: String,
+    /// Whether it may succeed in a moment.
+    pub passing: bool,
+}
+
 /// Carries a commit out: additions first, they are what somebody waits for.
-pub fn commit(kernel: &mut dyn Kernel, commit: &Commit, look: Look<'_>) -> Vec<(Element, Outcome)> {
-    let mut outcomes = add(kernel, &commit.add, look);
-    outcomes.extend(close(kernel, &commit.close));
-    outcomes.extend(delete(kernel, &commit.delete));
-    outcomes
+pub fn commit(kernel: &mut dyn Kernel, commit: &Commit, look: Look<'_>) -> Done {
+    let mut done = Done::default();
+    let (by_words, by_id): (Vec<&Add>, Vec<&Add>) =
+        commit.add.iter().partition(|add| kernel.needs_words(&add.element));
+    let changes: Vec<(RowId, ElementChange<'_>)> =
+        by_id.into_iter().map(|add| (add.row, addition(add))).collect();
+    done.change(kernel, &changes);
+    by_words.into_iter().for_each(|add| done.add_by_words(kernel, add, look));
+    let changes: Vec<(RowId, ElementChange<'_>)> =
+        commit.delete.iter().map(|delete| (delete.row, deletion(delete))).collect();
+    done.change(kernel, &changes);
+    done
 }
 
-/// Deletes from a set all ids but `keep`; in a user's own set only those that no cgroup has any more.
-///
-/// # Errors
-/// As [`Kernel::ids`] and [`Kernel::delete`]; a set that is gone is no error.
-pub fn sweep(kernel: &mut dyn Kernel, set: &SetRef, keep: &BTreeSet<CgroupId>) -> io::Result<usize> {
-    let mut strays = match kernel.ids(set) {
-        Ok(ids) => &ids - keep,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(error),
-    };
-    if !set.is_ours() && !strays.is_empty() {
-        strays = &strays - &alive();
-    }
-    let elements: Vec<(SetRef, CgroupId)> = strays.into_iter().map(|id| (set.clone(), id)).collect();
-    if !elements.is_empty() {
-        kernel.delete(&elements)?;
-    }
-    Ok(elements.len())
+fn addition(add: &Add) -> ElementChange<'_> {
+    ElementChange::Add { set: &add.element.set, id: add.id, data: add.element.data.as_ref() }
 }
 
-fn add(kernel: &mut dyn Kernel, bindings: &[Binding], look: Look<'_>) -> Vec<(Element, Outcome)> {
-    let id = |binding: &Binding| path(binding).and_then(look);
-    let before: Vec<Option<CgroupId>> = bindings.iter().map(id).collect();
-    let is_there = |(binding, id): &(&Binding, &Option<CgroupId>)| path(binding).is_none() || id.is_some();
-    let wanted = bindings.iter().zip(&before).filter(is_there);
-    let elements: Vec<Element> = wanted.map(|(binding, _)| binding.element.clone()).collect();
-    let failed = match elements.is_empty() {
-        true => AddError { added: vec![], vanished: vec![], refused: vec![] },
-        false => match kernel.add(&elements) {
-            Ok(()) => AddError { added: elements, vanished: vec![], refused: vec![] },
-            Err(error) => error,
-        },
-    };
-    let added: BTreeSet<&Element> = failed.added.iter().collect();
-    let refused: BTreeMap<&Element, &String> =
-        failed.refused.iter().map(|(element, words)| (element, words)).collect();
-    let outcome = |(binding, before): (&Binding, Option<CgroupId>)| {
-        let element = &binding.element;
-        let outcome = if added.contains(element) {
-            log::element("added", binding, before);
-            match path(binding) {
-                Some(path) => Outcome::Added { before, after: look(path) },
-                None => Outcome::Opened,
-            }
-        } else if let Some(words) = refused.get(element) {
-            if element.set.is_ours() && is_gone(kernel, &element.set) {
-                return (element.clone(), Outcome::Failed);
-            }
-            log::refused(binding, words);
-            Outcome::Refused
-        } else {
-            Outcome::Vanished
-        };
-        (element.clone(), outcome)
-    };
-    bindings.iter().zip(before).map(outcome).collect()
+fn deletion(delete: &Delete) -> ElementChange<'_> {
+    ElementChange::Delete { set: &delete.set, id: delete.id }
 }
 
-/// The cgroup that a binding's element is found by; a gate's has none.
-fn path(binding: &Binding) -> Option<&CgroupPath> {
-    match &binding.element.key {
-        Key::Cgroup(path) => Some(path),
-        Key::Everything => None,
-    }
-}
-
-/// Whether somebody took a set away. The news of it leads to a load, which puts everything back.
-fn is_gone(kernel: &mut dyn Kernel, set: &SetRef) -> bool {
-    kernel.ids(set).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-}
-
-fn close(kernel: &mut dyn Kernel, bindings: &[Binding]) -> Vec<(Element, Outcome)> {
-    if bindings.is_empty() {
-        return vec![];
-    }
-    let gates: Vec<SetRef> = bindings.iter().map(|binding| binding.element.set.clone()).collect();
-    let outcome = match kernel.close(&gates) {
-        Ok(()) => Outcome::Closed,
-        Err(complaints) => {
-            tracing::error!("nft does not close a rule: {}", complaints[0].words);
-            Outcome::Failed
+impl Done {
+    /// Makes changes in one transaction; when the kernel refuses it, in smaller ones until the culprits are found.
+    fn change(&mut self, kernel: &mut dyn Kernel, changes: &[(RowId, ElementChange<'_>)]) {
+        if changes.is_empty() {
+            return;
         }
-    };
-    bindings.iter().for_each(|binding| log::element("closed", binding, None));
-    bindings.iter().map(|binding| (binding.element.clone(), outcome.clone())).collect()
+        let all: Vec<ElementChange<'_>> = changes.iter().map(|(_, change)| *change).collect();
+        match kernel.change(&all) {
+            Ok(()) => self.outcomes.extend(changes.iter().map(|(row, change)| (*row, change.done()))),
+            Err(error) if is_passing(&error) => {
+                changes.iter().for_each(|(row, _)| self.fail(*row, words_of(&error), true));
+            }
+            Err(error) => match changes {
+                // Somebody took our set away. The news of it leads to a load, which puts everything back.
+                [(row, change)] if change.is_for_a_lost_set(&error) => {
+                    self.fail(*row, words_of(&error), true)
+                }
+                [(row, change)] if change.is_done_already(&error) => {
+                    self.outcomes.push((*row, change.done()))
+                }
+                [(row, _)] => self.fail(*row, words_of(&error), false),
+                _ => {
+                    let (first, second) = changes.split_at(changes.len() / 2);
+                    self.change(kernel, first);
+                    self.change(kernel, second);
+                }
+            },
+        }
+    }
+
+    fn fail(&mut self, row: RowId, words: String, passing: bool) {
+        self.outcomes.push((row, if passing { Outcome::Failed } else { Outcome::Refused }));
+        self.failures.push(Failed { row, words, passing });
+    }
+
+    /// Adds an element whose value only libnftables can read. It looks the path up by itself, so the id is what it should
+    /// be only if it is the same before and after; ids are not reused.
+    fn add_by_words(&mut self, kernel: &mut dyn Kernel, add: &Add, look: Look<'_>) {
+        let path = add.element.key.cgroup();
+        if path.and_then(look) != add.id {
+            self.outcomes.push((add.row, Outcome::Vanished));
+            return;
+        }
+        let set = &add.element.set;
+        let before = kernel.elements(set).unwrap_or_default();
+        match kernel.run(&dispatch::element(&add.element), false) {
+            Ok(()) if path.and_then(look) == add.id => self.outcomes.push((add.row, Outcome::Added(add.id))),
+            Ok(()) => {
+                // It may be of a cgroup that came and went in between.
+                let after = kernel.elements(set).unwrap_or_default();
+                for id in after.into_keys().filter(|id| !before.contains_key(id)) {
+                    let _ = kernel.change(&[ElementChange::Delete { set, id: Some(id) }]);
+                }
+                self.outcomes.push((add.row, Outcome::Vanished));
+            }
+            Err(_) if path.and_then(look) != add.id => self.outcomes.push((add.row, Outcome::Vanished)),
+            Err(complaints) => {
+                let passing = complaints.iter().any(|complaint| complaint.is_passing());
+                let words: Vec<&str> = complaints.iter().map(|complaint| complaint.words.as_str()).collect();
+                self.fail(add.row, words.join("; "), passing);
+            }
+        }
+    }
 }
 
-fn delete(kernel: &mut dyn Kernel, dead: &[(Binding, CgroupId)]) -> Vec<(Element, Outcome)> {
-    if dead.is_empty() {
-        return vec![];
+impl ElementChange<'_> {
+    fn done(&self) -> Outcome {
+        match self {
+            Self::Add { id, .. } => Outcome::Added(*id),
+            Self::Delete { id, .. } => Outcome::Deleted(*id),
+        }
     }
-    let elements: Vec<(SetRef, CgroupId)> =
-        dead.iter().map(|(binding, id)| (binding.element.set.clone(), *id)).collect();
-    let done = kernel.delete(&elements);
-    if let Err(error) = &done {
-        tracing::error!("an element of a cgroup that is gone cannot be deleted: {error}");
-    }
-    let outcome = |(binding, id): &(Binding, CgroupId)| {
-        log::element("deleted", binding, Some(*id));
-        (binding.element.clone(), if done.is_ok() { Outcome::Deleted(*id) } else { Outcome::Failed })
-    };
-    dead.iter().map(outcome).collect()
-}
 
-/// The ids of all cgroups that exist.
-fn alive() -> BTreeSet<CgroupId> {
-    let root = Path::new(CGROUP_ROOT);
-    let below = cgroups::below(root, usize::MAX).filter_map(|directory| cgroups::look_at(&directory));
-    cgroups::look_at(root).into_iter().chain(below).collect()
+    fn is_for_a_lost_set(&self, error: &io::Error) -> bool {
+        matches!(self, Self::Add { set, .. } if set.is_ours()) && error.kind() == io::ErrorKind::NotFound
+    }
+
+    /// What is to be deleted and is gone, is deleted.
+    fn is_done_already(&self, error: &io::Error) -> bool {
+        matches!(self, Self::Delete { .. }) && error.kind() == io::ErrorKind::NotFound
+    }
 }

@@ -10,9 +10,10 @@
 //! scnpm check:    policy ──► trial, what nft refuses: a load in namespaces of its own
 //!                    │         │
 //!                    └─────────┴──► lint, what nft takes and what goes wrong all the same
+//!                                      └──► findings, merged for check and the daemon alike
 //! ```
 //!
-//! `policy`, `lint`, `dispatch` and `engine` are pure: no I/O, no clock. `nft`, `watch` and `machine` touch the
+//! `policy`, `lint`, `dispatch`, `engine` and `findings` are pure: no I/O, no clock. `nft`, `watch` and `machine` touch the
 //! machine, `load`, `effects`, `trial` and `daemon` bring the two together, `report` prints.
 
 pub mod cli;
@@ -21,6 +22,7 @@ pub mod daemon;
 pub mod dispatch;
 pub mod effects;
 pub mod engine;
+pub mod findings;
 pub mod lint;
 pub mod load;
 pub mod log;

@@ -2,18 +2,24 @@
 //!
 //! One transaction takes away what an earlier load left and puts the whole dispatch in place, with the elements that are
 //! due. When nft refuses it, the annotations that its complaints lead to are left out and the others are tried again.
+//!
+//! Elements in users' own sets have our mark in the kernel, so that any load, also that of another process, knows what to
+//! take away, and that everything else is the user's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use serde_json::Value;
 
 use crate::{
-    dispatch::{self, Bound, Dispatch, HostSet, Levels, Line, Pattern, Script, leftovers, pattern::level},
-    engine::Outcome,
-    model::{AnnotationId, Binding, CgroupId, CgroupPath, Data, Element, Instance, Key, UnitName, UnitOf},
-    nft::{Complaint, Kernel},
-    policy::{Annotation, Part, Policy, Statement, hosts::Hosts},
-    text::{Code, Diagnostic, Span},
+    dispatch::{self, Dispatch, HostSet, Levels, Line, Pattern, Script, leftovers, pattern::level},
+    findings::{self, Refusal},
+    model::{AnnotationId, CgroupId, CgroupPath, ChainRef, Instance, Row, SetRef, UnitName, UnitState},
+    nft::{Complaint, ElementChange, Kernel, complaint::Kind},
+    policy::{Policy, hosts::Hosts},
+    text::Span,
     units::selector::{Selectors, Users},
 };
 
@@ -37,8 +43,10 @@ pub struct Load<'a> {
     pub flush: bool,
     /// Looks at a cgroup.
     pub look: &'a dyn Fn(&CgroupPath) -> Option<CgroupId>,
-    /// Whether a unit is active.
-    pub active: &'a dyn Fn(&UnitName, UnitOf) -> bool,
+    /// Looks at all cgroups that exist.
+    pub alive: &'a dyn Fn() -> BTreeSet<CgroupId>,
+    /// The state of a unit of the system's manager, if it is known.
+    pub state: &'a dyn Fn(&UnitName) -> Option<UnitState>,
     /// The cgroups of units that selectors select.
     pub instances: &'a [Instance],
     /// The users whom selectors name.
@@ -46,18 +54,20 @@ pub struct Load<'a> {
 }
 
 /// What is in the kernel now.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Loaded {
-    /// What the engine is to keep true.
-    pub bindings: Vec<Binding>,
-    /// What it is to make of units as they come.
+    /// What is to be kept true.
+    pub rows: Vec<Row>,
+    /// What is to be made of units as they come.
     pub patterns: Vec<Pattern>,
-    /// The elements that went in with it.
-    pub installed: Vec<(Element, Outcome)>,
+    /// What patterns make of each instance that there is.
+    pub instances: Vec<(Instance, Vec<Row>)>,
+    /// The elements that went in with it, by the number of the row, through `rows` and then `instances`.
+    pub installed: Vec<(usize, Option<CgroupId>)>,
+    /// What nft refused, in the order of the files.
+    pub refusals: Vec<Refusal>,
     /// The sets of host names that went in with it.
     pub hosts: Vec<HostSet>,
-    /// What nft refused, in the order of the files, with its words.
-    pub diagnostics: Vec<Diagnostic>,
     /// What it was loaded into, as libnftables lists it.
     pub ruleset: Value,
 }
@@ -67,6 +77,14 @@ pub struct Loaded {
 pub struct LoadError {
     /// nft's words.
     pub words: Vec<String>,
+    /// Whether it may succeed in a moment.
+    pub passing: bool,
+}
+
+impl LoadError {
+    fn of(complaints: &[Complaint]) -> Self {
+        Self { words: words(complaints), passing: complaints.iter().any(Complaint::is_passing) }
+    }
 }
 
 /// The text that a policy is loaded as, without elements, while there are these instances of its units.
@@ -85,6 +103,43 @@ fn levels(policy: &Policy, instances: &[Instance], users: &Users) -> Levels {
     selectors.into_iter().map(of).collect()
 }
 
+/// One try: what goes into the kernel, and for whom.
+struct Attempt {
+    dispatch: Dispatch,
+    instances: Vec<(Instance, Vec<Row>)>,
+    /// The rows that are due, by their number, and their cgroups' ids.
+    due: Vec<(usize, Option<CgroupId>)>,
+    script: Script,
+    /// How many lines take away what is old, and how many of the dispatch follow before the elements.
+    removal: usize,
+    fixed: usize,
+    /// For each line with an element, its place in `due`, and whether it deletes an earlier one.
+    elements: Vec<(usize, bool)>,
+}
+
+impl Attempt {
+    fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.dispatch.rows.iter().chain(self.instances.iter().flat_map(|(_, rows)| rows))
+    }
+
+    fn row(&self, number: usize) -> Option<&Row> {
+        match self.dispatch.rows.get(number) {
+            None => self.rows().nth(number),
+            row => row,
+        }
+    }
+
+    /// The cgroup whose element a line of the script is about, and whether it deletes it.
+    fn element(&self, line: usize) -> Option<(&CgroupPath, bool)> {
+        let (at, is_deletion) = self.elements.get(line.checked_sub(self.removal + self.fixed + 1)?)?;
+        let (number, _) = self.due.get(*at)?;
+        Some((self.row(*number)?.element.key.cgroup()?, *is_deletion))
+    }
+}
+
+/// The elements in users' own sets that have our mark.
+pub type Marked = BTreeMap<SetRef, BTreeSet<CgroupId>>;
+
 impl Load<'_> {
     /// Loads it.
     ///
@@ -95,48 +150,76 @@ impl Load<'_> {
         let mut rounds = 0;
         let levels = levels(self.policy, self.instances, self.users);
         for _ in 0..TRIES + self.policy.annotations.len() {
+            let ruleset = kernel.list().map_err(|complaints| LoadError::of(&complaints))?;
+            let marked = marked(kernel, &ruleset);
             let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts, &levels);
-            let bound = dispatch.bound(self.instances, self.users);
-            let present = self.present(&bound, &blamed);
-            let ruleset = kernel.list().map_err(|complaints| LoadError { words: words(&complaints) })?;
             let removal = self.removal(&ruleset, &dispatch, &blamed);
-            let mut script = removal.clone();
-            script.append(dispatch.script.clone());
-            script.append(dispatch::elements(present.keys().copied()));
-            let complaints = match kernel.run(&script.to_string(), false) {
-                Ok(()) => {
-                    return Ok(self.loaded(kernel, &dispatch, &present, blamed, ruleset));
-                }
+            let attempt = self.attempt(removal, dispatch, &marked, &blamed);
+            let complaints = match kernel.run(&attempt.script, false) {
+                Ok(()) => return Ok(self.loaded(kernel, attempt, &marked, blamed, ruleset)),
                 Err(complaints) => complaints,
             };
+            if complaints.iter().any(Complaint::is_passing) {
+                return Err(LoadError::of(&complaints));
+            }
             rounds += 1;
-            let progress = self.blame(&complaints, &script, removal.lines.len(), &mut blamed);
+            let progress = self.blame(&complaints, &attempt, &mut blamed);
             if progress == Progress::None || rounds == ROUNDS_TOGETHER {
                 let before = blamed.refused.len();
                 self.try_in_groups(kernel, &levels, &mut blamed);
                 if progress == Progress::None && blamed.refused.len() == before {
-                    return Err(LoadError { words: words(&complaints) });
+                    return Err(LoadError::of(&complaints));
                 }
             }
         }
-        Err(LoadError { words: vec!["the ruleset changes faster than it can be loaded".to_owned()] })
+        let words = vec!["the ruleset changes faster than it can be loaded".to_owned()];
+        Err(LoadError { words, passing: true })
     }
 
-    /// The elements that are due, with the id of their cgroup.
-    fn present<'d>(&self, bound: &'d [Bound], blamed: &Blamed) -> BTreeMap<&'d Bound, Option<CgroupId>> {
-        let mut names = BTreeSet::new();
-        let exists = |path: &CgroupPath| !blamed.late.contains(path) && (self.look)(path).is_some();
-        let due = |bound: &&Bound| bound.binding.condition.holds(exists, self.active);
-        let key = |bound: &Bound| match &bound.binding.element.key {
-            Key::Cgroup(path) => (self.look)(path),
-            Key::Everything => None,
+    /// The script that takes away what `removal` does and puts a dispatch in place, with the elements that are due.
+    fn attempt(&self, removal: Script, dispatch: Dispatch, marked: &Marked, blamed: &Blamed) -> Attempt {
+        let rows_of = |instance: &Instance| {
+            let selecting = dispatch.patterns.iter().filter(|one| one.selectors.select(instance, self.users));
+            (instance.clone(), selecting.flat_map(|pattern| pattern.rows(&instance.path)).collect())
         };
-        bound
-            .iter()
-            .filter(due)
-            .filter(|bound| names.insert((&bound.binding.element.set, &bound.binding.element.key)))
-            .map(|bound| (bound, key(bound)))
-            .collect()
+        let instances: Vec<(Instance, Vec<Row>)> = self.instances.iter().map(rows_of).collect();
+        let rows: Vec<&Row> =
+            dispatch.rows.iter().chain(instances.iter().flat_map(|(_, rows)| rows)).collect();
+        let due = self.due(&rows, blamed);
+        let (removed, fixed) = (removal.lines.len(), dispatch.script.lines.len());
+        let mut script = removal;
+        script.append(dispatch.script.clone());
+        let mut elements = Vec::new();
+        for (at, (number, id)) in due.iter().enumerate() {
+            let row = rows[*number];
+            let has_mark = |id: &CgroupId| marked.get(&row.element.set).is_some_and(|ids| ids.contains(id));
+            if row.element.data.is_some() && id.as_ref().is_some_and(has_mark) {
+                // It may lead to something else now.
+                script.append(dispatch::deletion(row));
+                elements.push((at, true));
+            }
+            script.append(dispatch::elements([row]));
+            elements.push((at, false));
+        }
+        Attempt { dispatch, instances, due, script, removal: removed, fixed, elements }
+    }
+
+    /// The rows that are due, each element once, with the id of its cgroup.
+    fn due(&self, rows: &[&Row], blamed: &Blamed) -> Vec<(usize, Option<CgroupId>)> {
+        let mut names = BTreeSet::new();
+        let mut due = Vec::new();
+        for (number, row) in rows.iter().enumerate() {
+            let exists = |path: &CgroupPath| !blamed.late.contains(path) && (self.look)(path).is_some();
+            if !row.condition.holds(exists, self.state) {
+                continue;
+            }
+            let id = row.element.key.cgroup().and_then(self.look);
+            let is_there = row.element.key.cgroup().is_none() || id.is_some();
+            if is_there && names.insert((&row.element.set, &row.element.key)) {
+                due.push((number, id));
+            }
+        }
+        due
     }
 
     /// What goes before the new dispatch: the old one's end, and the flush.
@@ -154,87 +237,138 @@ impl Load<'_> {
     fn loaded(
         &self,
         kernel: &mut dyn Kernel,
-        dispatch: &Dispatch,
-        present: &BTreeMap<&Bound, Option<CgroupId>>,
+        attempt: Attempt,
+        marked: &Marked,
         mut blamed: Blamed,
         ruleset: Value,
     ) -> Loaded {
-        let outcome = |(bound, before): (&&Bound, &Option<CgroupId>)| {
-            let outcome = match &bound.binding.element.key {
-                Key::Cgroup(path) => Outcome::Added { before: *before, after: (self.look)(path) },
-                Key::Everything => Outcome::Opened,
-            };
-            (bound.binding.element.clone(), outcome)
-        };
-        let installed = present.iter().map(outcome).collect();
-        self.try_absent_elements(kernel, dispatch, present, &mut blamed);
+        let installed = self.installed(kernel, &attempt);
+        sweep(kernel, self.policy, &in_users_sets(&attempt, &installed), marked, self.alive);
+        self.try_absent_elements(kernel, &attempt, &mut blamed);
         let left_out = blamed.left_out();
-        let stays = |bound: &&Bound| bound.annotations.iter().any(|id| !left_out.contains(id));
-        let bindings = dispatch.bindings.iter().filter(stays).map(|bound| bound.binding.clone()).collect();
-        let stays = |(_, annotations): &&(Pattern, Vec<AnnotationId>)| {
-            annotations.iter().any(|id| !left_out.contains(id))
+        let stays = |annotations: &[AnnotationId]| annotations.iter().any(|id| !left_out.contains(id));
+        // Refused rows go, so those behind them move up.
+        let mut kept = 0..;
+        let moved: Vec<Option<usize>> =
+            attempt.rows().map(|row| if stays(&row.annotations) { kept.next() } else { None }).collect();
+        let installed =
+            installed.into_iter().filter_map(|(number, id)| Some(((*moved.get(number)?)?, id))).collect();
+        let Attempt { dispatch: Dispatch { mut rows, mut patterns, hosts, .. }, mut instances, .. } = attempt;
+        rows.retain(|row| stays(&row.annotations));
+        instances.iter_mut().for_each(|(_, rows)| rows.retain(|row| stays(&row.annotations)));
+        patterns.retain(|pattern| stays(&pattern.annotations));
+        Loaded {
+            rows,
+            patterns,
+            instances,
+            installed,
+            hosts,
+            refusals: blamed.refused.into_values().collect(),
+            ruleset,
+        }
+    }
+
+    /// What went in. libnftables looks paths up by itself; ids are never used again, so an id that is the same before and
+    /// after is the one that went in. A set with another one is put right at once.
+    fn installed(&self, kernel: &mut dyn Kernel, attempt: &Attempt) -> Vec<(usize, Option<CgroupId>)> {
+        let is_sure = |(number, id): &(usize, Option<CgroupId>)| {
+            id.is_none()
+                || attempt.row(*number).and_then(|row| row.element.key.cgroup()).and_then(self.look) == *id
         };
-        let patterns = dispatch.patterns.iter().filter(stays).map(|(pattern, _)| pattern.clone()).collect();
-        let hosts = dispatch.hosts.clone();
-        Loaded { bindings, patterns, installed, hosts, diagnostics: blamed.diagnostics(self.policy), ruleset }
+        let (sure, unsure): (Vec<_>, Vec<_>) = attempt.due.iter().copied().partition(is_sure);
+        for (number, _) in &unsure {
+            let Some(row) = attempt.row(*number) else { continue };
+            let set = &row.element.set;
+            let of_set = |(other, id): &(usize, Option<CgroupId>)| {
+                attempt.row(*other).filter(|row| row.element.set == *set).and(*id)
+            };
+            let right: BTreeSet<CgroupId> = sure.iter().filter_map(of_set).collect();
+            let Ok(elements) = kernel.elements(set) else { continue };
+            let strays = elements
+                .into_iter()
+                .filter(|(id, is_marked)| (*is_marked || set.is_ours()) && !right.contains(id));
+            delete(kernel, set, strays.map(|(id, _)| id));
+        }
+        sure
     }
 
     /// Tries the elements of users' own sets whose cgroup does not exist with the root cgroup in its place, so that a
     /// missing set or a wrong type is known now.
-    fn try_absent_elements(
-        &self,
-        kernel: &mut dyn Kernel,
-        dispatch: &Dispatch,
-        present: &BTreeMap<&Bound, Option<CgroupId>>,
-        blamed: &mut Blamed,
-    ) {
-        let absent = |bound: &&Bound| !bound.binding.element.set.is_ours() && !present.contains_key(bound);
-        for bound in dispatch.bindings.iter().filter(absent) {
-            let Element { set, data, .. } = &bound.binding.element;
-            let data = data.as_ref().map(|data: &Data| format!(" : {data}")).unwrap_or_default();
-            let line = Line::new(format!("add element {set} {{ \".\"{data} }}"));
-            if let Err(complaints) = kernel.run(&format!("{line}\n"), true) {
-                for id in &bound.annotations {
-                    blamed.add(*id, None, &complaints[0].words);
+    fn try_absent_elements(&self, kernel: &mut dyn Kernel, attempt: &Attempt, blamed: &mut Blamed) {
+        let due: BTreeSet<usize> = attempt.due.iter().map(|(number, _)| *number).collect();
+        for (number, row) in attempt.dispatch.rows.iter().enumerate() {
+            if row.element.set.is_ours() || due.contains(&number) {
+                continue;
+            }
+            if let Err(complaints) = kernel.run(&dispatch::stand_in(&row.element), true) {
+                for id in &row.annotations {
+                    blamed.add(*id, None, &complaints[0]);
                 }
             }
         }
     }
 
     /// Leaves out the annotations that complaints lead to, and the elements whose cgroup just vanished.
-    fn blame(
-        &self,
-        complaints: &[Complaint],
-        script: &Script,
-        removal: usize,
-        blamed: &mut Blamed,
-    ) -> Progress {
+    fn blame(&self, complaints: &[Complaint], attempt: &Attempt, blamed: &mut Blamed) -> Progress {
         let mut progress = Progress::None;
+        let mut of_the_table = None;
         for complaint in complaints {
             let Some((number, first, last)) = complaint.place else { continue };
-            let Some(line) = script.line(number) else { continue };
-            if number <= removal && line.annotations.is_empty() {
-                progress = progress.max(Progress::MachineChanged);
+            let Some(line) = attempt.script.line(number) else { continue };
+            if complaint.kind.is_of_the_table() {
+                // Whoever is to blame for the table comes first, and then others of the same wrong hook. The rest is tried
+                // again.
+                let chain = self.chain_of_cgroups(line).filter(|_| complaint.kind == Kind::Unsupported);
+                match of_the_table {
+                    None => of_the_table = Some(chain),
+                    Some(first) if first == chain && chain.is_some() => {}
+                    Some(_) => continue,
+                }
             }
-            if complaint.words.contains("cgroupv2 path fails")
-                && let Some(path) = element_path(line)
+            let element = attempt.element(number);
+            if number <= attempt.removal && line.annotations.is_empty()
+                || element.is_some_and(|(_, deletes)| deletes)
             {
-                progress =
-                    progress.max(if blamed.late.insert(path) { Progress::Blamed } else { Progress::None });
+                progress = progress.max(Progress::MachineChanged);
                 continue;
             }
-            let origin = line.origin(first, last);
-            for id in &line.annotations {
-                let whole = self.policy.annotation(*id).span;
-                let is_fit =
-                    |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found.span == whole);
-                let place = origin.filter(is_fit);
-                if blamed.add(*id, place, &complaint.words) {
-                    progress = Progress::Blamed;
-                }
+            if let Some((path, _)) = element
+                && complaint.kind == Kind::CgroupMissing
+            {
+                let is_new = blamed.late.insert(path.clone());
+                progress = progress.max(if is_new { Progress::Blamed } else { Progress::None });
+                continue;
+            }
+            if self.accuse(line, complaint, (first, last), blamed) {
+                progress = Progress::Blamed;
             }
         }
         progress
+    }
+
+    /// The chain of an annotation's rule, if cgroups are all that its hook may not have.
+    fn chain_of_cgroups(&self, line: &Line) -> Option<&ChainRef> {
+        line.annotations.iter().find_map(|id| findings::chain_of_cgroups(self.policy.annotation(*id)))
+    }
+
+    /// Blames the annotations of a line; whether any of them is new.
+    fn accuse(
+        &self,
+        line: &Line,
+        complaint: &Complaint,
+        (first, last): (usize, usize),
+        blamed: &mut Blamed,
+    ) -> bool {
+        let origin = line.origin(first, last);
+        let mut is_new = false;
+        for id in &line.annotations {
+            let whole = self.policy.annotation(*id).span;
+            // What stands in a variable's definition is nobody's own.
+            let is_elsewhere =
+                |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found.span == whole);
+            is_new |= blamed.add(*id, origin.filter(is_elsewhere), complaint);
+        }
+        is_new
     }
 
     /// Finds all annotations that nft refuses, without any effect.
@@ -258,7 +392,7 @@ impl Load<'_> {
         match &group[..] {
             _ if complaints.is_empty() => self.try_group(kernel, &group, levels, blamed),
             [] => {}
-            [id] => drop(blamed.add(*id, None, &complaints[0].words)),
+            [id] => drop(blamed.add(*id, None, &complaints[0])),
             _ => {
                 let (first, second) = group.split_at(group.len() / 2);
                 self.try_group(kernel, first, levels, blamed);
@@ -277,13 +411,73 @@ impl Load<'_> {
     ) -> Result<(), Vec<Complaint>> {
         let others = self.policy.iter().map(|(id, _)| id).filter(|id| !group.contains(id)).collect();
         let dispatch = dispatch::compile(self.policy, &others, self.hosts, levels);
-        let bound = dispatch.bound(self.instances, self.users);
-        let mut script = dispatch.script.clone();
-        script.append(dispatch::elements(self.present(&bound, blamed).keys().copied()));
-        let Err(complaints) = kernel.run(&script.to_string(), true) else { return Ok(()) };
-        match self.blame(&complaints, &script, 0, blamed) {
+        let attempt = self.attempt(Script::default(), dispatch, &Marked::new(), blamed);
+        let Err(complaints) = kernel.run(&attempt.script, true) else { return Ok(()) };
+        match self.blame(&complaints, &attempt, blamed) {
             Progress::Blamed => Err(vec![]),
             _ => Err(complaints),
+        }
+    }
+}
+
+/// What went into users' own sets.
+fn in_users_sets(attempt: &Attempt, installed: &[(usize, Option<CgroupId>)]) -> Marked {
+    let mut wanted = Marked::new();
+    for (number, id) in installed {
+        if let (Some(row), Some(id)) = (attempt.row(*number).filter(|row| !row.element.set.is_ours()), id) {
+            wanted.entry(row.element.set.clone()).or_default().insert(*id);
+        }
+    }
+    wanted
+}
+
+/// Takes elements with our mark out of users' own sets, unless they are wanted; and of the sets that a policy names, those
+/// of cgroups that are gone: they match nothing, and an earlier version left them without a mark.
+pub fn sweep(
+    kernel: &mut dyn Kernel,
+    policy: &Policy,
+    wanted: &Marked,
+    marked: &Marked,
+    alive: &dyn Fn() -> BTreeSet<CgroupId>,
+) {
+    let none = BTreeSet::new();
+    let wanted = |set: &SetRef| wanted.get(set).unwrap_or(&none);
+    for (set, ids) in marked {
+        delete(kernel, set, ids.difference(wanted(set)).copied());
+    }
+    let mut known = None;
+    for set in dispatch::hosting(policy).1 {
+        let Ok(elements) = kernel.elements(&set) else { continue };
+        let strays: Vec<CgroupId> = elements.into_keys().filter(|id| !wanted(&set).contains(id)).collect();
+        if !strays.is_empty() {
+            let alive = known.get_or_insert_with(alive);
+            delete(kernel, &set, strays.into_iter().filter(|id| !alive.contains(id)));
+        }
+    }
+}
+
+/// The elements that have our mark in all sets of cgroups that are not ours.
+pub fn marked(kernel: &mut dyn Kernel, ruleset: &Value) -> Marked {
+    let of_users = leftovers::sets_of_cgroups(ruleset).into_iter().filter(|set| !set.is_ours());
+    let mut marked = Marked::new();
+    for set in of_users {
+        let elements = kernel.elements(&set).unwrap_or_default();
+        let ids: BTreeSet<CgroupId> =
+            elements.into_iter().filter(|(_, is_marked)| *is_marked).map(|(id, _)| id).collect();
+        if !ids.is_empty() {
+            marked.insert(set, ids);
+        }
+    }
+    marked
+}
+
+/// Takes elements out of a set, and says what could not be.
+fn delete(kernel: &mut dyn Kernel, set: &SetRef, ids: impl Iterator<Item = CgroupId>) {
+    for id in ids {
+        match kernel.change(&[ElementChange::Delete { set, id: Some(id) }]) {
+            Ok(()) => tracing::debug!("deleted the element {id} from {set}"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::error!("the element {id} cannot be deleted from {set}: {error}"),
         }
     }
 }
@@ -298,86 +492,22 @@ enum Progress {
 /// What goes into no further try.
 #[derive(Debug, Default)]
 struct Blamed {
-    /// Annotations that nft refuses: where, and in which words.
-    refused: BTreeMap<AnnotationId, (Option<Span>, String)>,
+    /// Annotations that nft refuses.
+    refused: BTreeMap<AnnotationId, Refusal>,
     /// Cgroups that vanished meanwhile; if they come again, the engine adds their elements.
     late: BTreeSet<CgroupPath>,
 }
 
 impl Blamed {
-    fn add(&mut self, id: AnnotationId, place: Option<Span>, words: &str) -> bool {
+    fn add(&mut self, id: AnnotationId, place: Option<Span>, complaint: &Complaint) -> bool {
         let new = !self.refused.contains_key(&id);
-        self.refused.entry(id).or_insert_with(|| (place, words.to_owned()));
+        self.refused.entry(id).or_insert_with(|| Refusal::new(id, place, complaint));
         new
     }
 
     fn left_out(&self) -> BTreeSet<AnnotationId> {
         self.refused.keys().copied().collect()
     }
-
-    fn diagnostics(self, policy: &Policy) -> Vec<Diagnostic> {
-        let refusal = |(id, (place, words)): (AnnotationId, (Option<Span>, String))| {
-            refusal(policy.annotation(id), place, &words)
-        };
-        let mut diagnostics: Vec<Diagnostic> = self.refused.into_iter().map(refusal).collect();
-        diagnostics.dedup();
-        diagnostics
-    }
-}
-
-/// What nft says of an annotation, as a diagnostic in it.
-pub fn refusal(annotation: &Annotation, place: Option<Span>, words: &str) -> Diagnostic {
-    let subject = subject(annotation);
-    let span = place.unwrap_or(subject);
-    let message = format!("nft refuses this annotation: {words}");
-    if words.contains("Operation not supported") && needs_only_a_cgroup(&annotation.statement) {
-        return Diagnostic::new(Code::Hook, subject, message).help(
-            "a socket's cgroup is only known in chains that prerouting, input or output call, and in no others",
-        );
-    }
-    let diagnostic = Diagnostic::new(Code::Refused, span, message);
-    if words.contains("Interface does not exist") {
-        return diagnostic.help("`iifname` and `oifname` compare names, and take one that does not exist");
-    }
-    match &annotation.statement {
-        Statement::Element(_) if words.contains("Could not resolve hostname") => {
-            diagnostic.help("the set is for addresses: an annotation needs one of `type cgroupsv2`")
-        }
-        _ if span != subject || !words.ends_with("No such file or directory") => diagnostic,
-        Statement::Rule(rule) => {
-            diagnostic.help(format!("make the chain outside the annotations: `add chain {}`", rule.chain))
-        }
-        Statement::Element(element) => diagnostic.help(format!(
-            "make the set outside the annotations: `add set {} {{ type cgroupsv2; }}`",
-            element.set
-        )),
-    }
-}
-
-/// Whether a rule matches cgroups, and has nothing else in it that some hooks do not have.
-fn needs_only_a_cgroup(statement: &Statement) -> bool {
-    const PARTICULAR: [&str; 10] =
-        ["tproxy", "redirect", "masquerade", "snat", "dnat", "dup", "fwd", "synproxy", "reject", "queue"];
-    let is_particular =
-        |part: &Part| matches!(part, Part::Verbatim(token) if PARTICULAR.iter().any(|word| token.is(word)));
-    match statement {
-        Statement::Rule(rule) => statement.matches_cgroup() && !rule.body.iter().any(is_particular),
-        Statement::Element(_) => false,
-    }
-}
-
-/// What an annotation is about: the chain or set that it names.
-fn subject(annotation: &Annotation) -> Span {
-    match &annotation.statement {
-        Statement::Rule(rule) => rule.chain_span,
-        Statement::Element(element) => element.set_span,
-    }
-}
-
-fn element_path(line: &Line) -> Option<CgroupPath> {
-    let text = line.to_string();
-    let rest = text.strip_prefix("add element ")?;
-    rest.split('"').nth(1)?.parse().ok()
 }
 
 fn words(complaints: &[Complaint]) -> Vec<String> {

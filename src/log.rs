@@ -19,7 +19,8 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    model::{Binding, CgroupId, Key},
+    engine::Kept,
+    model::{CgroupId, CgroupPath, Location},
     policy::Policy,
     text::{Diagnostic, Severity},
 };
@@ -61,44 +62,56 @@ pub fn diagnostic(diagnostic: &Diagnostic, policy: &Policy) {
     let location = sources.location(diagnostic.span);
     let unit = policy.annotation_at(diagnostic.span).map_or("", |annotation| annotation.unit.0.as_str());
     let short = diagnostic.short(sources);
+    let help = diagnostic.help.as_ref().map(|help| format!("\nhelp: {help}")).unwrap_or_default();
     match diagnostic.severity() {
         Severity::Error => {
-            tracing::error!(unit, rule_file = %location.file, rule_line = location.line, "{short}");
+            tracing::error!(unit, rule_file = %location.file, rule_line = location.line, "{short}{help}");
         }
         Severity::Warning => {
-            tracing::warn!(unit, rule_file = %location.file, rule_line = location.line, "{short}");
+            tracing::warn!(unit, rule_file = %location.file, rule_line = location.line, "{short}{help}");
         }
     }
 }
 
-/// Says what happened to an element.
-pub fn element(what: &str, binding: &Binding, id: Option<CgroupId>) {
-    let set = &binding.element.set;
-    match &binding.element.key {
-        Key::Cgroup(path) => tracing::debug!(
-            unit = %binding.unit, cgroup = %path, cgroup_id = id.map(|id| id.0),
-            rule_file = %binding.location.file, rule_line = binding.location.line,
-            "{what}: {path} in {set}"
-        ),
-        Key::Everything => tracing::debug!(
-            unit = %binding.unit,
-            rule_file = %binding.location.file, rule_line = binding.location.line,
-            "{what}: {set}"
-        ),
+/// Says what happened to an element that annotations of this policy asked for.
+pub fn element(what: &str, row: &Kept, id: Option<CgroupId>, policy: &Policy) {
+    let (set, (unit, location)) = (&row.element.set, asked_by(row, policy));
+    let cgroup = row.element.key.cgroup().map_or("", CgroupPath::as_str);
+    tracing::debug!(
+        unit, cgroup, cgroup_id = id.map(|id| id.0), rule_file = %location.file, rule_line = location.line,
+        "{what}: {cgroup} in {set}"
+    );
+}
+
+/// Says that an element could not be added or deleted: for good, or for now.
+pub fn failed(row: &Kept, words: &str, passing: bool, policy: &Policy) {
+    let (unit, location) = asked_by(row, policy);
+    let cgroup = row.element.key.cgroup().map_or("", CgroupPath::as_str);
+    let (rule_file, rule_line) = (&location.file, location.line);
+    if passing {
+        tracing::warn!(
+            unit,
+            cgroup,
+            rule_file,
+            rule_line,
+            "{location}: the element of {unit} has to wait, it will be tried again: {words}"
+        );
+    } else {
+        tracing::error!(
+            unit,
+            cgroup,
+            rule_file,
+            rule_line,
+            "{location}: nft refuses the element of {unit}: {words}"
+        );
     }
 }
 
-/// Says that nft refused an element.
-pub fn refused(binding: &Binding, words: &str) {
-    let cgroup = match &binding.element.key {
-        Key::Cgroup(path) => path.as_str(),
-        Key::Everything => "",
-    };
-    tracing::error!(
-        unit = %binding.unit, cgroup,
-        rule_file = %binding.location.file, rule_line = binding.location.line,
-        "{}: nft refuses the element of {}: {words}", binding.location, binding.unit
-    );
+/// The unit of the first annotation that asks for a row, and where that begins.
+fn asked_by<'a>(row: &'a Kept, policy: &Policy) -> (&'a str, Location) {
+    let annotation = row.annotations.first().map(|id| policy.annotation(*id));
+    let location = annotation.map(|annotation| policy.sources.location(annotation.unit_span));
+    (row.unit.0.as_str(), location.unwrap_or(Location { file: String::new(), line: 0 }))
 }
 
 /// systemd sets JOURNAL_STREAM to the device and inode of the stream that it connected (systemd.exec(5)).

@@ -16,9 +16,8 @@ use nix::{
 };
 
 use crate::{
-    lint::{UnitFile, Units},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, UnitName},
-    units::selector::Users,
+    units::{UnitFile, Units, selector::Users},
     watch::cgroups,
 };
 use tree::Tree;

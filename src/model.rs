@@ -2,7 +2,13 @@
 //!
 //! Plain values with order and display, nothing that reads or decides.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -256,10 +262,17 @@ impl SetRef {
 /// What an element is found by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Key {
-    /// A cgroup: a path that libnftables resolves to an id when the element is added.
+    /// A cgroup, by its path; in the kernel it has the cgroup's id.
     Cgroup(CgroupPath),
     /// Every packet: the one element of a gate, the range of all packet marks.
     Everything,
+}
+
+impl Key {
+    /// The cgroup, if it is one.
+    pub fn cgroup(&self) -> Option<&CgroupPath> {
+        if let Self::Cgroup(path) = self { Some(path) } else { None }
+    }
 }
 
 /// What a map's element leads to.
@@ -313,58 +326,59 @@ pub enum Condition {
     Cgroup(CgroupPath),
     /// While all of them exist.
     AllCgroups(BTreeSet<CgroupPath>),
-    /// While the unit's ActiveState is neither `inactive` nor `failed`.
+    /// While the ActiveState of the system's unit is neither `inactive` nor `failed`.
     UnitActive(UnitName),
-    /// The same, and it is the system's unit.
-    SystemUnitActive(UnitName),
-}
-
-/// Which unit of a name is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnitOf {
-    /// The system's, or a user's where the system has none.
-    Anybody,
-    /// The system's.
-    System,
+    /// While the cgroup of a user's unit exists and the system has no unit of that name: nobody is to open a system unit's
+    /// rules by giving a unit of their own its name.
+    UsersUnit(CgroupPath, UnitName),
 }
 
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cgroup(path) => write!(f, "{path} exists"),
+            Self::Cgroup(path) | Self::UsersUnit(path, _) => write!(f, "{path} exists"),
             Self::AllCgroups(paths) => {
                 let paths: Vec<&str> = paths.iter().map(CgroupPath::as_str).collect();
                 let verb = if paths.len() == 1 { "exists" } else { "exist" };
                 write!(f, "{} {verb}", paths.join(" and "))
             }
-            Self::UnitActive(unit) | Self::SystemUnitActive(unit) => write!(f, "{unit} is active"),
+            Self::UnitActive(unit) => write!(f, "{unit} is active"),
         }
     }
 }
 
 impl Condition {
-    /// Whether it holds in a world where these cgroups exist and these units are active.
+    /// Whether it holds in a world where these cgroups exist and the system's units are in these states, as far as is
+    /// known.
     pub fn holds(
         &self,
         exists: impl Fn(&CgroupPath) -> bool,
-        active: impl Fn(&UnitName, UnitOf) -> bool,
+        state: impl Fn(&UnitName) -> Option<UnitState>,
     ) -> bool {
         match self {
             Self::Cgroup(path) => exists(path),
             Self::AllCgroups(paths) => paths.iter().all(exists),
-            Self::UnitActive(unit) => active(unit, UnitOf::Anybody),
-            Self::SystemUnitActive(unit) => active(unit, UnitOf::System),
+            Self::UnitActive(unit) => state(unit) == Some(UnitState::Active),
+            Self::UsersUnit(path, unit) => exists(path) && state(unit) == Some(UnitState::Missing),
         }
     }
 
     /// The cgroups that it depends on.
     pub fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
         let (one, all) = match self {
-            Self::Cgroup(path) => (Some(path), None),
+            Self::Cgroup(path) | Self::UsersUnit(path, _) => (Some(path), None),
             Self::AllCgroups(paths) => (None, Some(paths)),
-            Self::UnitActive(_) | Self::SystemUnitActive(_) => (None, None),
+            Self::UnitActive(_) => (None, None),
         };
         one.into_iter().chain(all.into_iter().flatten())
+    }
+
+    /// The system's unit whose state it depends on.
+    pub fn unit(&self) -> Option<&UnitName> {
+        match self {
+            Self::UnitActive(unit) | Self::UsersUnit(_, unit) => Some(unit),
+            Self::Cgroup(_) | Self::AllCgroups(_) => None,
+        }
     }
 }
 
@@ -387,17 +401,36 @@ impl fmt::Display for Location {
     }
 }
 
-/// An element, when it is due, and whose it is: one row of what the engine keeps true.
+/// An element, when it is due, and whose it is: what a policy wants of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Binding {
+pub struct Row {
     /// The element.
     pub element: Element,
     /// When it is due.
     pub condition: Condition,
-    /// The unit whose annotation asked for it first.
+    /// The unit of the first of the annotations: news of it is a reason to look at the row's cgroups.
     pub unit: UnitName,
-    /// Where that annotation begins.
-    pub location: Location,
+    /// The annotations that ask for it, at least one.
+    pub annotations: Vec<AnnotationId>,
+}
+
+/// A row's number in the engine, by which outcomes come back. Never given out twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RowId(pub u64);
+
+/// What became of one element that was to be added or deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It is in the kernel: under this id, or as the element of a gate.
+    Added(Option<CgroupId>),
+    /// It is no longer in the kernel.
+    Deleted(Option<CgroupId>),
+    /// Its cgroup was another one when libnftables looked its path up: nothing of it is in the kernel.
+    Vanished,
+    /// The kernel refuses it.
+    Refused,
+    /// The kernel could not do it for now; nothing has changed.
+    Failed,
 }
 
 /// What a manager says of a unit.
@@ -420,23 +453,47 @@ impl UnitState {
 }
 
 /// Where the daemon learns of changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// cgroupfs, by inotify(7).
     Cgroup,
     /// systemd's signals on the system bus.
     Dbus,
-    /// the journal, by sd-journal(3)
+    /// The journal, by sd-journal(3).
     Journal,
+}
+
+impl Source {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cgroup, Self::Dbus, Self::Journal];
+
+    /// Its name, as a user writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cgroup => "cgroup",
+            Self::Dbus => "dbus",
+            Self::Journal => "journal",
+        }
+    }
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cgroup => "cgroup",
-            Self::Dbus => "dbus",
-            Self::Journal => "journal",
-        })
+        f.write_str(self.as_str())
     }
 }
+/// A host name and the family that its place asks for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostName {
+    /// The name as written.
+    pub name: String,
+    /// Whether IPv6 addresses are wanted, else IPv4.
+    pub v6: bool,
+}
+
+/// What is known of host names; one that is absent has no address (yet).
+pub type Hosts = BTreeMap<HostName, BTreeSet<IpAddr>>;
+
+/// The first and the last address of a range, both of one family.
+pub type Addresses = (IpAddr, IpAddr);

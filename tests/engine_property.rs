@@ -1,23 +1,25 @@
-//! Whatever happens to cgroups, and however badly the sources tell of it: after a final look at each cgroup the kernel
-//! (its fake in memory) holds exactly what the policy says.
+//! Whatever happens to cgroups and to the policy, however badly the sources tell of it and however often the kernel fails:
+//! after a final look at each cgroup the kernel (its fake in memory) holds exactly what the policy says.
 
 use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
 use proptest::prelude::*;
 use scnpm::{
+    dispatch::{Pattern, Target},
     effects,
-    engine::{Action, Engine, Event, Outcome, PolicyLoaded, Settings},
+    engine::{Action, Engine, Event, PolicyLoaded, Settings, Snapshot},
     model::{
-        Binding, CgroupPath, Condition, Data, Element, Family, Key, Location, SetRef, Source, TableRef,
-        UnitName, UnitState,
+        AnnotationId, CgroupId, CgroupPath, Condition, Data, Element, Family, Instance, Key, Row, SetRef,
+        Source, TableRef, UnitName, UnitState,
     },
     nft::{
-        Kernel,
+        ElementChange, Kernel,
         fake::{Cgroups, Fake, KeyInKernel},
     },
+    units::{Selectors, Users},
 };
 
-const UNITS: usize = 5;
+const UNITS: usize = 8;
 
 /// Something that happens to the machine, or to what is heard of it.
 #[derive(Debug, Clone)]
@@ -33,105 +35,200 @@ enum Step {
     /// D-Bus or the journal speaks of a unit, with or without reason.
     Mention { unit: usize },
     /// A unit's state is seen.
-    State { unit: usize, active: bool },
+    State { unit: usize, state: UnitState },
     /// The loop gets its turn, with the machine changing between the wish and the deed.
     Turn { meanwhile: Option<usize> },
-    /// The policy is loaded again, of which the kernel keeps the users' own sets only.
-    Load,
+    /// The next changes of elements fail: some pass, some are refusals of what is good.
+    Faults { errnos: Vec<i32> },
+    /// Another policy is loaded.
+    Load { policy: usize },
+    /// The daemon goes on from what it had written down.
+    Resume,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let unit = 0..UNITS;
     let heard = prop::bool::weighted(0.8);
+    let state = prop::sample::select(vec![UnitState::Active, UnitState::Inactive, UnitState::Missing]);
+    let errno = prop::sample::select(vec![libc::ENOMEM, libc::EBUSY, libc::EINTR, libc::ENOBUFS]);
     prop_oneof![
-        4 => (unit.clone(), heard).prop_map(|(unit, heard)| Step::Make { unit, heard }),
-        3 => (unit.clone(), heard).prop_map(|(unit, heard)| Step::Remove { unit, heard }),
+        6 => (unit.clone(), heard).prop_map(|(unit, heard)| Step::Make { unit, heard }),
+        4 => (unit.clone(), heard).prop_map(|(unit, heard)| Step::Remove { unit, heard }),
         2 => (unit.clone(), heard).prop_map(|(unit, heard)| Step::Restart { unit, heard }),
         3 => any::<prop::sample::Index>().prop_map(|event| Step::Replay { event }),
         1 => unit.clone().prop_map(|unit| Step::Mention { unit }),
-        1 => (unit.clone(), any::<bool>()).prop_map(|(unit, active)| Step::State { unit, active }),
-        5 => prop::option::weighted(0.3, unit).prop_map(|meanwhile| Step::Turn { meanwhile }),
-        1 => Just(Step::Load),
+        2 => (unit.clone(), state).prop_map(|(unit, state)| Step::State { unit, state }),
+        6 => prop::option::weighted(0.3, unit).prop_map(|meanwhile| Step::Turn { meanwhile }),
+        2 => prop::collection::vec(errno, 1..4).prop_map(|errnos| Step::Faults { errnos }),
+        2 => (0..POLICIES).prop_map(|policy| Step::Load { policy }),
+        1 => Just(Step::Resume),
     ]
 }
 
-fn unit(number: usize) -> UnitName {
-    UnitName(format!("u{number}.service"))
+/// Units of the system, of two users with the same names, and one that a path names and a pattern selects.
+fn path(number: usize) -> CgroupPath {
+    let user =
+        |uid: u32, unit: &str| format!("user.slice/user-{uid}.slice/user@{uid}.service/app.slice/{unit}");
+    let text = match number {
+        0..=3 => format!("system.slice/u{number}.service"),
+        4 => user(1000, "u2.service"),
+        5 => user(1001, "u2.service"),
+        6 => user(1000, "app-x-1.scope"),
+        _ => user(1001, "app-x-1.scope"),
+    };
+    text.parse().unwrap()
 }
 
-fn path(number: usize) -> CgroupPath {
-    format!("system.slice/u{number}.service").parse().unwrap()
+fn unit(number: usize) -> UnitName {
+    UnitName(path(number).components().last().unwrap().to_owned())
 }
 
 fn set(name: &str) -> SetRef {
     SetRef { table: TableRef { family: Family::Inet, name: "filter".into() }, name: name.into() }
 }
 
-/// A map of ours, a set of the user's, a gate over two cgroups, and one over a unit's state.
-fn bindings() -> Vec<Binding> {
-    let bind = |number, name: &str, key: Key, data, condition| Binding {
+const SETS: [(&str, &str); 6] = [
+    ("scnpm.out.1", "{ type cgroupsv2 : verdict; }"),
+    ("scnpm.out.4", "{ type cgroupsv2 : verdict; }"),
+    ("scnpm.out.2.active", "{ type mark; flags interval; }"),
+    ("scnpm.out.3.active", "{ type mark; flags interval; }"),
+    ("mine", "{ type cgroupsv2; }"),
+    ("marks", "{ type cgroupsv2 : mark; }"),
+];
+
+const POLICIES: usize = 4;
+
+/// What a policy says: rows that are known ahead, and patterns.
+#[derive(Debug, Clone, Default)]
+struct Policy {
+    rows: Vec<Row>,
+    patterns: Vec<Pattern>,
+}
+
+/// A map of ours, sets of the user's, a gate over two cgroups, one over a unit that may be a user's, and patterns; some of
+/// it in each policy, with other values.
+fn policy(number: usize) -> Policy {
+    let annotations = vec![AnnotationId(number)];
+    let row = |number: usize, name: &str, key: Key, data, condition| Row {
         element: Element { set: set(name), key, data },
         condition,
         unit: unit(number),
-        location: Location { file: "nftables.conf".into(), line: 1 },
+        annotations: annotations.clone(),
     };
     let cgroup = |number| Key::Cgroup(path(number));
-    let mut bindings: Vec<Binding> = (0..UNITS)
-        .flat_map(|number| {
-            let due = Condition::Cgroup(path(number));
-            let jump = Some(Data::Jump(format!("scnpm.out.1.u{number}")));
-            [
-                bind(number, "scnpm.out.1", cgroup(number), jump, due.clone()),
-                bind(number, "mine", cgroup(number), None, due),
-            ]
-        })
-        .collect();
+    let mut policy = Policy::default();
+    for named in [0, 1, 3, 4] {
+        let due = Condition::Cgroup(path(named));
+        policy.rows.push(row(named, "scnpm.out.1", cgroup(named), Some(Data::Accept), due.clone()));
+        if (named + number).is_multiple_of(2) {
+            let value = Data::Value(vec![number.to_string()]);
+            policy.rows.push(row(named, "marks", cgroup(named), Some(value), due.clone()));
+            policy.rows.push(row(named, "mine", cgroup(named), None, due));
+        }
+    }
     let both = Condition::AllCgroups(BTreeSet::from([path(0), path(1)]));
-    bindings.push(bind(0, "scnpm.out.2.active", Key::Everything, None, both));
-    bindings.push(bind(2, "scnpm.out.3.active", Key::Everything, None, Condition::UnitActive(unit(2))));
-    bindings
+    policy.rows.push(row(0, "scnpm.out.2.active", Key::Everything, None, both));
+    if number < 3 {
+        policy.rows.push(row(2, "scnpm.out.3.active", Key::Everything, None, Condition::UnitActive(unit(2))));
+        policy.patterns.push(pattern("user:u2.service", "scnpm.out.3.active", None, Some(unit(2))));
+    }
+    if number > 0 {
+        policy.patterns.push(pattern("user:app:x", "scnpm.out.4", Some(5), None));
+        policy.patterns.push(pattern("system:u3.service", "scnpm.out.4", Some(2), None));
+    }
+    policy
+}
+
+fn pattern(selectors: &str, name: &str, level: Option<u32>, unless: Option<UnitName>) -> Pattern {
+    let data = level.map(|_| Data::Drop);
+    Pattern {
+        selectors: Selectors::parse(selectors).unwrap(),
+        targets: vec![Target { level, set: set(name), data }],
+        unless,
+        unit: UnitName("x".into()),
+        annotations: vec![AnnotationId(9)],
+    }
+}
+
+impl Policy {
+    fn selects(&self, instance: &Instance) -> bool {
+        self.patterns.iter().any(|pattern| pattern.selectors.select(instance, &Users::new()))
+    }
+
+    fn rows_of(&self, instance: &Instance) -> Vec<Row> {
+        let selecting = self.patterns.iter().filter(|one| one.selectors.select(instance, &Users::new()));
+        selecting.flat_map(|pattern| pattern.rows(&instance.path)).collect()
+    }
 }
 
 struct Machine {
     engine: Engine,
     kernel: Fake,
     cgroups: Cgroups,
+    policy: Policy,
     heard: Vec<Event>,
-    active: bool,
-    watched: bool,
+    /// The state of the system's `u2.service`.
+    state: UnitState,
     now: Duration,
 }
+
+/// What is in the kernel: set, key, value and whose.
+type InKernel = (SetRef, KeyInKernel, Option<String>);
 
 impl Machine {
     fn new(watched: bool) -> Self {
         let settings = Settings { cgroups_are_watched: watched, ..Settings::default() };
         let cgroups = Cgroups::default();
-        let kernel = Fake::new(cgroups.clone());
-        let engine = Engine::new(settings);
-        let mut machine =
-            Self { engine, kernel, cgroups, heard: vec![], active: false, watched, now: Duration::ZERO };
-        machine.load();
+        let mut kernel = Fake::new(cgroups.clone());
+        kernel.load(["add table inet filter"]);
+        let sets: Vec<String> =
+            SETS.iter().map(|(name, kind)| format!("add set inet filter {name} {kind}")).collect();
+        kernel.load(sets.iter().map(String::as_str));
+        let mut machine = Self {
+            engine: Engine::new(settings),
+            kernel,
+            cgroups,
+            policy: Policy::default(),
+            heard: vec![],
+            state: UnitState::Missing,
+            now: Duration::ZERO,
+        };
+        // An element that the user put there, of a cgroup that no policy names.
+        machine
+            .kernel
+            .change(&[ElementChange::Add { set: &set("scnpm.user"), id: None, data: None }])
+            .unwrap_err();
+        machine.load(0);
         machine
     }
 
-    /// As a load does it: our own sets are new, with some of what is due in them.
-    fn load(&mut self) {
-        self.kernel.sets.retain(|set, _| !set.is_ours());
-        bindings().iter().for_each(|binding| self.kernel.declare(binding.element.set.clone()));
-        let half: Vec<Element> = bindings().into_iter().step_by(2).map(|binding| binding.element).collect();
+    fn instances(&self) -> Vec<Instance> {
+        let exists = |path: &CgroupPath| self.cgroups.id(path).is_some();
+        let all = (0..UNITS).map(path).filter(exists).filter_map(|path| Instance::of(&path));
+        all.filter(|instance| self.policy.selects(instance)).collect()
+    }
+
+    /// As a load does it: all sets hold what is due of the new policy, but for every second element.
+    fn load(&mut self, number: usize) {
+        self.policy = policy(number);
+        self.kernel.faults.clear();
+        let flush: Vec<String> =
+            SETS.iter().map(|(name, _)| format!("flush set inet filter {name}")).collect();
+        self.kernel.load(flush.iter().map(String::as_str));
+        let instances: Vec<(Instance, Vec<Row>)> =
+            self.instances().into_iter().map(|one| (one.clone(), self.policy.rows_of(&one))).collect();
+        let rows: Vec<Row> =
+            self.policy.rows.iter().chain(instances.iter().flat_map(|(_, rows)| rows)).cloned().collect();
         let mut installed = Vec::new();
-        for element in half.into_iter().filter(|element| matches!(element.key, Key::Cgroup(_))) {
-            let Key::Cgroup(path) = &element.key else { continue };
-            let id = self.cgroups.id(path);
-            if id.is_some() && self.kernel.add(std::slice::from_ref(&element)).is_ok() {
-                installed.push((element, Outcome::Added { before: id, after: id }));
+        for (at, row) in rows.iter().enumerate().step_by(2) {
+            let Some(id) = row.element.key.cgroup().and_then(|path| self.cgroups.id(path)) else { continue };
+            if self.kernel.run(&scnpm::dispatch::element(&row.element), false).is_ok() {
+                installed.push((at, Some(id)));
             }
         }
-        self.tell(Event::PolicyLoaded(PolicyLoaded {
-            bindings: bindings(),
-            installed,
-            ..PolicyLoaded::default()
-        }));
+        let Policy { rows, patterns } = self.policy.clone();
+        let users = Users::new();
+        self.tell(Event::PolicyLoaded(PolicyLoaded { rows, patterns, users, instances, installed }));
     }
 
     fn tell(&mut self, event: Event) {
@@ -141,11 +238,16 @@ impl Machine {
 
     /// cgroupfs speaks of a cgroup: what it says is kept, to be said again.
     fn hear(&mut self, number: usize, really: bool) {
-        let id = self.cgroups.id(&path(number));
-        let event = Event::CgroupSeen { path: path(number), id, source: Some(Source::Cgroup) };
-        self.heard.push(event.clone());
-        if really {
-            self.tell(event);
+        let path = path(number);
+        let id = self.cgroups.id(&path);
+        let mut events = vec![Event::CgroupSeen { path: path.clone(), id, source: Some(Source::Cgroup) }];
+        let instance = Instance::of(&path).filter(|instance| self.policy.selects(instance));
+        events.extend(instance.map(|instance| Event::InstanceSeen { instance, id }));
+        for event in events {
+            self.heard.push(event.clone());
+            if really {
+                self.tell(event);
+            }
         }
     }
 
@@ -173,18 +275,21 @@ impl Machine {
             Step::Mention { unit: number } => {
                 self.tell(Event::UnitChanged { unit: unit(number), source: Source::Journal });
             }
-            Step::State { unit: number, active } => {
+            Step::State { unit: number, state } => {
                 if number == 2 {
-                    self.active = active;
+                    self.state = state;
                 }
-                let source = Source::Dbus;
-                let state = UnitState::of(active);
-                self.tell(Event::UnitStateSeen { unit: unit(number), state, user: false, source });
+                self.tell(Event::UnitStateSeen { unit: unit(number), state, source: Source::Dbus });
             }
-            Step::Turn { meanwhile } => {
-                self.turn(meanwhile);
+            Step::Turn { meanwhile } => drop(self.turn(meanwhile)),
+            Step::Faults { errnos } => self.kernel.faults.extend(errnos),
+            Step::Load { policy } => self.load(policy),
+            Step::Resume => {
+                let text = serde_json::to_string(&self.engine.snapshot()).unwrap();
+                let snapshot: Snapshot = serde_json::from_str(&text).unwrap();
+                assert_eq!(snapshot, self.engine.snapshot());
+                self.engine = Engine::from(snapshot);
             }
-            Step::Load => self.load(),
         }
     }
 
@@ -216,21 +321,16 @@ impl Machine {
         };
         match action {
             Action::Commit(commit) => {
-                let outcomes = effects::commit(&mut self.kernel, &commit, &look);
-                self.tell(Event::Committed { outcomes });
+                let done = effects::commit(&mut self.kernel, &commit, &look);
+                self.tell(Event::Committed { outcomes: done.outcomes });
             }
             Action::LookAtCgroup(path) => {
                 let id = cgroups.id(&path);
                 self.tell(Event::CgroupSeen { path, id, source: None });
             }
-            Action::Sweep { set, keep } => {
-                let strays = &self.kernel.ids(&set).unwrap() - &keep;
-                let strays: Vec<_> = strays.into_iter().map(|id| (set.clone(), id)).collect();
-                self.kernel.delete(&strays).unwrap();
-            }
-            Action::LookAtUnit(unit) => {
-                let state = UnitState::of(unit == self::unit(2) && self.active);
-                self.tell(Event::UnitStateSeen { unit, state, user: false, source: Source::Dbus });
+            Action::LookAtUnit(name) => {
+                let state = if name == unit(2) { self.state } else { UnitState::Inactive };
+                self.tell(Event::UnitStateSeen { unit: name, state, source: Source::Dbus });
             }
             Action::Reload { .. } => unreachable!("nobody asked for it"),
         }
@@ -238,8 +338,10 @@ impl Machine {
 
     /// A final look at everything, then quiet.
     fn settle(&mut self) {
+        self.kernel.faults.clear();
         self.tell(Event::SourceResumed { source: Source::Dbus });
-        for _ in 0..40 {
+        (0..UNITS).for_each(|number| self.hear(number, true));
+        for _ in 0..80 {
             if self.turn(None) == 0 {
                 match self.engine.timeout() {
                     Some(at) => self.now = self.now.max(at),
@@ -247,39 +349,37 @@ impl Machine {
                 }
             }
         }
-        assert!(!self.watched, "the engine never rests");
     }
 
     /// What the policy says, from the cgroups that exist.
-    fn should_be(&self) -> Vec<(SetRef, KeyInKernel, Option<Data>)> {
+    fn should_be(&self) -> BTreeSet<InKernel> {
         let exists = |path: &CgroupPath| self.cgroups.id(path).is_some();
-        let active = |name: &UnitName, _| *name == unit(2) && self.active;
-        let mut all: Vec<_> = bindings()
-            .into_iter()
-            .filter(|binding| binding.condition.holds(exists, active))
-            .map(|Binding { element: Element { set, key, data }, .. }| {
-                let key = match key {
-                    Key::Cgroup(path) => KeyInKernel::Cgroup(self.cgroups.id(&path).unwrap()),
-                    Key::Everything => KeyInKernel::Everything,
-                };
-                (set, key, data)
+        let state = |name: &UnitName| (*name == unit(2)).then_some(self.state);
+        let of_instances = self.instances().into_iter().flat_map(|instance| self.policy.rows_of(&instance));
+        let rows = self.policy.rows.iter().cloned().chain(of_instances);
+        rows.filter(|row| row.condition.holds(exists, state))
+            .map(|Row { element: Element { set, key, data }, .. }| {
+                let id = key.cgroup().map(|path| self.cgroups.id(path).unwrap_or(CgroupId(0)));
+                (
+                    set,
+                    id.map_or(KeyInKernel::Everything, KeyInKernel::Cgroup),
+                    data.map(|data| data.to_string()),
+                )
             })
-            .collect();
-        all.sort();
-        all
+            .collect()
     }
 
-    fn is(&self) -> Vec<(SetRef, KeyInKernel, Option<Data>)> {
-        let of_set = |(set, elements): (&SetRef, &std::collections::BTreeMap<KeyInKernel, Option<Data>>)| {
-            let set = set.clone();
-            elements.iter().map(move |(key, data)| (set.clone(), *key, data.clone())).collect::<Vec<_>>()
+    fn is(&self) -> BTreeSet<InKernel> {
+        let of_set = |(name, _): &(&str, &str)| {
+            let elements = self.kernel.set(&set(name)).unwrap().iter();
+            elements.map(|(key, value)| (set(name), *key, value.data.clone())).collect::<Vec<_>>()
         };
-        self.kernel.sets.iter().flat_map(of_set).collect()
+        SETS.iter().flat_map(of_set).collect()
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn after_a_final_look_the_kernel_is_what_the_policy_says(

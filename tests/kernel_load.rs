@@ -15,15 +15,15 @@ use std::{
 use common::sandbox::{self, Sandbox};
 use scnpm::{
     dispatch::leftovers,
-    engine::Outcome,
     load::{Load, LoadError, Loaded},
-    model::{CgroupPath, UnitName, UnitOf},
-    nft::{Kernel, Nftables},
+    model::{CgroupPath, SetRef, UnitName, UnitState},
+    nft::{Kernel, Nftables, complaint::Kind},
     policy::{
         Policy,
         hosts::{Addresses, HostName, Hosts},
     },
-    watch::cgroups::look,
+    text::Diagnostic,
+    watch::cgroups::{alive, look},
 };
 
 const BASE: &str = "
@@ -65,13 +65,14 @@ fn load_with_hosts(
     flush: bool,
     hosts: &Hosts,
 ) -> Result<Loaded, LoadError> {
-    let active = |unit: &UnitName, _: UnitOf| unit.0 == "active.service";
+    let state = |unit: &UnitName| Some(UnitState::of(unit.0 == "active.service"));
     Load {
         policy,
         hosts,
         flush,
         look: &|path: &CgroupPath| look(path),
-        active: &active,
+        alive: &alive,
+        state: &state,
         instances: &[],
         users: &BTreeMap::new(),
     }
@@ -107,19 +108,17 @@ fn refused_annotations_are_reported_at_their_place_and_the_others_load() {
 # i.service :: add rule inet filter wl ip6 daddr 192.0.2.1 accept
 ",
         );
+        let diagnostics: Vec<Diagnostic> =
+            loaded.refusals.iter().map(|refusal| refusal.diagnostic(&policy)).collect();
         let places: Vec<(usize, usize)> =
-            loaded.diagnostics.iter().map(|diagnostic| policy.sources.line_column(diagnostic.span)).collect();
+            diagnostics.iter().map(|diagnostic| policy.sources.line_column(diagnostic.span)).collect();
         assert_eq!(
             places.iter().map(|(line, _)| *line).collect::<Vec<_>>(),
             [2, 3, 5, 6, 8, 10],
             "{places:?}"
         );
         assert_eq!(places[2], (5, 9), "the word that nft stumbles over");
-        assert!(
-            loaded.diagnostics[0].message.contains("No such file or directory"),
-            "{:?}",
-            loaded.diagnostics[0]
-        );
+        assert!(diagnostics[0].message.contains("No such file or directory"), "{:?}", diagnostics[0]);
         let ruleset = ruleset(sandbox);
         for (unit, there) in [("a", false), ("b", false), ("d", false), ("e", false), ("f", true)] {
             assert_eq!(
@@ -128,8 +127,34 @@ fn refused_annotations_are_reported_at_their_place_and_the_others_load() {
                 "{unit} in\n{ruleset}"
             );
         }
-        let units: BTreeSet<&str> = loaded.bindings.iter().map(|binding| binding.unit.0.as_str()).collect();
+        let units: BTreeSet<&str> = loaded.rows.iter().map(|row| row.unit.0.as_str()).collect();
         assert_eq!(units, BTreeSet::from(["a.service", "f.service", "h.service"]));
+    });
+}
+
+#[test]
+fn wrong_hook_is_held_against_its_own_annotations_only() {
+    sandbox::run(|sandbox| {
+        sandbox.load(BASE);
+        let mut kernel = Nftables::open().unwrap();
+        let (policy, loaded) = load(
+            &mut kernel,
+            "# a.service :: add rule inet filter forward socket cgroupv2 level 2 \"x.slice/a.service\" accept
+# b.service :: add rule inet filter forward socket cgroupv2 level 2 \"x.slice/b.service\" tcp dport 25 accept
+# c.service :: add rule inet filter wl socket cgroupv2 level 2 \"x.slice/c.service\" accept
+# d.service :: add rule inet filter wl socket cgroupv2 level 2 \"x.slice/d.service\" tcp dport 25 accept
+# e.service :: add rule inet filter out socket cgroupv2 level 2 \"x.slice/e.service\" accept
+# f.service :: add rule inet filter forward socket cgroupv2 level 2 != \"x.slice/f.service\" drop
+",
+        );
+        let lines: Vec<usize> = loaded
+            .refusals
+            .iter()
+            .map(|refusal| policy.sources.line_column(refusal.diagnostic(&policy).span).0)
+            .collect();
+        assert_eq!(lines, [1, 2, 6]);
+        let units: Vec<&str> = loaded.rows.iter().map(|row| row.unit.0.as_str()).collect();
+        assert_eq!(units, ["c.service", "d.service", "e.service"]);
     });
 }
 
@@ -145,7 +170,7 @@ fn many_refused_annotations_among_good_ones_are_all_found() {
             })
             .collect();
         let (_, loaded) = load(&mut kernel, &text);
-        assert_eq!((loaded.diagnostics.len(), loaded.bindings.len()), (60, 40));
+        assert_eq!((loaded.refusals.len(), loaded.rows.len()), (60, 40));
     });
 }
 
@@ -165,11 +190,13 @@ fn elements_that_are_due_come_in_with_the_load() {
 "
             ),
         );
-        let id = Some(id);
-        let outcomes: Vec<&Outcome> = loaded.installed.iter().map(|(_, outcome)| outcome).collect();
-        let added =
-            outcomes.iter().filter(|outcome| ***outcome == Outcome::Added { before: id, after: id }).count();
-        assert_eq!((added, outcomes.len()), (2, 3), "{outcomes:?}");
+        let mut installed: Vec<(&str, bool)> = loaded
+            .installed
+            .iter()
+            .map(|(row, at)| (loaded.rows[*row].element.set.name.as_str(), *at == Some(id)))
+            .collect();
+        installed.sort();
+        assert_eq!(installed, [("mine", true), ("scnpm.wl.1", true), ("scnpm.wl.2.active", false)]);
         let ruleset = ruleset(sandbox);
         assert_eq!(ruleset.matches(&format!("\"{path}\"")).count(), 2, "{ruleset}");
         // nft 1.0 writes `0x00000000/0`, nft 1.1 `0x00000000-0xffffffff`.
@@ -191,11 +218,11 @@ fn every_load_replaces_the_one_before_and_touches_nothing_else() {
         let first = rule("a", "accept")
             + &rule("b", "tcp dport 1 return")
             + "# c.service :: inet filter wl counter\n";
-        let first_time = load(&mut kernel, &first).1.bindings.len();
+        let first_time = load(&mut kernel, &first).1.rows.len();
         let once = ruleset(sandbox);
         // As a new process after a crash: nothing is known but what the kernel holds.
         let mut kernel = Nftables::open().unwrap();
-        assert_eq!(load(&mut kernel, &first).1.bindings.len(), first_time);
+        assert_eq!(load(&mut kernel, &first).1.rows.len(), first_time);
         assert_eq!(ruleset(sandbox), once);
         load(&mut kernel, &rule("d", "drop"));
         let other = ruleset(sandbox);
@@ -216,7 +243,7 @@ fn flush_empties_the_chains_that_annotations_name_and_no_others() {
             policy("# a.service :: inet filter wl socket cgroupv2 level 2 \"x.slice/a.service\" accept\n");
         for _ in 0..2 {
             let loaded = load_with(&mut kernel, &policy, true).unwrap();
-            assert!(loaded.diagnostics.is_empty());
+            assert!(loaded.refusals.is_empty());
             let list = sandbox.nft(&["list", "chain", "inet", "filter", "wl"]);
             assert!(!list.contains("dport 9") && list.matches("vmap").count() == 1, "{list}");
             assert!(ruleset(sandbox).contains("udp dport 7777 drop"));
@@ -345,5 +372,85 @@ fn reload_keeps_the_sets_of_host_names_and_takes_those_away_that_no_rule_needs()
         assert!(!has("scnpm.hosts.ip", "192.0.2.1"));
         load_hosts(&mut kernel, &policy("# a.service :: add rule inet filter wl accept"), &hosts("10.0.0.2"));
         assert!(!ruleset(sandbox).contains("scnpm.host"));
+    });
+}
+
+/// The elements of the user's sets, as nft lists them.
+fn elements(sandbox: &Sandbox, name: &str) -> String {
+    let kind = if name == "mine" { "set" } else { "map" };
+    let listed = sandbox.nft(&["-n", "list", kind, "inet", "filter", name]);
+    let elements = listed.split_once("elements = {").map_or("", |(_, rest)| rest);
+    elements.split('}').next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+const MAPS: &str = "
+table inet filter {
+	map marks {
+		type cgroupsv2 : mark
+	}
+	map verdicts {
+		type cgroupsv2 : verdict
+	}
+}
+";
+
+#[test]
+fn changed_value_of_an_element_takes_the_place_of_the_old_one() {
+    sandbox::run(|sandbox| {
+        sandbox.load(MAPS);
+        let (path, id) = sandbox.make("a.service");
+        let text = |mark: u32, verdict: &str| {
+            format!(
+                "# a.service :: add element inet filter marks {{ \"{path}\" : {mark} }}
+# a.service :: add element inet filter verdicts {{ \"{path}\" : {verdict} }}
+"
+            )
+        };
+        let mut kernel = Nftables::open().unwrap();
+        for (mark, verdict) in [(1, "accept"), (2, "drop"), (2, "drop")] {
+            let (_, loaded) = load(&mut kernel, &text(mark, verdict));
+            assert_eq!(loaded.refusals, []);
+            assert_eq!(loaded.installed.iter().map(|(_, id)| *id).collect::<Vec<_>>(), [Some(id); 2]);
+            let found = elements(sandbox, "marks");
+            assert_eq!(found, format!("\"{path}\" comment \"scnpm\" : 0x0000000{mark}"));
+            assert_eq!(elements(sandbox, "verdicts"), format!("\"{path}\" comment \"scnpm\" : {verdict}"));
+        }
+        // Another process, after a restart or a crash, knows whose they are.
+        let mut kernel = Nftables::open().unwrap();
+        assert_eq!(load(&mut kernel, &text(3, "accept")).1.refusals, []);
+        assert!(elements(sandbox, "marks").ends_with(": 0x00000003"));
+    });
+}
+
+#[test]
+fn any_load_takes_away_elements_that_no_annotation_asks_for_and_leaves_the_users_own() {
+    sandbox::run(|sandbox| {
+        sandbox.load(BASE);
+        let ((a, _), (b, _), (own, _)) = (sandbox.make("a"), sandbox.make("b"), sandbox.make("own"));
+        sandbox.nft(&[&format!("add element inet filter mine {{ \"{own}\", \"{b}\" }}")]);
+        let annotation =
+            |path: &CgroupPath| format!("# a.service :: add element inet filter mine {{ \"{path}\" }}\n");
+        load(&mut Nftables::open().unwrap(), &(annotation(&a) + &annotation(&b)));
+        let mine = SetRef { table: common::table("filter"), name: "mine".into() };
+        let count = || Nftables::open().unwrap().elements(&mine).unwrap().len();
+        assert_eq!(count(), 3);
+        // As after a restart with the annotations gone: nothing names the set any more.
+        load(&mut Nftables::open().unwrap(), "");
+        let listed = elements(sandbox, "mine");
+        assert!(!listed.contains(a.as_str()), "{listed}");
+        assert!(listed.contains(own.as_str()) && listed.contains(b.as_str()), "{listed}");
+    });
+}
+
+#[test]
+fn element_of_the_user_with_another_value_is_refused_and_stays() {
+    sandbox::run(|sandbox| {
+        sandbox.load(MAPS);
+        let (path, _) = sandbox.make("a.service");
+        sandbox.nft(&[&format!("add element inet filter marks {{ \"{path}\" : 7 }}")]);
+        let text = format!("# a.service :: add element inet filter marks {{ \"{path}\" : 8 }}\n");
+        let (_, loaded) = load(&mut Nftables::open().unwrap(), &text);
+        assert_eq!(loaded.refusals[0].kind, Kind::Exists, "{:?}", loaded.refusals);
+        assert_eq!(elements(sandbox, "marks"), format!("\"{path}\" : 0x00000007"));
     });
 }

@@ -11,13 +11,15 @@ use std::{
 
 use common::sandbox::{self, Sandbox, succeed};
 use scnpm::{
-    model::{CgroupId, CgroupPath, ChainRef, Data, Element, Family, Key, SetRef, TableRef},
+    dispatch::Script,
+    effects::{self, Done},
+    engine::{Add, Commit, Delete},
+    model::{CgroupId, CgroupPath, ChainRef, Data, Element, Family, Key, Outcome, RowId, SetRef, TableRef},
     nft::{
-        Change, Complaint, Interest, Kernel, Nftables, RulesetMonitor,
-        libnftables::Libnftables,
-        netlink::{Netlink, SetKind},
-        probe,
+        Change, Complaint, Interest, Kernel, Nftables, RulesetMonitor, libnftables::Libnftables,
+        netlink::Netlink, probe,
     },
+    watch::cgroups::look,
 };
 
 const RULESET: &str = "
@@ -67,7 +69,37 @@ fn loaded(sandbox: &Sandbox) -> Nftables {
 }
 
 fn ids(kernel: &mut Nftables, name: &str) -> BTreeSet<CgroupId> {
-    kernel.ids(&set(name)).unwrap()
+    kernel.elements(&set(name)).unwrap().into_keys().collect()
+}
+
+/// Adds elements as the daemon does, by the ids of the cgroups that there are; the rows are their numbers.
+fn try_add(kernel: &mut Nftables, elements: &[Element]) -> Done {
+    let add = |(number, element): (u64, &Element)| Add {
+        row: RowId(number),
+        element: element.clone(),
+        id: element.key.cgroup().and_then(look),
+    };
+    let add = (0..).zip(elements).map(add).collect();
+    effects::commit(kernel, &Commit { add, delete: vec![] }, &look)
+}
+
+fn add(kernel: &mut Nftables, elements: &[Element]) {
+    let done = try_add(kernel, elements);
+    assert_eq!(done.outcomes.len(), elements.len());
+    let is_added = |(_, outcome): &(RowId, Outcome)| matches!(outcome, Outcome::Added(_));
+    assert!(done.outcomes.iter().all(is_added), "{done:?}");
+}
+
+/// Deletes elements; those of gates have no id.
+fn delete(kernel: &mut Nftables, elements: &[(SetRef, Option<CgroupId>)]) {
+    let delete = |(number, (set, id)): (u64, &(SetRef, Option<CgroupId>))| Delete {
+        row: RowId(number),
+        set: set.clone(),
+        id: *id,
+    };
+    let delete = (0..).zip(elements).map(delete).collect();
+    let done = effects::commit(kernel, &Commit { add: vec![], delete }, &look);
+    assert!(done.failures.is_empty(), "{done:?}");
 }
 
 /// Sends packets to nobody, through the output chain.
@@ -93,8 +125,8 @@ mod elements {
                 element("scnpm.out.2", &b, Some(Data::Goto("other".into()))),
                 element("scnpm.set", &a, None),
             ];
-            kernel.add(&elements).unwrap();
-            kernel.add(&elements).unwrap();
+            add(&mut kernel, &elements);
+            add(&mut kernel, &elements);
             assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::from([a_id, b_id]));
             assert_eq!(ids(&mut kernel, "scnpm.set"), BTreeSet::from([a_id]));
             let listed = sandbox.nft(&["list", "map", "inet", "filter", "scnpm.out.1"]);
@@ -103,7 +135,7 @@ mod elements {
             let listed = sandbox.nft(&["list", "map", "inet", "filter", "scnpm.out.2"]);
             assert!(listed.contains(&format!("\"{b}\" : goto other")), "{listed}");
 
-            kernel.delete(&[(set("scnpm.out.1"), a_id), (set("scnpm.out.2"), b_id)]).unwrap();
+            delete(&mut kernel, &[(set("scnpm.out.1"), Some(a_id)), (set("scnpm.out.2"), Some(b_id))]);
             assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::from([b_id]));
             assert_eq!(ids(&mut kernel, "scnpm.out.2"), BTreeSet::new());
         });
@@ -124,12 +156,12 @@ mod elements {
             ] {
                 let mut by_libnftables = Libnftables::open().unwrap();
                 let element = element("scnpm.out.1", &path, Some(data));
-                kernel.add(std::slice::from_ref(&element)).unwrap();
+                add(&mut kernel, std::slice::from_ref(&element));
                 let listed = sandbox.nft(&["list", "map", "inet", "filter", "scnpm.out.1"]);
                 assert!(listed.contains(&format!("\"{path}\" : {words} }}")), "{listed}");
-                let json = scnpm::nft::json::add(std::slice::from_ref(&element));
-                by_libnftables.run_json(&json).expect("the same data is fine");
-                kernel.delete(&[(set("scnpm.out.1"), id)]).unwrap();
+                let script = scnpm::dispatch::element(&element).to_string();
+                by_libnftables.run_script(&script, false).expect("the same data is fine");
+                delete(&mut kernel, &[(set("scnpm.out.1"), Some(id))]);
             }
         });
     }
@@ -145,48 +177,61 @@ mod elements {
                 element("pairs", &path, values(&["10.0.0.1", "443"])),
                 jump("scnpm.out.1", &path),
             ];
-            kernel.add(&elements).unwrap();
-            kernel.add(&elements).unwrap();
+            add(&mut kernel, &elements);
+            add(&mut kernel, &elements);
             let listed = sandbox.nft(&["-n", "list", "ruleset"]);
-            assert!(listed.contains(&format!("\"{path}\" : 80")), "{listed}");
-            assert!(listed.contains(&format!("\"{path}\" : 10.0.0.1 . 443")), "{listed}");
+            assert!(listed.contains(&format!("\"{path}\" comment \"scnpm\" : 80")), "{listed}");
+            assert!(listed.contains(&format!("\"{path}\" comment \"scnpm\" : 10.0.0.1 . 443")), "{listed}");
             assert_eq!(ids(&mut kernel, "pairs"), BTreeSet::from([id]));
-            kernel.delete(&[(set("ports"), id), (set("pairs"), id), (set("allowed"), id)]).unwrap();
+            delete(
+                &mut kernel,
+                &[(set("ports"), Some(id)), (set("pairs"), Some(id)), (set("allowed"), Some(id))],
+            );
             assert_eq!(ids(&mut kernel, "ports"), BTreeSet::new());
             assert_eq!(ids(&mut kernel, "allowed"), BTreeSet::new());
         });
     }
 
     #[test]
-    fn what_a_set_is_for_is_known() {
+    fn only_values_and_users_sets_of_more_than_cgroups_need_words() {
         sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
             sandbox.load(
                 "table inet filter {
                     set a { type cgroupsv2; flags timeout; }
                     set b { typeof socket cgroupv2 level 2; size 10; counter; }
-                    map c { type cgroupsv2 : verdict; }
-                    map d { type cgroupsv2 : mark; }
-                    set e { type ipv4_addr . mark; }
-                    set f { type cgroupsv2 . mark; }
-                    map g { type cgroupsv2 : counter; }
-                    set h { type mark; flags interval; }
+                    set c { type cgroupsv2; flags interval; }
                 }",
             );
-            let mut netlink = Netlink::open().unwrap();
-            let expected = [
-                ("a", SetKind::Cgroups),
-                ("b", SetKind::Cgroups),
-                ("c", SetKind::CgroupVerdicts),
-                ("d", SetKind::Other),
-                ("e", SetKind::Other),
-                ("f", SetKind::Other),
-                ("g", SetKind::Other),
-                ("h", SetKind::Other),
-            ];
-            for (name, kind) in expected {
-                assert_eq!(netlink.set_kind(&set(name)).unwrap(), kind, "{name}");
-            }
-            assert_eq!(netlink.set_kind(&set("i")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+            let (path, id) = sandbox.make("a");
+            let needs = |kernel: &mut Nftables, name| kernel.needs_words(&element(name, &path, None));
+            assert_eq!(
+                ["a", "b", "c", "allowed"].map(|name| needs(&mut kernel, name)),
+                [false, false, true, false]
+            );
+            assert!(kernel.needs_words(&element("ports", &path, values(&["80"]))));
+            add(&mut kernel, &[element("a", &path, None), element("c", &path, None)]);
+            assert_eq!(ids(&mut kernel, "a"), BTreeSet::from([id]));
+            let listed = sandbox.nft(&["list", "set", "inet", "filter", "c"]);
+            assert!(listed.contains(&format!("elements = {{ \"{path}\" comment \"scnpm\" }}")), "{listed}");
+        });
+    }
+
+    #[test]
+    fn elements_in_users_sets_have_our_mark_and_others_have_none() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let ((a, a_id), (b, b_id)) = (sandbox.make("a"), sandbox.make("b"));
+            sandbox.nft(&[&format!("add element inet filter allowed {{ \"{b}\" comment \"mine\" }}")]);
+            add(&mut kernel, &[element("allowed", &a, None), element("allowed", &b, None)]);
+            add(&mut kernel, &[element("ports", &a, values(&["80"])), element("scnpm.set", &a, None)]);
+            let marks = |kernel: &mut Nftables, name| kernel.elements(&set(name)).unwrap();
+            assert_eq!(marks(&mut kernel, "allowed"), [(a_id, true), (b_id, false)].into());
+            assert_eq!(marks(&mut kernel, "ports"), [(a_id, true)].into());
+            assert_eq!(marks(&mut kernel, "scnpm.set"), [(a_id, false)].into());
+            let listed = sandbox.nft(&["list", "set", "inet", "filter", "allowed"]);
+            assert!(listed.contains(&format!("\"{a}\" comment \"scnpm\"")), "{listed}");
+            assert!(listed.contains(&format!("\"{b}\" comment \"mine\"")), "{listed}");
         });
     }
 
@@ -197,7 +242,7 @@ mod elements {
                 .load("table inet filter { set a { type cgroupsv2; flags timeout; timeout 1h; counter; }; }");
             let mut kernel = Nftables::open().unwrap();
             let (path, _) = sandbox.make("a");
-            kernel.add(&[element("a", &path, None)]).unwrap();
+            add(&mut kernel, &[element("a", &path, None)]);
             let listed = sandbox.nft(&["list", "set", "inet", "filter", "a"]);
             assert!(listed.contains(&format!("\"{path}\" counter packets 0 bytes 0")), "{listed}");
             assert!(listed.contains("expires"), "{listed}");
@@ -205,15 +250,15 @@ mod elements {
     }
 
     #[test]
-    fn what_does_not_fit_a_users_set_is_refused_in_nfts_words() {
+    fn what_does_not_fit_a_users_set_is_refused_in_words() {
         sandbox::run(|sandbox| {
             let mut kernel = loaded(sandbox);
             sandbox.nft(&["add set inet filter eight { type ipv4_addr . mark; }"]);
             let (path, _) = sandbox.make("a");
             for wrong in [element("eight", &path, None), element("allowed", &path, Some(Data::Accept))] {
-                let error = kernel.add(std::slice::from_ref(&wrong)).unwrap_err();
-                assert_eq!(error.refused.len(), 1, "{error:?}");
-                assert!(!error.refused[0].1.is_empty());
+                let done = try_add(&mut kernel, std::slice::from_ref(&wrong));
+                assert_eq!(done.outcomes, [(RowId(0), Outcome::Refused)]);
+                assert!(!done.failures[0].passing && !done.failures[0].words.is_empty());
             }
             assert!(!sandbox.nft(&["list", "ruleset"]).contains("elements"));
         });
@@ -224,12 +269,12 @@ mod elements {
         sandbox::run(|sandbox| {
             let mut kernel = loaded(sandbox);
             let (path, old) = sandbox.make("a");
-            kernel.add(&[jump("scnpm.out.1", &path)]).unwrap();
+            add(&mut kernel, &[jump("scnpm.out.1", &path)]);
             sandbox.remove(&path);
             let (path, new) = sandbox.make("a");
-            kernel.add(&[jump("scnpm.out.1", &path)]).unwrap();
+            add(&mut kernel, &[jump("scnpm.out.1", &path)]);
             assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::from([old, new]));
-            kernel.delete(&[(set("scnpm.out.1"), old)]).unwrap();
+            delete(&mut kernel, &[(set("scnpm.out.1"), Some(old))]);
             assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::from([new]));
         });
     }
@@ -239,20 +284,21 @@ mod elements {
         sandbox::run(|sandbox| {
             let mut kernel = loaded(sandbox);
             let (path, id) = sandbox.make("a");
-            kernel.add(&[jump("scnpm.out.1", &path), element("scnpm.set", &path, None)]).unwrap();
+            add(&mut kernel, &[jump("scnpm.out.1", &path), element("scnpm.set", &path, None)]);
             let elsewhere = TableRef { family: Family::Ip, name: "none".into() };
-            kernel
-                .delete(&[
-                    (set("scnpm.out.1"), CgroupId(u64::MAX)),
-                    (set("scnpm.out.1"), id),
-                    (set("scnpm.gone"), id),
-                    (SetRef { table: elsewhere, name: "scnpm.gone".into() }, id),
-                    (set("scnpm.set"), id),
-                ])
-                .unwrap();
+            delete(
+                &mut kernel,
+                &[
+                    (set("scnpm.out.1"), Some(CgroupId(u64::MAX))),
+                    (set("scnpm.out.1"), Some(id)),
+                    (set("scnpm.gone"), Some(id)),
+                    (SetRef { table: elsewhere, name: "scnpm.gone".into() }, Some(id)),
+                    (set("scnpm.set"), Some(id)),
+                ],
+            );
             assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::new());
             assert_eq!(ids(&mut kernel, "scnpm.set"), BTreeSet::new());
-            kernel.delete(&[]).unwrap();
+            delete(&mut kernel, &[]);
         });
     }
 
@@ -260,56 +306,52 @@ mod elements {
     fn ids_of_a_missing_set_are_not_found() {
         sandbox::run(|sandbox| {
             let mut kernel = loaded(sandbox);
-            assert_eq!(kernel.ids(&set("none")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+            assert_eq!(kernel.elements(&set("none")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
             let nowhere =
                 SetRef { table: TableRef { family: Family::Ip6, name: "none".into() }, name: "none".into() };
-            assert_eq!(kernel.ids(&nowhere).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+            assert_eq!(kernel.elements(&nowhere).unwrap_err().kind(), std::io::ErrorKind::NotFound);
         });
     }
 
     #[test]
-    fn a_vanished_cgroup_does_not_take_the_others_with_it() {
-        sandbox::run(|sandbox| {
-            let mut kernel = loaded(sandbox);
-            let (a, a_id) = sandbox.make("a");
-            let (b, b_id) = sandbox.make("b");
-            let gone = sandbox.path("gone");
-            let elements = [jump("scnpm.out.1", &a), jump("scnpm.out.1", &gone), jump("scnpm.out.1", &b)];
-            let error = kernel.add(&elements).unwrap_err();
-            assert_eq!(error.vanished, [jump("scnpm.out.1", &gone)]);
-            assert_eq!(error.added, [jump("scnpm.out.1", &a), jump("scnpm.out.1", &b)]);
-            assert_eq!(error.refused, []);
-            assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::from([a_id, b_id]));
-
-            let error = kernel.add(&[element("allowed", &gone, None)]).unwrap_err();
-            assert_eq!(error.vanished, [element("allowed", &gone, None)]);
-        });
-    }
-
-    #[test]
-    fn refused_elements_come_with_nfts_words_and_the_others_are_added() {
+    fn value_of_a_cgroup_that_vanished_is_not_added() {
         sandbox::run(|sandbox| {
             let mut kernel = loaded(sandbox);
             let (path, id) = sandbox.make("a");
-            kernel.add(&[jump("scnpm.out.1", &path)]).unwrap();
+            sandbox.remove(&path);
+            let add = Add { row: RowId(0), element: element("ports", &path, values(&["80"])), id: Some(id) };
+            let done = effects::commit(&mut kernel, &Commit { add: vec![add], delete: vec![] }, &look);
+            assert_eq!(done.outcomes, [(RowId(0), Outcome::Vanished)]);
+            assert!(done.failures.is_empty());
+        });
+    }
+
+    #[test]
+    fn refused_elements_come_with_words_and_the_others_are_added() {
+        sandbox::run(|sandbox| {
+            let mut kernel = loaded(sandbox);
+            let (path, id) = sandbox.make("a");
+            add(&mut kernel, &[jump("scnpm.out.1", &path)]);
             let clash = element("scnpm.out.1", &path, Some(Data::Drop));
-            let homeless = element("scnpm.gone", &path, None);
-            let lost = element("scnpm.out.2", &path, Some(Data::Jump("nowhere".into())));
+            let homeless = element("gone", &path, None);
+            // It comes back with the next load.
+            let lost = element("scnpm.gone", &path, None);
             let good = element("scnpm.set", &path, None);
-            let error =
-                kernel.add(&[clash.clone(), homeless.clone(), good.clone(), lost.clone()]).unwrap_err();
-            assert_eq!(error.added, [good]);
-            assert_eq!(error.vanished, []);
+            let mut done = try_add(&mut kernel, &[clash, homeless, good, lost]);
+            done.outcomes.sort_by_key(|(row, _)| *row);
+            done.failures.sort_by_key(|failed| failed.row);
             let expected = [
-                (clash, "Could not process rule: File exists"),
-                (homeless, "No such file or directory; did you mean set"),
-                (lost, "Could not process rule: No such file or directory"),
+                (RowId(0), Outcome::Refused),
+                (RowId(1), Outcome::Refused),
+                (RowId(2), Outcome::Added(Some(id))),
+                (RowId(3), Outcome::Failed),
             ];
-            assert_eq!(error.refused.len(), expected.len());
-            for ((element, words), (culprit, beginning)) in error.refused.iter().zip(&expected) {
-                assert_eq!(element, culprit);
-                assert!(words.starts_with(beginning), "{words}");
-            }
+            assert_eq!(done.outcomes, expected);
+            let words: Vec<&str> = done.failures.iter().map(|failed| failed.words.as_str()).collect();
+            assert_eq!(words.len(), 3);
+            assert_eq!(words[0], "Could not process rule: File exists");
+            assert!(words[1].contains("No such file or directory"), "{words:?}");
+            assert_eq!(words[2], "Could not process rule: No such file or directory");
             assert_eq!(ids(&mut kernel, "scnpm.set"), BTreeSet::from([id]));
         });
     }
@@ -320,10 +362,10 @@ mod elements {
             let mut kernel = loaded(sandbox);
             let (path, _) = sandbox.make("a");
             sandbox.nft(&["add rule inet filter other socket cgroupv2 level 1 vmap @scnpm.out.1"]);
-            let circle = element("scnpm.out.1", &path, Some(Data::Jump("other".into())));
-            let error = kernel.add(std::slice::from_ref(&circle)).unwrap_err();
-            assert_eq!(error.refused.len(), 1);
-            assert!(error.refused[0].1.starts_with("Could not process rule: "), "{}", error.refused[0].1);
+            let done =
+                try_add(&mut kernel, &[element("scnpm.out.1", &path, Some(Data::Jump("other".into())))]);
+            assert_eq!(done.outcomes, [(RowId(0), Outcome::Refused)]);
+            assert_eq!(done.failures[0].words, "Could not process rule: Too many links");
             assert_eq!(ids(&mut kernel, "scnpm.out.1"), BTreeSet::new());
         });
     }
@@ -335,10 +377,10 @@ mod elements {
             let made: Vec<(CgroupPath, CgroupId)> =
                 (0..2000).map(|number| sandbox.make(&format!("unit-{number}.service"))).collect();
             let elements: Vec<Element> = made.iter().map(|(path, _)| jump("scnpm.out.1", path)).collect();
-            kernel.add(&elements).unwrap();
+            add(&mut kernel, &elements);
             assert_eq!(ids(&mut kernel, "scnpm.out.1").len(), 2000);
-            let deletions: Vec<_> = made.iter().map(|(_, id)| (set("scnpm.out.1"), *id)).collect();
-            kernel.delete(&deletions).unwrap();
+            let deletions: Vec<_> = made.iter().map(|(_, id)| (set("scnpm.out.1"), Some(*id))).collect();
+            delete(&mut kernel, &deletions);
             assert_eq!(ids(&mut kernel, "scnpm.out.1").len(), 0);
         });
     }
@@ -379,18 +421,13 @@ mod elements {
                 &long,
             ] {
                 let (path, id) = sandbox.make(name);
-                // By nfnetlink, and through libnftables' JSON.
-                for (set_name, data) in [("scnpm.set", None), ("ports", values(&["80"]))] {
-                    kernel.add(&[element(set_name, &path, data)]).unwrap();
-                    assert_eq!(ids(&mut kernel, set_name), BTreeSet::from([id]), "{name} in {set_name}");
-                    kernel.delete(&[(set(set_name), id)]).unwrap();
-                }
+                add(&mut kernel, &[element("scnpm.set", &path, None)]);
+                assert_eq!(ids(&mut kernel, "scnpm.set"), BTreeSet::from([id]), "{name}");
+                delete(&mut kernel, &[(set("scnpm.set"), Some(id))]);
                 sandbox.remove(&path);
             }
             // The kernel has no such directory names at all.
             assert!(std::fs::create_dir(sandbox.path("new\nline").directory()).is_err());
-            let error = kernel.add(&[element("allowed", &sandbox.path("nul\0"), None)]).unwrap_err();
-            assert_eq!(error.vanished.len(), 1);
         });
     }
 
@@ -401,14 +438,14 @@ mod elements {
             for name in ["*", "@allowed", "any", "10"] {
                 let path: CgroupPath = name.parse().unwrap();
                 std::fs::create_dir(path.directory()).unwrap();
-                let added = kernel.add(&[element("ports", &path, values(&["80"]))]);
-                let found = kernel.ids(&set("ports"));
+                let done = try_add(&mut kernel, &[element("ports", &path, values(&["80"]))]);
+                let found = kernel.elements(&set("ports"));
                 sandbox.remove(&path);
-                added.unwrap();
+                assert!(done.failures.is_empty(), "{done:?}");
                 let found = found.unwrap();
                 assert_eq!(found.len(), 1, "{name}");
-                let deletions: Vec<_> = found.into_iter().map(|id| (set("ports"), id)).collect();
-                kernel.delete(&deletions).unwrap();
+                let deletions: Vec<_> = found.into_keys().map(|id| (set("ports"), Some(id))).collect();
+                delete(&mut kernel, &deletions);
             }
         });
     }
@@ -418,7 +455,7 @@ mod elements {
         sandbox::run(|sandbox| {
             let mut kernel = loaded(sandbox);
             let (path, _) = sandbox.make("a");
-            kernel.add(&[jump("scnpm.out.1", &path)]).unwrap();
+            add(&mut kernel, &[jump("scnpm.out.1", &path)]);
             let send = "echo $$ > \"$1\"/cgroup.procs && bash -c 'for i in 1 2 3; do echo x > /dev/udp/127.0.0.1/9; done; \
                         exec true' && echo $$ > /sys/fs/cgroup/cgroup.procs";
             succeed(Command::new("bash").args(["-c", send, "-"]).arg(path.directory()));
@@ -448,20 +485,21 @@ mod gates {
                 let gate = SetRef { table: table.clone(), name: "scnpm.gate".into() };
                 let by_libnftables = SetRef { table, name: "gate".into() };
                 let open = |set: &SetRef| Element { set: set.clone(), key: Key::Everything, data: None };
-                kernel.add(&[open(&gate)]).unwrap();
-                kernel.add(&[open(&gate)]).unwrap();
-                kernel.add(&[open(&by_libnftables)]).unwrap();
+                add(&mut kernel, &[open(&gate)]);
+                add(&mut kernel, &[open(&gate)]);
+                add(&mut kernel, &[open(&by_libnftables)]);
                 let family = family.as_str();
                 let elements = |name| {
                     let listed = sandbox.nft(&["list", "set", family, "t", name]);
                     listed.lines().find(|line| line.contains("elements")).map(|line| line.trim().to_owned())
                 };
                 assert!(elements("scnpm.gate").is_some(), "{family}");
-                assert_eq!(elements("scnpm.gate"), elements("gate"), "{family}");
-                kernel.close(&[gate.clone(), by_libnftables.clone()]).unwrap();
+                let unmarked = elements("gate").map(|text| text.replace(" comment \"scnpm\"", ""));
+                assert_eq!(elements("scnpm.gate"), unmarked, "{family}");
+                delete(&mut kernel, &[(gate.clone(), None), (by_libnftables.clone(), None)]);
                 assert_eq!(elements("scnpm.gate"), None, "{family}");
                 assert_eq!(elements("gate"), None, "{family}");
-                kernel.close(&[gate]).unwrap();
+                delete(&mut kernel, &[(gate, None)]);
             }
         });
     }
@@ -471,8 +509,11 @@ mod gates {
         sandbox::run(|sandbox| {
             let mut kernel = Nftables::open().unwrap();
             sandbox.load("table inet filter { set scnpm.gate { type mark; flags interval; }; }");
-            kernel.add(&[Element { set: set("scnpm.gate"), key: Key::Everything, data: None }]).unwrap();
-            kernel.close(&[set("scnpm.gone"), set("scnpm.gate"), set("scnpm.lost")]).unwrap();
+            add(&mut kernel, &[Element { set: set("scnpm.gate"), key: Key::Everything, data: None }]);
+            delete(
+                &mut kernel,
+                &[(set("scnpm.gone"), None), (set("scnpm.gate"), None), (set("scnpm.lost"), None)],
+            );
             assert!(!sandbox.nft(&["list", "ruleset"]).contains("elements"));
         });
     }
@@ -499,11 +540,11 @@ mod gates {
             // Each refused datagram is answered by ICMP, which is output too.
             send_packets(4);
             assert_eq!(counted(), 0);
-            kernel.add(&[Element { set: set("scnpm.gate"), key: Key::Everything, data: None }]).unwrap();
+            add(&mut kernel, &[Element { set: set("scnpm.gate"), key: Key::Everything, data: None }]);
             send_packets(4);
             let open = counted();
             assert!(open >= 4, "{open}");
-            kernel.close(&[set("scnpm.gate")]).unwrap();
+            delete(&mut kernel, &[(set("scnpm.gate"), None)]);
             send_packets(4);
             assert_eq!(counted(), open);
         });
@@ -514,7 +555,7 @@ mod scripts {
     use super::*;
 
     fn complaints(script: &str, check: bool) -> Vec<Complaint> {
-        Nftables::open().unwrap().run(script, check).unwrap_err()
+        Nftables::open().unwrap().run(&Script::of(script.lines()), check).unwrap_err()
     }
 
     #[test]
@@ -547,11 +588,11 @@ mod scripts {
     fn a_check_changes_nothing() {
         sandbox::run(|sandbox| {
             let mut kernel = Nftables::open().unwrap();
-            kernel.run("add table inet a\n", true).unwrap();
+            kernel.run(&Script::of(["add table inet a"]), true).unwrap();
             assert_eq!(sandbox.nft(&["list", "ruleset"]), "");
-            kernel.run("add table inet a\n", false).unwrap();
+            kernel.run(&Script::of(["add table inet a"]), false).unwrap();
             assert_eq!(sandbox.nft(&["list", "tables"]), "table inet a\n");
-            let found = kernel.run("add rule inet a c accept\n", true).unwrap_err();
+            let found = kernel.run(&Script::of(["add rule inet a c accept"]), true).unwrap_err();
             assert_eq!(found[0].place.map(|place| place.0), Some(1));
         });
     }
@@ -581,8 +622,7 @@ mod scripts {
     fn a_nul_byte_is_a_complaint() {
         sandbox::run(|_| {
             let mut library = Libnftables::open().unwrap();
-            assert!(library.run_json("\0").unwrap_err()[0].words.contains("NUL"));
-            assert!(library.run_json("no json").is_err());
+            assert!(library.run_file("\0").unwrap_err()[0].words.contains("NUL"));
         });
     }
 
@@ -591,7 +631,7 @@ mod scripts {
         sandbox::run(|sandbox| {
             let mut kernel = loaded(sandbox);
             let (path, _) = sandbox.make("a");
-            kernel.add(&[jump("scnpm.out.1", &path)]).unwrap();
+            add(&mut kernel, &[jump("scnpm.out.1", &path)]);
             sandbox.remove(&path);
             let list = kernel.list().unwrap();
             let objects = list["nftables"].as_array().unwrap();
@@ -609,7 +649,7 @@ mod scripts {
             assert_eq!(rule["chain"], "output");
             assert!(rule["handle"].is_u64(), "{rule}");
             // The switch of output and input forms leaves no trace.
-            kernel.run("add table inet b\n", false).unwrap();
+            kernel.run(&Script::of(["add table inet b"]), false).unwrap();
             assert_eq!(ids(&mut kernel, "scnpm.out.1").len(), 1);
         });
     }
@@ -626,7 +666,7 @@ mod memory {
             kernel.list().unwrap();
             kernel.release_memory();
             assert!(kernel.list().unwrap().to_string().contains("scnpm.out.1"));
-            kernel.add(&[element("ports", &path, values(&["80"]))]).unwrap();
+            add(&mut kernel, &[element("ports", &path, values(&["80"]))]);
             assert_eq!(ids(&mut kernel, "ports"), BTreeSet::from([id]));
             let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
             let before = open();
@@ -669,7 +709,7 @@ mod monitor {
             sandbox::run(move |sandbox| {
                 let (mut kernel, mut monitor) = listening(sandbox);
                 let (path, _) = sandbox.make("a");
-                kernel.add(&[jump("scnpm.out.1", &path), element("allowed", &path, None)]).unwrap();
+                add(&mut kernel, &[jump("scnpm.out.1", &path), element("allowed", &path, None)]);
                 assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
                 sandbox.nft(&[command]);
                 assert_eq!(monitor.drain(&interest()).unwrap(), TOUCHED, "{command}");
@@ -722,9 +762,9 @@ mod monitor {
             sandbox.nft(&["add set inet filter scnpm.gate { type mark; flags interval; }"]);
             let (path, id) = sandbox.make("a");
             let gate = Element { set: set("scnpm.gate"), key: Key::Everything, data: None };
-            kernel.add(&[jump("scnpm.out.1", &path), element("allowed", &path, None), gate]).unwrap();
-            kernel.delete(&[(set("scnpm.out.1"), id), (set("allowed"), id)]).unwrap();
-            kernel.close(&[set("scnpm.gate")]).unwrap();
+            add(&mut kernel, &[jump("scnpm.out.1", &path), element("allowed", &path, None), gate]);
+            delete(&mut kernel, &[(set("scnpm.out.1"), Some(id)), (set("allowed"), Some(id))]);
+            delete(&mut kernel, &[(set("scnpm.gate"), None)]);
             assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
         });
     }
@@ -739,11 +779,11 @@ mod monitor {
         ";
         sandbox::run(|sandbox| {
             let (mut kernel, mut monitor) = listening(sandbox);
-            kernel.run(RELOAD, false).unwrap();
+            kernel.run(&Script::of(RELOAD.lines()), false).unwrap();
             assert_eq!(monitor.discard(&interest()).unwrap(), QUIET);
             assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
 
-            kernel.run(RELOAD, false).unwrap();
+            kernel.run(&Script::of(RELOAD.lines()), false).unwrap();
             sandbox.nft(&["flush map inet filter scnpm.out.1"]);
             sandbox.nft(&["flush chain inet filter output"]);
             assert_eq!(monitor.discard(&interest()).unwrap(), TOUCHED);
@@ -826,7 +866,8 @@ mod probes {
             Ok("rights") => println!("{}", probe::require_net_admin().unwrap_err()),
             Ok("places") => {
                 let script = "add table inet a\nadd rule inet a b tcp dport 99999 accept\n";
-                let complaint = Nftables::open().unwrap().run(script, true).unwrap_err().remove(0);
+                let complaint =
+                    Nftables::open().unwrap().run(&Script::of(script.lines()), true).unwrap_err().remove(0);
                 let (line, first, last) = complaint.place.unwrap();
                 println!("{line}:{first}-{last} {}", complaint.words);
             }

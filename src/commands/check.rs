@@ -1,7 +1,7 @@
 //! `scnpm check`: a dry run. Loads the files where it touches nothing, needs no rights, and prints every diagnostic.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -10,7 +10,8 @@ use std::{
 use super::Failure;
 use crate::{
     cli::{Check, Deny},
-    lint::{self, Facts},
+    findings::{self, Known},
+    lint::Facts,
     load, log, machine,
     model::{CGROUP_ROOT, CgroupPath, Instance},
     policy::{
@@ -20,7 +21,7 @@ use crate::{
         parse,
     },
     report::{Report, UnitRow},
-    text::{Code, Diagnostic, Severity, Span},
+    text::{Diagnostic, Severity},
     trial::{self, Trial, Tried, Untried},
     units::selector::Users,
     watch::{cgroups::look, hosts::look_up},
@@ -55,19 +56,10 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
     let tried = load_for_real(options, &mut policy, &hosts, &unresolved, (&instances, &users), exists);
     let units = machine::units(options.root.as_deref().unwrap_or(Path::new("/")), &policy.units());
     let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref() };
-    let mut diagnostics = policy.diagnostics.clone();
-    diagnostics.extend(tried.diagnostics);
-    diagnostics.extend(lint::lint(&policy, facts));
-    let dispatch = load::script(&policy, &hosts, &instances, &users);
-    diagnostics.extend(policy.unresolved(|host| {
-        let (_, why) = unresolved.iter().find(|(name, _)| name == host)?;
-        Some(format!("the host name `{}` is not resolved: {why}", host.name))
-    }));
-    diagnostics.extend(
-        policy
-            .unknown_users(|name| (!users.contains_key(name)).then(|| format!("there is no user `{name}`"))),
-    );
-    let diagnostics = worth_saying(diagnostics, &policy);
+    let unknown = policy.user_names().into_iter().filter(|name| !users.contains_key(*name));
+    let unknown = unknown.map(|name| (name.to_owned(), format!("there is no user `{name}`"))).collect();
+    let known = Known { refused: &tried.diagnostics, facts, unknown: &unknown, unresolved: &unresolved };
+    let diagnostics = findings::all(&policy, &known);
     let report = Report {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),
         policy: &policy,
@@ -76,7 +68,7 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
             units.runs(&annotation.unit)
                 || instances.iter().any(|instance| annotation.selectors.select(instance, &users))
         }),
-        dispatch: options.dispatch.then(|| dispatch.to_string()),
+        dispatch: options.dispatch.then(|| load::script(&policy, &hosts, &instances, &users).to_string()),
         untried: tried.untried,
     };
     // A reader that has seen enough is no failure.
@@ -88,12 +80,12 @@ fn load_for_real(
     options: &Check,
     policy: &mut Policy,
     hosts: &Hosts,
-    unresolved: &[(HostName, String)],
+    unresolved: &BTreeMap<HostName, String>,
     (instances, users): (&[Instance], &Users),
     exists: &dyn Fn(&CgroupPath) -> bool,
 ) -> Tried {
     let mut hosts = hosts.clone();
-    hosts.extend(trial::stand_in_hosts(unresolved.iter().map(|(host, _)| host.clone())));
+    hosts.extend(trial::stand_in_hosts(unresolved.keys().cloned()));
     let mut interfaces = machine::interfaces();
     interfaces.extend(options.interface.iter().cloned());
     let dns = !options.no_dns;
@@ -111,68 +103,16 @@ fn load_for_real(
 }
 
 /// The addresses of the annotations' host names, and why some have none.
-fn resolve(policy: &Policy, dns: bool) -> (Hosts, Vec<(HostName, String)>) {
+fn resolve(policy: &Policy, dns: bool) -> (Hosts, BTreeMap<HostName, String>) {
     let mut known = Hosts::new();
-    let mut failed = Vec::new();
+    let mut failed = BTreeMap::new();
     for host in policy.host_names() {
         match if dns { look_up(&host) } else { Err("--no-dns".to_owned()) } {
             Ok(addresses) => drop(known.insert(host, addresses)),
-            Err(why) => failed.push((host, why)),
+            Err(why) => drop(failed.insert(host, why)),
         }
     }
     (known, failed)
-}
-
-/// In the order of the files, each once, without what comments allow.
-fn worth_saying(mut diagnostics: Vec<Diagnostic>, policy: &Policy) -> Vec<Diagnostic> {
-    let refused: BTreeSet<Span> = diagnostics
-        .iter()
-        .filter(|diagnostic| diagnostic.code == Code::Base)
-        .map(|diagnostic| diagnostic.span)
-        .collect();
-    let unresolved: BTreeSet<Span> = diagnostics
-        .iter()
-        .filter(|diagnostic| diagnostic.code == Code::Unresolved)
-        .map(|diagnostic| diagnostic.span)
-        .collect();
-    diagnostics.retain(|diagnostic| match diagnostic.code {
-        // nft says it, too.
-        Code::Include | Code::BaseVariable => {
-            !refused.iter().any(|span| span.file == diagnostic.span.file && overlap(*span, diagnostic.span))
-        }
-        Code::HostName => !unresolved.contains(&diagnostic.span),
-        _ => true,
-    });
-    explain_hooks(&mut diagnostics);
-    diagnostics.retain(|diagnostic| !policy.allows(diagnostic));
-    diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
-    diagnostics.dedup();
-    diagnostics
-}
-
-/// Lets the lint's words explain why nft refuses a chain, instead of saying it twice.
-fn explain_hooks(diagnostics: &mut Vec<Diagnostic>) {
-    let refused: BTreeSet<Span> = diagnostics
-        .iter()
-        .filter(|diagnostic| diagnostic.code == Code::Hook)
-        .map(|diagnostic| diagnostic.span)
-        .collect();
-    let is_said = |diagnostic: &mut Diagnostic| {
-        diagnostic.code == Code::NotReached && refused.contains(&diagnostic.span)
-    };
-    let explanations: Vec<Diagnostic> = diagnostics.extract_if(.., is_said).collect();
-    for explanation in explanations {
-        let same = |diagnostic: &&mut Diagnostic| {
-            diagnostic.code == Code::Hook && diagnostic.span == explanation.span
-        };
-        if let Some(refusal) = diagnostics.iter_mut().find(same) {
-            refusal.help = Some(explanation.message);
-        }
-    }
-}
-
-fn overlap(a: Span, b: Span) -> bool {
-    a.start < b.end && b.start < a.end
 }
 
 /// Prints the report to stdout; with `--dispatch` the script goes there, and the report to stderr.

@@ -4,9 +4,9 @@
 //! engine's own timeout, the watchdog. Whoever wakes it, all that cgroupfs has to say is read before anything is done, so
 //! that what is pending together is committed together.
 
+mod notices;
 mod priority;
 mod sources;
-mod voice;
 
 use std::{
     collections::BTreeSet,
@@ -23,15 +23,17 @@ use sd_notify::NotifyState;
 use crate::{
     cli,
     commands::Failure,
-    dispatch, effects,
+    dispatch,
+    effects::{self, Done, Failed},
     engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
     load::{Load, LoadError},
-    model::{Binding, CGROUP_ROOT, Instance, Source, UnitName, UnitState},
+    log,
+    model::{CGROUP_ROOT, Instance, Outcome, Row, Source, UnitName, UnitState},
     nft::{Interest, Kernel, Nftables, probe},
     policy::{Policy, files::Disk, hosts::HostName, parse},
     units::selector::Users,
     watch::{
-        cgroups::look,
+        cgroups::{alive, look},
         dbus::Heard,
         journal::{Kind, Told},
         reader::Read,
@@ -40,8 +42,8 @@ use crate::{
         units,
     },
 };
+use notices::{Notices, notify};
 use sources::{Sources, Wake};
-use voice::{Voice, notify};
 
 /// Runs the daemon until a signal ends it.
 ///
@@ -57,7 +59,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     }
     let mut sources = Sources::open(&options, &kernel)?;
     let mut daemon = Daemon::new(options, policy, kernel);
-    daemon.voice.diagnostics_of_files(&daemon.policy);
+    daemon.notices.files_read(&daemon.policy);
     let policy = Arc::clone(&daemon.policy);
     sources.ask_for(&policy);
     for answer in sources.users.first_answers(FIRST_ANSWERS).await {
@@ -71,7 +73,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
         tracing::debug!("cannot take a real-time priority, but may be given one: {error}");
     }
     sources.listen(&daemon.engine);
-    daemon.voice.ready(&daemon.policy, &daemon.engine.figures());
+    daemon.notices.ready(&daemon.policy, &daemon.engine.figures());
     daemon.serve(&mut sources).await;
     notify(&[NotifyState::Stopping]);
     Ok(ExitCode::SUCCESS)
@@ -122,7 +124,7 @@ struct Daemon {
     started: Instant,
     /// When what cannot be watched was looked at.
     rescanned: Instant,
-    voice: Voice,
+    notices: Notices,
     bus_is_lost: bool,
 }
 
@@ -145,7 +147,7 @@ impl Daemon {
             interest: Interest::default(),
             started: Instant::now(),
             rescanned: Instant::now(),
-            voice: Voice::default(),
+            notices: Notices::default(),
             bus_is_lost: false,
         }
     }
@@ -179,13 +181,13 @@ impl Daemon {
             if let Some(reader) = sources.journal.as_ref().filter(|_| journal_knows_more) {
                 reader.nudge();
             }
-            self.voice.status(&self.policy, &self.engine.figures());
+            self.notices.status(&self.policy, &self.engine.figures());
         }
     }
 
     fn timeout(&self) -> Option<Duration> {
         let due = self.engine.timeout().into_iter().chain(self.hosts.timeout()).min();
-        due.map(|at| at.saturating_sub(self.now())).into_iter().chain(self.voice.timeout()).min()
+        due.map(|at| at.saturating_sub(self.now())).into_iter().chain(self.notices.timeout()).min()
     }
 
     fn tell(&mut self, event: Event) {
@@ -210,20 +212,35 @@ impl Daemon {
     fn execute(&mut self, action: Action, sources: &mut Sources) {
         match action {
             Action::Commit(commit) => {
-                let outcomes = effects::commit(&mut self.kernel, &commit, &look);
-                self.tell(Event::Committed { outcomes });
+                let done = effects::commit(&mut self.kernel, &commit, &look);
+                self.say_what_was_done(&done);
+                self.tell(Event::Committed { outcomes: done.outcomes });
             }
             Action::LookAtCgroup(path) => {
                 let id = look(&path);
                 self.tell(Event::CgroupSeen { path, id, source: None });
             }
             Action::LookAtUnit(unit) => drop(sources.dbus_looks.try_send(unit)),
-            Action::Sweep { set, keep } => match effects::sweep(&mut self.kernel, &set, &keep) {
-                Ok(0) => {}
-                Ok(number) => tracing::debug!("deleted {number} dead elements from {set}"),
-                Err(error) => tracing::error!("{set} cannot be swept: {error}"),
-            },
             Action::Reload { reread, flush } => self.reload(sources, reread, flush && self.options.flush),
+        }
+    }
+
+    /// What became of elements, in the log: failures that will pass only the first time in a row.
+    fn say_what_was_done(&self, done: &Done) {
+        for (id, outcome) in &done.outcomes {
+            let Some(row) = self.engine.row(*id) else { continue };
+            match outcome {
+                Outcome::Added(id) => log::element("added", row, *id, &self.policy),
+                Outcome::Deleted(id) => log::element("deleted", row, *id, &self.policy),
+                Outcome::Vanished | Outcome::Refused | Outcome::Failed => {}
+            }
+        }
+        for Failed { row, words, passing } in &done.failures {
+            if let Some(row) = self.engine.row(*row)
+                && !(*passing && row.has_failed())
+            {
+                log::failed(row, words, *passing, &self.policy);
+            }
         }
     }
 
@@ -236,7 +253,7 @@ impl Daemon {
                 drained.notices.extend(notices);
                 self.rescanned = Instant::now();
             }
-            voice::notices(&drained.notices);
+            notices::of_source(&drained.notices);
             drained.found.into_iter().for_each(|found| self.see(found));
         }
         let Some(cgroups) = &mut sources.cgroups else { return };
@@ -267,9 +284,7 @@ impl Daemon {
             Heard::Resumed => self.tell(Event::SourceResumed { source }),
             Heard::Changed(unit) => self.tell(Event::UnitChanged { unit, source }),
             Heard::JobDone(unit) => self.tell(Event::UnitJobDone { unit, source }),
-            Heard::State { unit, state } => {
-                self.tell(Event::UnitStateSeen { unit, state, user: false, source });
-            }
+            Heard::State { unit, state } => self.tell(Event::UnitStateSeen { unit, state, source }),
             Heard::Lost(why) => {
                 if !std::mem::replace(&mut self.bus_is_lost, true) {
                     tracing::warn!("the system bus is not there for now: {why}");
@@ -291,11 +306,12 @@ impl Daemon {
         let source = Source::Journal;
         let Told { unit, user, kind } = told;
         self.tell(match kind {
+            // Of users' units only cgroups tell anything, since a user manager logs what its user likes.
+            _ if user => Event::UnitChanged { unit, source },
             Kind::Changed => Event::UnitChanged { unit, source },
-            Kind::JobDone if !user => Event::UnitJobDone { unit, source },
-            Kind::JobDone => Event::UnitChanged { unit, source },
-            Kind::Active => Event::UnitStateSeen { unit, state: UnitState::Active, user, source },
-            Kind::Inactive => Event::UnitStateSeen { unit, state: UnitState::Inactive, user, source },
+            Kind::JobDone => Event::UnitJobDone { unit, source },
+            Kind::Active => Event::UnitStateSeen { unit, state: UnitState::Active, source },
+            Kind::Inactive => Event::UnitStateSeen { unit, state: UnitState::Inactive, source },
         });
     }
 
@@ -327,7 +343,7 @@ impl Daemon {
             Err(why) if self.hosts.known().contains_key(&host) => {
                 tracing::debug!("the host name {} keeps its addresses: {why}", host.name);
             }
-            Err(why) => self.voice.unresolved(&host, &why, &self.policy),
+            Err(why) => self.notices.unresolved(host, why, &self.policy),
         }
     }
 
@@ -336,12 +352,13 @@ impl Daemon {
         match answer {
             Ok(Some(user)) => self.users.insert(name, user) != Some(user),
             Ok(None) => {
-                self.voice.unknown_user(&name, &format!("there is no user `{name}`"), &self.policy);
+                let message = format!("there is no user `{name}`");
+                self.notices.unknown_user(name.clone(), message, &self.policy);
                 self.users.remove(&name).is_some()
             }
             Err(why) => {
                 let message = format!("the user `{name}` cannot be looked up, will be tried again: {why}");
-                self.voice.unknown_user(&name, &message, &self.policy);
+                self.notices.unknown_user(name, message, &self.policy);
                 false
             }
         }
@@ -360,7 +377,7 @@ impl Daemon {
     }
 
     fn reload(&mut self, sources: &mut Sources, reread: bool, flush: bool) {
-        voice::reloading();
+        notices::reloading();
         let policy = match reread {
             true => read(&self.options).map(Arc::new),
             false => Ok(Arc::clone(&self.policy)),
@@ -369,10 +386,11 @@ impl Daemon {
             Ok(policy) => {
                 let refusals = if reread { Refusals::Said } else { Refusals::Expected };
                 if reread {
-                    self.voice.diagnostics_of_files(&policy);
+                    self.notices.files_read(&policy);
                 }
                 if let Err(error) = self.load(sources, policy, flush, refusals) {
                     tracing::error!("the old policy stays: {}", failed_load(&error));
+                    self.tell(Event::LoadFailed { passing: error.passing });
                 }
                 if reread {
                     sources.ask_anew();
@@ -380,7 +398,7 @@ impl Daemon {
             }
             Err(failure) => tracing::error!("the old policy stays: {failure}"),
         }
-        self.voice.ready(&self.policy, &self.engine.figures());
+        self.notices.ready(&self.policy, &self.engine.figures());
     }
 
     /// Loads a policy and makes it the one that is kept true.
@@ -401,36 +419,36 @@ impl Daemon {
             hosts: self.hosts.known(),
             flush,
             look: &look,
-            active: &|unit, of| engine.is_active(unit, of),
+            alive: &alive,
+            state: &|unit| engine.state(unit),
             instances: &instances,
             users: &users,
         };
         let loaded = load.run(&mut self.kernel)?;
         match refusals {
-            Refusals::Said => self.voice.refused(&loaded.diagnostics, &policy),
-            Refusals::Expected => self.voice.refused_for_now(&loaded.diagnostics, &policy),
+            Refusals::Said => {
+                self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset);
+            }
+            Refusals::Expected => self.notices.policy_reapplied(&policy, &loaded.refusals),
         }
         self.hosts.policy_loaded(loaded.hosts, &policy.host_names());
         sources.ask_for(&policy);
         self.policy = policy;
-        if matches!(refusals, Refusals::Said) {
-            voice::lint(Arc::clone(&self.policy), loaded.ruleset);
-        }
         self.interest = interest(&self.policy);
         let change = sources.monitor.discard(&self.interest).unwrap_or_default();
-        if change.touched || change.overflow && self.is_gone(&loaded.bindings) {
+        if change.touched || change.overflow && self.is_gone(&loaded.rows) {
             self.tell(Event::RulesetChanged);
         }
         if self.policy.annotations.is_empty() {
             let files: Vec<String> =
                 self.options.files.iter().map(|path| path.display().to_string()).collect();
-            self.voice.nothing_to_do(&files);
+            self.notices.nothing_to_do(&files);
         }
         self.tell(Event::PolicyLoaded(PolicyLoaded {
-            bindings: loaded.bindings,
+            rows: loaded.rows,
             patterns: loaded.patterns,
             users,
-            instances,
+            instances: loaded.instances,
             installed: loaded.installed,
         }));
         found.into_iter().for_each(|found| self.see(found));
@@ -445,7 +463,7 @@ impl Daemon {
         match &mut sources.subtrees {
             Some(subtrees) => {
                 let drained = subtrees.follow(&followed, users);
-                voice::notices(&drained.notices);
+                notices::of_source(&drained.notices);
                 drained.found
             }
             None => {
@@ -464,9 +482,9 @@ impl Daemon {
     }
 
     /// Whether somebody took away what was just loaded.
-    fn is_gone(&mut self, bindings: &[Binding]) -> bool {
-        let mut sets = bindings.iter().map(|binding| &binding.element.set).filter(|set| set.is_ours());
-        sets.next().is_some_and(|set| self.kernel.ids(set).is_err())
+    fn is_gone(&mut self, rows: &[Row]) -> bool {
+        let mut sets = rows.iter().map(|row| &row.element.set).filter(|set| set.is_ours());
+        sets.next().is_some_and(|set| self.kernel.elements(set).is_err())
     }
 
     /// Points the sources at what the engine has to know.
@@ -477,12 +495,9 @@ impl Daemon {
             }
         }
         sources.dbus_units.send_replace(self.engine.units());
-        let units = self.engine.units_with_state();
-        for (found, user) in [(units::of_users(&units), true), (units::of_the_system(&units), false)] {
-            for unit in found {
-                let source = Source::Cgroup;
-                self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, user, source });
-            }
+        for unit in units::of_the_system(&self.engine.units_with_state()) {
+            let source = Source::Cgroup;
+            self.tell(Event::UnitStateSeen { unit, state: UnitState::Active, source });
         }
     }
 }

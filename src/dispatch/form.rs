@@ -2,7 +2,7 @@
 
 use crate::{
     model::Data,
-    policy::{CgroupMatch, Part},
+    policy::{CgroupMatch, Part, words::only_matches},
     text::{Span, Token, TokenKind},
 };
 
@@ -90,6 +90,21 @@ pub fn verdict(rest: &[&Token]) -> Option<Data> {
     }
 }
 
+/// What stands in front of a rule's `socket cgroupv2 unit`, and the rest, if that may be called.
+pub fn around_units(body: &[Part]) -> Option<(Vec<&Token>, Vec<&Token>)> {
+    let at = body.iter().position(|part| matches!(part, Part::Units(_)))?;
+    let rest: Vec<&Token> = body[at..].iter().filter_map(as_token).collect();
+    may_be_called(&rest).then(|| (body[..at].iter().filter_map(as_token).collect(), rest))
+}
+
+/// Whether a packet that went through a rule may go through it again without any difference: matches, and then nothing or
+/// a verdict that is final.
+pub fn may_be_repeated(rest: &[&Token]) -> bool {
+    let is_final = |token: &&Token| ["accept", "drop", "reject"].iter().any(|word| token.is(word));
+    let end = rest.iter().position(is_final).unwrap_or(rest.len());
+    only_matches(&rest[..end])
+}
+
 fn only_verdict(word: &Token) -> Option<Data> {
     match word {
         word if word.is("accept") => Some(Data::Accept),
@@ -124,67 +139,4 @@ fn may_be_called(rest: &[&Token]) -> bool {
         .skip_while(|token| !token.is("vmap"))
         .any(|token| matches!(token.kind, TokenKind::SetReference | TokenKind::Variable));
     !rest.iter().any(leaves) && !hidden
-}
-
-/// Matches without any effect or memory of their own, by the words that they begin with.
-const MATCHES: [&str; 26] = [
-    "ip", "ip6", "tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "igmp", "th", "esp", "ah",
-    "comp", "meta", "ct", "iif", "oif", "iifname", "oifname", "iiftype", "oiftype", "mark", "skuid", "skgid",
-    "fib",
-];
-
-/// Words that count, remember, log or change something wherever they stand.
-const EFFECTS: [&str; 24] = [
-    "set",
-    "counter",
-    "limit",
-    "quota",
-    "log",
-    "numgen",
-    "count",
-    "add",
-    "update",
-    "delete",
-    "last",
-    "queue",
-    "dup",
-    "fwd",
-    "notrack",
-    "flow",
-    "helper",
-    "timeout",
-    "expectation",
-    "synproxy",
-    "tproxy",
-    "snat",
-    "dnat",
-    "reset",
-];
-
-/// Whether tokens in front of a cgroup match are known to be nothing but matches, so that it makes no difference
-/// which is tested first. What is not known is taken for an effect.
-pub fn only_matches(before: &[&Token]) -> bool {
-    let Some(first) = before.first() else { return true };
-    let effect = |token: &&Token| token.kind == TokenKind::Word && EFFECTS.contains(&token.text.as_str());
-    let verdict_word = |token: &&Token| {
-        token.kind == TokenKind::Word
-            && [
-                "accept",
-                "drop",
-                "return",
-                "continue",
-                "jump",
-                "goto",
-                "reject",
-                "vmap",
-                "comment",
-                "masquerade",
-                "redirect",
-                "xt",
-                "osf",
-                "meter",
-            ]
-            .contains(&token.text.as_str())
-    };
-    MATCHES.contains(&first.text.as_str()) && !before.iter().any(effect) && !before.iter().any(verdict_word)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::script::{Line, Script};
-use crate::model::PREFIX;
+use crate::model::{PREFIX, SetRef, TableRef};
 
 /// The commands that remove every object named `scnpm.*` and every rule of other chains that refers to one, for a ruleset
 /// as libnftables lists it in JSON (libnftables-json(5)). Rules of chains in `flushed` (`FAMILY TABLE CHAIN`) are
@@ -42,6 +42,19 @@ pub fn removal(ruleset: &Value, flushed: &BTreeSet<String>, kept: &BTreeSet<Stri
     let chains = ours("chain").map(|(_, chain)| format!("chain {}", place(chain, "name")));
     chains.filter(|chain| !kept.contains(chain)).for_each(|chain| push(format!("delete {chain}")));
     script
+}
+
+/// The sets and maps whose key is a cgroup.
+pub fn sets_of_cgroups(ruleset: &Value) -> Vec<SetRef> {
+    let objects = ruleset["nftables"].as_array().into_iter().flatten();
+    let sets = objects.filter_map(|object| object.get("set").or_else(|| object.get("map")));
+    sets.filter(|set| set["type"] == "cgroupsv2")
+        .filter_map(|set| {
+            let table =
+                TableRef { family: text(set, "family").parse().ok()?, name: text(set, "table").to_owned() };
+            Some(SetRef { table, name: text(set, "name").to_owned() })
+        })
+        .collect()
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {

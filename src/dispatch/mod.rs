@@ -2,7 +2,8 @@
 //!
 //! For each chain the annotated rules keep their order. Each maximal run of rules of one level becomes a verdict map
 //! from cgroup to a chain of the rest of its rules, and one rule that looks the packet's cgroup up in it. A packet is in
-//! one cgroup a level, so rules of different cgroups never compete, and the order within one cgroup stays.
+//! one cgroup a level, so rules of different cgroups never compete, and the order within one cgroup stays. Rules of
+//! units at several levels have a map for each and share a run only if none of their cgroups can be below another.
 //! A rule that this would change stays in the user's chain ([`form`]). Once this is loaded, nothing changes but the
 //! elements of sets and maps.
 
@@ -20,17 +21,17 @@ use std::{
 
 use crate::{
     model::{
-        AnnotationId, Binding, CgroupPath, ChainRef, Condition, Data, Element, Instance, Key, SetRef,
-        TableRef, UnitName,
+        AnnotationId, CgroupPath, ChainRef, Condition, Data, Element, Instance, Key, Row, SetRef, TableRef,
+        UnitName,
     },
     policy::{
         Annotation, CgroupMatch, ElementStatement, Part, Placement, Policy, RuleStatement, Statement,
         hosts::Hosts,
     },
-    text::{Token, TokenKind},
-    units::selector::{Selectors, Users},
+    text::{Span, Token, TokenKind},
+    units::selector::Selectors,
 };
-use form::{Form, Gate, Match, form, verdict};
+use form::{Form, Gate, Match, around_units, form, may_be_repeated, verdict};
 pub use hosts::HostSet;
 use hosts::HostSets;
 use names::Names;
@@ -44,10 +45,10 @@ pub struct Dispatch {
     pub script: Script,
     /// The maps, sets and chains that the script makes, such as `map inet filter scnpm.out.1`.
     pub objects: BTreeSet<String>,
-    /// The elements, and when each is due.
-    pub bindings: Vec<Bound>,
-    /// Those of units that are not known ahead, each with the annotations that need it.
-    pub patterns: Vec<(Pattern, Vec<AnnotationId>)>,
+    /// What is to be in the kernel of it, and when each is due.
+    pub rows: Vec<Row>,
+    /// The rows of units that are not known ahead.
+    pub patterns: Vec<Pattern>,
     /// The sets of host names, which the script fills with what is known of them.
     pub hosts: Vec<HostSet>,
     /// Annotations left out because a host name that they must not match has no address.
@@ -58,14 +59,15 @@ pub struct Dispatch {
 impl fmt::Display for Dispatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.script)?;
-        self.bindings.iter().try_for_each(|bound| {
-            let element = format!("while {}: {}", bound.binding.condition, element_line(bound));
+        self.rows.iter().try_for_each(|row| {
+            let element = format!("while {}: {}", row.condition, element_line(row));
             // A path may hold a line's end, behind which nft would read on.
             writeln!(f, "# {}", element.replace(char::is_control, " "))
         })?;
-        for (pattern, _) in &self.patterns {
+        for pattern in &self.patterns {
             for target in &pattern.targets {
-                let unit = pattern.unit.0.replace(char::is_control, " ");
+                let unit = pattern.selectors.to_string().replace(char::is_control, " ");
+                let unless = pattern.unless.as_ref().map_or("", |_| " and the system has no such unit");
                 let data = target.data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
                 match target.level {
                     Some(level) => writeln!(
@@ -75,7 +77,7 @@ impl fmt::Display for Dispatch {
                     )?,
                     None => writeln!(
                         f,
-                        "# while {unit} has a cgroup: add element {} {{ {EVERY_MARK}{data} }}",
+                        "# while {unit} has a cgroup{unless}: add element {} {{ {EVERY_MARK}{data} }}",
                         target.set
                     )?,
                 }
@@ -87,32 +89,6 @@ impl fmt::Display for Dispatch {
 
 /// The levels at which instances of selectors were seen, besides those where they are expected.
 pub type Levels = BTreeMap<Selectors, BTreeSet<u32>>;
-
-impl Dispatch {
-    /// What instances ask for, and what does not depend on any.
-    pub fn bound(&self, instances: &[Instance], users: &Users) -> Vec<Bound> {
-        let of = |instance: &Instance| {
-            let mut bound = Vec::new();
-            for (pattern, annotations) in
-                self.patterns.iter().filter(|(one, _)| one.selectors.select(instance, users))
-            {
-                let bind = |binding| Bound { binding, annotations: annotations.clone() };
-                bound.extend(pattern.bindings(&instance.path).into_iter().map(bind));
-            }
-            bound
-        };
-        self.bindings.iter().cloned().chain(instances.iter().flat_map(of)).collect()
-    }
-}
-
-/// A binding with the annotations that need it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bound {
-    /// What the engine keeps true.
-    pub binding: Binding,
-    /// Whose it is.
-    pub annotations: Vec<AnnotationId>,
-}
 
 /// Compiles a policy, without the annotations in `left_out`.
 pub fn compile(
@@ -180,21 +156,49 @@ pub fn flush(policy: &Policy, left_out: &BTreeSet<AnnotationId>) -> Script {
 }
 
 /// Elements as a script, for the transaction that loads the dispatch they belong to.
-pub fn elements<'a>(bound: impl IntoIterator<Item = &'a Bound>) -> Script {
-    Script { lines: bound.into_iter().map(element_line).collect() }
+pub fn elements<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Script {
+    Script { lines: rows.into_iter().map(element_line).collect() }
 }
+
+/// The comment by which our elements in users' own sets are told from theirs.
+pub const MARK: &str = "scnpm";
 
 /// The only element of a gate.
 const EVERY_MARK: &str = "0-4294967295";
 
-fn element_line(bound: &Bound) -> Line {
-    let Element { set, key, data } = &bound.binding.element;
+fn element_line(row: &Row) -> Line {
+    Line::new(format!("add element {}", element_text(&row.element, ""))).of(row.annotations.iter().copied())
+}
+
+/// An element as a script that adds it. A leading slash, since `*` and `@…` mean other things at the start of a string.
+pub fn element(element: &Element) -> Script {
+    Script { lines: vec![Line::new(format!("add element {}", element_text(element, "/")))] }
+}
+
+/// What deletes a row's element while its cgroup exists.
+pub fn deletion(row: &Row) -> Script {
+    let set = &row.element.set;
+    let key = row.element.key.cgroup().map(|path| format!("\"{path}\"")).unwrap_or_default();
+    let line = Line::new(format!("delete element {set} {{ {key} }}"));
+    Script { lines: vec![line.of(row.annotations.iter().copied())] }
+}
+
+/// What adds an element with the root cgroup in the place of its own, to try whether its set takes it.
+pub fn stand_in(element: &Element) -> Script {
+    let data = element.data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
+    Script { lines: vec![Line::new(format!("add element {} {{ \".\"{data} }}", element.set))] }
+}
+
+/// An element as nft's `add element` takes it.
+fn element_text(element: &Element, root: &str) -> String {
+    let Element { set, key, data } = element;
     let key = match key {
-        Key::Cgroup(path) => format!("\"{path}\""),
+        Key::Cgroup(path) => format!("\"{root}{path}\""),
         Key::Everything => EVERY_MARK.to_owned(),
     };
+    let mark = if set.is_ours() { String::new() } else { format!(" comment \"{MARK}\"") };
     let data = data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
-    Line::new(format!("add element {set} {{ {key}{data} }}")).of(bound.annotations.iter().copied())
+    format!("{set} {{ {key}{mark}{data} }}")
 }
 
 /// A body whose matches may be taken out without joining what stood on both sides.
@@ -240,8 +244,19 @@ enum Whose<'a> {
 }
 
 enum Step<'a> {
-    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>> },
+    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>>, known: BTreeMap<Known, usize> },
     InPlace { rule: &'a Rule<'a>, gate: Gate },
+}
+
+/// What is known of the cgroups of a group in a run, to find the group by.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Known {
+    /// A path that is named.
+    Path(CgroupPath),
+    /// The unit whose cgroup a path that is named would be.
+    UnitOfPath(UnitName),
+    /// A unit that is selected by its name.
+    Unit(UnitName),
 }
 
 impl<'a> Mapped<'a> {
@@ -261,13 +276,39 @@ impl<'a> Mapped<'a> {
 }
 
 impl Whose<'_> {
-    /// Whether a cgroup may be meant by both.
-    fn overlaps(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Paths(paths), Self::Paths(others)) => !paths.is_disjoint(others),
-            (Self::Units(selectors), Self::Units(others)) => selectors.may_overlap(others),
-            (Self::Units(selectors), Self::Paths(paths)) | (Self::Paths(paths), Self::Units(selectors)) => {
-                paths.iter().any(|path| selectors.may_name(path))
+    /// Whether other units may be below what is meant.
+    fn may_hold_others(&self) -> bool {
+        match self {
+            // All at one level.
+            Self::Paths(_) => false,
+            Self::Units(selectors) => selectors.may_hold_others(),
+        }
+    }
+
+    /// Whether it may share a run of these levels with other groups: a packet must be in one of them at most.
+    fn may_share(&self, levels: &BTreeSet<u32>) -> bool {
+        let is_named = match self {
+            Self::Paths(_) => true,
+            Self::Units(selectors) => selectors.only_names().is_some(),
+        };
+        is_named && (levels.len() == 1 || !self.may_hold_others())
+    }
+
+    /// What a group that is found by it may have in common with this one (`of_others`), or what this one is found by.
+    fn known(&self, of_others: bool) -> Vec<Known> {
+        match self {
+            Self::Paths(paths) => {
+                let of_path = |path: &&CgroupPath| {
+                    let unit = Instance::of(path).map(|instance| instance.unit);
+                    let unit = unit.map(if of_others { Known::Unit } else { Known::UnitOfPath });
+                    [Some(Known::Path((*path).clone())), unit]
+                };
+                paths.iter().flat_map(of_path).flatten().collect()
+            }
+            Self::Units(selectors) => {
+                let names = || selectors.only_names().unwrap_or_default().into_iter().cloned();
+                let of_paths = names().filter(|_| of_others).map(Known::UnitOfPath);
+                names().map(Known::Unit).chain(of_paths).collect()
             }
         }
     }
@@ -283,11 +324,22 @@ fn stands_alone(mapped: &Mapped<'_>) -> bool {
 }
 
 impl<'a> Group<'a> {
+    fn ids(&self) -> Vec<AnnotationId> {
+        self.rules.iter().map(|mapped| mapped.rule.id).collect()
+    }
+
     fn verdict(&self) -> Option<Data> {
         match &self.rules[..] {
             [only] => verdict(&only.rest),
             _ => None,
         }
+    }
+
+    /// Whether it makes a difference that a packet goes through the rules twice, since two of its cgroups are selected.
+    fn needs_guard(&self) -> bool {
+        self.whose.may_hold_others()
+            && self.verdict().is_none()
+            && !self.rules.iter().all(|mapped| may_be_repeated(&mapped.rest))
     }
 }
 
@@ -305,22 +357,27 @@ fn steps<'a>(rules: impl IntoIterator<Item = &'a Rule<'a>>, levels: &Levels) -> 
 
 fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
     let (whose, levels) = (mapped.whose(), mapped.levels(levels));
-    if let Some(Step::Run { levels: same, groups }) = steps.last_mut()
+    if let Some(Step::Run { levels: same, groups, known }) = steps.last_mut()
         && *same == levels
     {
-        match groups.iter_mut().find(|group| group.whose.overlaps(&whose)) {
-            None => return groups.push(Group { whose, rules: vec![mapped] }),
-            Some(group)
-                if group.whose == whose
-                    && !stands_alone(&mapped)
-                    && !group.rules.iter().any(stands_alone) =>
-            {
-                return group.rules.push(mapped);
+        let common = || whose.known(true).iter().find_map(|one| known.get(one).copied());
+        match if groups[0].whose == whose { Some(0) } else { common() } {
+            None if whose.may_share(&levels) && groups[0].whose.may_share(&levels) => {
+                known.extend(whose.known(false).into_iter().map(|one| (one, groups.len())));
+                return groups.push(Group { whose, rules: vec![mapped] });
             }
-            Some(_) => {}
+            Some(number)
+                if groups[number].whose == whose
+                    && !stands_alone(&mapped)
+                    && !groups[number].rules.iter().any(stands_alone) =>
+            {
+                return groups[number].rules.push(mapped);
+            }
+            _ => {}
         }
     }
-    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }] });
+    let known = whose.known(false).into_iter().map(|one| (one, 0)).collect();
+    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }], known });
 }
 
 /// How rules get into a chain.
@@ -410,65 +467,92 @@ impl Compiler<'_> {
 
     fn step(&mut self, command: &Command<'_>, step: Step<'_>) {
         match step {
-            Step::Run { levels, groups } => self.run(command, &levels, &groups),
+            Step::Run { levels, groups, .. } => self.run(command, &levels, &groups),
             Step::InPlace { rule, gate } => self.in_place(command, rule, gate),
         }
     }
 
-    /// A map for each level: the cgroups of a unit may be at any of them, and each is at one.
+    /// A map for each level: the cgroups of a unit may be at any of them.
     fn run(&mut self, command: &Command<'_>, levels: &BTreeSet<u32>, groups: &[Group<'_>]) {
-        let chain = command.chain;
-        let table = &chain.table;
-        let everyone: Vec<AnnotationId> =
-            groups.iter().flat_map(|group| &group.rules).map(|mapped| mapped.rule.id).collect();
-        let mut maps: Vec<(u32, SetRef)> = Vec::new();
-        for level in levels {
-            let map = SetRef { table: table.clone(), name: self.names.run(chain) };
-            self.make(format!("map {map}"), " { type cgroupsv2 : verdict; }", &everyone);
-            maps.push((*level, map));
+        let first = &groups[0].rules[0];
+        let everyone: Vec<AnnotationId> = groups.iter().flat_map(Group::ids).collect();
+        if let ([group], 2..) = (groups, levels.len())
+            && group.needs_guard()
+        {
+            let chain = self.guarded(command.chain, levels, group);
+            let mut line = command.line(first.rule).of(everyone);
+            line.write(format!(" jump {chain}"));
+            return self.dispatch.script.push(line);
         }
-        let Some((_, first_map)) = maps.first().cloned() else { return };
-        for group in groups {
-            let ids: Vec<AnnotationId> = group.rules.iter().map(|mapped| mapped.rule.id).collect();
-            let first = group.rules[0].rule;
-            let data = group.verdict().unwrap_or_else(|| {
-                let name = self.names.of_unit(table, &first_map.name, &first.annotation.selectors.label());
-                self.called_chain(table, &name, group);
-                Data::Jump(name)
-            });
-            match &group.whose {
-                Whose::Paths(paths) => {
-                    for path in paths {
-                        let element = Element {
-                            set: first_map.clone(),
-                            key: Key::Cgroup((*path).clone()),
-                            data: Some(data.clone()),
-                        };
-                        self.bind(first.annotation, element, Condition::Cgroup((*path).clone()), ids.clone());
-                    }
-                }
-                Whose::Units(_) => {
-                    let target = |(level, map): &(u32, SetRef)| Target {
-                        level: Some(*level),
-                        set: map.clone(),
-                        data: Some(data.clone()),
-                    };
-                    self.bind_pattern(first.annotation, maps.iter().map(target).collect(), ids);
-                }
-            }
-        }
-        for (level, map) in maps {
-            let mut line = command.line(groups[0].rules[0].rule).of(everyone.iter().copied());
-            line.write(" ");
-            line.write_for(format!("socket cgroupv2 level {level}"), groups[0].rules[0].cgroup.span());
-            line.write(format!(" vmap @{}", map.name));
+        let maps = self.maps(command.chain, levels, &everyone);
+        groups.iter().for_each(|group| self.fill(&maps, group, Data::Jump));
+        for map in &maps {
+            let mut line = command.line(first.rule).of(everyone.iter().copied());
+            look_up(&mut line, map, first.cgroup.span());
             self.dispatch.script.push(line);
         }
     }
 
+    /// Makes a chain that looks the packet's cgroup up at one level after the other. At the first that is found it goes on
+    /// to the group's rules, from where there is no way back to the next level, so that they act once. Returns its name.
+    fn guarded(&mut self, chain: &ChainRef, levels: &BTreeSet<u32>, group: &Group<'_>) -> String {
+        let ids = group.ids();
+        let maps = self.maps(chain, levels, &ids);
+        self.fill(&maps, group, Data::Goto);
+        let name = maps[0].1.name.clone();
+        self.make(format!("chain {} {name}", chain.table), "", &ids);
+        for map in &maps {
+            let mut line = Line::new(format!("add rule {} {name}", chain.table)).of(ids.iter().copied());
+            look_up(&mut line, map, group.rules[0].cgroup.span());
+            self.dispatch.script.push(line);
+        }
+        name
+    }
+
+    fn maps(&mut self, chain: &ChainRef, levels: &BTreeSet<u32>, ids: &[AnnotationId]) -> Vec<(u32, SetRef)> {
+        let mut maps = Vec::new();
+        for level in levels {
+            let map = SetRef { table: chain.table.clone(), name: self.names.run(chain) };
+            self.make(format!("map {map}"), " { type cgroupsv2 : verdict; }", ids);
+            maps.push((*level, map));
+        }
+        maps
+    }
+
+    /// What leads from maps to a group's rules.
+    fn fill(&mut self, maps: &[(u32, SetRef)], group: &Group<'_>, call: fn(String) -> Data) {
+        let Some((_, first_map)) = maps.first() else { return };
+        let first = group.rules[0].rule;
+        let data = group.verdict().unwrap_or_else(|| {
+            let table = &first_map.table;
+            let name = self.names.of_unit(table, &first_map.name, &first.annotation.selectors.label());
+            self.called_chain(table, &name, group);
+            call(name)
+        });
+        match &group.whose {
+            Whose::Paths(paths) => {
+                for path in paths {
+                    let element = Element {
+                        set: first_map.clone(),
+                        key: Key::Cgroup((*path).clone()),
+                        data: Some(data.clone()),
+                    };
+                    self.bind(first.annotation, element, Condition::Cgroup((*path).clone()), group.ids());
+                }
+            }
+            Whose::Units(_) => {
+                let target = |(level, map): &(u32, SetRef)| Target {
+                    level: Some(*level),
+                    set: map.clone(),
+                    data: Some(data.clone()),
+                };
+                self.bind_pattern(first.annotation, maps.iter().map(target).collect(), group.ids());
+            }
+        }
+    }
+
     fn called_chain(&mut self, table: &TableRef, name: &str, group: &Group<'_>) {
-        let ids: Vec<AnnotationId> = group.rules.iter().map(|mapped| mapped.rule.id).collect();
-        self.make(format!("chain {table} {name}"), "", &ids);
+        self.make(format!("chain {table} {name}"), "", &group.ids());
         for mapped in &group.rules {
             let mut line = Line::new(format!("add rule {table} {name}")).of([mapped.rule.id]);
             line.write_tokens(mapped.rest.iter().copied());
@@ -479,34 +563,61 @@ impl Compiler<'_> {
         }
     }
 
-    /// The rule itself; once for each level, if its cgroups may be at several.
+    /// The rule itself. If its cgroups may be at several levels, what stands in front of the match calls a chain with
+    /// the look-ups and the rest, so that each of them acts once. What can't be called is there for each level.
     fn in_place(&mut self, command: &Command<'_>, rule: &Rule<'_>, gate: Gate) {
-        let levels = match rule.annotation.units_match() {
-            Some(_) => levels_of(&rule.annotation.selectors, self.levels),
-            None => [0].into(),
+        let Some(span) = rule.annotation.units_match() else {
+            let run = self.names.run(command.chain);
+            let line = self.gated(command, rule, &run, gate);
+            return self.in_place_at(line, rule, &run, &[]);
         };
-        levels.into_iter().for_each(|level| self.in_place_at(command, rule, gate, level));
+        let levels = levels_of(&rule.annotation.selectors, self.levels);
+        if levels.len() > 1
+            && let Some((before, rest)) = around_units(&rule.body)
+        {
+            let whose = Whose::Units(&rule.annotation.selectors);
+            let group = Group { whose, rules: vec![Mapped { rule, cgroup: Match::Units(span), rest }] };
+            let chain = self.guarded(command.chain, &levels, &group);
+            let mut line = self.gated(command, rule, &chain, gate);
+            line.write_tokens(before);
+            line.write(format!(" jump {chain}"));
+            return self.dispatch.script.push(line);
+        }
+        let run = self.names.run(command.chain);
+        let line = self.gated(command, rule, &run, gate);
+        let mut sets = Vec::new();
+        for level in levels {
+            sets.push((level, self.units_set(&command.chain.table, &run, rule, level)));
+            self.in_place_at(line.clone(), rule, &run, &sets);
+        }
     }
 
-    fn in_place_at(&mut self, command: &Command<'_>, rule: &Rule<'_>, gate: Gate, level: u32) {
-        let chain = command.chain;
-        let run = self.names.run(chain);
+    /// The beginning of a rule that is behind a gate.
+    fn gated(&mut self, command: &Command<'_>, rule: &Rule<'_>, run: &str, gate: Gate) -> Line {
         let mut line = command.line(rule).of([rule.id]);
         if gate != Gate::None {
-            let gate = self.gate(&chain.table, &run, rule, gate);
+            let gate = self.gate(&command.chain.table, run, rule, gate);
             line.write(format!(" meta mark @{gate}"));
         }
+        line
+    }
+
+    /// A rule with a set in place of each match. `units` are the sets of the selected units by their level, up to that
+    /// of the last: what is in an earlier one is another copy's business.
+    fn in_place_at(&mut self, mut line: Line, rule: &Rule<'_>, run: &str, units: &[(u32, String)]) {
         for part in &rule.body {
             match part {
                 Part::Verbatim(token) if token.spaced => line.write_tokens([token]),
                 Part::Verbatim(token) => line.write_for(&token.text, token.span),
                 Part::Units(span) => {
-                    let set = self.units_set(&chain.table, &run, rule, level);
-                    line.write(" ");
-                    line.write_for(format!("socket cgroupv2 level {level} @{set}"), *span);
+                    for (number, (level, set)) in units.iter().rev().enumerate() {
+                        let not = if number > 0 { "!= " } else { "" };
+                        line.write(" ");
+                        line.write_for(format!("socket cgroupv2 level {level} {not}@{set}"), *span);
+                    }
                 }
                 Part::Cgroup(cgroup) => {
-                    let set = self.paths_set(&chain.table, &run, rule, cgroup);
+                    let set = self.paths_set(&rule.statement.chain.table, run, rule, cgroup);
                     let not = if cgroup.negated { "!= " } else { "" };
                     line.write(" ");
                     line.write_for(
@@ -558,24 +669,27 @@ impl Compiler<'_> {
             })
             .flatten()
             .collect();
-        let is_known_ahead = match gate {
-            Gate::Unit => rule.annotation.only_unit().is_some(),
-            _ => rule.annotation.units_match().is_none(),
-        };
-        if !is_known_ahead {
-            self.bind_pattern(rule.annotation, vec![Target { level: None, set, data: None }], vec![rule.id]);
-            return name;
-        }
-        let conditions: Vec<Condition> = match gate {
-            Gate::None => vec![],
-            Gate::AnyPath => paths.into_iter().map(Condition::Cgroup).collect(),
-            Gate::AllPaths => vec![Condition::AllCgroups(paths)],
-            Gate::Unit => rule
-                .annotation
-                .only_unit()
-                .map(|unit| self.activity(rule.annotation, unit))
-                .into_iter()
-                .collect(),
+        let conditions: Vec<Condition> = match (gate, rule.annotation.only_unit()) {
+            (Gate::None, _) => vec![],
+            (Gate::Unit, Some(unit)) => {
+                if let Some(selectors) = rule.annotation.users_units() {
+                    self.dispatch.patterns.push(Pattern {
+                        selectors,
+                        targets: vec![Target { level: None, set: set.clone(), data: None }],
+                        unless: Some(unit.clone()),
+                        unit: rule.annotation.unit.clone(),
+                        annotations: vec![rule.id],
+                    });
+                }
+                vec![Condition::UnitActive(unit.clone())]
+            }
+            _ if paths.is_empty() => {
+                let target = Target { level: None, set, data: None };
+                self.bind_pattern(rule.annotation, vec![target], vec![rule.id]);
+                return name;
+            }
+            (Gate::AnyPath, _) => paths.into_iter().map(Condition::Cgroup).collect(),
+            (Gate::AllPaths | Gate::Unit, _) => vec![Condition::AllCgroups(paths)],
         };
         let element = Element { set, key: Key::Everything, data: None };
         for condition in conditions {
@@ -584,21 +698,14 @@ impl Compiler<'_> {
         name
     }
 
-    fn activity(&self, annotation: &Annotation, unit: &UnitName) -> Condition {
-        match annotation.selectors.is_bare() {
-            true => Condition::UnitActive(unit.clone()),
-            false => Condition::SystemUnitActive(unit.clone()),
-        }
-    }
-
     fn bind_pattern(&mut self, annotation: &Annotation, targets: Vec<Target>, ids: Vec<AnnotationId>) {
-        let pattern = Pattern {
+        self.dispatch.patterns.push(Pattern {
             selectors: annotation.selectors.clone(),
             targets,
+            unless: None,
             unit: annotation.unit.clone(),
-            location: self.policy.sources.location(annotation.unit_span),
-        };
-        self.dispatch.patterns.push((pattern, ids));
+            annotations: ids,
+        });
     }
 
     /// Makes a map, set or chain.
@@ -615,10 +722,15 @@ impl Compiler<'_> {
         condition: Condition,
         annotations: Vec<AnnotationId>,
     ) {
-        let location = self.policy.sources.location(annotation.unit_span);
-        let binding = Binding { element, condition, unit: annotation.unit.clone(), location };
-        self.dispatch.bindings.push(Bound { binding, annotations });
+        self.dispatch.rows.push(Row { element, condition, unit: annotation.unit.clone(), annotations });
     }
+}
+
+/// The look-up of a packet's cgroup in the map of a level, for a match that stands at `origin`.
+fn look_up(line: &mut Line, (level, map): &(u32, SetRef), origin: Span) {
+    line.write(" ");
+    line.write_for(format!("socket cgroupv2 level {level}"), origin);
+    line.write(format!(" vmap @{}", map.name));
 }
 
 /// Notes who uses a variable. nft also expands `$NAME` in the string of a `log prefix`.

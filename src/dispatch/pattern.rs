@@ -1,11 +1,11 @@
-//! Elements for units that nobody knows ahead: one for each cgroup that selectors select.
+//! Rows for units that nobody knows ahead: one for each cgroup that selectors select.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Binding, CgroupPath, Condition, Data, Element, Key, Location, SetRef, UnitName},
+    model::{AnnotationId, CgroupPath, Condition, Data, Element, Key, Row, SetRef, UnitName},
     units::selector::Selectors,
 };
 
@@ -16,10 +16,12 @@ pub struct Pattern {
     pub selectors: Selectors,
     /// What goes where.
     pub targets: Vec<Target>,
-    /// What stands left of the annotation's `::`.
+    /// Only while the system's manager has no unit of this name.
+    pub unless: Option<UnitName>,
+    /// What stands left of the first annotation's `::`.
     pub unit: UnitName,
-    /// Where the annotation begins.
-    pub location: Location,
+    /// The annotations that ask for it, at least one.
+    pub annotations: Vec<AnnotationId>,
 }
 
 /// One element of each instance.
@@ -36,26 +38,31 @@ pub struct Target {
 
 impl Pattern {
     /// What the cgroup of an instance that is selected asks for.
-    pub fn bindings(&self, path: &CgroupPath) -> Vec<Binding> {
+    pub fn rows(&self, path: &CgroupPath) -> impl Iterator<Item = Row> {
         let level = level(path);
-        let of_this_level = |target: &&Target| target.level.is_none_or(|at| at == level);
-        self.targets.iter().filter(of_this_level).map(|target| self.binding(target, path)).collect()
+        let of_this_level = move |target: &&Target| target.level.is_none_or(|at| at == level);
+        self.targets.iter().filter(of_this_level).map(|target| self.row(target, path))
     }
 
-    /// The element of a target for the cgroup at a path.
-    pub fn binding(&self, target: &Target, path: &CgroupPath) -> Binding {
+    /// The row of a target for the cgroup at a path.
+    pub fn row(&self, target: &Target, path: &CgroupPath) -> Row {
         let key = target.level.map_or(Key::Everything, |_| Key::Cgroup(path.clone()));
-        Binding {
+        let condition = match &self.unless {
+            Some(unit) => Condition::UsersUnit(path.clone(), unit.clone()),
+            None => Condition::Cgroup(path.clone()),
+        };
+        Row {
             element: Element { set: target.set.clone(), key, data: target.data.clone() },
-            condition: Condition::Cgroup(path.clone()),
+            condition,
             unit: self.unit.clone(),
-            location: self.location.clone(),
+            annotations: self.annotations.clone(),
         }
     }
 
-    /// The levels that there are sets for; all, if there is only a gate.
-    pub fn levels(&self) -> Option<BTreeSet<u32>> {
-        self.targets.iter().map(|target| target.level).collect()
+    /// Whether it has a set for the level of a cgroup, or only a gate.
+    pub fn has_level_of(&self, path: &CgroupPath) -> bool {
+        let levels: Option<BTreeSet<u32>> = self.targets.iter().map(|target| target.level).collect();
+        levels.is_none_or(|levels| levels.contains(&level(path)))
     }
 }
 

@@ -30,6 +30,11 @@ struct Piece {
 }
 
 impl Script {
+    /// Commands of our own words.
+    pub fn of<'a>(commands: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { lines: commands.into_iter().map(Line::new).collect() }
+    }
+
     /// Appends a line.
     pub fn push(&mut self, line: Line) {
         self.lines.push(line);

@@ -1,10 +1,8 @@
 //! What is to be done, in the imperative.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Binding, CgroupId, CgroupPath, SetRef, UnitName};
+use crate::model::{CgroupId, CgroupPath, Element, RowId, SetRef, UnitName};
 
 /// Something that the engine wants done. The answer, if any, comes back as an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,15 +13,8 @@ pub enum Action {
     LookAtCgroup(CgroupPath),
     /// Ask systemd for a unit's state. Answer: [`Event::UnitStateSeen`](super::Event::UnitStateSeen), if it can be had.
     LookAtUnit(UnitName),
-    /// Delete what should not be in a set: all ids but `keep`, and in a set that is the user's own only
-    /// those that no cgroup has any more.
-    Sweep {
-        /// The set.
-        set: SetRef,
-        /// The ids that belong there.
-        keep: BTreeSet<CgroupId>,
-    },
-    /// Load the policy again. Answer: [`Event::PolicyLoaded`](super::Event::PolicyLoaded), unless the old one stays.
+    /// Load the policy again. Answer: [`Event::PolicyLoaded`](super::Event::PolicyLoaded) or
+    /// [`Event::LoadFailed`](super::Event::LoadFailed).
     Reload {
         /// Whether to read the files again.
         reread: bool,
@@ -36,16 +27,36 @@ pub enum Action {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
     /// Elements to add, all in one transaction.
-    pub add: Vec<Binding>,
-    /// Gates to close, all in one transaction.
-    pub close: Vec<Binding>,
-    /// Elements of dead cgroups to delete by id.
-    pub delete: Vec<(Binding, CgroupId)>,
+    pub add: Vec<Add>,
+    /// Elements to delete, all in one transaction.
+    pub delete: Vec<Delete>,
+}
+
+/// An element to add.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Add {
+    /// The row that it is for.
+    pub row: RowId,
+    /// The element.
+    pub element: Element,
+    /// The id of its cgroup; a gate's element has none.
+    pub id: Option<CgroupId>,
+}
+
+/// An element to delete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delete {
+    /// The row that it was for.
+    pub row: RowId,
+    /// The set or map.
+    pub set: SetRef,
+    /// The id of its cgroup, which may be gone; a gate's element has none.
+    pub id: Option<CgroupId>,
 }
 
 impl Commit {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.add.is_empty() && self.close.is_empty() && self.delete.is_empty()
+        self.add.is_empty() && self.delete.is_empty()
     }
 }

@@ -4,15 +4,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dispatch::Pattern,
-    model::{Binding, CgroupId, CgroupPath, Element, Instance, Source, UnitName, UnitState},
-    units::selector::Users,
+    model::{CgroupId, CgroupPath, Instance, Outcome, Row, RowId, Source, UnitName, UnitState},
+    units::Users,
 };
 
 /// Something that the engine is told. Any of them may be late, doubled, lost or out of order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// A new dispatch is in the kernel, and nothing else of ours but elements of users' own sets.
+    /// A new dispatch is in the kernel, and nothing else of ours.
     PolicyLoaded(PolicyLoaded),
+    /// A load failed, and what was in the kernel is there as before.
+    LoadFailed {
+        /// Whether it may succeed in a moment: the kernel was short of something.
+        passing: bool,
+    },
     /// Somebody looked at a cgroup that selectors select.
     InstanceSeen {
         /// Which.
@@ -29,6 +34,11 @@ pub enum Event {
         /// Who looked; `None` for a look that the engine asked for.
         source: Option<Source>,
     },
+    /// A look at a cgroup failed, and says nothing of whether it exists.
+    LookFailed {
+        /// Its path.
+        path: CgroupPath,
+    },
     /// Something happened to a unit: its cgroups are worth a look.
     UnitChanged {
         /// The unit.
@@ -43,14 +53,12 @@ pub enum Event {
         /// Who says so.
         source: Source,
     },
-    /// A unit's ActiveState was seen.
+    /// The ActiveState of a unit of the system's manager was seen.
     UnitStateSeen {
         /// The unit.
         unit: UnitName,
         /// What it is.
         state: UnitState,
-        /// Whether it is a user manager's unit of that name, not the system's.
-        user: bool,
         /// Who says so.
         source: Source,
     },
@@ -64,16 +72,16 @@ pub enum Event {
         /// Which.
         source: Source,
     },
-    /// What became of the elements of an [`Action::Commit`](super::Action::Commit).
+    /// What became of the elements of an [`Action::Commit`](super::Action::Commit), each of them.
     Committed {
         /// One by one.
-        outcomes: Vec<(Element, Outcome)>,
+        outcomes: Vec<(RowId, Outcome)>,
     },
     /// Somebody else changed the tables, chains or sets that our objects are in or need.
     RulesetChanged,
     /// SIGHUP: the files are to be read again.
     ReloadRequested,
-    /// The policy is to be loaded again as it is: a host name has another address.
+    /// The policy is to be loaded again as it is: a name stands for something else now.
     ReapplyRequested,
 }
 
@@ -81,38 +89,14 @@ pub enum Event {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyLoaded {
     /// All that is to be kept true from now on and is known ahead.
-    pub bindings: Vec<Binding>,
+    pub rows: Vec<Row>,
     /// What to make of units as they come.
     pub patterns: Vec<Pattern>,
     /// The users whom their selectors name.
     pub users: Users,
-    /// The instances that there were.
-    pub instances: Vec<Instance>,
-    /// The elements that were put in with it.
-    pub installed: Vec<(Element, Outcome)>,
-}
-
-/// What became of one element.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// A cgroup's element is in the kernel. libnftables looks the path up by itself, so the id is sure only if
-    /// it was the same just before and just after.
-    Added {
-        /// The cgroup's id just before.
-        before: Option<CgroupId>,
-        /// The cgroup's id just after.
-        after: Option<CgroupId>,
-    },
-    /// Its cgroup vanished before it could be added.
-    Vanished,
-    /// nft refused it; that is reported already.
-    Refused,
-    /// A cgroup's element with this id is no longer in the kernel.
-    Deleted(CgroupId),
-    /// A gate's element is in the kernel.
-    Opened,
-    /// A gate's element is no longer in the kernel.
-    Closed,
-    /// Nothing is known: it was neither added nor taken away.
-    Failed,
+    /// The instances that there were, and the rows that patterns made of each.
+    pub instances: Vec<(Instance, Vec<Row>)>,
+    /// The elements that were put in with it: the number of the row, counted through `rows` and then `instances`, and the
+    /// cgroup's id; a gate's element has none.
+    pub installed: Vec<(usize, Option<CgroupId>)>,
 }

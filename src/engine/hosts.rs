@@ -11,8 +11,7 @@ use std::{
 
 use crate::{
     dispatch::HostSet,
-    model::SetRef,
-    policy::hosts::{Addresses, HostName, Hosts},
+    model::{Addresses, HostName, Hosts, SetRef},
 };
 
 /// The pause after a transaction that failed; each following one is twice as long.

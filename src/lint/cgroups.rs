@@ -1,10 +1,12 @@
 //! Where systemd puts the cgroups of its units (systemd.slice(5), systemd.unit(5)).
 
-use super::units::{self, Units};
 pub(super) use crate::units::places::{default_path, is_slice, slice_path};
 use crate::{
     model::{CgroupPath, UnitName},
-    units::places::user_of,
+    units::{
+        UnitFile, Units,
+        places::{self, user_of},
+    },
 };
 
 /// Where a unit's cgroup is.
@@ -88,9 +90,9 @@ pub(super) fn place(unit: &UnitName, units: Option<&Units>) -> Place {
     if let Some(user) = user_of(name) {
         return Place::Known(format!("user.slice/user-{user}.slice/{name}"));
     }
-    let files: Vec<&units::UnitFile> = units.into_iter().flat_map(|units| units.files_of(unit)).collect();
+    let files: Vec<&UnitFile> = units.into_iter().flat_map(|units| units.files_of(unit)).collect();
     if files.is_empty() {
-        return if units::template(name).is_some() {
+        return if places::template(name).is_some() {
             Place::Default(default_path(name))
         } else {
             Place::Unknown
@@ -102,7 +104,7 @@ pub(super) fn place(unit: &UnitName, units: Option<&Units>) -> Place {
     match files.iter().find_map(|file| file.slice.as_deref()) {
         Some(slice) if slice.contains('%') => Place::Unknown,
         Some(slice) => slice_path(slice).map_or(Place::Unknown, |slice| Place::Known(join(&slice, name))),
-        None if matches!(units::kind(name), "service" | "socket") => Place::Known(default_path(name)),
+        None if matches!(places::kind(name), "service" | "socket") => Place::Known(default_path(name)),
         None => Place::Unknown,
     }
 }

@@ -1,4 +1,4 @@
-//! POLICY + FACTS -> MISTAKES. What nft takes and what will not do what its author thinks. Pure.
+//! POLICY + FACTS -> DIAGNOSTICS. What nft takes and what will not do what its author thinks. Pure.
 //!
 //! A lint that lacks its facts is silent: those about units need [`Units`], those about what is reached in which order
 //! need a [`Ruleset`].
@@ -15,13 +15,11 @@ pub mod ruleset;
 mod sockets;
 mod subject;
 #[cfg(test)]
-mod testing;
-pub mod units;
+pub(crate) mod testing;
 
-use crate::{policy::Policy, text::Diagnostic};
+use crate::{policy::Policy, text::Diagnostic, units::Units};
 use calls::Calls;
 pub use ruleset::Ruleset;
-pub use units::{UnitFile, Units};
 
 /// What is known of the machine.
 #[derive(Debug, Clone, Copy, Default)]

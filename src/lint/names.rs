@@ -2,14 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    cgroups,
-    units::{self, Units},
-};
+use super::cgroups;
 use crate::{
     model::{AnnotationId, CGROUP_ROOT, CgroupPath, UnitName},
     policy::{Annotation, Policy, Statement},
     text::{Code, Diagnostic, diagnostic::quoted, nearest::nearest},
+    units::{Units, places},
 };
 
 /// Types whose units come from files, as a rule.
@@ -26,7 +24,7 @@ pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Diagnostic>, 
     let mut meant: BTreeMap<&UnitName, Option<String>> = BTreeMap::new();
     for (id, annotation) in policy.iter() {
         let Some(unit) = annotation.only_unit() else { continue };
-        if !FROM_FILES.contains(&units::kind(&unit.0)) || units.knows(unit) {
+        if !FROM_FILES.contains(&places::kind(&unit.0)) || units.knows(unit) {
             continue;
         }
         let look_up = meant.len() < LOOKED_UP;
@@ -67,15 +65,16 @@ fn may_be_out_of_sight(annotation: &Annotation) -> bool {
 
 /// The known name of the same type that is nearest; for an instance also that of the nearest template.
 fn nearest_unit(unit: &UnitName, units: &Units) -> Option<String> {
-    let kind = units::kind(&unit.0);
-    let stem =
-        |name: &'_ str| -> Option<usize> { (units::kind(name) == kind).then(|| name.len() - kind.len() - 1) };
+    let kind = places::kind(&unit.0);
+    let stem = |name: &'_ str| -> Option<usize> {
+        (places::kind(name) == kind).then(|| name.len() - kind.len() - 1)
+    };
     let stems = units
         .files
         .keys()
         .chain(units.running.keys())
         .filter_map(|name| stem(&name.0).map(|end| &name.0[..end]));
-    if units::template(&unit.0).is_some()
+    if places::template(&unit.0).is_some()
         && let Some((prefix, instance)) = unit.0.split_once('@')
     {
         let templates = stems.filter_map(|stem| stem.strip_suffix('@'));

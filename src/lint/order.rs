@@ -7,9 +7,8 @@ use super::{
     subject::{Subject, Verdict},
 };
 use crate::{
-    dispatch::form::only_matches,
     model::{AnnotationId, CgroupPath, ChainRef, UnitName},
-    policy::{Annotation, CgroupMatch, Part, Placement, Policy, Statement},
+    policy::{Annotation, CgroupMatch, Part, Placement, Policy, Statement, words::only_matches},
     text::{Code, Diagnostic, FileId, Token, TokenKind, diagnostic::quoted},
 };
 

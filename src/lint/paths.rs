@@ -5,14 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    cgroups::{self, Place},
-    units::{self, Units},
-};
+use super::cgroups::{self, Place};
 use crate::{
     model::{AnnotationId, CGROUP_ROOT, CgroupPath, UnitName},
     policy::{Annotation, CgroupMatch, Part, Policy, Statement},
     text::{Code, Diagnostic, Span, diagnostic::quoted},
+    units::{Units, places},
 };
 
 /// Judges each annotation once. The units in `misspelt` are not looked for in their paths.
@@ -118,7 +116,7 @@ impl<'a> Judge<'a> {
     /// That no path is the unit's.
     fn unit(&self) -> Option<Diagnostic> {
         let unit = self.unit;
-        if !matches!(units::kind(&unit.0), "service" | "socket" | "mount" | "swap" | "scope" | "slice") {
+        if !matches!(places::kind(&unit.0), "service" | "socket" | "mount" | "swap" | "scope" | "slice") {
             return None;
         }
         let first = self.written.first()?;
@@ -178,9 +176,9 @@ impl<'a> Judge<'a> {
         let is_slice = cgroups::is_slice(&unit.0);
         let runs = self.units.is_some_and(|units| units.cgroups_of(unit).next().is_some());
         let is_known = self.units.is_some_and(|units| units.knows(unit));
-        let is_label = matches!(units::kind(&unit.0), "slice" | "scope") && !is_known;
+        let is_label = matches!(places::kind(&unit.0), "slice" | "scope") && !is_known;
         let has_its_type =
-            self.written.iter().any(|written| units::kind(written.last()) == units::kind(&unit.0));
+            self.written.iter().any(|written| places::kind(written.last()) == places::kind(&unit.0));
         let around = |written: &Written<'_>| {
             let runs_within = || {
                 let all = self.units.into_iter().flat_map(|units| units.cgroups_of(unit));
@@ -204,7 +202,7 @@ impl<'a> Judge<'a> {
         };
         written.path == "init.scope"
             || written.last().strip_suffix(".socket") == Some(stem)
-            || (units::kind(written.last()) == "socket" && activates())
+            || (places::kind(written.last()) == "socket" && activates())
     }
 
     fn not_named(&self, written: &Written<'_>) -> Diagnostic {
@@ -263,9 +261,12 @@ fn shown(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lint::{
-        Facts, UnitFile,
-        testing::{file, found, mended, messages, units, with_units},
+    use crate::{
+        lint::{
+            Facts,
+            testing::{file, found, mended, messages, units, with_units},
+        },
+        units::UnitFile,
     };
 
     fn rule(unit: &str, path: &str) -> String {

@@ -6,11 +6,11 @@ use super::{
     calls::Calls,
     cgroups::{self, Place},
     subject::Subject,
-    units::{self, Units},
 };
 use crate::{
     model::{ChainRef, UnitName},
     text::{Code, Diagnostic, diagnostic::quoted},
+    units::{Units, places},
 };
 
 /// Rules that may be about connections which a service's socket unit accepts.
@@ -28,7 +28,7 @@ pub(super) fn lint(
         }
         let paths = subject.cgroups.iter().flat_map(|cgroup| &cgroup.paths);
         paths.into_iter().find_map(|(path, span)| {
-            let service = path.components().filter(|name| units::kind(name) == "service").last()?;
+            let service = path.components().filter(|name| places::kind(name) == "service").last()?;
             let socket = sockets.of_service(service)?;
             if covered.contains(&(&subject.rule.chain, socket.0.as_str())) {
                 return None;
@@ -64,7 +64,7 @@ impl<'a> Sockets<'a> {
     }
 
     fn of_service(&self, service: &str) -> Option<&'a UnitName> {
-        self.0.get(service).or_else(|| self.0.get(&units::template(service)?)).copied()
+        self.0.get(service).or_else(|| self.0.get(&places::template(service)?)).copied()
     }
 }
 
@@ -73,7 +73,7 @@ fn covered_sockets<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Chain
     let chain = &subject.rule.chain;
     let paths = subject.cgroups.clone().into_iter().flat_map(|cgroup| &cgroup.paths);
     let names = paths.flat_map(|(path, _)| path.components());
-    names.filter(|name| units::kind(name) == "socket").map(move |name| (chain, name))
+    names.filter(|name| places::kind(name) == "socket").map(move |name| (chain, name))
 }
 
 /// Whether packets of connections that others opened may come to a rule.
@@ -104,9 +104,12 @@ fn place(socket: &UnitName, path: &str, units: &Units) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lint::{
-        Facts, Ruleset, UnitFile,
-        testing::{found, jump, messages, ruleset, units, with_units},
+    use crate::{
+        lint::{
+            Facts, Ruleset,
+            testing::{found, jump, messages, ruleset, units, with_units},
+        },
+        units::UnitFile,
     };
 
     fn socket(is_wanted: bool, service: Option<&str>) -> UnitFile {

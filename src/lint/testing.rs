@@ -8,11 +8,12 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Facts, Ruleset, UnitFile, Units, lint};
+use super::{Facts, Ruleset, lint};
 use crate::{
     model::UnitName,
     policy::{Policy, files::Files, parse},
     text::{Code, Diagnostic},
+    units::{UnitFile, Units},
 };
 
 struct InMemory(BTreeMap<PathBuf, String>);
@@ -28,7 +29,7 @@ impl Files for InMemory {
 }
 
 /// A policy of several files `0.nft`, `1.nft` ….
-pub(super) fn policy_of(texts: &[&str]) -> Policy {
+pub(crate) fn policy_of(texts: &[&str]) -> Policy {
     let named =
         texts.iter().enumerate().map(|(n, text)| (PathBuf::from(format!("{n}.nft")), (*text).to_owned()));
     let files = InMemory(named.collect());

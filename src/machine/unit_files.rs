@@ -10,8 +10,8 @@ use std::{
 
 use super::tree::Tree;
 use crate::{
-    lint::UnitFile,
     model::{UNIT_TYPES, UnitName},
+    units::UnitFile,
 };
 use syntax::{Assignment, assignments};
 

@@ -1,27 +1,154 @@
-//! What nft prints about a script or about files, taken apart. Pure.
+//! What nft prints about a script or about files, taken apart and classified. Pure.
+//!
+//! Nothing else in the crate compares nft's words: who acts on a complaint asks for its [`Kind`].
 
 use serde::{Deserialize, Serialize};
 
-use super::Complaint;
+/// A place in a script: line (from 1), first and last column (from 1, in bytes).
+pub type Place = (usize, usize, usize);
 
-/// A complaint with its place as nft names it.
+/// What nft says of a script, with its place in the script where it names one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileComplaint {
-    /// The file, under the name that nft opened it by; line (from 1), first and last column (from 1, in bytes).
-    pub place: Option<(String, (usize, usize, usize))>,
+pub struct Complaint<P = Place> {
+    /// Where.
+    pub place: Option<P>,
+    /// What it means for those who act on it.
+    pub kind: Kind,
     /// nft's own words, without the place and without the echoed line.
     pub words: String,
+}
+
+/// What nft says of files: the place has the file's name, under which nft opened it.
+pub type FileComplaint = Complaint<(String, Place)>;
+
+/// Kinds of complaints that somebody acts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// There is no cgroup of this path.
+    CgroupMissing,
+    /// There is no interface of this name.
+    InterfaceMissing,
+    /// A host name has no address; nft takes for one whatever is no address.
+    HostUnresolved,
+    /// The kernel does not have this there, such as a cgroup match in a forward chain.
+    Unsupported,
+    /// Chains call each other in a circle, or too deep.
+    Loop,
+    /// No such table, chain, set or device.
+    Missing,
+    /// The same, and nft knows a similar name, which its words have.
+    Misspelt,
+    /// It is there already, perhaps with another value.
+    Exists,
+    /// A character that nft takes nowhere, such as a carriage return.
+    Junk,
+    /// A statement ends before it is complete.
+    EarlyEnd,
+    /// Any other syntax error.
+    Syntax,
+    /// The kernel could not do it now, and may the next time.
+    Passing,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    /// The kind of a complaint in these words: nft's, or the text of an error of the system.
+    fn of(words: &str) -> Self {
+        if let Some(syntax) = words.strip_prefix("syntax error") {
+            return Self::of_syntax(syntax);
+        }
+        let starts = [
+            ("cgroupv2 path fails", Self::CgroupMissing),
+            ("Interface does not exist", Self::InterfaceMissing),
+            ("Could not resolve hostname", Self::HostUnresolved),
+        ];
+        match starts.into_iter().find(|(start, _)| words.starts_with(start)) {
+            Some((_, kind)) => kind,
+            None => Self::of_error(words),
+        }
+    }
+
+    /// By what bison did not expect.
+    fn of_syntax(words: &str) -> Self {
+        let Some(unexpected) = words.strip_prefix(", unexpected ") else { return Self::Syntax };
+        match unexpected.split([',', ' ']).next() {
+            // The latter in nftables 1.1, for carriage returns.
+            Some("junk" | "CRLF") => Self::Junk,
+            Some("newline") => Self::EarlyEnd,
+            _ => Self::Syntax,
+        }
+    }
+
+    /// By the error's text, as strerror(3) has it: all of the words, or their end.
+    fn of_error(words: &str) -> Self {
+        let line = words.lines().next().unwrap_or_default();
+        let (before, is_near_miss) = match line.split_once("; did you mean ") {
+            Some((before, _)) => (before, true),
+            None => (line, false),
+        };
+        let before = before.split(" (os error ").next().unwrap_or_default();
+        match before.rsplit(": ").next().unwrap_or_default() {
+            "No such file or directory" if is_near_miss => Self::Misspelt,
+            "No such file or directory" => Self::Missing,
+            "Operation not supported" => Self::Unsupported,
+            "Too many links" => Self::Loop,
+            "File exists" => Self::Exists,
+            "Cannot allocate memory"
+            | "Device or resource busy"
+            | "Interrupted system call"
+            | "No buffer space available"
+            | "Resource temporarily unavailable"
+            | "Too many open files"
+            | "Too many open files in system" => Self::Passing,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether nft cannot read what is written.
+    pub fn is_syntax(self) -> bool {
+        matches!(self, Self::Junk | Self::EarlyEnd | Self::Syntax)
+    }
+
+    /// Whether it may be about another rule of the same table that stands before: the kernel looks at a whole table after
+    /// each rule, so it says the same of all later ones (`nft_table_validate`).
+    pub fn is_of_the_table(self) -> bool {
+        matches!(self, Self::Unsupported | Self::Loop)
+    }
+
+    /// Whether a table, chain, set or device does not exist.
+    pub fn is_missing(self) -> bool {
+        matches!(self, Self::Missing | Self::Misspelt)
+    }
+}
+
+impl<P> Complaint<P> {
+    /// With the kind that these words are of.
+    pub fn new(place: Option<P>, words: impl Into<String>) -> Self {
+        let words = words.into();
+        Self { place, kind: Kind::of(&words), words }
+    }
+
+    /// Without a place.
+    pub fn unplaced(words: impl Into<String>) -> Self {
+        Self::new(None, words)
+    }
+
+    /// Whether the same may succeed in a moment.
+    pub fn is_passing(&self) -> bool {
+        self.kind == Kind::Passing
+    }
 }
 
 /// The complaints in nft's error text, in its order. `script` is the file name under which nft read the script:
 /// places in other files are left in the words. Warnings are dropped where there are errors.
 pub fn parse(text: &str, script: &str) -> Vec<Complaint> {
-    let of_script = |FileComplaint { place, words }| match place {
-        Some((file, place)) if file == script => Complaint { place: Some(place), words },
+    let of_script = |FileComplaint { place, kind, words }| match place {
+        Some((file, place)) if file == script => Complaint { place: Some(place), kind, words },
         Some((file, (line, first, last))) => {
-            Complaint { place: None, words: format!("{file}:{line}:{first}-{last}: {words}") }
+            Complaint { place: None, kind, words: format!("{file}:{line}:{first}-{last}: {words}") }
         }
-        None => Complaint { place: None, words },
+        None => Complaint { place: None, kind, words },
     };
     parse_files(text).into_iter().map(of_script).collect()
 }
@@ -43,7 +170,7 @@ pub fn parse_files(text: &str) -> Vec<FileComplaint> {
             complaint.words.push('\n');
             complaint.words.push_str(line);
         } else {
-            found.push((Severity::Other, FileComplaint { place: None, words: line.to_owned() }));
+            found.push((Severity::Other, Complaint::unplaced(line)));
         }
     }
     if found.iter().any(|(severity, _)| *severity == Severity::Error) {
@@ -75,11 +202,11 @@ fn headline(line: &str) -> Option<(Severity, FileComplaint)> {
     let origin = before.strip_suffix(": ").unwrap_or_default();
     let place = place(origin).filter(|(file, _)| *file != "internal");
     let place = place.map(|(file, place)| (file.to_owned(), place));
-    Some((severity, FileComplaint { place, words: words.to_owned() }))
+    Some((severity, Complaint::new(place, words)))
 }
 
 /// `file:line:first-last`, with the file's name as nft has it (which may have colons in it).
-fn place(origin: &str) -> Option<(&str, (usize, usize, usize))> {
+fn place(origin: &str) -> Option<(&str, Place)> {
     let mut parts = origin.rsplitn(3, ':');
     let (first, last) = parts.next()?.split_once('-')?;
     let line = parts.next()?.parse().ok()?;
@@ -96,11 +223,11 @@ mod tests {
     use super::*;
 
     fn at(line: usize, first: usize, last: usize, words: &str) -> Complaint {
-        Complaint { place: Some((line, first, last)), words: words.to_owned() }
+        Complaint::new(Some((line, first, last)), words)
     }
 
     fn nowhere(words: &str) -> Complaint {
-        Complaint { place: None, words: words.to_owned() }
+        Complaint::unplaced(words)
     }
 
     #[test]
@@ -151,7 +278,10 @@ foo bar
 ";
         assert_eq!(
             parse(text, "/proc/self/fd/7"),
-            [nowhere("/etc/a:b.nft:2:8-8: syntax error, unexpected newline")]
+            [Complaint {
+                kind: Kind::EarlyEnd,
+                ..nowhere("/etc/a:b.nft:2:8-8: syntax error, unexpected newline")
+            }]
         );
     }
 
@@ -164,10 +294,7 @@ log prefix \"x: Error: y\"
        ^
 main.conf:4:1-3: Error: Interface does not exist
 ";
-        let of = |file: &str, place, words: &str| FileComplaint {
-            place: Some((file.to_owned(), place)),
-            words: words.to_owned(),
-        };
+        let of = |file: &str, place, words: &str| Complaint::new(Some((file.to_owned(), place)), words);
         assert_eq!(
             parse_files(text),
             [
@@ -199,5 +326,77 @@ main.conf:4:1-3: Error: Interface does not exist
         assert_eq!(parse("one\ntwo\n", "x"), [nowhere("one\ntwo")]);
         assert_eq!(parse("Error: one\ntwo\n", "x"), [nowhere("one\ntwo")]);
         assert_eq!(parse("", "x"), []);
+    }
+
+    #[test]
+    fn words_of_both_versions_have_their_kind() {
+        for (words, kind) in [
+            ("cgroupv2 path fails: No such file or directory", Kind::CgroupMissing),
+            ("Interface does not exist", Kind::InterfaceMissing),
+            ("Could not resolve hostname: Name or service not known", Kind::HostUnresolved),
+            ("Could not resolve hostname: Address family for hostname not supported", Kind::HostUnresolved),
+            ("Could not resolve service: Servname not supported for ai_socktype", Kind::Other),
+            ("Could not process rule: Operation not supported", Kind::Unsupported),
+            ("Chain of type \"nat\" is not supported, perhaps kernel support is missing?", Kind::Other),
+            ("Could not process rule: No such file or directory", Kind::Missing),
+            ("No such file or directory", Kind::Missing),
+            ("No such file or directory; did you mean table ‘filter’ in family inet?", Kind::Misspelt),
+            ("No such file or directory; did you mean set 'friends' in table inet 'filter'?", Kind::Misspelt),
+            ("File not found: ./nosuch.nft", Kind::Other),
+            ("unknown identifier 'LNA'; did you mean identifier ‘LAN’?", Kind::Other),
+            ("Could not process rule: File exists", Kind::Exists),
+            ("syntax error, unexpected junk", Kind::Junk),
+            ("syntax error, unexpected junk, expecting end of file or newline or semicolon", Kind::Junk),
+            (
+                "syntax error, unexpected CRLF line terminators, expecting end of file or newline or semicolon",
+                Kind::Junk,
+            ),
+            ("syntax error, unexpected newline", Kind::EarlyEnd),
+            ("syntax error, unexpected newline, expecting string", Kind::EarlyEnd),
+            ("syntax error, unexpected '}', expecting newline or semicolon", Kind::Syntax),
+            ("syntax error, unexpected string", Kind::Syntax),
+            ("syntax error", Kind::Syntax),
+            ("Could not process rule: Cannot allocate memory", Kind::Passing),
+            ("Could not process rule: Device or resource busy", Kind::Passing),
+            ("Could not process rule: Too many links", Kind::Loop),
+            ("cache initialization failed: Interrupted system call", Kind::Passing),
+            ("cache initialization failed: Operation not permitted", Kind::Other),
+            ("Could not process rule: Invalid argument", Kind::Other),
+            ("", Kind::Other),
+        ] {
+            assert_eq!(Complaint::<Place>::unplaced(words).kind, kind, "{words}");
+        }
+    }
+
+    #[test]
+    fn errors_of_the_system_that_pass_are_told_by_their_text() {
+        use nix::errno::Errno;
+        for errno in [
+            Errno::ENOMEM,
+            Errno::EBUSY,
+            Errno::EINTR,
+            Errno::ENOBUFS,
+            Errno::EAGAIN,
+            Errno::EMFILE,
+            Errno::ENFILE,
+        ] {
+            let error = std::io::Error::from(errno).to_string();
+            assert_eq!(Complaint::<Place>::unplaced(&error).kind, Kind::Passing, "{error}");
+        }
+        for errno in [Errno::EPERM, Errno::EINVAL, Errno::ENOSPC] {
+            let error = std::io::Error::from(errno).to_string();
+            assert_eq!(Complaint::<Place>::unplaced(&error).kind, Kind::Other, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_user_s_own_text_in_the_words_does_not_make_the_kind() {
+        for words in [
+            "unknown identifier 'Interface does not exist'",
+            "unknown identifier 'x: syntax error, unexpected newline'",
+            "datatype mismatch: File exists, it says",
+        ] {
+            assert_eq!(Complaint::<Place>::unplaced(words).kind, Kind::Other, "{words}");
+        }
     }
 }

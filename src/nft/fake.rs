@@ -1,16 +1,19 @@
-//! An nftables in memory, for tests of what is pure.
+//! An nftables in memory, for tests of what is pure. It takes the transactions that the kernel takes, refuses what the kernel
+//! refuses in the same words, and carries a transaction out as a whole or not at all.
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, VecDeque},
     io,
     rc::Rc,
 };
 
-use super::{AddError, Complaint, Kernel, kernel::add_what_can_be};
+use serde_json::{Value, json};
+
+use super::{Complaint, ElementChange, Kernel, words_of};
 use crate::{
-    model::{CgroupId, CgroupPath, Data, Element, Key, SetRef},
-    policy::hosts::Addresses,
+    dispatch::{Line, MARK, Script},
+    model::{Addresses, CgroupId, CgroupPath, ChainRef, Data, Element, Family, SetRef, TableRef},
 };
 
 /// What an element is found by once it is in the kernel.
@@ -21,6 +24,18 @@ pub enum KeyInKernel {
     /// Every packet.
     Everything,
 }
+
+/// What an element leads to, in nft's words, and whether it has our mark.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InKernel {
+    /// What it leads to, in a map.
+    pub data: Option<String>,
+    /// Whether it has our mark.
+    pub is_marked: bool,
+}
+
+/// The elements of a set.
+pub type Elements = BTreeMap<KeyInKernel, InKernel>;
 
 /// A simulated cgroup hierarchy. Clones are the same one.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +54,8 @@ impl Cgroups {
         if let Some(id) = hierarchy.ids.get(path) {
             return *id;
         }
-        hierarchy.last += 1;
+        // The root is the first.
+        hierarchy.last = hierarchy.last.max(1) + 1;
         let id = CgroupId(hierarchy.last);
         hierarchy.ids.insert(path.clone(), id);
         id
@@ -54,95 +70,91 @@ impl Cgroups {
     pub fn id(&self, path: &CgroupPath) -> Option<CgroupId> {
         self.0.borrow().ids.get(path).copied()
     }
+
+    /// The ids of all that exist.
+    pub fn alive(&self) -> std::collections::BTreeSet<CgroupId> {
+        self.0.borrow().ids.values().copied().collect()
+    }
 }
 
-/// A kernel of sets and elements alone. Scripts are only written down; the sets that they would make are
-/// declared by [`Fake::declare`].
+/// A table's chains with their rules, each with its handle, and its sets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// The rules' texts, in order.
+    pub chains: BTreeMap<String, Vec<(u64, String)>>,
+    /// What stands behind a set's name (`{ type cgroupsv2; }`), and its elements.
+    pub sets: BTreeMap<String, (String, Elements)>,
+}
+
+/// A kernel in memory.
 #[derive(Debug, Default)]
 pub struct Fake {
     /// Its cgroups.
     pub cgroups: Cgroups,
     /// What is in it.
-    pub sets: BTreeMap<SetRef, BTreeMap<KeyInKernel, Option<Data>>>,
-    /// The scripts that ran for real, in order.
-    pub scripts: Vec<String>,
-    /// How many transactions were tried, scripts and refused ones included.
+    pub tables: BTreeMap<TableRef, Table>,
+    /// How many transactions were committed.
     pub transactions: usize,
-    /// Refuses these elements, with these words.
-    pub refusals: BTreeMap<Element, String>,
+    /// Words that it does not understand, each with what it says of them, as of a rule that nft refuses.
+    pub refusals: Vec<(String, String)>,
+    /// Errors of the next changes of elements, and of the next transactions in nft's words.
+    pub faults: VecDeque<i32>,
+    last_handle: u64,
 }
 
 impl Fake {
-    /// Without sets, over these cgroups.
+    /// Without tables, over these cgroups.
     pub fn new(cgroups: Cgroups) -> Self {
         Self { cgroups, ..Self::default() }
     }
 
-    /// Makes an empty set, unless there is one.
-    pub fn declare(&mut self, set: SetRef) {
-        self.sets.entry(set).or_default();
+    /// Runs commands that are expected to be good.
+    ///
+    /// # Panics
+    /// If they are not.
+    pub fn load<'a>(&mut self, commands: impl IntoIterator<Item = &'a str>) {
+        self.run(&Script::of(commands), false).expect("a good ruleset");
     }
 
-    /// One transaction: all of them, or none and the words why.
-    fn attempt(&mut self, elements: &[Element]) -> Result<(), String> {
-        self.transactions += 1;
-        let mut sets = self.sets.clone();
-        for element in elements {
-            if let Some(words) = self.refusals.get(element) {
-                return Err(words.clone());
-            }
-            let key = match &element.key {
-                Key::Everything => KeyInKernel::Everything,
-                Key::Cgroup(path) => KeyInKernel::Cgroup(
-                    self.cgroups.id(path).ok_or("cgroupv2 path fails: No such file or directory")?,
-                ),
-            };
-            let set = sets.get_mut(&element.set).ok_or("No such file or directory")?;
-            if set.insert(key, element.data.clone()).is_some_and(|before| before != element.data) {
-                return Err("Could not process rule: File exists".to_owned());
-            }
-        }
-        self.sets = sets;
-        Ok(())
+    /// The elements of a set.
+    pub fn set(&self, set: &SetRef) -> Option<&Elements> {
+        self.tables.get(&set.table)?.sets.get(&set.name).map(|(_, elements)| elements)
+    }
+
+    /// The rules of a chain.
+    pub fn rules(&self, chain: &ChainRef) -> Vec<&str> {
+        let rules = self.tables.get(&chain.table).and_then(|table| table.chains.get(&chain.name));
+        rules.into_iter().flatten().map(|(_, text)| text.as_str()).collect()
+    }
+
+    fn set_mut<'a>(tables: &'a mut BTreeMap<TableRef, Table>, set: &SetRef) -> io::Result<&'a mut Elements> {
+        let table = tables.get_mut(&set.table);
+        let set = table.and_then(|table| table.sets.get_mut(&set.name));
+        set.map(|(_, elements)| elements).ok_or(io::ErrorKind::NotFound.into())
     }
 }
 
 impl Kernel for Fake {
-    fn run(&mut self, script: &str, check: bool) -> Result<(), Vec<Complaint>> {
+    fn run(&mut self, script: &Script, check: bool) -> Result<(), Vec<Complaint>> {
+        if let Some(errno) = self.faults.pop_front() {
+            let words = words_of(&io::Error::from_raw_os_error(errno));
+            return Err(vec![Complaint::unplaced(words)]);
+        }
+        let mut trial = Trial { fake: self, tables: self.tables.clone(), handle: self.last_handle };
+        let mut complaints = Vec::new();
+        for (number, line) in script.lines.iter().enumerate() {
+            if let Err((column, words)) = trial.command(line) {
+                let place = Some((number + 1, column.start + 1, column.end));
+                complaints.push(Complaint::new(place, words));
+            }
+        }
+        let (tables, handle) = (trial.tables, trial.handle);
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
         if !check {
+            (self.tables, self.last_handle) = (tables, handle);
             self.transactions += 1;
-            self.scripts.push(script.to_owned());
-        }
-        Ok(())
-    }
-
-    fn list(&mut self) -> Result<serde_json::Value, Vec<Complaint>> {
-        let sets = self.sets.keys().map(|set| {
-            let (family, table, name) = (set.table.family.as_str(), &set.table.name, &set.name);
-            serde_json::json!({"set": {"family": family, "table": table, "name": name}})
-        });
-        Ok(serde_json::json!({"nftables": sets.collect::<Vec<_>>()}))
-    }
-
-    fn add(&mut self, elements: &[Element]) -> Result<(), AddError> {
-        let cgroups = self.cgroups.clone();
-        add_what_can_be(elements, &|path| cgroups.id(path).is_some(), &mut |part| self.attempt(part))
-    }
-
-    fn close(&mut self, gates: &[SetRef]) -> Result<(), Vec<Complaint>> {
-        self.transactions += 1;
-        for gate in gates {
-            self.sets.entry(gate.clone()).and_modify(BTreeMap::clear);
-        }
-        Ok(())
-    }
-
-    fn delete(&mut self, elements: &[(SetRef, CgroupId)]) -> io::Result<()> {
-        self.transactions += 1;
-        for (set, id) in elements {
-            self.sets.entry(set.clone()).and_modify(|keys| {
-                keys.remove(&KeyInKernel::Cgroup(*id));
-            });
         }
         Ok(())
     }
@@ -152,75 +164,269 @@ impl Kernel for Fake {
         Ok(())
     }
 
-    fn ids(&mut self, set: &SetRef) -> io::Result<BTreeSet<CgroupId>> {
-        let keys = self.sets.get(set).ok_or(io::ErrorKind::NotFound)?.keys();
-        Ok(keys
-            .filter_map(|key| match key {
-                KeyInKernel::Cgroup(id) => Some(*id),
-                KeyInKernel::Everything => None,
-            })
-            .collect())
+    fn list(&mut self) -> Result<Value, Vec<Complaint>> {
+        let mut all = Vec::new();
+        for (table, content) in &self.tables {
+            let (family, name) = (table.family.as_str(), &table.name);
+            all.push(json!({"table": {"family": family, "name": name}}));
+            for chain in content.chains.keys() {
+                all.push(json!({"chain": {"family": family, "table": name, "name": chain}}));
+            }
+            for (set, (specification, _)) in &content.sets {
+                let kind = if specification.contains(" : ") { "map" } else { "set" };
+                let key = specification.trim_start_matches("{ type ").split([' ', ';']).next();
+                all.push(json!({kind: {"family": family, "table": name, "name": set, "type": key}}));
+            }
+            for (chain, rules) in &content.chains {
+                for (handle, text) in rules {
+                    let words: Vec<&str> = text.split(' ').collect();
+                    let targets = words.windows(2).filter(|pair| pair[0] == "jump" || pair[0] == "goto");
+                    let mut expressions: Vec<Value> =
+                        targets.map(|pair| json!({pair[0]: {"target": pair[1]}})).collect();
+                    expressions
+                        .extend(words.iter().filter(|word| word.starts_with('@')).map(|word| json!(word)));
+                    all.push(
+                        json!({"rule": {"family": family, "table": name, "chain": chain, "handle": handle,
+                        "expr": expressions}}),
+                    );
+                }
+            }
+        }
+        Ok(json!({"nftables": all}))
+    }
+
+    fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()> {
+        if let Some(errno) = self.faults.pop_front() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let mut tables = self.tables.clone();
+        for change in changes {
+            match change {
+                ElementChange::Add { set, id, data } => {
+                    let key = id.map_or(KeyInKernel::Everything, KeyInKernel::Cgroup);
+                    let value = InKernel { data: data.map(Data::to_string), is_marked: !set.is_ours() };
+                    let known = Self::set_mut(&mut tables, set)?.entry(key).or_insert_with(|| value.clone());
+                    if known.data != value.data {
+                        return Err(io::ErrorKind::AlreadyExists.into());
+                    }
+                }
+                ElementChange::Delete { set, id: Some(id) } => {
+                    let gone = Self::set_mut(&mut tables, set)?.remove(&KeyInKernel::Cgroup(*id));
+                    gone.ok_or(io::ErrorKind::NotFound)?;
+                }
+                ElementChange::Delete { set, id: None } => Self::set_mut(&mut tables, set)?.clear(),
+            }
+        }
+        self.tables = tables;
+        self.transactions += 1;
+        Ok(())
+    }
+
+    fn elements(&mut self, set: &SetRef) -> io::Result<BTreeMap<CgroupId, bool>> {
+        let elements = self.set(set).ok_or(io::ErrorKind::NotFound)?;
+        let id = |(key, value): (&KeyInKernel, &InKernel)| match key {
+            KeyInKernel::Cgroup(id) => Some((*id, value.is_marked)),
+            KeyInKernel::Everything => None,
+        };
+        Ok(elements.iter().filter_map(id).collect())
+    }
+
+    fn needs_words(&mut self, element: &Element) -> bool {
+        matches!(element.data, Some(Data::Value(_)))
+    }
+}
+
+/// A transaction under way, on a copy.
+struct Trial<'a> {
+    fake: &'a Fake,
+    tables: BTreeMap<TableRef, Table>,
+    handle: u64,
+}
+
+/// What is wrong with a line, and where.
+type Wrong = (std::ops::Range<usize>, String);
+
+const MISSING: &str = "Could not process rule: No such file or directory";
+
+impl Trial<'_> {
+    fn command(&mut self, line: &Line) -> Result<(), Wrong> {
+        let text = line.to_string();
+        let whole = |words: &str| (0..text.len(), words.to_owned());
+        for (word, words) in &self.fake.refusals {
+            if let Some(start) = text.find(word.as_str()) {
+                return Err((start..start + word.len(), words.clone()));
+            }
+        }
+        let mut parts = text.splitn(5, ' ');
+        let [verb, object, family, table, rest] = [(); 5].map(|()| parts.next().unwrap_or_default());
+        if verb == "redefine" {
+            return Ok(());
+        }
+        let family: Family = family.parse().map_err(|()| whole("syntax error, unexpected string"))?;
+        let table = TableRef { family, name: table.to_owned() };
+        if object == "table" {
+            self.tables.entry(table).or_default();
+            return Ok(());
+        }
+        let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        let set = SetRef { table: table.clone(), name: name.to_owned() };
+        let content = self.tables.get_mut(&table).ok_or_else(|| whole("No such file or directory"))?;
+        match (verb, object) {
+            ("add", "chain") => {
+                content.chains.entry(name.to_owned()).or_default();
+            }
+            ("add", "set" | "map") => {
+                content.sets.entry(name.to_owned()).or_insert_with(|| (rest.to_owned(), Elements::new()));
+            }
+            ("flush", "chain") => content.chains.get_mut(name).ok_or_else(|| whole(MISSING))?.clear(),
+            ("flush", "set" | "map") => {
+                content.sets.get_mut(name).ok_or_else(|| whole(MISSING))?.1.clear();
+            }
+            ("delete", "chain") => {
+                self.not_in_use(&table, |word, before| {
+                    (before == "jump" || before == "goto") && word == name
+                })
+                .map_err(|words| whole(&words))?;
+                self.tables
+                    .get_mut(&table)
+                    .and_then(|table| table.chains.remove(name))
+                    .ok_or_else(|| whole(MISSING))?;
+            }
+            ("delete", "set" | "map") => {
+                self.not_in_use(&table, |word, _| word.strip_prefix('@') == Some(name))
+                    .map_err(|words| whole(&words))?;
+                self.tables
+                    .get_mut(&table)
+                    .and_then(|table| table.sets.remove(name))
+                    .ok_or_else(|| whole(MISSING))?;
+            }
+            ("delete", "rule") => {
+                let handle = rest.strip_prefix("handle ").and_then(|handle| handle.parse::<u64>().ok());
+                let rules = content.chains.get_mut(name).ok_or_else(|| whole(MISSING))?;
+                let at = rules
+                    .iter()
+                    .position(|(other, _)| Some(*other) == handle)
+                    .ok_or_else(|| whole(MISSING))?;
+                rules.remove(at);
+            }
+            ("add" | "insert", "rule") => {
+                let lost = rest.split(' ').filter_map(|word| word.strip_prefix('@'));
+                if lost.into_iter().any(|set| !content.sets.contains_key(set)) {
+                    return Err(whole("No such file or directory"));
+                }
+                self.handle += 1;
+                let rules = content.chains.get_mut(name).ok_or_else(|| whole("No such file or directory"))?;
+                let at = if verb == "insert" { 0 } else { rules.len() };
+                rules.insert(at, (self.handle, rest.to_owned()));
+            }
+            ("add" | "delete", "element") => self.element(verb, &set, rest).map_err(|words| whole(&words))?,
+            _ => return Err(whole("syntax error, unexpected string")),
+        }
+        Ok(())
+    }
+
+    /// Whether no rule refers to an object of a table by a word and the one before it.
+    fn not_in_use(&self, table: &TableRef, refers: impl Fn(&str, &str) -> bool) -> Result<(), String> {
+        let Some(content) = self.tables.get(table) else { return Ok(()) };
+        let rules = content.chains.values().flatten().map(|(_, text)| text.as_str());
+        let data = content.sets.values().flat_map(|(_, elements)| elements.values());
+        let texts = rules.chain(data.filter_map(|value| value.data.as_deref()));
+        let is_used = texts.into_iter().any(|text| {
+            let words: Vec<&str> = std::iter::once("").chain(text.split(' ')).collect();
+            words.windows(2).any(|pair| refers(pair[1], pair[0]))
+        });
+        if is_used { Err("Could not process rule: Device or resource busy".to_owned()) } else { Ok(()) }
+    }
+
+    /// `{ "PATH" comment "scnpm" : DATA }`
+    fn element(&mut self, verb: &str, set: &SetRef, text: &str) -> Result<(), String> {
+        let inner = text.trim_start_matches("{ ").trim_end_matches(" }");
+        let (key, data) = match inner.split_once(" : ") {
+            Some((key, data)) => (key, Some(data.to_owned())),
+            None => (inner, None),
+        };
+        let mark = format!(" comment \"{MARK}\"");
+        let is_marked = key.ends_with(&mark);
+        let key = match key.trim_end_matches(&mark).trim_matches('"') {
+            "0-4294967295" => KeyInKernel::Everything,
+            "." => KeyInKernel::Cgroup(CgroupId(1)),
+            path => {
+                let id =
+                    path.trim_start_matches('/').parse().ok().and_then(|path| self.fake.cgroups.id(&path));
+                KeyInKernel::Cgroup(id.ok_or("cgroupv2 path fails: No such file or directory")?)
+            }
+        };
+        let table = self.tables.get_mut(&set.table);
+        let elements = table.and_then(|table| table.sets.get_mut(&set.name)).map(|(_, elements)| elements);
+        let elements = elements.ok_or("No such file or directory")?;
+        if verb == "delete" {
+            return elements.remove(&key).map(drop).ok_or_else(|| MISSING.to_owned());
+        }
+        let known = elements.entry(key).or_insert_with(|| InKernel { data: data.clone(), is_marked });
+        if known.data == data { Ok(()) } else { Err("Could not process rule: File exists".to_owned()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Family, TableRef};
 
     fn set() -> SetRef {
         SetRef { table: TableRef { family: Family::Inet, name: "filter".into() }, name: "scnpm.out.1".into() }
     }
 
-    fn path(text: &str) -> CgroupPath {
-        text.parse().unwrap()
-    }
-
-    fn element(text: &str, data: Option<Data>) -> Element {
-        Element { set: set(), key: Key::Cgroup(path(text)), data }
-    }
-
     fn fake() -> Fake {
         let mut fake = Fake::default();
-        fake.declare(set());
+        fake.load(["add table inet filter", "add map inet filter scnpm.out.1 { type cgroupsv2 : verdict; }"]);
         fake
     }
 
-    #[test]
-    fn a_restarted_cgroup_has_a_new_id_and_the_old_element_stays() {
-        let mut fake = fake();
-        let old = fake.cgroups.make(&path("a"));
-        fake.add(&[element("a", None)]).unwrap();
-        fake.cgroups.remove(&path("a"));
-        let new = fake.cgroups.make(&path("a"));
-        fake.add(&[element("a", None)]).unwrap();
-        assert_eq!(fake.ids(&set()).unwrap(), BTreeSet::from([old, new]));
-        fake.delete(&[(set(), old), (set(), CgroupId(99))]).unwrap();
-        assert_eq!(fake.ids(&set()).unwrap(), BTreeSet::from([new]));
-        assert_eq!(fake.transactions, 3);
+    fn refusal(fake: &mut Fake, commands: &[&str]) -> Vec<(Option<usize>, String)> {
+        let complaints = fake.run(&Script::of(commands.iter().copied()), false).unwrap_err();
+        complaints.into_iter().map(|one| (one.place.map(|(line, ..)| line), one.words)).collect()
     }
 
     #[test]
-    fn different_data_is_refused_and_the_rest_is_added() {
+    fn a_transaction_is_carried_out_as_a_whole_or_not_at_all() {
         let mut fake = fake();
-        fake.cgroups.make(&path("a"));
-        fake.cgroups.make(&path("b"));
-        fake.add(&[element("a", Some(Data::Accept))]).unwrap();
-        fake.add(&[element("a", Some(Data::Accept))]).unwrap();
-        let error =
-            fake.add(&[element("a", Some(Data::Drop)), element("b", None), element("c", None)]).unwrap_err();
-        assert_eq!(error.added, [element("b", None)]);
-        assert_eq!(error.vanished, [element("c", None)]);
-        assert_eq!(error.refused.len(), 1);
+        let before = fake.tables.clone();
+        let found = refusal(&mut fake, &["add chain inet filter a", "add rule inet filter b accept"]);
+        assert_eq!(found, [(Some(2), "No such file or directory".to_owned())]);
+        assert_eq!(fake.tables, before);
+        let (id, accept, drop) = (Some(CgroupId(7)), Some(&Data::Accept), Some(&Data::Drop));
+        let set = set();
+        fake.change(&[ElementChange::Add { set: &set, id, data: accept }]).unwrap();
+        let other = ElementChange::Add { set: &set, id: Some(CgroupId(8)), data: accept };
+        let error = fake.change(&[other, ElementChange::Add { set: &set, id, data: drop }]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fake.set(&set).unwrap().len(), 1);
     }
 
     #[test]
-    fn a_set_that_is_gone_refuses_elements_and_forgives_deletions() {
-        let mut fake = Fake::default();
-        fake.cgroups.make(&path("a"));
-        assert_eq!(fake.add(&[element("a", None)]).unwrap_err().refused.len(), 1);
-        fake.delete(&[(set(), CgroupId(1))]).unwrap();
-        fake.close(&[set()]).unwrap();
-        assert_eq!(fake.ids(&set()).unwrap_err().kind(), io::ErrorKind::NotFound);
+    fn what_is_in_use_is_not_deleted() {
+        let mut fake = fake();
+        fake.load(["add chain inet filter a", "add chain inet filter b"]);
+        fake.load([
+            "add rule inet filter a socket cgroupv2 level 1 vmap @scnpm.out.1",
+            "add rule inet filter a jump b",
+        ]);
+        for object in ["map inet filter scnpm.out.1", "chain inet filter b"] {
+            let found = refusal(&mut fake, &[&format!("delete {object}")]);
+            assert_eq!(found[0].1, "Could not process rule: Device or resource busy");
+        }
+        fake.load([
+            "flush chain inet filter a",
+            "delete map inet filter scnpm.out.1",
+            "delete chain inet filter b",
+        ]);
+    }
+
+    #[test]
+    fn a_set_that_is_gone_refuses_elements() {
+        let set = SetRef { name: "gone".to_owned(), ..set() };
+        let mut fake = fake();
+        let change = ElementChange::Delete { set: &set, id: None };
+        assert_eq!(fake.change(&[change]).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(fake.elements(&set).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -1,50 +1,65 @@
 //! The kernel's nftables as the rest of the program sees them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-};
+use std::{collections::BTreeMap, io};
 
 use super::{
-    FileComplaint, complaint, json,
+    Complaint, FileComplaint,
     libnftables::Libnftables,
     message::{RawElement, RawKey},
-    netlink::{Netlink, SetKind},
+    netlink::Netlink,
     probe::{Missing, no_nf_tables},
 };
 use crate::{
-    model::{CgroupId, CgroupPath, Data, Element, Key, PREFIX, SetRef},
-    policy::hosts::Addresses,
-    watch::cgroups::look,
+    dispatch::Script,
+    model::{Addresses, CgroupId, Data, Element, SetRef},
 };
 
-/// What nft says of a script, with its place in the script where it names one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Complaint {
-    /// Line (from 1), first and last column (from 1) in the script.
-    pub place: Option<(usize, usize, usize)>,
-    /// nft's own words, without the place and without the echoed line.
-    pub words: String,
+/// A change of one element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ElementChange<'a> {
+    /// Put it in.
+    Add {
+        /// The set or map. In one that is not ours, the element gets our mark.
+        set: &'a SetRef,
+        /// The id of its cgroup; none for the element of a gate.
+        id: Option<CgroupId>,
+        /// What it leads to: a verdict, not a value.
+        data: Option<&'a Data>,
+    },
+    /// Take it out, whatever it leads to.
+    Delete {
+        /// The set or map.
+        set: &'a SetRef,
+        /// The id of its cgroup; none for the element of a gate.
+        id: Option<CgroupId>,
+    },
 }
 
-/// Why a batch of elements was not added.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AddError {
-    /// The elements that are in the kernel all the same.
-    pub added: Vec<Element>,
-    /// Those whose cgroup vanished meanwhile (expected: nothing to report).
-    pub vanished: Vec<Element>,
-    /// Those that nft refused, with its words.
-    pub refused: Vec<(Element, String)>,
+impl<'a> ElementChange<'a> {
+    pub(super) fn is_addition(&self) -> bool {
+        matches!(self, Self::Add { .. })
+    }
+
+    pub(super) fn is_of_cgroup(&self) -> bool {
+        matches!(self, Self::Add { id: Some(_), .. } | Self::Delete { id: Some(_), .. })
+    }
+
+    pub(super) fn raw(&self) -> RawElement<'a> {
+        let (set, id, data) = match *self {
+            Self::Add { set, id, data } => (set, id, data),
+            Self::Delete { set, id } => (set, id, None),
+        };
+        RawElement { set, key: id.map_or(RawKey::AllMarks, RawKey::Cgroup), data }
+    }
 }
 
 /// The kernel's nftables.
 pub trait Kernel {
-    /// Runs a script in nft's native syntax as one transaction; with `check`, only tries it.
+    /// Runs a script as one transaction; with `check`, only tries it.
     ///
     /// # Errors
     /// What nft says of it, one by one. Nothing of the script is in force then.
-    fn run(&mut self, script: &str, check: bool) -> Result<(), Vec<Complaint>>;
+    fn run(&mut self, script: &Script, check: bool) -> Result<(), Vec<Complaint>>;
 
     /// The ruleset as libnftables' JSON, without the elements of sets.
     ///
@@ -52,23 +67,11 @@ pub trait Kernel {
     /// nft's words.
     fn list(&mut self) -> Result<serde_json::Value, Vec<Complaint>>;
 
-    /// Adds elements in one transaction; when it fails, without those that it fails by.
+    /// Makes changes of elements in one transaction.
     ///
     /// # Errors
-    /// What became of each element.
-    fn add(&mut self, elements: &[Element]) -> Result<(), AddError>;
-
-    /// Removes the only element of each of these gates, in one transaction. One that is gone is fine.
-    ///
-    /// # Errors
-    /// nft's words.
-    fn close(&mut self, gates: &[SetRef]) -> Result<(), Vec<Complaint>>;
-
-    /// Deletes cgroup elements by id, each by itself if need be. One that is gone is fine.
-    ///
-    /// # Errors
-    /// The first real failure.
-    fn delete(&mut self, elements: &[(SetRef, CgroupId)]) -> io::Result<()>;
+    /// The first of the kernel's; nothing is changed then. `NotFound` if a set, or what is to be deleted, is not there.
+    fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()>;
 
     /// Empties a set of addresses and fills it with these ranges, in one transaction. Without `is_interval` each must be a
     /// single address.
@@ -77,22 +80,38 @@ pub trait Kernel {
     /// The kernel's; the set is as it was then.
     fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()>;
 
-    /// The cgroup ids in a set or map whose key is a cgroup.
+    /// The cgroup ids in a set or map whose key is a cgroup, and whether each has our mark.
     ///
     /// # Errors
     /// `NotFound` for no such set.
-    fn ids(&mut self, set: &SetRef) -> io::Result<BTreeSet<CgroupId>>;
+    fn elements(&mut self, set: &SetRef) -> io::Result<BTreeMap<CgroupId, bool>>;
+
+    /// Whether only libnftables can make an element of it: its value has one of nft's data types, or the set is
+    /// a user's and more than one of cgroups.
+    fn needs_words(&mut self, element: &Element) -> bool;
 
     /// Gives back the memory that loading and listing took, when there is none of it for a while.
     fn release_memory(&mut self) {}
 }
 
+/// Whether what failed may succeed in a moment: the kernel was short of something, or busy.
+pub fn is_passing(error: &io::Error) -> bool {
+    use libc::{EAGAIN, EBUSY, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    let passing = [EAGAIN, EBUSY, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM];
+    error.kind() == io::ErrorKind::TimedOut
+        || error.raw_os_error().is_some_and(|errno| passing.contains(&errno))
+}
+
+/// An error of the kernel's in the words that libnftables has for it.
+pub fn words_of(error: &io::Error) -> String {
+    let text = error.to_string();
+    format!("Could not process rule: {}", text.split(" (os error ").next().unwrap_or_default())
+}
+
 /// The running kernel, in the network namespace that it was opened in.
 ///
-/// Elements whose set is known to have cgroups for keys go through nfnetlink by cgroup id: before libnftables adds
-/// one it reads all sets, on Debian 12 all chains too, and the elements of every interval set (1.2 s with a
-/// blocklist of 100,000 ranges, where nfnetlink takes 20 µs). What needs nft's data types, and what the kernel
-/// refuses, goes through libnftables, which has the words.
+/// Elements go through nfnetlink by cgroup id: before libnftables adds one it reads all sets, on Debian 12 all chains
+/// too, and the elements of every interval set (1.2 s with a blocklist of 100,000 ranges, where nfnetlink takes 20 µs).
 #[derive(Debug)]
 pub struct Nftables {
     library: Libnftables,
@@ -124,44 +143,30 @@ impl Nftables {
 }
 
 impl Kernel for Nftables {
-    fn run(&mut self, script: &str, check: bool) -> Result<(), Vec<Complaint>> {
-        self.library.run_script(script, check)
+    fn run(&mut self, script: &Script, check: bool) -> Result<(), Vec<Complaint>> {
+        self.library.run_script(&script.to_string(), check)
     }
 
     fn list(&mut self) -> Result<serde_json::Value, Vec<Complaint>> {
         self.library.list()
     }
 
-    fn add(&mut self, elements: &[Element]) -> Result<(), AddError> {
-        let Self { library, netlink } = self;
-        add_what_can_be(elements, &|path| look(path).is_some(), &mut |part| {
-            if let Some(raw) = raw(part, netlink) {
-                match netlink.add(&raw) {
-                    Ok(()) => return Ok(()),
-                    Err(error) => tracing::debug!("nfnetlink: {error}; trying libnftables"),
-                }
-            }
-            if part.iter().any(has_vanished) {
-                return Err("the cgroup vanished".to_owned());
-            }
-            library.run_json(&json::add(part)).map_err(|complaints| complaint::words(&complaints))
-        })
+    fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()> {
+        self.netlink.change(changes)
     }
 
-    fn close(&mut self, gates: &[SetRef]) -> Result<(), Vec<Complaint>> {
-        self.netlink.flush(gates).map_err(|error| vec![Complaint { place: None, words: error.to_string() }])
-    }
-
-    fn delete(&mut self, elements: &[(SetRef, CgroupId)]) -> io::Result<()> {
-        self.netlink.delete(elements)
+    fn elements(&mut self, set: &SetRef) -> io::Result<BTreeMap<CgroupId, bool>> {
+        self.netlink.elements(set)
     }
 
     fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()> {
         self.netlink.fill(set, is_interval, content)
     }
 
-    fn ids(&mut self, set: &SetRef) -> io::Result<BTreeSet<CgroupId>> {
-        self.netlink.ids(set)
+    fn needs_words(&mut self, element: &Element) -> bool {
+        let Element { set, data, .. } = element;
+        matches!(data, Some(Data::Value(_)))
+            || (!set.is_ours() && !self.netlink.is_set_of_cgroups(set).unwrap_or_default())
     }
 
     fn release_memory(&mut self) {
@@ -169,149 +174,19 @@ impl Kernel for Nftables {
     }
 }
 
-/// Adds all elements whose cgroup exists in one transaction; when that fails, as many as possible in as few as
-/// possible. `attempt` adds all that it is given or nothing, and has the words for it.
-pub(super) fn add_what_can_be(
-    elements: &[Element],
-    exists: &impl Fn(&CgroupPath) -> bool,
-    attempt: &mut impl FnMut(&[Element]) -> Result<(), String>,
-) -> Result<(), AddError> {
-    let mut outcome = AddError { added: Vec::new(), vanished: Vec::new(), refused: Vec::new() };
-    settle(elements.to_vec(), exists, attempt, &mut outcome);
-    if outcome.vanished.is_empty() && outcome.refused.is_empty() { Ok(()) } else { Err(outcome) }
-}
-
-fn settle(
-    elements: Vec<Element>,
-    exists: &impl Fn(&CgroupPath) -> bool,
-    attempt: &mut impl FnMut(&[Element]) -> Result<(), String>,
-    outcome: &mut AddError,
-) {
-    let is_there = |element: &Element| match &element.key {
-        Key::Cgroup(path) => exists(path),
-        Key::Everything => true,
-    };
-    let (mut there, gone): (Vec<_>, Vec<_>) = elements.into_iter().partition(is_there);
-    outcome.vanished.extend(gone);
-    if there.is_empty() {
-        return;
-    }
-    match attempt(&there) {
-        Ok(()) => outcome.added.append(&mut there),
-        Err(_) if !there.iter().all(is_there) => settle(there, exists, attempt, outcome),
-        Err(words) if there.len() == 1 => {
-            outcome.refused.extend(there.into_iter().map(|element| (element, words.clone())));
-        }
-        Err(_) => {
-            let second = there.split_off(there.len() / 2);
-            settle(there, exists, attempt, outcome);
-            settle(second, exists, attempt, outcome);
-        }
-    }
-}
-
-/// The elements as the kernel has them, if all of them can be written without nft's data types.
-fn raw<'a>(elements: &'a [Element], netlink: &mut Netlink) -> Option<Vec<RawElement<'a>>> {
-    let foreign: BTreeSet<&SetRef> =
-        elements.iter().map(|element| &element.set).filter(|set| !set.name.starts_with(PREFIX)).collect();
-    let kinds: BTreeMap<&SetRef, SetKind> =
-        foreign.into_iter().filter_map(|set| Some((set, netlink.set_kind(set).ok()?))).collect();
-    elements.iter().map(|element| raw_element(element, &kinds)).collect()
-}
-
-/// `kinds` has what the users' own sets are for; ours are what we made them.
-fn raw_element<'a>(element: &'a Element, kinds: &BTreeMap<&SetRef, SetKind>) -> Option<RawElement<'a>> {
-    let Element { set, key, data } = element;
-    let fits = match (key, data) {
-        (_, Some(Data::Value(_))) => false,
-        _ if set.name.starts_with(PREFIX) => true,
-        (Key::Cgroup(_), None) => kinds.get(set) == Some(&SetKind::Cgroups),
-        (Key::Cgroup(_), Some(_)) => kinds.get(set) == Some(&SetKind::CgroupVerdicts),
-        (Key::Everything, _) => false,
-    };
-    let key = match key {
-        Key::Cgroup(path) => RawKey::Cgroup(look(path)?),
-        Key::Everything => RawKey::AllMarks,
-    };
-    fits.then_some(RawElement { set, key, data: data.as_ref() })
-}
-
-fn has_vanished(element: &Element) -> bool {
-    matches!(&element.key, Key::Cgroup(path) if look(path).is_none())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Family, TableRef};
 
-    fn element(path: &str) -> Element {
-        let table = TableRef { family: Family::Inet, name: "filter".into() };
-        let key = Key::Cgroup(path.parse().unwrap());
-        Element { set: SetRef { table, name: "scnpm.out.1".into() }, key, data: None }
-    }
-
-    fn elements(paths: &[&str]) -> Vec<Element> {
-        paths.iter().map(|path| element(path)).collect()
-    }
-
-    fn path_of(element: &Element) -> &str {
-        match &element.key {
-            Key::Cgroup(path) => path.as_str(),
-            Key::Everything => "",
+    #[test]
+    fn want_and_haste_pass_and_refusals_stand() {
+        let error = io::Error::from_raw_os_error;
+        for errno in [libc::ENOMEM, libc::EBUSY, libc::EINTR, libc::ENOBUFS, libc::EAGAIN] {
+            assert!(is_passing(&error(errno)), "{errno}");
         }
-    }
-
-    #[test]
-    fn what_exists_is_added_at_once_without_what_vanished() {
-        let mut attempts = 0;
-        let error =
-            add_what_can_be(&elements(&["a", "gone", "b"]), &|path| path.as_str() != "gone", &mut |_| {
-                attempts += 1;
-                Ok(())
-            })
-            .unwrap_err();
-        assert_eq!(attempts, 1);
-        assert_eq!(error.added, elements(&["a", "b"]));
-        assert_eq!(error.vanished, elements(&["gone"]));
-        assert_eq!(error.refused, []);
-    }
-
-    #[test]
-    fn a_cgroup_that_vanishes_during_the_attempt_costs_one_more() {
-        let there = std::cell::Cell::new(true);
-        let mut attempts = 0;
-        let error = add_what_can_be(
-            &elements(&["a", "b", "c"]),
-            &|path| path.as_str() != "b" || there.get(),
-            &mut |part| {
-                attempts += 1;
-                there.set(false);
-                if part.iter().any(|element| path_of(element) == "b") { Err("no".to_owned()) } else { Ok(()) }
-            },
-        )
-        .unwrap_err();
-        assert_eq!(attempts, 2);
-        assert_eq!(error.added, elements(&["a", "c"]));
-        assert_eq!(error.vanished, elements(&["b"]));
-    }
-
-    #[test]
-    fn culprits_are_found_and_the_others_are_added() {
-        let error = add_what_can_be(&elements(&["a", "x", "b", "c", "y"]), &|_| true, &mut |part| {
-            let bad = part.iter().map(path_of).find(|path| ["x", "y"].contains(path));
-            bad.map_or(Ok(()), |path| Err(format!("{path} is bad")))
-        })
-        .unwrap_err();
-        assert_eq!(error.added, elements(&["a", "b", "c"]));
-        assert_eq!(
-            error.refused,
-            [(element("x"), "x is bad".to_owned()), (element("y"), "y is bad".to_owned())]
-        );
-    }
-
-    #[test]
-    fn nothing_to_add_is_no_transaction() {
-        assert_eq!(add_what_can_be(&[], &|_| true, &mut |_| Err("called".to_owned())), Ok(()));
+        for errno in [libc::EEXIST, libc::ENOENT, libc::EINVAL, libc::EOPNOTSUPP, libc::ENFILE + 1000] {
+            assert!(!is_passing(&error(errno)), "{errno}");
+        }
+        assert!(is_passing(&io::ErrorKind::TimedOut.into()));
     }
 }

@@ -65,15 +65,6 @@ impl Libnftables {
         };
     }
 
-    /// Runs JSON as one transaction.
-    ///
-    /// # Errors
-    /// nft's words.
-    pub fn run_json(&mut self, json: &str) -> Result<(), Vec<Complaint>> {
-        self.configure(OUTPUT_JSON, false);
-        self.run_buffer(json).map(drop)
-    }
-
     /// Runs a script in nft's native syntax as one transaction; with `check`, the kernel only tries it.
     ///
     /// # Errors
@@ -110,8 +101,8 @@ impl Libnftables {
 
     fn file(&mut self, path: &str, check: bool) -> Result<(), Vec<FileComplaint>> {
         self.configure(0, check);
-        let unplaced = |words| vec![FileComplaint { place: None, words }];
-        let text = CString::new(path).map_err(|_| unplaced("a NUL byte in a file's name".to_owned()))?;
+        let text =
+            CString::new(path).map_err(|_| vec![Complaint::unplaced("a NUL byte in a file's name")])?;
         // SAFETY: the context is ours; the path is a string that outlives the call.
         let code = unsafe { (self.functions.run_cmd_from_filename)(self.context.as_ptr(), text.as_ptr()) };
         let errors = self.take_answer().1;
@@ -119,7 +110,7 @@ impl Libnftables {
             return Ok(());
         }
         let complaints = complaint::parse_files(&errors);
-        Err(if complaints.is_empty() { unplaced(wordless()) } else { complaints })
+        Err(if complaints.is_empty() { vec![Complaint::unplaced(wordless())] } else { complaints })
     }
 
     /// The ruleset as JSON, without the elements of sets.
@@ -135,8 +126,9 @@ impl Libnftables {
             (self.functions.ctx_unbuffer_output)(self.context.as_ptr());
             (self.functions.ctx_buffer_output)(self.context.as_ptr());
         }
-        serde_json::from_str(&text)
-            .map_err(|error| vec![unplaced(format!("libnftables' list of the ruleset is no JSON: {error}"))])
+        serde_json::from_str(&text).map_err(|error| {
+            vec![Complaint::unplaced(format!("libnftables' list of the ruleset is no JSON: {error}"))]
+        })
     }
 
     fn configure(&mut self, output: c_uint, check: bool) {
@@ -155,7 +147,7 @@ impl Libnftables {
     }
 
     fn answer(&mut self, code: c_int, script: &str) -> Result<String, Vec<Complaint>> {
-        let wordless = unplaced(wordless());
+        let wordless = Complaint::unplaced(wordless());
         let (output, errors) = self.take_answer();
         if code == 0 {
             return Ok(output);
@@ -286,15 +278,11 @@ fn file_of(script: &str) -> io::Result<(File, String)> {
 }
 
 fn c_string(text: &str) -> Result<CString, Vec<Complaint>> {
-    CString::new(text).map_err(|_| vec![unplaced("a NUL byte, which nft cannot read".to_owned())])
+    CString::new(text).map_err(|_| vec![Complaint::unplaced("a NUL byte, which nft cannot read")])
 }
 
 fn wordless() -> String {
     format!("nft fails without a word (last error of the system: {})", io::Error::last_os_error())
-}
-
-fn unplaced(words: String) -> Complaint {
-    Complaint { place: None, words }
 }
 
 fn unloadable(error: &libloading::Error) -> Missing {

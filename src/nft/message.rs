@@ -44,8 +44,6 @@ pub(super) const NFTA_SET_TABLE: u16 = 1;
 pub(super) const NFTA_SET_NAME: u16 = 2;
 const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
-const NFTA_SET_KEY_LEN: u16 = 5;
-const NFTA_SET_DATA_TYPE: u16 = 6;
 pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
@@ -61,9 +59,7 @@ const NFTA_VERDICT_CHAIN: u16 = 2;
 
 const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
 const NFT_SET_INTERVAL: u32 = 0x4;
-const NFT_SET_MAP: u32 = 0x8;
 const NFT_SET_OBJECT: u32 = 0x40;
-const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 /// nft's own number for the type cgroupsv2 (`TYPE_CGROUPV2` in its datatype.h), which the kernel only keeps.
 const TYPE_CGROUPV2: u32 = 46;
 
@@ -73,6 +69,10 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 /// What libnftables itself writes beside the start of an interval that has no end
 /// (`NFTNL_UDATA_SET_ELEM_FLAGS`, 4 bytes, `SET_ELEM_F_INTERVAL_OPEN`), so that nft lists it as a whole range.
 const OPEN_INTERVAL: [u8; 6] = [1, 4, 1, 0, 0, 0];
+
+/// nft's own comment of an element (`NFTNL_UDATA_SET_ELEM_COMMENT`, its length, and [`MARK`](crate::dispatch::MARK) with a NUL), which
+/// `nft list` shows.
+const MARK_OF_OURS: [u8; 8] = [0, 6, b's', b'c', b'n', b'p', b'm', 0];
 
 /// The most bytes that the elements of one message may take: an attribute's length has 16 bits.
 const ROOM: usize = 60_000;
@@ -96,29 +96,21 @@ pub(super) struct RawElement<'a> {
     pub(super) data: Option<&'a Data>,
 }
 
-/// What a set is for, as far as cgroups go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SetKind {
-    /// A set of cgroups.
-    Cgroups,
-    /// A map of cgroups to verdicts.
-    CgroupVerdicts,
-    /// Anything else.
-    Other,
-}
-
 /// Messages that the kernel carries out together or not at all.
 #[derive(Debug)]
 pub(super) struct Batch {
     bytes: Vec<u8>,
     first: u32,
     next: u32,
+    /// Where the last message begins, and its flags.
+    opened: usize,
+    flags: u16,
 }
 
 impl Batch {
     /// An empty batch; its messages are numbered from `seq` on.
     pub(super) fn new(seq: u32) -> Self {
-        let mut batch = Self { bytes: Vec::new(), first: seq, next: seq };
+        let mut batch = Self { bytes: Vec::new(), first: seq, next: seq, opened: 0, flags: NLM_F_REQUEST };
         batch.bracket(NFNL_MSG_BATCH_BEGIN);
         batch
     }
@@ -128,18 +120,28 @@ impl Batch {
         self.first
     }
 
-    /// The numbers of the messages that are acknowledged.
-    pub(super) fn acknowledged(&self) -> impl Iterator<Item = u32> {
-        let (first, next) = (self.first, self.next);
-        (1..next.wrapping_sub(first)).map(move |step| first.wrapping_add(step))
+    /// The number of the last message so far, the only one that is acknowledged if all is well: the acknowledgements of a
+    /// large batch would not fit into a socket's buffer. None if there is no message.
+    pub(super) fn last(&self) -> Option<u32> {
+        let last = self.next.wrapping_sub(1);
+        (last != self.first).then_some(last)
     }
 
     /// Adds elements. Neighbours of the same set share a message as far as it has room.
     pub(super) fn add(&mut self, elements: &[RawElement]) {
+        self.elements(kind::NEWSETELEM, NLM_F_CREATE, elements);
+    }
+
+    /// Deletes elements, whatever data they have. Neighbours of the same set share a message as far as it has room.
+    pub(super) fn delete(&mut self, elements: &[RawElement]) {
+        self.elements(kind::DELSETELEM, 0, elements);
+    }
+
+    fn elements(&mut self, kind: u8, flags: u16, elements: &[RawElement]) {
         for run in elements.chunk_by(|a, b| a.set == b.set) {
             let mut rest = run;
             while let Some(first) = rest.first() {
-                let message = self.open(kind::NEWSETELEM, NLM_F_ACK | NLM_F_CREATE, first.set.table.family);
+                let message = self.open(kind, flags, first.set.table.family);
                 text(&mut self.bytes, NFTA_SET_ELEM_LIST_TABLE, &first.set.table.name);
                 text(&mut self.bytes, NFTA_SET_ELEM_LIST_SET, &first.set.name);
                 let mut taken = 0;
@@ -159,20 +161,9 @@ impl Batch {
         }
     }
 
-    /// Deletes the element of a cgroup, whatever data it has.
-    pub(super) fn delete(&mut self, set: &SetRef, id: CgroupId) {
-        let message = self.open(kind::DELSETELEM, NLM_F_ACK, set.table.family);
-        text(&mut self.bytes, NFTA_SET_ELEM_LIST_TABLE, &set.table.name);
-        text(&mut self.bytes, NFTA_SET_ELEM_LIST_SET, &set.name);
-        nest(&mut self.bytes, NFTA_SET_ELEM_LIST_ELEMENTS, |bytes| {
-            element(bytes, &RawElement { set, key: RawKey::Cgroup(id), data: None });
-        });
-        close(&mut self.bytes, message);
-    }
-
     /// Deletes all elements of a set. An empty one is fine.
     pub(super) fn flush(&mut self, set: &SetRef) {
-        let message = self.open(kind::DELSETELEM, NLM_F_ACK, set.table.family);
+        let message = self.open(kind::DELSETELEM, 0, set.table.family);
         text(&mut self.bytes, NFTA_SET_ELEM_LIST_TABLE, &set.table.name);
         text(&mut self.bytes, NFTA_SET_ELEM_LIST_SET, &set.name);
         close(&mut self.bytes, message);
@@ -180,6 +171,9 @@ impl Batch {
 
     /// The bytes to send, and the number that is free next.
     pub(super) fn finish(mut self) -> (Vec<u8>, u32) {
+        if let Some(flags) = self.bytes.get_mut(self.opened + 6..self.opened + 8) {
+            flags.copy_from_slice(&(self.flags | NLM_F_ACK).to_ne_bytes());
+        }
         self.bracket(NFNL_MSG_BATCH_END);
         (self.bytes, self.next)
     }
@@ -193,7 +187,9 @@ impl Batch {
     fn open(&mut self, kind: u8, flags: u16, family: Family) -> usize {
         let seq = self.next;
         self.next = self.next.wrapping_add(1);
-        header(&mut self.bytes, nf_tables(kind), NLM_F_REQUEST | flags, seq, family_number(family), 0)
+        self.flags = NLM_F_REQUEST | flags;
+        self.opened = header(&mut self.bytes, nf_tables(kind), self.flags, seq, family_number(family), 0);
+        self.opened
     }
 }
 
@@ -257,24 +253,14 @@ impl<'a> Message<'a> {
         std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
     }
 
-    /// The number in one of its attributes.
-    fn number(&self, kind: u16) -> Option<u32> {
-        let value = attribute(self.payload.get(4..)?, kind)?;
-        Some(u32::from_be_bytes(value.try_into().ok()?))
-    }
-
-    /// What the set is for that it describes.
-    pub(super) fn set_kind(&self) -> SetKind {
-        let flags = self.number(NFTA_SET_FLAGS).unwrap_or(0);
-        let has_cgroups = self.number(NFTA_SET_KEY_TYPE) == Some(TYPE_CGROUPV2)
-            && self.number(NFTA_SET_KEY_LEN) == Some(8)
-            && flags & (NFT_SET_INTERVAL | NFT_SET_OBJECT) == 0;
-        let is_map = flags & NFT_SET_MAP != 0;
-        match (has_cgroups, is_map, self.number(NFTA_SET_DATA_TYPE)) {
-            (true, false, _) => SetKind::Cgroups,
-            (true, true, Some(NFT_DATA_VERDICT)) => SetKind::CgroupVerdicts,
-            _ => SetKind::Other,
-        }
+    /// Whether the set that it describes has ids of cgroups as its keys, and nothing else.
+    pub(super) fn is_set_of_cgroups(&self) -> bool {
+        let number = |kind| {
+            let value = attribute(self.payload.get(4..)?, kind)?;
+            Some(u32::from_be_bytes(value.try_into().ok()?))
+        };
+        number(NFTA_SET_KEY_TYPE) == Some(TYPE_CGROUPV2)
+            && number(NFTA_SET_FLAGS).unwrap_or(0) & (NFT_SET_INTERVAL | NFT_SET_OBJECT) == 0
     }
 
     /// The error number in an acknowledgement or at the end of a dump; 0 for success.
@@ -282,12 +268,13 @@ impl<'a> Message<'a> {
         self.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes).wrapping_neg())
     }
 
-    /// The keys of 8 bytes in a list of elements.
-    pub(super) fn cgroup_keys(self) -> impl Iterator<Item = CgroupId> + use<'a> {
+    /// The keys of 8 bytes in a list of elements, and whether each has our mark.
+    pub(super) fn cgroup_keys(self) -> impl Iterator<Item = (CgroupId, bool)> + use<'a> {
         let list = self.payload.get(4..).and_then(|body| attribute(body, NFTA_SET_ELEM_LIST_ELEMENTS));
         attributes(list.unwrap_or_default()).filter_map(|(_, element)| {
             let value = attribute(attribute(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
-            Some(CgroupId(u64::from_ne_bytes(value.try_into().ok()?)))
+            let id = CgroupId(u64::from_ne_bytes(value.try_into().ok()?));
+            Some((id, attribute(element, NFTA_SET_ELEM_USERDATA) == Some(&MARK_OF_OURS)))
         })
     }
 }
@@ -397,8 +384,12 @@ fn element(bytes: &mut Vec<u8>, element: &RawElement) {
         if matches!(element.key, RawKey::Address { is_end: true, .. }) {
             value(bytes, NFTA_SET_ELEM_FLAGS, &NFT_SET_ELEM_INTERVAL_END.to_be_bytes());
         }
-        if element.key == RawKey::AllMarks {
-            value(bytes, NFTA_SET_ELEM_USERDATA, &OPEN_INTERVAL);
+        match element.key {
+            RawKey::AllMarks => value(bytes, NFTA_SET_ELEM_USERDATA, &OPEN_INTERVAL),
+            RawKey::Cgroup(_) if !element.set.is_ours() => {
+                value(bytes, NFTA_SET_ELEM_USERDATA, &MARK_OF_OURS)
+            }
+            RawKey::Cgroup(_) | RawKey::Address { .. } => {}
         }
         if let Some((code, chain)) = element.data.and_then(verdict) {
             nest(bytes, NFTA_SET_ELEM_DATA, |bytes| {
@@ -468,7 +459,7 @@ mod tests {
         assert_eq!(found[1].nf_tables(), Some(kind::NEWSETELEM));
         assert_eq!(found[1].family(), Some(Family::Inet));
         assert_eq!(found[1].text(NFTA_SET_ELEM_LIST_SET), Some("scnpm.a"));
-        assert_eq!(found[1].cgroup_keys().collect::<Vec<_>>(), ids);
+        assert_eq!(found[1].cgroup_keys().collect::<Vec<_>>(), ids.map(|id| (id, false)));
     }
 
     #[test]
@@ -477,10 +468,30 @@ mod tests {
         let one = |set, id| RawElement { set, key: RawKey::Cgroup(CgroupId(id)), data: None };
         let mut batch = Batch::new(u32::MAX);
         batch.add(&[one(&a, 1), one(&b, 1), one(&b, 2)]);
-        assert_eq!(batch.acknowledged().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(batch.last(), Some(1));
         let (bytes, _) = batch.finish();
+        let acknowledged = messages(&bytes).filter(|message| message.flags & NLM_F_ACK != 0);
+        assert_eq!(acknowledged.map(|message| message.seq).collect::<Vec<_>>(), [1]);
         let counts: Vec<usize> = messages(&bytes).map(|message| message.cgroup_keys().count()).collect();
         assert_eq!(counts, [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn elements_in_sets_of_users_have_a_mark() {
+        let (ours, users) = (set("scnpm.a"), set("mine"));
+        let one = |set, id| RawElement { set, key: RawKey::Cgroup(CgroupId(id)), data: None };
+        let mut batch = Batch::new(1);
+        batch.add(&[one(&ours, 1), one(&users, 2)]);
+        let (bytes, _) = batch.finish();
+        let keys: Vec<(CgroupId, bool)> =
+            messages(&bytes).flat_map(|message| message.cgroup_keys()).collect();
+        assert_eq!(keys, [(CgroupId(1), false), (CgroupId(2), true)]);
+        assert_eq!(MARK_OF_OURS[2..7], *crate::dispatch::MARK.as_bytes());
+    }
+
+    #[test]
+    fn empty_batch_has_no_last_message() {
+        assert_eq!(Batch::new(7).last(), None);
     }
 
     #[test]
@@ -493,7 +504,8 @@ mod tests {
         let mut batch = Batch::new(1);
         batch.add(&elements);
         let (bytes, _) = batch.finish();
-        let keys: Vec<CgroupId> = messages(&bytes).flat_map(|message| message.cgroup_keys()).collect();
+        let keys: Vec<(CgroupId, bool)> =
+            messages(&bytes).flat_map(|message| message.cgroup_keys()).collect();
         assert_eq!(keys.len(), 2000);
         assert!(messages(&bytes).all(|message| message.payload.len() < usize::from(u16::MAX)));
     }
@@ -501,7 +513,8 @@ mod tests {
     #[test]
     fn bytes_that_are_cut_short_end_the_reading() {
         let mut batch = Batch::new(1);
-        batch.delete(&set("a"), CgroupId(5));
+        let set = set("a");
+        batch.delete(&[RawElement { set: &set, key: RawKey::Cgroup(CgroupId(5)), data: None }]);
         let (bytes, _) = batch.finish();
         for length in 0..bytes.len() {
             for message in messages(&bytes[..length]) {

@@ -2,7 +2,6 @@
 
 pub mod complaint;
 pub mod fake;
-pub mod json;
 pub mod kernel;
 pub mod libnftables;
 pub(crate) mod message;
@@ -10,7 +9,7 @@ pub mod monitor;
 pub mod netlink;
 pub mod probe;
 
-pub use complaint::FileComplaint;
-pub use kernel::{AddError, Complaint, Kernel, Nftables};
+pub use complaint::{Complaint, FileComplaint};
+pub use kernel::{ElementChange, Kernel, Nftables, is_passing, words_of};
 pub use monitor::{Change, Interest, RulesetMonitor};
 pub use probe::Missing;

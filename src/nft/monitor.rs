@@ -241,7 +241,8 @@ mod tests {
             (set_in("filter", "blocked"), false),
         ] {
             let mut batch = Batch::new(1);
-            batch.delete(&set, CgroupId(1));
+            let key = crate::nft::message::RawKey::Cgroup(CgroupId(1));
+            batch.delete(&[crate::nft::message::RawElement { set: &set, key, data: None }]);
             assert_eq!(touched(&interest, batch), expected, "{set}");
         }
     }

@@ -2,7 +2,7 @@
 //! them, also when the cgroup is long gone.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
@@ -19,16 +19,14 @@ use nix::{
     },
 };
 
-use super::message::{
-    self, Batch, Message, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, list_elements,
-    messages,
+use super::{
+    kernel::ElementChange,
+    message::{
+        self, Batch, Message, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, list_elements,
+        messages,
+    },
 };
-use crate::{
-    model::{CgroupId, SetRef},
-    policy::hosts::Addresses,
-};
-
-pub use super::message::SetKind;
+use crate::model::{Addresses, CgroupId, SetRef};
 
 /// A socket to nf_tables.
 #[derive(Debug)]
@@ -38,9 +36,6 @@ pub struct Netlink {
     seq: u32,
     buffer: Vec<u8>,
 }
-
-/// How many deletions go into one transaction: their acknowledgements must fit into the socket's buffer.
-const DELETIONS: usize = 100;
 
 /// How often a listing is begun anew when the ruleset changes meanwhile.
 const LISTINGS: usize = 20;
@@ -84,43 +79,42 @@ impl Netlink {
         })
     }
 
-    /// What a set is for.
+    /// Whether a set or map has ids of cgroups as its keys, and nothing else.
     ///
     /// # Errors
     /// `NotFound` for no such set.
-    pub fn set_kind(&mut self, set: &SetRef) -> io::Result<SetKind> {
+    pub fn is_set_of_cgroups(&mut self, set: &SetRef) -> io::Result<bool> {
         let seq = self.seq;
         self.seq = seq.wrapping_add(1);
         self.send(&message::get_set(set, seq))?;
-        let mut kind = SetKind::Other;
+        let mut is_one = false;
         self.receive(|message| {
-            if message.seq != seq {
-                return None;
-            }
-            if message.kind != NLMSG_ERROR {
-                kind = message.set_kind();
-            }
-            Some(outcome(message))
+            let is_answer = message.seq == seq;
+            is_one |= is_answer && message.kind != NLMSG_ERROR && message.is_set_of_cgroups();
+            is_answer.then(|| outcome(message))
         })?;
-        Ok(kind)
+        Ok(is_one)
     }
 
-    /// Adds elements in one transaction. What is there with the same data is fine.
+    /// Makes changes of elements in one transaction. What is to be added and is there with the same data is fine.
     ///
     /// # Errors
-    /// The first of the kernel's; nothing is added then.
-    pub(super) fn add(&mut self, elements: &[RawElement]) -> io::Result<()> {
+    /// The first of the kernel's; nothing is changed then. `NotFound` if a set, or what is to be deleted, is not there.
+    pub fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()> {
         let mut batch = Batch::new(self.seq);
-        batch.add(elements);
+        for run in changes
+            .chunk_by(|a, b| a.is_addition() == b.is_addition() && a.is_of_cgroup() && b.is_of_cgroup())
+        {
+            match run {
+                [ElementChange::Delete { set, id: None }] => batch.flush(set),
+                [first, ..] => {
+                    let elements: Vec<RawElement<'_>> = run.iter().map(ElementChange::raw).collect();
+                    if first.is_addition() { batch.add(&elements) } else { batch.delete(&elements) }
+                }
+                [] => {}
+            }
+        }
         self.commit(batch)
-    }
-
-    /// Deletes all elements of each of the sets, in one transaction. A set that is gone is fine.
-    ///
-    /// # Errors
-    /// The first real failure; the others are empty all the same.
-    pub fn flush(&mut self, sets: &[SetRef]) -> io::Result<()> {
-        self.all_or_each(sets, |batch, set| batch.flush(set))
     }
 
     /// Empties a set of addresses and fills it with these ranges, in one transaction.
@@ -143,19 +137,11 @@ impl Netlink {
         self.commit(batch)
     }
 
-    /// Deletes elements by cgroup id, many in one transaction, each by itself if need be. What is gone is fine.
-    ///
-    /// # Errors
-    /// The first real failure; the others are gone all the same.
-    pub fn delete(&mut self, elements: &[(SetRef, CgroupId)]) -> io::Result<()> {
-        self.all_or_each(elements, |batch, (set, id)| batch.delete(set, *id))
-    }
-
-    /// The cgroup ids in a set or map, that is its keys of 8 bytes.
+    /// The cgroup ids in a set or map, that is its keys of 8 bytes, and whether each has our mark.
     ///
     /// # Errors
     /// `NotFound` for no such set, `Interrupted` for a ruleset that changes all the time.
-    pub fn ids(&mut self, set: &SetRef) -> io::Result<BTreeSet<CgroupId>> {
+    pub fn elements(&mut self, set: &SetRef) -> io::Result<BTreeMap<CgroupId, bool>> {
         for _ in 0..LISTINGS {
             if let Some(ids) = self.listing(set)? {
                 return Ok(ids);
@@ -165,11 +151,11 @@ impl Netlink {
     }
 
     /// One listing; `None` if the ruleset changed meanwhile.
-    fn listing(&mut self, set: &SetRef) -> io::Result<Option<BTreeSet<CgroupId>>> {
+    fn listing(&mut self, set: &SetRef) -> io::Result<Option<BTreeMap<CgroupId, bool>>> {
         let seq = self.seq;
         self.seq = seq.wrapping_add(1);
         self.send(&list_elements(set, seq))?;
-        let mut ids = BTreeSet::new();
+        let mut ids = BTreeMap::new();
         let mut whole = true;
         self.receive(|message| {
             if message.seq != seq {
@@ -187,48 +173,25 @@ impl Netlink {
         Ok(whole.then_some(ids))
     }
 
-    fn all_or_each<T>(&mut self, things: &[T], put: impl Fn(&mut Batch, &T)) -> io::Result<()> {
-        let mut result = Ok(());
-        for things in things.chunks(DELETIONS) {
-            let mut batch = Batch::new(self.seq);
-            things.iter().for_each(|thing| put(&mut batch, thing));
-            if self.commit(batch).is_ok() {
-                continue;
-            }
-            for thing in things {
-                let mut batch = Batch::new(self.seq);
-                put(&mut batch, thing);
-                match self.commit(batch) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => result = result.and(Err(error)),
-                    _ => {}
-                }
-            }
-        }
-        result
-    }
-
-    /// Sends a batch and waits until all of it is acknowledged, or it is refused as a whole.
+    /// Sends a batch and waits until the kernel has said what became of it.
     fn commit(&mut self, batch: Batch) -> io::Result<()> {
         let whole = batch.first();
-        let mut open: BTreeSet<u32> = batch.acknowledged().collect();
-        if open.is_empty() {
-            return Ok(());
-        }
+        let Some(last) = batch.last() else { return Ok(()) };
         let (bytes, next) = batch.finish();
         self.seq = next;
         self.send(&bytes)?;
         let mut first_failure = Ok(());
         self.receive(|message| {
-            if message.kind != NLMSG_ERROR {
+            // What is left of a batch that was given up is passed over.
+            let is_of_batch = message.seq.wrapping_sub(whole) <= last.wrapping_sub(whole);
+            if message.kind != NLMSG_ERROR || !is_of_batch {
                 return None;
             }
-            if message.seq == whole && message.error() != 0 {
-                return Some(outcome(message));
-            }
-            if open.remove(&message.seq) && first_failure.is_ok() {
+            if first_failure.is_ok() {
                 first_failure = outcome(message);
             }
-            open.is_empty().then_some(Ok(()))
+            let is_end = message.seq == last || (message.seq == whole && message.error() != 0);
+            is_end.then_some(Ok(()))
         })?;
         first_failure
     }

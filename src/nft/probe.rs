@@ -7,6 +7,8 @@ use nix::{
     sys::statfs::{CGROUP2_SUPER_MAGIC, statfs},
 };
 
+use crate::dispatch::Script;
+
 use super::{Kernel, complaint, netlink::Netlink};
 
 /// What is missing, and what to do, in one line.
@@ -48,13 +50,13 @@ pub fn require_cgroup2(root: &Path) -> Result<(), Missing> {
 /// # Errors
 /// What is missing.
 pub fn require_nft_socket(kernel: &mut impl Kernel) -> Result<(), Missing> {
-    let script = "\
-table inet scnpm.probe {
-    set cgroups { type cgroupsv2; }
-    chain probe { socket cgroupv2 level 1 @cgroups; }
-}
-";
-    kernel.run(script, true).map_err(|complaints| {
+    let script = Script::of([
+        "add table inet scnpm.probe",
+        "add set inet scnpm.probe cgroups { type cgroupsv2; }",
+        "add chain inet scnpm.probe probe",
+        "add rule inet scnpm.probe probe socket cgroupv2 level 1 @cgroups",
+    ]);
+    kernel.run(&script, true).map_err(|complaints| {
         Missing(format!(
             "this kernel cannot match cgroups in nftables: it needs Linux 5.13 with CONFIG_NFT_SOCKET \
              (module nft_socket); nft says: {}",

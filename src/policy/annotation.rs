@@ -65,25 +65,7 @@ impl Policy {
 
     /// What selects units that are not known ahead.
     pub fn followed(&self) -> BTreeSet<Selectors> {
-        let is_pathless = |annotation: &Annotation| {
-            matches!(&annotation.statement, Statement::Rule(_)) && !annotation.statement.matches_cgroup()
-        };
-        let follows = |annotation: &&Annotation| {
-            annotation.units_match().is_some() || is_pathless(annotation) && annotation.only_unit().is_none()
-        };
-        self.annotations.iter().filter(follows).map(|annotation| annotation.selectors.clone()).collect()
-    }
-
-    /// A diagnostic for each annotation that names a user of whom there is something to say.
-    pub fn unknown_users(&self, say: impl Fn(&str) -> Option<String>) -> Vec<Diagnostic> {
-        let diagnostic = |annotation: &Annotation| {
-            let message = annotation.selectors.user_names().into_iter().find_map(&say)?;
-            Some(
-                Diagnostic::new(Code::UnknownUser, annotation.unit_span, message)
-                    .help("scnpm asks again and again, and at once with `systemctl reload scnpm.service`"),
-            )
-        };
-        self.annotations.iter().filter_map(diagnostic).collect()
+        self.annotations.iter().filter_map(Annotation::followed).collect()
     }
 
     /// The users whom annotations name.
@@ -189,6 +171,26 @@ impl Annotation {
             [Selector { whose: Whose::Anybody | Whose::System, which: Which::Unit(unit) }] => Some(unit),
             _ => None,
         }
+    }
+
+    /// What selects the users' units that a rule without a cgroup is about, besides the system's unit of that name: those of
+    /// any user, where nobody's manager is named.
+    pub fn users_units(&self) -> Option<Selectors> {
+        let unit = self.only_unit().filter(|_| self.is_pathless() && self.selectors.is_bare())?;
+        Some(Selectors(vec![Selector { whose: Whose::AnyUser, which: Which::Unit(unit.clone()) }]))
+    }
+
+    /// What selects its units, if they are not known ahead.
+    fn followed(&self) -> Option<Selectors> {
+        match self.units_match().is_some() || self.is_pathless() && self.only_unit().is_none() {
+            true => Some(self.selectors.clone()),
+            false => self.users_units(),
+        }
+    }
+
+    /// Whether it is a rule that is in force while its units run, whatever their cgroups.
+    fn is_pathless(&self) -> bool {
+        matches!(&self.statement, Statement::Rule(_)) && !self.statement.matches_cgroup()
     }
 
     /// Where the unit's name stands, without whose it is.

@@ -2,31 +2,17 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Range,
 };
 
 use super::annotation::{Part, Policy, Statement};
+pub use crate::model::{Addresses, HostName, Hosts};
 use crate::text::{
     Code, Span, Token, TokenKind,
     diagnostic::{Diagnostic, quoted},
 };
-
-/// A host name and the family that its place asks for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostName {
-    /// The name as written.
-    pub name: String,
-    /// Whether IPv6 addresses are wanted, else IPv4.
-    pub v6: bool,
-}
-
-/// What is known of host names; one that is absent has no address (yet).
-pub type Hosts = BTreeMap<HostName, BTreeSet<IpAddr>>;
-
-/// The first and the last address of a range, both of one family.
-pub type Addresses = (IpAddr, IpAddr);
 
 /// `ip daddr` and the like, compared with one host name or with a list that has one in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -356,6 +342,8 @@ const KEYWORDS: [&str; 62] = [
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::text::{
         FileId,

@@ -6,6 +6,7 @@ pub mod annotation;
 pub mod files;
 pub mod hosts;
 pub mod parse;
+pub mod words;
 
 pub use annotation::{
     Allow, Annotation, CgroupMatch, Define, ElementStatement, Part, Placement, Policy, RuleStatement,

@@ -31,89 +31,89 @@ macro_rules! codes {
 }
 
 codes! {
-    /// An annotation's statement is incomplete, or none that an annotation can have.
+    /// Incomplete or unsupported statement.
     Statement = "E001",
-    /// A `\` is not followed by a comment line that continues the statement.
+    /// Continuation without a comment line.
     Continuation = "E002",
-    /// A quote or brace is not closed, or there is more than one statement.
+    /// Unclosed quote or brace, or a second statement.
     Nesting = "E003",
-    /// Not the name of a table, chain or set.
+    /// Invalid name of a table, chain or set.
     Name = "E004",
-    /// Not the path of a cgroup.
+    /// Invalid cgroup path.
     Path = "E005",
-    /// A variable is not defined, or holds something that cannot stand here.
+    /// Undefined or unusable variable.
     Variable = "E006",
-    /// A form of element that an annotation cannot add.
+    /// Unsupported element.
     Element = "E007",
-    /// Not what names units.
+    /// Invalid selector.
     Selector = "E008",
-    /// `socket cgroupv2 unit` for units of nobody in particular.
+    /// `socket cgroupv2 unit` without an owner.
     Whose = "E009",
-    /// nft refuses a statement outside the annotations, and with it the whole file.
+    /// Invalid statement outside the annotations.
     Base = "E010",
-    /// A rule outside the annotations names a cgroup that does not exist.
+    /// Missing cgroup in a rule outside the annotations.
     PlainCgroup = "E011",
-    /// The file names an interface that does not exist.
+    /// Missing interface.
     Interface = "E012",
-    /// A host name outside the annotations has no address.
+    /// Unresolved host name outside the annotations.
     BaseHost = "E013",
-    /// A host name at a place where its addresses cannot be kept.
+    /// Host name where its addresses cannot be kept.
     HostPlace = "E014",
-    /// nft refuses an annotation.
+    /// Annotation refused by nft.
     Refused = "E020",
-    /// The annotation's chain is called from a hook that cannot match cgroups.
+    /// Cgroup match in an unsupported hook.
     Hook = "E021",
-    /// The level is not the number of names in the path.
+    /// Wrong cgroup level.
     Level = "W001",
-    /// The path is not that of the annotation's unit.
+    /// Path of another unit.
     UnitPath = "W002",
-    /// Neither a unit file nor a running unit has this name.
+    /// Unknown unit.
     UnknownUnit = "W003",
-    /// A comment that is nearly an annotation.
+    /// Comment that resembles an annotation.
     NearMiss = "W004",
-    /// `!=` on a cgroup.
+    /// Negated cgroup match.
     Negated = "W005",
-    /// A rule that refuses, and so fails open.
+    /// Refusal that fails open.
     FailsOpen = "W006",
-    /// Nothing accepts established connections before the rule.
+    /// Missing rule for established connections.
     NoEstablished = "W007",
-    /// No hook that can match cgroups calls the chain.
+    /// Unreachable chain.
     NotReached = "W008",
-    /// The chain has decided before the rule.
+    /// Unreachable rule.
     AfterVerdict = "W009",
-    /// The same annotation twice.
+    /// Duplicate annotation.
     Duplicate = "W010",
-    /// An earlier annotation decides all that this one would.
+    /// Shadowed annotation.
     Shadowed = "W011",
-    /// The service's listeners belong to its socket unit.
+    /// Socket-activated service.
     SocketUnit = "W012",
-    /// A host name in an annotation.
+    /// Host name in an annotation.
     HostName = "W013",
-    /// Two files say different things of a unit.
+    /// Contradicting annotations in two files.
     Contradiction = "W014",
-    /// Blanks after a `\`.
+    /// Trailing blanks after a `\`.
     BlankAfterBackslash = "W015",
-    /// A `#` inside a statement makes a comment of the rest.
+    /// `#` inside a statement.
     CommentInside = "W016",
-    /// No type of a unit.
+    /// Unknown unit type.
     UnitType = "W017",
-    /// The path repeats where cgroups are mounted.
+    /// Path that begins with /sys/fs/cgroup.
     MountPrefix = "W018",
-    /// A file cannot be included.
+    /// Failed include.
     Include = "W019",
-    /// A variable outside the annotations refers to one that is not defined.
+    /// Undefined variable outside the annotations.
     BaseVariable = "W020",
-    /// A rule outside the annotations names a cgroup.
+    /// Cgroup in a rule outside the annotations.
     PlainCgroupNow = "W021",
-    /// A host name outside the annotations.
+    /// Host name outside the annotations.
     BaseHostName = "W022",
-    /// A host name that is not resolved.
+    /// Unresolved host name.
     Unresolved = "W023",
-    /// An `allow` comment that allows nothing.
+    /// `allow` comment without effect.
     Allow = "W024",
-    /// A netdev chain or a flowtable is for an interface that does not exist.
+    /// Missing device of a netdev chain or flowtable.
     Device = "W025",
-    /// There is no user of this name.
+    /// Unknown user.
     UnknownUser = "W026",
 }
 

@@ -16,9 +16,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::room;
 use crate::{
     dispatch::Pattern,
-    load::{self, Load},
-    model::{Binding, CgroupPath, Element, Instance, Key, SetRef},
-    nft::{FileComplaint, Kernel, Nftables, libnftables::Libnftables},
+    effects::{self, Failed},
+    engine::{Add, Commit},
+    findings::Refusal,
+    load::Load,
+    model::{CgroupPath, Instance, Key, Row, RowId, SetRef},
+    nft::{Complaint, FileComplaint, Nftables, libnftables::Libnftables},
     policy::{Policy, Statement, hosts::Hosts},
     text::Diagnostic,
     units::selector::Users,
@@ -80,7 +83,7 @@ impl Attempt {
             files.iter().filter_map(|file| library.try_file(file).err()).flatten().collect()
         };
         let mut complaints: Vec<FileComplaint> = in_a_process(parse).unwrap_or_default();
-        complaints.retain(|complaint| complaint.words.starts_with("syntax error"));
+        complaints.retain(|complaint| complaint.kind.is_syntax());
         complaints
     }
 
@@ -102,15 +105,25 @@ impl Attempt {
         room::make_cgroups(of_rules.union(&of_elements).copied());
         // What goes into our own maps is added after the load: with it, libnftables reads all elements of all sets.
         let is_there = |path: &CgroupPath| look(path).filter(|_| of_elements.contains(path));
-        let load =
-            Load { policy, hosts, flush: false, look: &is_there, active: &|_, _| false, instances, users };
+        let load = Load {
+            policy,
+            hosts,
+            flush: false,
+            look: &is_there,
+            alive: &BTreeSet::new,
+            state: &|_| None,
+            instances,
+            users,
+        };
         match load.run(&mut kernel) {
             Ok(loaded) => {
-                let mut diagnostics = loaded.diagnostics;
-                let examples = loaded.patterns.iter().flat_map(examples);
-                let bindings: Vec<Binding> = loaded.bindings.into_iter().chain(examples).collect();
-                room::make_cgroups(bindings.iter().flat_map(|binding| binding.condition.paths()));
-                diagnostics.extend(refused_elements(&mut kernel, &bindings, policy));
+                let refused = loaded.refusals.iter();
+                let mut diagnostics: Vec<Diagnostic> =
+                    refused.map(|refusal| refusal.diagnostic(policy)).collect();
+                let rows: Vec<Row> =
+                    loaded.rows.into_iter().chain(loaded.patterns.iter().flat_map(examples)).collect();
+                room::make_cgroups(rows.iter().flat_map(|row| row.condition.paths()));
+                diagnostics.extend(refused_elements(&mut kernel, &rows, policy));
                 Report::Loaded { ruleset: loaded.ruleset, diagnostics }
             }
             Err(error) => Report::Impossible(format!("nft refuses the policy: {}", error.words.join("; "))),
@@ -130,30 +143,33 @@ fn paths(policy: &Policy) -> (BTreeSet<&CgroupPath>, BTreeSet<&CgroupPath>) {
     (of_rules, of_elements)
 }
 
-/// An element for each target of a pattern, as if there were an instance.
-fn examples(pattern: &Pattern) -> impl Iterator<Item = Binding> {
+/// A row for each target of a pattern, as if there were an instance.
+fn examples(pattern: &Pattern) -> impl Iterator<Item = Row> {
     pattern.targets.iter().filter_map(|target| {
         let level = usize::try_from(target.level.unwrap_or(1)).ok()?;
         let path = vec!["scnpm"; level].join("/").parse().ok()?;
-        Some(pattern.binding(target, &path))
+        Some(pattern.row(target, &path))
     })
 }
 
 /// Adds an element to each of our own maps and sets for each cgroup and gate, as if all units ran.
-fn refused_elements(kernel: &mut Nftables, bindings: &[Binding], policy: &Policy) -> Vec<Diagnostic> {
-    let ours = bindings.iter().filter(|binding| binding.element.set.is_ours());
-    let elements: BTreeMap<(&SetRef, &Key), &Binding> =
-        ours.map(|binding| ((&binding.element.set, &binding.element.key), binding)).collect();
-    let all: Vec<Element> = elements.values().map(|binding| binding.element.clone()).collect();
-    let Err(error) = kernel.add(&all) else { return vec![] };
-    let diagnostic = |(element, words): &(Element, String)| {
-        let binding = elements.get(&(&element.set, &element.key))?;
-        let (_, annotation) = policy
-            .iter()
-            .find(|(_, annotation)| policy.sources.location(annotation.unit_span) == binding.location)?;
-        Some(load::refusal(annotation, None, words))
+fn refused_elements(kernel: &mut Nftables, rows: &[Row], policy: &Policy) -> Vec<Diagnostic> {
+    let ours = rows.iter().filter(|row| row.element.set.is_ours());
+    let rows: BTreeMap<(&SetRef, &Key), &Row> =
+        ours.map(|row| ((&row.element.set, &row.element.key), row)).collect();
+    let add = |(number, row): (u64, &&Row)| Add {
+        row: RowId(number),
+        element: row.element.clone(),
+        id: row.element.key.cgroup().and_then(look),
     };
-    error.refused.iter().filter_map(diagnostic).collect()
+    let add: Vec<Add> = (0..).zip(rows.values()).map(add).collect();
+    let done = effects::commit(kernel, &Commit { add, delete: vec![] }, &look);
+    let diagnostic = |failed: &Failed| {
+        let row = rows.values().nth(usize::try_from(failed.row.0).ok()?)?;
+        let complaint: Complaint = Complaint::unplaced(&*failed.words);
+        Some(Refusal::new(*row.annotations.first()?, None, &complaint).diagnostic(policy))
+    };
+    done.failures.iter().filter_map(diagnostic).collect()
 }
 
 /// Runs something in a child of this process, which must have one thread only.

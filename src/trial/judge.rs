@@ -1,7 +1,9 @@
 //! nft's complaints about a file's own statements to diagnostics, and to what the next round needs. Pure.
 
 use crate::{
+    findings::{BY_NAME, ONLY_SOME_HOOKS},
     model::CgroupPath,
+    nft::complaint::{Complaint, Kind},
     text::{
         Code, Diagnostic, Item, ItemKind, Outline, OutlinedBlock, Span, Token, TokenKind, diagnostic::quoted,
         token::text_of,
@@ -42,50 +44,52 @@ pub(super) struct Place<'a> {
 }
 
 /// Judges a complaint about a place in a file.
-pub(super) fn judge(place: &Place<'_>, words: &str) -> Judgement {
+pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> Judgement {
     let Place { span, outline, text, .. } = *place;
     let word = text.get(span.start..span.end).unwrap_or_default().trim_matches('"').to_owned();
-    let message = format!("nft refuses the file: {}", words.replace('\n', " "));
-    if words.contains("cgroupv2 path fails") {
+    let message = refusal(complaint);
+    if complaint.kind == Kind::CgroupMissing {
         return Judgement {
             diagnostic: plain_cgroup(span, &message, outline, text),
             repair: Repair::Cgroups,
         };
     }
-    if words.contains("Interface does not exist") && is_interface(&word) {
+    if complaint.kind == Kind::InterfaceMissing && is_interface(&word) {
         let diagnostic = Diagnostic::new(Code::Interface, span, message);
         return Judgement { diagnostic: by_name(diagnostic, span, outline), repair: Repair::Interface(word) };
     }
-    // The latter in nftables 1.1.
-    if (words.contains("unexpected junk") || words.contains("unexpected CRLF"))
+    if complaint.kind == Kind::Junk
         && let Some(help) = junk(span, text)
     {
         let diagnostic = Diagnostic::new(Code::Base, span, message).help(help);
         return Judgement { diagnostic, repair: Repair::Junk };
     }
-    if words.contains("Could not resolve hostname") && is_host_name(&word) {
+    if complaint.kind == Kind::HostUnresolved && is_host_name(&word) {
         let diagnostic = Diagnostic::new(Code::BaseHost, span, message)
             .help("write an address: at boot nft loads the file before there is a network to ask for names");
         return Judgement { diagnostic, repair: Repair::Host(word) };
     }
-    if words.ends_with("Operation not supported") && matches_cgroup(place) {
-        let diagnostic = Diagnostic::new(Code::Hook, span, message).help(
-            "a socket's cgroup is only known in chains that prerouting, input or output call, and in no others",
-        );
+    if complaint.kind == Kind::Unsupported && matches_cgroup(place) {
+        let diagnostic = Diagnostic::new(Code::Hook, span, message).help(ONLY_SOME_HOOKS);
         return Judgement { diagnostic, repair: Repair::Without };
     }
     let mut diagnostic = Diagnostic::new(Code::Base, span, message);
-    if words.contains("unexpected newline") {
+    if complaint.kind == Kind::EarlyEnd {
         diagnostic =
             diagnostic.help("the statement ends too early for nft: the words before its end may be misspelt");
     }
     match outline.blocks.iter().rev().find(|block| holds(block.span, span)) {
-        Some(block) if words.ends_with("No such file or directory") => in_block(block, place, diagnostic),
+        Some(block) if complaint.kind == Kind::Missing => in_block(block, place, diagnostic),
         Some(block) if block.is_flowtable && outline.item_at(span).is_none() => {
             Judgement { diagnostic, repair: Repair::Flowtable(block.name.clone()) }
         }
         _ => Judgement { diagnostic, repair: Repair::Without },
     }
+}
+
+/// What to say of a complaint about a file.
+pub(super) fn refusal<P>(complaint: &Complaint<P>) -> String {
+    format!("nft refuses the file: {}", complaint.words.replace('\n', " "))
 }
 
 /// What to do about what editors of other systems leave in a file.
@@ -299,12 +303,11 @@ fn paths(tokens: &[Token]) -> Vec<(CgroupPath, Span)> {
 
 /// With `iifname` in place of the `iif` in front of an interface's name.
 fn by_name(diagnostic: Diagnostic, span: Span, outline: &Outline) -> Diagnostic {
-    let help = "`iifname` and `oifname` compare names, and take one that does not exist";
     let before = outline.tokens.partition_point(|token| token.span.start < span.start);
     let keyword = outline.tokens[..before].last().filter(|token| token.is("iif") || token.is("oif"));
     match keyword {
-        Some(keyword) => diagnostic.help(help).fix(keyword.span, format!("{}name", keyword.text)),
-        None => diagnostic.help(help),
+        Some(keyword) => diagnostic.help(BY_NAME).fix(keyword.span, format!("{}name", keyword.text)),
+        None => diagnostic.help(BY_NAME),
     }
 }
 
@@ -363,7 +366,8 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
     }
 
     fn judge_in(text: &str, span: Span, words: &str, missing: &[(String, Span)]) -> Judgement {
-        judge(&Place { span, outline: &Outline::of(FileId(0), text), text, missing }, words)
+        let complaint: Complaint = Complaint::unplaced(words);
+        judge(&Place { span, outline: &Outline::of(FileId(0), text), text, missing }, &complaint)
     }
 
     fn line_with_fix(diagnostic: &Diagnostic) -> String {

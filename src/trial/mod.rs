@@ -203,20 +203,25 @@ impl Rounds<'_> {
     fn repair(&mut self, complaints: Vec<FileComplaint>) -> bool {
         let mut repaired = false;
         let before = self.attempt.clone();
-        let mut has_junk = false;
+        let (mut has_junk, mut is_table_wrong) = (false, false);
         for complaint in complaints {
+            // What is wrong by itself is said again in the next round.
+            if is_table_wrong && complaint.kind.is_of_the_table() {
+                continue;
+            }
             let Some(span) = self.place(&complaint) else {
-                self.unplaced(&complaint.words);
+                self.unplaced(&complaint);
                 continue;
             };
             // What follows comes of it, and there is one at each line.
             if has_junk {
                 break;
             }
-            let Judgement { diagnostic, repair } = judge::judge(&self.judged(span), &complaint.words);
+            let Judgement { diagnostic, repair } = judge::judge(&self.judged(span), &complaint);
             has_junk = repair == Repair::Junk;
             let (diagnostic, is_different) = self.carry_out(repair, span, diagnostic, &before);
             self.say_once(diagnostic);
+            is_table_wrong |= is_different && complaint.kind.is_of_the_table();
             repaired |= is_different;
         }
         repaired
@@ -337,11 +342,9 @@ impl Rounds<'_> {
         Some(id)
     }
 
-    fn unplaced(&mut self, words: &str) {
+    fn unplaced(&mut self, complaint: &FileComplaint) {
         let span = Span { file: FileId(0), start: 0, end: 0 };
-        let diagnostic =
-            Diagnostic::new(Code::Base, span, format!("nft refuses the file: {}", words.replace('\n', " ")));
-        self.say_once(diagnostic);
+        self.say_once(Diagnostic::new(Code::Base, span, judge::refusal(complaint)));
     }
 
     fn say_once(&mut self, diagnostic: Diagnostic) {
@@ -354,7 +357,7 @@ impl Rounds<'_> {
     fn without_a_room(&mut self) {
         for complaint in self.attempt.syntax(&self.files) {
             if let Some(span) = self.place(&complaint) {
-                let diagnostic = judge::judge(&self.judged(span), &complaint.words).diagnostic;
+                let diagnostic = judge::judge(&self.judged(span), &complaint).diagnostic;
                 self.diagnostics.push(diagnostic);
             }
         }

@@ -1,7 +1,9 @@
 //! WHOSE. Which manager made a cgroup and for which unit, and what selects units. Pure.
 
+pub mod files;
 mod instance;
 pub(crate) mod places;
 pub mod selector;
 
+pub use files::{UnitFile, Units};
 pub use selector::{Selector, Selectors, Users};

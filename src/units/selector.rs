@@ -21,7 +21,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{CgroupPath, Instance, Manager, UnitName};
+use super::places;
+use crate::model::{Instance, Manager, UnitName};
 
 mod app;
 mod glob;
@@ -183,21 +184,14 @@ impl Selectors {
         self.0.first().map_or_else(|| UnitName(String::new()), label)
     }
 
-    /// Whether a unit may be selected by both, as far as names tell.
-    pub fn may_overlap(&self, other: &Self) -> bool {
-        let names = |selectors: &Self| -> Option<BTreeSet<UnitName>> {
-            selectors.0.iter().map(|selector| selector.which.only_name().cloned()).collect()
-        };
-        match (names(self), names(other)) {
-            (Some(ours), Some(theirs)) => !ours.is_disjoint(&theirs),
-            _ => true,
-        }
+    /// The names of the units, if none is selected by anything else.
+    pub fn only_names(&self) -> Option<Vec<&UnitName>> {
+        self.0.iter().map(|selector| selector.which.only_name()).collect()
     }
 
-    /// Whether a path may be that of a unit that is selected.
-    pub fn may_name(&self, path: &CgroupPath) -> bool {
-        Instance::of(path)
-            .is_none_or(|instance| self.0.iter().any(|selector| selector.which.names(&instance.unit)))
+    /// Whether other units may be below one that is selected, as far as names tell: below a slice or a user's manager.
+    pub fn may_hold_others(&self) -> bool {
+        self.0.iter().any(|selector| selector.which.may_hold_others())
     }
 
     /// The levels (`socket cgroupv2 level`) at which what they select is to be expected, as far as names tell.
@@ -244,6 +238,22 @@ impl Which {
     /// The unit's name, if it is the only one.
     fn only_name(&self) -> Option<&UnitName> {
         if let Self::Unit(name) = self { Some(name) } else { None }
+    }
+
+    fn may_hold_others(&self) -> bool {
+        const MANAGER: &str = "user@";
+        match self {
+            Self::Unit(name) => places::is_slice(&name.0) || places::user_of(&name.0).is_some(),
+            // An application's unit may be a slice.
+            Self::App(_) => true,
+            Self::Glob(glob) => match places::kind(glob) {
+                "service" => {
+                    let prefix = glob.split(['*', '?', '[']).next().unwrap_or_default();
+                    prefix.starts_with(MANAGER) || MANAGER.starts_with(prefix)
+                }
+                kind => kind == "slice" || glob.ends_with('*'),
+            },
+        }
     }
 
     /// Whether a unit's name is meant.
@@ -358,6 +368,36 @@ mod tests {
         assert!(Selectors::parse("alice:a.service,app:b").unwrap().is_bare());
     }
 
+    #[test]
+    fn slices_and_managers_may_hold_others() {
+        for text in [
+            "system:a.slice",
+            "system:x.service, 1000:app.slice",
+            "system:user@1000.service",
+            "alice:app:firefox",
+            "user:app-*",
+            "user:*",
+            "user:app-*.slice",
+            "system:user@*.service",
+            "system:us*.service",
+            "system:*.service",
+            "system:u?er@1000.service",
+        ] {
+            assert!(Selectors::parse(text).unwrap().may_hold_others(), "{text}");
+        }
+        for text in [
+            "system:a.service,alice:b@1.service",
+            "system:user@.service",
+            "system:user@a.service",
+            "user:app-*.scope",
+            "user:*.scope",
+            "system:users*.service",
+            "system:ser@*.service",
+        ] {
+            assert!(!Selectors::parse(text).unwrap().may_hold_others(), "{text}");
+        }
+    }
+
     fn name() -> impl Strategy<Value = String> {
         prop_oneof![
             "(user|system|app)\\.slice",
@@ -368,6 +408,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_holds_another_is_known_by_its_selector(
+            names in prop::collection::vec(name(), 1..4),
+            below in name(),
+            which in "\\*|app:a|a\\.slice|\\*\\.s[el]\\*|us[e*]r[@*][*]\\.service|\\*\\.slice|user@100[01].service",
+        ) {
+            let above = names.join("/");
+            for whose in ["system:", "user:"] {
+                let text = format!("{whose}{which}");
+                let Ok(selectors) = Selectors::parse(&text) else { continue };
+                if selects(&text, &above) && selects("*", &format!("{above}/{below}")) {
+                    prop_assert!(selectors.may_hold_others(), "{} {}", text, above);
+                }
+            }
+        }
+
         #[test]
         fn what_a_user_makes_is_selected_for_that_user_only(
             names in prop::collection::vec(name(), 1..8),

@@ -64,6 +64,13 @@ pub fn look_at(directory: &Path) -> Option<CgroupId> {
     metadata.is_dir().then(|| CgroupId(metadata.ino()))
 }
 
+/// The ids of all cgroups that exist.
+pub fn alive() -> BTreeSet<CgroupId> {
+    let root = Path::new(CGROUP_ROOT);
+    let below = below(root, usize::MAX).filter_map(|directory| look_at(&directory));
+    look_at(root).into_iter().chain(below).collect()
+}
+
 /// The directories below one, down to so many levels, in no order. Follows no link; what vanishes meanwhile is left out.
 pub fn below(directory: &Path, levels: usize) -> impl Iterator<Item = PathBuf> + use<> {
     let mut pending = children(directory, levels);

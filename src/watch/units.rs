@@ -1,5 +1,4 @@
-//! Units that are there already, as far as cgroupfs shows them: for user managers, which nobody tells a system service
-//! about, and for the system's units while there is no D-Bus.
+//! Units of the system that are there already, as far as cgroupfs shows them: for while there is no D-Bus.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -8,11 +7,6 @@ use crate::model::{CGROUP_ROOT, UnitName};
 
 /// How deep below a slice units are looked for.
 const DEPTH: usize = 8;
-
-/// Those of these units that have a cgroup below a user's manager.
-pub fn of_users(units: &BTreeSet<UnitName>) -> BTreeSet<UnitName> {
-    below("user.slice", units)
-}
 
 /// Those of these units that have a cgroup below the system's slice.
 pub fn of_the_system(units: &BTreeSet<UnitName>) -> BTreeSet<UnitName> {

@@ -875,7 +875,7 @@ def rule_that_must_not_match_a_host_name_waits_for_its_address():
 
 
 @test
-def examples_load_at_boot_and_have_no_mistakes():
+def examples_load_at_boot_and_have_no_errors():
     with m.known_hosts("mail.intranet.local", "payments.example.com"):
         examples = sorted(m.EXAMPLES.glob("*.conf"))
         m.check(len(examples) >= 3, f"only these examples: {examples}")
@@ -1032,6 +1032,44 @@ def checked_by_anybody(*annotations, base=m.BASE):
 
 
 @test
+def daemon_says_what_check_says_in_the_same_words_and_once():
+    sleeper("t-good.service")
+    m.reload_units()
+    # In a table of its own: when a hook is wrong, the kernel may refuse whatever is in the same table.
+    forwarding = """table inet routed {
+    chain forwarded { }
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        jump forwarded
+    }
+}
+"""
+    m.start_with(
+        m.system_rule("t-good.service").replace(" filter allowed ", " routed forwarded "),
+        with_level(3, "t-good.service"),
+        "# t-nobody:t-*.service :: add rule inet filter allowed socket cgroupv2 unit accept\n",
+        m.system_rule("t-good.service", matches="ip daddr no-such-host.invalid"),
+        "# t.service :: ad rule inet filter allowed\n",
+        base=m.BASE + forwarding,
+    )
+    m.says("W023", "no-such-host.invalid")
+    m.linted()
+    found = m.checked()["findings"]
+    expected = [
+        f"{it['file']}:{it['line']}:{it['column']}: {it['severity']}[{it['code']}]: {it['message']}"
+        + (f"\nhelp: {it['help']}" if it["help"] else "")
+        for it in found
+    ]
+    said = [entry["MESSAGE"] for entry in m.entries() if entry.get("MESSAGE", "").startswith(f"{m.CONF}:")]
+    # Before the resolver has answered, the lint warns of the host name.
+    said = [message for message in said if "[W013]" not in message]
+    m.equal(sorted(said), sorted(expected), "what the daemon says")
+    m.equal(sorted(it["code"] for it in found), ["E021", "W001", "W004", "W023", "W026"], "the codes")
+    explanation = next(it["help"] for it in found if it["code"] == "E021")
+    m.check("only reached from forward" in explanation, explanation)
+
+
+@test
 def check_knows_where_units_run():
     cgroup = "t.slice/t-b.slice/t-b-c.slice/t-sliced.service"
     sleeper("t-sliced.service", "Slice=t-b-c.slice")
@@ -1075,7 +1113,7 @@ def check_finds_units_of_a_users_manager():
 
 
 @test
-def unit_in_a_users_home_is_no_mistake():
+def unit_in_a_users_home_is_known():
     name = "t-homed.service"
     home = m.pathlib.Path(f"/home/{m.USER}/.config/systemd/user")
     sleeper(name, where=home)
@@ -1207,7 +1245,7 @@ def nftables_that_is_checked_before_does_not_reload_what_is_wrong():
 
 
 @test
-def nftables_that_is_checked_before_starts_with_a_mistake_in_an_annotation():
+def nftables_that_is_checked_before_starts_with_an_error_in_an_annotation():
     running("t-good.service")
     m.drop_in_of_examples("nftables.service", "scnpm-check.conf")
     m.write_policy(m.system_rule("t-good.service"), MISSPELT)

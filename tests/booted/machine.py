@@ -357,7 +357,7 @@ def says(*words, name="scnpm.service"):
 
 
 def findings(name="scnpm.service"):
-    """The mistakes in a policy that a unit's journal has: the annotation's unit, as far as it is a field, and the code."""
+    """The diagnostics in a unit's journal: the annotation's unit, as far as it is a field, and the code."""
     found = [(entry, re.match(r"/.*?:\d+:\d+: \w+\[(\w+)\]: ", entry.get("MESSAGE", ""))) for entry in entries(name)]
     return [(entry.get("UNIT"), match[1]) for entry, match in found if match]
 

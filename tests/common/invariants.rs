@@ -145,8 +145,8 @@ fn check_dispatch(policy: &Policy) {
     let dispatch = dispatch::compile(policy, &BTreeSet::new(), &hosts, &BTreeMap::new());
     assert!(dispatch.unresolved.is_empty());
     assert!(dispatch.hosts.iter().all(|set| !set.content(&hosts).is_empty()));
-    let elements = dispatch::elements(&dispatch.bindings);
-    assert_eq!(elements.lines.len(), dispatch.bindings.len());
+    let elements = dispatch::elements(&dispatch.rows);
+    assert_eq!(elements.lines.len(), dispatch.rows.len());
     for line in dispatch.script.lines.iter().chain(&elements.lines) {
         let text = line.to_string();
         assert!(is_one_line(&text), "{text:?}");
@@ -157,8 +157,8 @@ fn check_dispatch(policy: &Policy) {
     }
     let printed = dispatch.to_string();
     let comments = printed.strip_prefix(&dispatch.script.to_string()).expect("the script comes first");
-    let targets: usize = dispatch.patterns.iter().map(|(pattern, _)| pattern.targets.len()).sum();
-    assert_eq!(comments.lines().count(), dispatch.bindings.len() + targets);
+    let targets: usize = dispatch.patterns.iter().map(|pattern| pattern.targets.len()).sum();
+    assert_eq!(comments.lines().count(), dispatch.rows.len() + targets);
     assert!(comments.lines().all(|line| line.starts_with("# ")), "{comments:?}");
 }
 

@@ -5,3 +5,8 @@
 
 pub mod policy;
 pub mod sandbox;
+
+/// A table of the family inet.
+pub fn table(name: &str) -> scnpm::model::TableRef {
+    scnpm::model::TableRef { family: scnpm::model::Family::Inet, name: name.into() }
+}

@@ -109,7 +109,7 @@ pub fn succeed(command: &mut Command) -> String {
 }
 
 /// cgroupfs has files that cannot be removed, so directories only.
-fn remove_tree(directory: &Path) {
+pub fn remove_tree(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path());

@@ -1,9 +1,9 @@
-//! What is known of the machine's units.
+//! What is known of the machine's unit files and running units.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::places::template;
 use crate::model::{CgroupPath, UnitName};
-pub(super) use crate::units::places::{kind, template};
 
 /// The machine's units: the system's and those of all users.
 #[derive(Debug, Clone, Default)]
@@ -34,18 +34,18 @@ pub struct UnitFile {
 
 impl Units {
     /// What is known of a unit's files: its own, and its template's if it is an instance.
-    pub(super) fn files_of(&self, unit: &UnitName) -> impl Iterator<Item = &UnitFile> {
+    pub(crate) fn files_of(&self, unit: &UnitName) -> impl Iterator<Item = &UnitFile> {
         let template = template(&unit.0).map(UnitName);
         self.files.get(unit).into_iter().chain(template.and_then(|template| self.files.get(&template)))
     }
 
     /// The name that a unit's cgroup has, if this is another one of the same unit.
-    pub(super) fn own_name<'a>(&'a self, unit: &'a UnitName) -> &'a UnitName {
+    pub(crate) fn own_name<'a>(&'a self, unit: &'a UnitName) -> &'a UnitName {
         self.files.get(unit).and_then(|file| file.alias_of.as_ref()).unwrap_or(unit)
     }
 
     /// Whether there is a unit of this name, as far as is known.
-    pub(super) fn knows(&self, unit: &UnitName) -> bool {
+    pub(crate) fn knows(&self, unit: &UnitName) -> bool {
         self.files_of(unit).next().is_some() || self.running.contains_key(unit)
     }
 
@@ -55,7 +55,7 @@ impl Units {
     }
 
     /// The cgroups that exist of a unit. systemd puts a `_` in front of few names.
-    pub(super) fn cgroups_of(&self, unit: &UnitName) -> impl Iterator<Item = &CgroupPath> {
+    pub(crate) fn cgroups_of(&self, unit: &UnitName) -> impl Iterator<Item = &CgroupPath> {
         let escaped = UnitName(format!("_{unit}"));
         self.running.get(unit).into_iter().chain(self.running.get(&escaped)).flatten()
     }

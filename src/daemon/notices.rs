@@ -1,0 +1,220 @@
+//! What the daemon says: findings once, its state to systemd, and little else.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use sd_notify::NotifyState;
+use serde_json::Value;
+
+use crate::{
+    engine::Figures,
+    findings::{self, Known, Refusal},
+    lint::{Facts, Ruleset},
+    log, machine,
+    policy::{Policy, hosts::HostName},
+    text::{Code, Diagnostic, Span},
+};
+
+/// How long the state may differ from what systemd was told: systemd has better to do while units start.
+const STATUS_PAUSE: Duration = Duration::from_secs(5);
+
+/// What was said, so that it is not said again.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    /// What was said of the files since they were read.
+    findings: Said,
+    /// Host names that have no address, and why.
+    unresolved: BTreeMap<HostName, String>,
+    /// Users whom nobody knows, and what to say of it.
+    unknown: BTreeMap<String, String>,
+    status: Figures,
+    status_due: Option<Instant>,
+}
+
+impl Notices {
+    /// Says what is wrong in the text of files that were just read. What is found in them later is new, too.
+    pub(super) fn files_read(&mut self, policy: &Policy) {
+        self.findings = Said::default();
+        self.unresolved.clear();
+        self.unknown.clear();
+        self.findings.say(&findings::merged(policy, policy.diagnostics.clone()), policy);
+    }
+
+    /// Says that there is nothing to do.
+    pub(super) fn nothing_to_do(&self, files: &[String]) {
+        tracing::warn!("no annotation in {}: nothing to do until a reload", files.join(", "));
+    }
+
+    /// Says all that is found in a policy that was just read and loaded: what nft refuses, and what it takes and will not
+    /// do what its author thinks. To look at the machine's units takes a while, in which services start, so it is done
+    /// beside the loop.
+    pub(super) fn policy_loaded(&self, policy: &Arc<Policy>, refusals: &[Refusal], ruleset: Value) {
+        let refused: Vec<Diagnostic> = refusals.iter().map(|refusal| refusal.diagnostic(policy)).collect();
+        let (said, unresolved, unknown) =
+            (self.findings.clone(), self.unresolved.clone(), self.unknown.clone());
+        let work = {
+            let (policy, refused) = (Arc::clone(policy), refused.clone());
+            move || {
+                let units = machine::units(Path::new("/"), &policy.units());
+                let ruleset = Ruleset::of(&ruleset);
+                let known = Known {
+                    refused: &refused,
+                    facts: Facts { units: Some(&units), ruleset: Some(&ruleset) },
+                    unknown: &unknown,
+                    unresolved: &unresolved,
+                };
+                said.say(&findings::all(&policy, &known), &policy);
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("lint".to_owned()).spawn(work) {
+            tracing::debug!("the policy is not looked at closely: {error}");
+            self.findings.say(&findings::merged(policy, refused), policy);
+        }
+    }
+
+    /// Says what nft refuses when the same policy is loaded again, since somebody else changed the ruleset or a host name
+    /// has an address. What is missing then often comes back in a moment.
+    pub(super) fn policy_reapplied(&self, policy: &Policy, refusals: &[Refusal]) {
+        let diagnostics = |refusals: Vec<&Refusal>| {
+            findings::merged(policy, refusals.into_iter().map(|refusal| refusal.diagnostic(policy)).collect())
+        };
+        let (missing, wrong) = refusals.iter().partition(|refusal| refusal.kind.is_missing());
+        let mut missing = diagnostics(missing);
+        missing.retain(|diagnostic| !self.findings.said().contains(&finding(diagnostic)));
+        if !missing.is_empty() {
+            tracing::info!("{} annotations wait for their tables to come back", missing.len());
+        }
+        missing.iter().for_each(|diagnostic| tracing::debug!("{}", diagnostic.short(&policy.sources)));
+        self.findings.say(&diagnostics(wrong), policy);
+    }
+
+    /// Says which annotations wait for a host name.
+    pub(super) fn unresolved(&mut self, host: HostName, why: String, policy: &Policy) {
+        let failed = BTreeMap::from([(host, why)]);
+        self.findings.say(&findings::merged(policy, findings::unresolved(policy, &failed)), policy);
+        self.unresolved.extend(failed);
+    }
+
+    /// Says which annotations are for a user whom nobody knows.
+    pub(super) fn unknown_user(&mut self, name: String, message: String, policy: &Policy) {
+        let unknown = BTreeMap::from([(name, message)]);
+        self.findings.say(&findings::merged(policy, findings::unknown_users(policy, &unknown)), policy);
+        self.unknown.extend(unknown);
+    }
+
+    /// Tells systemd that the policy is in force.
+    pub(super) fn ready(&mut self, policy: &Policy, figures: &Figures) {
+        let status = status(policy, figures);
+        self.status = figures.clone();
+        self.status_due = None;
+        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        tracing::info!("{status}");
+    }
+
+    /// Tells systemd how things stand, soon after they changed.
+    pub(super) fn status(&mut self, policy: &Policy, figures: &Figures) {
+        if *figures == self.status {
+            self.status_due = None;
+            return;
+        }
+        let due = *self.status_due.get_or_insert_with(|| Instant::now() + STATUS_PAUSE);
+        if due <= Instant::now() {
+            notify(&[NotifyState::Status(&status(policy, figures))]);
+            self.status = figures.clone();
+            self.status_due = None;
+        }
+    }
+
+    /// How long until [`Self::status`] has something to tell.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.status_due.map(|due| due.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// What was said of the files, on whichever thread. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+struct Said(Arc<Mutex<BTreeSet<Finding>>>);
+
+/// What makes a finding the same as an earlier one. Its help may be another one.
+type Finding = (Span, Code, String);
+
+impl Said {
+    fn say(&self, diagnostics: &[Diagnostic], policy: &Policy) {
+        for diagnostic in diagnostics {
+            if self.is_new(diagnostic) {
+                log::diagnostic(diagnostic, policy);
+            }
+        }
+    }
+
+    /// Whether nobody asked this of such a finding before.
+    fn is_new(&self, diagnostic: &Diagnostic) -> bool {
+        self.said().insert(finding(diagnostic))
+    }
+
+    fn said(&self) -> MutexGuard<'_, BTreeSet<Finding>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn finding(diagnostic: &Diagnostic) -> Finding {
+    (diagnostic.span, diagnostic.code, diagnostic.message.clone())
+}
+
+/// Says what a source could not do.
+pub(super) fn of_source(notices: &[String]) {
+    notices.iter().for_each(|notice| tracing::warn!("{notice}"));
+}
+
+fn status(policy: &Policy, figures: &Figures) -> String {
+    let first: Vec<String> =
+        figures.first.iter().map(|(source, number)| format!("{source} {number}")).collect();
+    let heard =
+        if first.is_empty() { String::new() } else { format!("; heard first from {}", first.join(", ")) };
+    let annotations = match policy.annotations.len() {
+        1 => "1 annotation".to_owned(),
+        number => format!("{number} annotations"),
+    };
+    format!("{annotations}, {} of {} elements in the kernel{heard}", figures.held, figures.elements)
+}
+
+/// When a reload begins, as systemd wants to know it (sd_notify(3), `MONOTONIC_USEC=`).
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(_) => notify(&[NotifyState::Reloading]),
+    }
+}
+
+/// Tells systemd, if it wants to be told.
+pub(super) fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!("systemd cannot be notified: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::FileId;
+
+    #[test]
+    fn a_finding_is_new_once_whatever_its_help() {
+        let said = Said::default();
+        let on_another_thread = said.clone();
+        let at = |start| Span { file: FileId(0), start, end: start + 1 };
+        let finding = Diagnostic::new(Code::Hook, at(0), "nft refuses this annotation");
+        assert!(said.is_new(&finding));
+        assert!(!on_another_thread.is_new(&finding));
+        assert!(!said.is_new(&finding.clone().help("another hook")));
+        assert!(said.is_new(&Diagnostic { span: at(5), ..finding.clone() }));
+        assert!(said.is_new(&Diagnostic { message: "other words".to_owned(), ..finding.clone() }));
+        assert!(said.is_new(&Diagnostic { code: Code::Refused, ..finding.clone() }));
+        assert!(Said::default().is_new(&finding), "files that were read again are another matter");
+    }
+}

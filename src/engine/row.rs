@@ -1,0 +1,134 @@
+//! One element: when it is due, and what of it is in the kernel.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::action::{Add, Commit, Delete};
+use crate::model::{
+    AnnotationId, CgroupId, CgroupPath, Condition, Element, Key, Outcome, Row, RowId, UnitName, UnitState,
+};
+
+/// What the world outside the kernel's nftables looks like.
+pub(super) trait World {
+    /// A cgroup's id, if it exists.
+    fn cgroup(&self, path: &CgroupPath) -> Option<CgroupId>;
+    /// The state of a unit of the system's manager, if it is known.
+    fn state(&self, unit: &UnitName) -> Option<UnitState>;
+}
+
+/// A row that is kept: with its conditions and its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The element. Rows for one element are kept as one.
+    pub element: Element,
+    /// It is due if any of them holds.
+    pub conditions: BTreeSet<Condition>,
+    /// The unit of the first row: news of it is a reason to look.
+    pub unit: UnitName,
+    /// The annotations that ask for it.
+    pub annotations: BTreeSet<AnnotationId>,
+    /// Whether it is known ahead; others go with the instances that they are for.
+    pub is_named: bool,
+    /// What the kernel holds of it: ids of cgroups, or the element of a gate (`None`).
+    pub held: BTreeSet<Option<CgroupId>>,
+    /// What the kernel refused; not tried again before something else is wanted.
+    refused: Option<Wanted>,
+    /// Whether a commit of it is under way, and what that adds.
+    busy: Option<Wanted>,
+    /// How often in a row the kernel could not do it.
+    pub(super) failures: u32,
+}
+
+/// What should be in the kernel of an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Wanted {
+    Nothing,
+    /// The element of this cgroup, or that of a gate.
+    Element(Option<CgroupId>),
+}
+
+impl Kept {
+    pub(super) fn new(element: Element, unit: UnitName) -> Self {
+        Self {
+            element,
+            conditions: BTreeSet::new(),
+            unit,
+            annotations: BTreeSet::new(),
+            is_named: false,
+            held: BTreeSet::new(),
+            refused: None,
+            busy: None,
+            failures: 0,
+        }
+    }
+
+    /// Takes in one more row for its element.
+    pub(super) fn join(&mut self, row: Row) {
+        self.conditions.insert(row.condition);
+        self.annotations.extend(row.annotations);
+    }
+
+    fn wanted(&self, world: &impl World) -> Wanted {
+        let holds = |condition: &Condition| {
+            condition.holds(|path| world.cgroup(path).is_some(), |unit| world.state(unit))
+        };
+        if !self.conditions.iter().any(holds) {
+            return Wanted::Nothing;
+        }
+        match &self.element.key {
+            Key::Everything => Wanted::Element(None),
+            Key::Cgroup(path) => world.cgroup(path).map_or(Wanted::Nothing, |id| Wanted::Element(Some(id))),
+        }
+    }
+
+    /// Adds to a commit what makes the kernel right about this element.
+    pub(super) fn plan(&mut self, row: RowId, world: &impl World, commit: &mut Commit) {
+        if self.busy.is_some() {
+            return;
+        }
+        let wanted = self.wanted(world);
+        self.refused = self.refused.filter(|refused| *refused == wanted);
+        if let Wanted::Element(id) = wanted
+            && !self.held.contains(&id)
+            && self.refused.is_none()
+        {
+            commit.add.push(Add { row, element: self.element.clone(), id });
+            self.busy = Some(wanted);
+        }
+        for id in self.held.iter().filter(|id| wanted != Wanted::Element(**id)) {
+            commit.delete.push(Delete { row, set: self.element.set.clone(), id: *id });
+            self.busy = Some(wanted);
+        }
+        if self.busy.is_none() {
+            self.failures = 0;
+        }
+    }
+
+    /// Notes what became of a commit.
+    pub(super) fn note(&mut self, outcome: Outcome) {
+        let tried = self.busy.take();
+        match outcome {
+            Outcome::Added(id) => drop(self.held.insert(id)),
+            Outcome::Deleted(id) => drop(self.held.remove(&id)),
+            Outcome::Refused => self.refused = tried,
+            Outcome::Failed => self.failures = self.failures.saturating_add(1),
+            Outcome::Vanished => {}
+        }
+    }
+
+    /// Whether the kernel could not do the last change of it.
+    pub fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Whether it is the one element of a gate.
+    pub(super) fn is_gate(&self) -> bool {
+        self.element.key == Key::Everything
+    }
+
+    /// Whether the kernel holds nothing of it, and is not being told to.
+    pub(super) fn is_gone(&self) -> bool {
+        self.held.is_empty() && self.busy.is_none()
+    }
+}

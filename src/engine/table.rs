@@ -1,0 +1,304 @@
+//! The rows, and the ways to find them.
+//!
+//! Invariants: there is one row for each element (set, key and data). A path, a unit or an instance is in an index as long
+//! as a row depends on it, and no longer. A row that only instances ask for goes with the last of them, once the kernel
+//! holds nothing of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    action::Commit,
+    row::{Kept, World},
+};
+use crate::model::{
+    CgroupId, CgroupPath, Condition, Data, Element, Instance, Key, Outcome, Row, RowId, SetRef, UnitName,
+};
+
+/// All rows.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    rows: BTreeMap<RowId, Kept>,
+    /// The number of the last row.
+    last: u64,
+    by_element: BTreeMap<(SetRef, Key, Option<Data>), RowId>,
+    by_path: BTreeMap<CgroupPath, Vec<RowId>>,
+    /// The rows that depend on a unit's state.
+    by_unit: BTreeMap<UnitName, BTreeSet<RowId>>,
+    /// The paths that news of a unit is a reason to look at: those of its annotations, and those that it is named in.
+    paths_of: BTreeMap<UnitName, BTreeSet<CgroupPath>>,
+    /// The rows that patterns made of an instance, and whether it is gone.
+    instances: BTreeMap<CgroupPath, OfInstance>,
+    /// The rows whose state in the kernel may be wrong.
+    dirty: BTreeSet<RowId>,
+    held: usize,
+}
+
+#[derive(Debug, Clone)]
+struct OfInstance {
+    unit: UnitName,
+    rows: Vec<RowId>,
+    has_ended: bool,
+}
+
+impl Table {
+    /// A table without rows that gives out no number that another one gave out.
+    pub(super) fn after(other: &Self) -> Self {
+        Self { last: other.last, ..Self::default() }
+    }
+
+    /// How many rows there are.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// How many of them the kernel holds something of.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// The rows.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (RowId, &Kept)> {
+        self.rows.iter().map(|(id, row)| (*id, row))
+    }
+
+    /// A row.
+    pub(super) fn get(&self, row: RowId) -> Option<&Kept> {
+        self.rows.get(&row)
+    }
+
+    /// The cgroups that rows depend on.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
+        self.by_path.keys()
+    }
+
+    /// Whether any row depends on a cgroup.
+    pub(super) fn has_path(&self, path: &CgroupPath) -> bool {
+        self.by_path.contains_key(path)
+    }
+
+    /// The cgroups that rows depend on by name, whether or not a pattern selects them, too.
+    pub(super) fn named_paths(&self) -> BTreeSet<CgroupPath> {
+        let is_named = |(path, rows): &(&CgroupPath, &Vec<RowId>)| {
+            self.instances
+                .get(*path)
+                .is_none_or(|of| rows.iter().any(|row| !of.rows.contains(row) || self.stays(*row)))
+        };
+        self.by_path.iter().filter(is_named).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// The units whose state rows depend on.
+    pub(super) fn units_with_state(&self) -> impl Iterator<Item = &UnitName> {
+        self.by_unit.keys()
+    }
+
+    /// Whether any row depends on a unit's state.
+    pub(super) fn depends_on_state(&self, unit: &UnitName) -> bool {
+        self.by_unit.contains_key(unit)
+    }
+
+    /// The units whose news are worth a look.
+    pub(super) fn units(&self) -> impl Iterator<Item = &UnitName> {
+        self.paths_of.keys().chain(self.by_unit.keys())
+    }
+
+    /// What news of a unit is a reason to look at.
+    pub(super) fn paths_of(&self, unit: &UnitName) -> impl Iterator<Item = &CgroupPath> {
+        self.paths_of.get(unit).into_iter().flatten()
+    }
+
+    /// Keeps a row that is known ahead.
+    pub(super) fn bind(&mut self, row: Row) -> RowId {
+        let id = self.keep(row);
+        if let Some(kept) = self.rows.get_mut(&id) {
+            kept.is_named = true;
+        }
+        id
+    }
+
+    /// Keeps a row; one for the same element is joined.
+    fn keep(&mut self, row: Row) -> RowId {
+        let id = self.row_for(&row.element, &row.unit);
+        self.index(id, &row.unit, &row.condition);
+        self.dirty.insert(id);
+        if let Some(kept) = self.rows.get_mut(&id) {
+            kept.join(row);
+        }
+        id
+    }
+
+    /// Makes a row found by what one of its conditions depends on.
+    fn index(&mut self, id: RowId, unit: &UnitName, condition: &Condition) {
+        for path in condition.paths() {
+            let rows = self.by_path.entry(path.clone()).or_default();
+            if !rows.contains(&id) {
+                rows.push(id);
+            }
+            self.paths_of.entry(unit.clone()).or_default().insert(path.clone());
+            for name in path.components().filter(|name| name.contains('.')) {
+                self.paths_of.entry(UnitName(name.to_owned())).or_default().insert(path.clone());
+            }
+        }
+        if let Some(unit) = condition.unit() {
+            self.by_unit.entry(unit.clone()).or_default().insert(id);
+        }
+    }
+
+    fn row_for(&mut self, element: &Element, unit: &UnitName) -> RowId {
+        let (rows, last) = (&mut self.rows, &mut self.last);
+        *self.by_element.entry(name(element)).or_insert_with(|| {
+            *last += 1;
+            rows.insert(RowId(*last), Kept::new(element.clone(), unit.clone()));
+            RowId(*last)
+        })
+    }
+
+    /// The instances that there are, and the rows made of each.
+    pub(super) fn instances(&self) -> Vec<(Instance, Vec<RowId>)> {
+        let all = self.instances.iter();
+        all.filter_map(|(path, of)| Some((Instance::of(path)?, of.rows.clone()))).collect()
+    }
+
+    /// Takes over rows and instances as they were.
+    pub(super) fn restore(&mut self, rows: BTreeMap<RowId, Kept>, instances: Vec<(Instance, Vec<RowId>)>) {
+        for (id, kept) in rows {
+            self.last = self.last.max(id.0);
+            self.by_element.insert(name(&kept.element), id);
+            kept.conditions.iter().for_each(|condition| self.index(id, &kept.unit, condition));
+            self.held += usize::from(!kept.held.is_empty());
+            self.dirty.insert(id);
+            self.rows.insert(id, kept);
+        }
+        for (instance, rows) in instances {
+            let Instance { unit, path, .. } = instance;
+            self.instances.insert(path, OfInstance { unit, rows, has_ended: false });
+        }
+    }
+
+    /// Whether an instance is known.
+    pub(super) fn has_instance(&self, path: &CgroupPath) -> bool {
+        self.instances.contains_key(path)
+    }
+
+    /// Keeps the rows that patterns make of an instance; none for one that only reaches levels without a map.
+    pub(super) fn bind_instance(&mut self, instance: &Instance, rows: Vec<Row>) -> Vec<RowId> {
+        let rows: Vec<RowId> = rows.into_iter().map(|row| self.keep(row)).collect();
+        let of = OfInstance { unit: instance.unit.clone(), rows: rows.clone(), has_ended: false };
+        self.instances.insert(instance.path.clone(), of);
+        rows
+    }
+
+    /// Notes whether an instance is there. What is gone is forgotten once the kernel holds nothing of it.
+    pub(super) fn instance_seen(&mut self, path: &CgroupPath, exists: bool) {
+        if let Some(instance) = self.instances.get_mut(path) {
+            instance.has_ended = !exists;
+            self.forget_if_over(path);
+        }
+    }
+
+    /// Has the rows that depend on a cgroup planned anew.
+    pub(super) fn cgroup_changed(&mut self, path: &CgroupPath) {
+        self.dirty.extend(self.by_path.get(path).into_iter().flatten());
+    }
+
+    /// Has the rows that depend on a unit's state planned anew.
+    pub(super) fn unit_changed(&mut self, unit: &UnitName) {
+        self.dirty.extend(self.by_unit.get(unit).into_iter().flatten());
+    }
+
+    /// Has a row planned anew.
+    pub(super) fn row_changed(&mut self, row: RowId) {
+        self.dirty.insert(row);
+    }
+
+    /// What makes the kernel right about all rows that may be wrong.
+    pub(super) fn plan(&mut self, world: &impl World) -> Commit {
+        let mut commit = Commit::default();
+        for id in std::mem::take(&mut self.dirty) {
+            if let Some(row) = self.rows.get_mut(&id) {
+                row.plan(id, world, &mut commit);
+            }
+        }
+        commit
+    }
+
+    /// Notes what became of a row's element.
+    pub(super) fn note(&mut self, id: RowId, outcome: Outcome) {
+        let Some(row) = self.rows.get_mut(&id) else { return };
+        self.held -= usize::from(!row.held.is_empty());
+        row.note(outcome);
+        self.held += usize::from(!row.held.is_empty());
+        if outcome != Outcome::Failed {
+            self.dirty.insert(id);
+        }
+        if let Key::Cgroup(path) = &row.element.key {
+            let path = path.clone();
+            self.forget_if_over(&path);
+        }
+    }
+
+    /// What the kernel holds, as after a load.
+    pub(super) fn hold(&mut self, id: RowId, element: Option<CgroupId>) {
+        self.note(id, Outcome::Added(element));
+    }
+
+    /// Forgets an instance that is gone and of which the kernel holds nothing any more.
+    fn forget_if_over(&mut self, path: &CgroupPath) {
+        let Some(instance) = self.instances.get(path).filter(|instance| instance.has_ended) else { return };
+        let is_over = |id: &RowId| self.rows.get(id).is_none_or(|row| row.is_gate() || row.is_gone());
+        if instance.rows.iter().all(is_over)
+            && let Some(OfInstance { unit, rows, .. }) = self.instances.remove(path)
+        {
+            let own: Vec<RowId> = rows.iter().filter(|id| !self.stays(**id)).copied().collect();
+            self.forget_path(path, &own);
+            let conditions = [Condition::Cgroup(path.clone()), Condition::UsersUnit(path.clone(), unit)];
+            rows.into_iter().for_each(|row| self.unbind(row, &conditions));
+        }
+    }
+
+    /// Whether a row depends on its cgroup whatever becomes of instances.
+    fn stays(&self, id: RowId) -> bool {
+        self.rows.get(&id).is_some_and(|row| row.is_named && !row.is_gate())
+    }
+
+    /// Takes what depends on an instance out of a row's conditions, and the row away if it has no others.
+    fn unbind(&mut self, id: RowId, conditions: &[Condition]) {
+        if self.stays(id) {
+            return;
+        }
+        let Some(row) = self.rows.get_mut(&id) else { return };
+        for condition in conditions {
+            row.conditions.remove(condition);
+        }
+        if row.is_named || !row.conditions.is_empty() || !row.is_gone() {
+            self.dirty.insert(id);
+            return;
+        }
+        self.by_element.remove(&name(&row.element));
+        self.rows.remove(&id);
+        self.dirty.remove(&id);
+    }
+
+    /// Forgets a path, unless more than these rows depend on it: a rule that names it.
+    fn forget_path(&mut self, path: &CgroupPath, rows: &[RowId]) {
+        let Some(bound) = self.by_path.get_mut(path) else { return };
+        bound.retain(|id| !rows.contains(id));
+        if !bound.is_empty() {
+            return;
+        }
+        self.by_path.remove(path);
+        let units = rows.iter().filter_map(|id| Some(self.rows.get(id)?.unit.clone()));
+        let names = path.components().map(|name| UnitName(name.to_owned()));
+        for unit in names.chain(units) {
+            if let Some(paths) = self.paths_of.get_mut(&unit) {
+                paths.remove(path);
+                if paths.is_empty() {
+                    self.paths_of.remove(&unit);
+                }
+            }
+        }
+    }
+}
+
+fn name(element: &Element) -> (SetRef, Key, Option<Data>) {
+    (element.set.clone(), element.key.clone(), element.data.clone())
+}

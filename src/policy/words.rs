@@ -1,0 +1,66 @@
+//! What nft's words do in a rule, as far as it matters whether they only match. Pure.
+
+use crate::text::{Token, TokenKind};
+
+/// Whether tokens in front of a cgroup match are known to be nothing but matches, so that it makes no difference
+/// which is tested first. What is not known is taken for an effect.
+pub fn only_matches(before: &[&Token]) -> bool {
+    let Some(first) = before.first() else { return true };
+    let is_word = |token: &&&Token| token.kind == TokenKind::Word;
+    let does_more = |word: &str| EFFECTS.contains(&word) || DECISIONS.contains(&word);
+    MATCHES.contains(&first.text.as_str())
+        && !before.iter().filter(is_word).any(|token| does_more(&token.text))
+}
+
+/// Matches without any effect or memory of their own, by the words that they begin with.
+const MATCHES: [&str; 26] = [
+    "ip", "ip6", "tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "igmp", "th", "esp", "ah",
+    "comp", "meta", "ct", "iif", "oif", "iifname", "oifname", "iiftype", "oiftype", "mark", "skuid", "skgid",
+    "fib",
+];
+
+/// Words that count, remember, log or change something wherever they stand.
+const EFFECTS: [&str; 24] = [
+    "set",
+    "counter",
+    "limit",
+    "quota",
+    "log",
+    "numgen",
+    "count",
+    "add",
+    "update",
+    "delete",
+    "last",
+    "queue",
+    "dup",
+    "fwd",
+    "notrack",
+    "flow",
+    "helper",
+    "timeout",
+    "expectation",
+    "synproxy",
+    "tproxy",
+    "snat",
+    "dnat",
+    "reset",
+];
+
+/// Words that decide, or that stand for what is not known here.
+const DECISIONS: [&str; 14] = [
+    "accept",
+    "drop",
+    "return",
+    "continue",
+    "jump",
+    "goto",
+    "reject",
+    "vmap",
+    "comment",
+    "masquerade",
+    "redirect",
+    "xt",
+    "osf",
+    "meter",
+];
