@@ -9,12 +9,8 @@ use crate::{
     lint::{self, Facts},
     model::{AnnotationId, ChainRef},
     nft::complaint::{Complaint, Kind},
-    policy::{
-        Annotation, Part, Policy, Statement,
-        hosts::{self, HostName, Hosts},
-    },
+    policy::{Annotation, Part, Policy, Statement, hosts::HostName},
     text::{Code, Diagnostic, Span, diagnostic::quoted},
-    units::selector::Users,
 };
 
 /// What is known about a policy besides its text.
@@ -24,10 +20,8 @@ pub struct Known<'a> {
     pub refused: &'a [Diagnostic],
     /// What the lints go by.
     pub facts: Facts<'a>,
-    /// The users that exist, of those whom annotations name.
-    pub users: &'a Users,
-    /// The addresses of host names.
-    pub hosts: &'a Hosts,
+    /// Users whom nobody knows, and what to say of it.
+    pub unknown: &'a BTreeMap<String, String>,
     /// Host names that have none, and why.
     pub unresolved: &'a BTreeMap<HostName, String>,
 }
@@ -37,8 +31,8 @@ pub fn all(policy: &Policy, known: &Known<'_>) -> Vec<Diagnostic> {
     let mut diagnostics = policy.diagnostics.clone();
     diagnostics.extend_from_slice(known.refused);
     diagnostics.extend(lint::lint(policy, known.facts));
-    diagnostics.extend(unresolved(policy, known.hosts, known.unresolved));
-    diagnostics.extend(unknown_users(policy, known.users));
+    diagnostics.extend(unresolved(policy, known.unresolved));
+    diagnostics.extend(unknown_users(policy, known.unknown));
     merged(policy, diagnostics)
 }
 
@@ -60,23 +54,10 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
 }
 
 /// Annotations that wait for one of these host names.
-pub fn unresolved(policy: &Policy, hosts: &Hosts, failed: &BTreeMap<HostName, String>) -> Vec<Diagnostic> {
-    if failed.is_empty() {
-        return vec![];
-    }
-    let names = policy.annotations.iter().filter_map(|annotation| match &annotation.statement {
-        Statement::Rule(rule) => hosts::resolve(policy, &rule.body, hosts).err(),
-        Statement::Element(_) => None,
-    });
-    let diagnostic = |name: hosts::Unresolved| {
-        let why = failed.get(&name.host)?;
-        let message = format!("the host name {} is not resolved: {why}", quoted(&name.host.name));
-        Some(
-            Diagnostic::new(Code::Unresolved, name.span, message)
-                .help("scnpm leaves the annotation out until it can be, and tries again and again"),
-        )
-    };
-    names.flatten().filter_map(diagnostic).collect()
+pub fn unresolved(policy: &Policy, failed: &BTreeMap<HostName, String>) -> Vec<Diagnostic> {
+    policy.unresolved(|host| {
+        Some(format!("the host name {} is not resolved: {}", quoted(&host.name), failed.get(host)?))
+    })
 }
 
 /// What nft says of an annotation.
@@ -146,15 +127,13 @@ pub const ONLY_SOME_HOOKS: &str =
 /// What to say where an interface does not exist.
 pub const BY_NAME: &str = "`iifname` and `oifname` compare names, and take one that does not exist";
 
-/// Annotations for users who do not exist.
-fn unknown_users(policy: &Policy, known: &Users) -> Vec<Diagnostic> {
+/// Annotations for users of whom this is known.
+pub fn unknown_users(policy: &Policy, unknown: &BTreeMap<String, String>) -> Vec<Diagnostic> {
     let diagnostic = |annotation: &Annotation| {
-        let names = annotation.selectors.user_names();
-        let name = names.into_iter().find(|name| !known.contains_key(*name))?;
-        let message = format!("there is no user {}", quoted(name));
+        let message = annotation.selectors.user_names().into_iter().find_map(|name| unknown.get(name))?;
         Some(
-            Diagnostic::new(Code::UnknownUser, annotation.unit_span, message)
-                .help("when there is one, have the files read again: `systemctl reload scnpm.service`"),
+            Diagnostic::new(Code::UnknownUser, annotation.unit_span, message.clone())
+                .help("scnpm asks again and again, and at once with `systemctl reload scnpm.service`"),
         )
     };
     policy.annotations.iter().filter_map(diagnostic).collect()
@@ -220,16 +199,18 @@ mod tests {
             {"chain": {"family": "inet", "table": "f", "name": "c", "type": "filter", "hook": "forward", "prio": 0,
                        "policy": "accept"}},
         ]}));
-        let names = policy.annotations.iter().flat_map(|annotation| hosts::wanted(policy, annotation));
-        let unresolved = names
+        let unknown = policy.user_names().into_iter().filter(|name| *name != "alice");
+        let unknown = unknown.map(|name| (name.to_owned(), format!("there is no user `{name}`"))).collect();
+        let unresolved = policy
+            .host_names()
+            .into_iter()
             .filter(|host| unresolved.contains(&host.name.as_str()))
             .map(|host| (host, "no answer".to_owned()))
             .collect();
         let known = Known {
             refused,
             facts: Facts { units: None, ruleset: Some(&ruleset) },
-            users: &Users::from([("alice".to_owned(), 1000)]),
-            hosts: &Hosts::new(),
+            unknown: &unknown,
             unresolved: &unresolved,
         };
         all(policy, &known)

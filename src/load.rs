@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    dispatch::{self, Dispatch, Levels, Line, Pattern, Script, leftovers::Listing, pattern::level},
+    dispatch::{self, Dispatch, HostSet, Levels, Line, Pattern, Script, leftovers::Listing, pattern::level},
     findings::{self, Refusal},
     model::{AnnotationId, CgroupId, CgroupPath, ChainRef, Instance, Row, SetRef, UnitName, UnitState},
     nft::{Complaint, ElementChange, Kernel, complaint::Kind},
@@ -67,6 +67,8 @@ pub struct Loaded {
     pub installed: Vec<(usize, Option<CgroupId>)>,
     /// What nft refused, in the order of the files.
     pub refusals: Vec<Refusal>,
+    /// The sets of host names that went in with it.
+    pub hosts: Vec<HostSet>,
     /// What it was loaded into, without what is ours, as libnftables lists it.
     pub ruleset: Value,
 }
@@ -105,6 +107,7 @@ fn levels(policy: &Policy, instances: &[Instance], users: &Users) -> Levels {
 /// One try: what goes into the kernel, and for whom.
 struct Attempt {
     patterns: Vec<Pattern>,
+    hosts: Vec<HostSet>,
     /// The rows that are known ahead, and behind them those that patterns make of each instance.
     rows: Vec<Row>,
     instances: Vec<(Instance, Range<usize>)>,
@@ -168,7 +171,7 @@ impl Load<'_> {
 
     /// What takes away the old and, behind it, puts a dispatch in place with the elements that are due.
     fn attempt(&self, mut script: Script, dispatch: Dispatch, marked: &Marked, blamed: &Blamed) -> Attempt {
-        let Dispatch { script: fixed, mut rows, patterns, .. } = dispatch;
+        let Dispatch { script: fixed, mut rows, patterns, hosts, .. } = dispatch;
         let mut instances = Vec::new();
         for instance in self.instances {
             let first = rows.len();
@@ -191,7 +194,7 @@ impl Load<'_> {
             script.append(dispatch::elements([row]));
             elements.push((at, false));
         }
-        Attempt { patterns, rows, instances, due, script, removal, fixed: fixed_lines, elements }
+        Attempt { patterns, hosts, rows, instances, due, script, removal, fixed: fixed_lines, elements }
     }
 
     /// The rows that are due, each element once, with the id of its cgroup.
@@ -237,7 +240,7 @@ impl Load<'_> {
         self.try_absent_elements(kernel, &attempt, &mut blamed);
         let left_out = blamed.left_out();
         let stays = |annotations: &[AnnotationId]| annotations.iter().any(|id| !left_out.contains(id));
-        let Attempt { mut patterns, rows, instances, .. } = attempt;
+        let Attempt { mut patterns, hosts, rows, instances, .. } = attempt;
         // Refused rows go, so those behind them move up.
         let mut kept = 0..;
         let moved: Vec<Option<usize>> =
@@ -254,6 +257,7 @@ impl Load<'_> {
             patterns,
             instances: instances.into_iter().map(|(instance, rows)| (instance, take(rows.len()))).collect(),
             installed,
+            hosts,
             refusals: blamed.refused.into_values().collect(),
             ruleset,
         }

@@ -2,7 +2,13 @@
 //!
 //! Plain values with order and display, nothing that reads or decides.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -477,3 +483,17 @@ impl fmt::Display for Source {
         f.write_str(self.as_str())
     }
 }
+/// A host name and the family that its place asks for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostName {
+    /// The name as written.
+    pub name: String,
+    /// Whether IPv6 addresses are wanted, else IPv4.
+    pub v6: bool,
+}
+
+/// What is known of host names; one that is absent has no address (yet).
+pub type Hosts = BTreeMap<HostName, BTreeSet<IpAddr>>;
+
+/// The first and the last address of a range, both of one family.
+pub type Addresses = (IpAddr, IpAddr);

@@ -57,8 +57,7 @@ fn hosts() -> Hosts {
 }
 
 fn plan(dispatch: &Dispatch) -> String {
-    let unresolved = dispatch.unresolved.iter().flat_map(|(_, names)| names);
-    let without: String =
-        unresolved.map(|name| format!("# without an address: {}\n", name.host.name)).collect();
+    let unresolved = dispatch.unresolved.iter();
+    let without: String = unresolved.map(|id| format!("# left out: annotation {}\n", id.0 + 1)).collect();
     format!("{dispatch}{without}")
 }

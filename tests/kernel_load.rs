@@ -7,6 +7,7 @@ use std::{
     fs,
     net::UdpSocket,
     path::Path,
+    process::Command,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
@@ -17,7 +18,10 @@ use scnpm::{
     load::{Load, LoadError, Loaded},
     model::{CgroupPath, SetRef, UnitName, UnitState},
     nft::{Kernel, Nftables, complaint::Kind},
-    policy::{Policy, hosts::Hosts},
+    policy::{
+        Policy,
+        hosts::{Addresses, HostName, Hosts},
+    },
     text::Diagnostic,
 };
 
@@ -47,11 +51,23 @@ fn policy(text: &str) -> Policy {
 }
 
 fn load_with(kernel: &mut Nftables, policy: &Policy, flush: bool) -> Result<Loaded, LoadError> {
+    load_with_hosts(kernel, policy, flush, &Hosts::new())
+}
+
+fn load_hosts(kernel: &mut Nftables, policy: &Policy, hosts: &Hosts) -> Loaded {
+    load_with_hosts(kernel, policy, false, hosts).unwrap_or_else(|error| panic!("{:?}", error.words))
+}
+
+fn load_with_hosts(
+    kernel: &mut Nftables,
+    policy: &Policy,
+    flush: bool,
+    hosts: &Hosts,
+) -> Result<Loaded, LoadError> {
     let state = |unit: &UnitName| Some(UnitState::of(unit.0 == "active.service"));
-    let hosts = Hosts::new();
     Load {
         policy,
-        hosts: &hosts,
+        hosts,
         flush,
         look: &|path: &CgroupPath| look(path),
         alive: &alive,
@@ -264,6 +280,97 @@ fn no_packet_meets_a_moment_without_policy_during_reloads() {
         });
         assert_eq!(refused.into_inner(), 0, "of {} packets", sent.load(Ordering::Relaxed));
         assert!(sent.into_inner() > 100);
+    });
+}
+
+fn range(first: &str, last: &str) -> Addresses {
+    (first.parse().unwrap(), last.parse().unwrap())
+}
+
+/// Whether an address is in a set.
+fn has(set: &str, address: &str) -> bool {
+    let element = format!("{{ {address} }}");
+    let asked = Command::new("nft").args(["get", "element", "inet", "filter", set, &element]).output();
+    asked.unwrap().status.success()
+}
+
+#[test]
+fn addresses_of_host_names_change_without_a_load() {
+    sandbox::run(|sandbox| {
+        sandbox.load(BASE);
+        let mut kernel = Nftables::open().unwrap();
+        let policy = policy(
+            "# a.service :: add rule inet filter wl ip daddr mail.x accept
+# a.service :: add rule inet filter wl ip6 daddr mail.x accept
+# b.service :: add rule inet filter wl ip daddr { mail.x, 10.0.0.0/24, 10.1.0.1-10.1.0.9, 240.0.0.0/4 } accept
+# c.service :: add rule inet filter wl ip daddr != mail.y accept
+",
+        );
+        let v4 = |name: &str| HostName { name: name.into(), v6: false };
+        let hosts = Hosts::from([(v4("mail.x"), ["192.0.2.1".parse().unwrap()].into())]);
+        let loaded = load_hosts(&mut kernel, &policy, &hosts);
+        let sets: Vec<&str> = loaded.hosts.iter().map(|set| set.set.name.as_str()).collect();
+        assert_eq!(sets, ["scnpm.host.ip.mail.x", "scnpm.host.ip6.mail.x", "scnpm.hosts.ip"]);
+        assert!(has(sets[0], "192.0.2.1") && has(sets[2], "192.0.2.1"));
+        assert!(!ruleset(sandbox).contains("mail.y"), "`!=` to nothing matches everything");
+        let before = sandbox.nft(&["-s", "-t", "list", "ruleset"]);
+
+        let mut fill = |number: usize, content: &[Addresses]| {
+            let set = &loaded.hosts[number];
+            kernel.fill(&set.set, set.is_interval(), content)
+        };
+        fill(0, &[range("192.0.2.1", "192.0.2.1"), range("192.0.2.9", "192.0.2.9")]).unwrap();
+        fill(1, &[range("2001:db8::1", "2001:db8::1")]).unwrap();
+        let hosts =
+            Hosts::from([(v4("mail.x"), ["10.0.0.7".parse().unwrap(), "10.1.0.10".parse().unwrap()].into())]);
+        fill(2, &loaded.hosts[2].content(&hosts)).unwrap();
+        assert!(has(sets[0], "192.0.2.1") && has(sets[0], "192.0.2.9"));
+        assert!(has(sets[1], "2001:db8::1"));
+        for (address, is_in) in [
+            ("192.0.2.1", false),
+            ("10.0.0.0", true),
+            ("10.0.0.255", true),
+            ("10.0.1.0", false),
+            ("10.1.0.1", true),
+            ("10.1.0.10", true),
+            ("10.1.0.11", false),
+            ("240.0.0.0", true),
+            ("255.255.255.255", true),
+        ] {
+            assert_eq!(has(sets[2], address), is_in, "{address}\n{}", ruleset(sandbox));
+        }
+        assert_eq!(sandbox.nft(&["-s", "-t", "list", "ruleset"]), before);
+
+        let mut fill = |content: &[Addresses]| kernel.fill(&loaded.hosts[0].set, false, content);
+        fill(&[range("192.0.2.5", "192.0.2.5"), range("::1", "::1")]).unwrap_err();
+        assert!(has(sets[0], "192.0.2.1") && !has(sets[0], "192.0.2.5"), "all or nothing");
+        fill(&[]).unwrap();
+        assert!(!has(sets[0], "192.0.2.1"));
+        // What nft lists can be loaded again.
+        let listed = ruleset(sandbox);
+        sandbox.nft(&["flush", "ruleset"]);
+        sandbox.load(&listed);
+        assert!(has(sets[2], "255.255.255.255") && !has(sets[2], "10.2.0.0"));
+    });
+}
+
+#[test]
+fn reload_keeps_the_sets_of_host_names_and_takes_those_away_that_no_rule_needs() {
+    sandbox::run(|sandbox| {
+        sandbox.load(BASE);
+        let mut kernel = Nftables::open().unwrap();
+        let hosts = |address: &str| {
+            Hosts::from([(HostName { name: "a.x".into(), v6: false }, [address.parse().unwrap()].into())])
+        };
+        let rules = "# a.service :: add rule inet filter wl ip daddr a.x accept
+# a.service :: add rule inet filter wl ip daddr { a.x, 10.0.0.0/24 } accept
+";
+        load_hosts(&mut kernel, &policy(rules), &hosts("192.0.2.1"));
+        load_hosts(&mut kernel, &policy(rules), &hosts("10.0.0.2"));
+        assert!(has("scnpm.host.ip.a.x", "10.0.0.2") && !has("scnpm.host.ip.a.x", "192.0.2.1"));
+        assert!(!has("scnpm.hosts.ip", "192.0.2.1"));
+        load_hosts(&mut kernel, &policy("# a.service :: add rule inet filter wl accept"), &hosts("10.0.0.2"));
+        assert!(!ruleset(sandbox).contains("scnpm.host"));
     });
 }
 

@@ -3,14 +3,13 @@
 //! `SCNPM_BLESS=1 cargo test --test policy_cases` writes what is found; look at the difference then.
 
 use std::{
-    collections::BTreeSet,
     fmt::Write,
     fs,
     path::{Path, PathBuf},
 };
 
 use scnpm::{
-    policy::{Annotation, Part, Placement, Policy, Statement, files::Disk, hosts, parse},
+    policy::{Annotation, Part, Placement, Policy, Statement, files::Disk, parse},
     text::{Token, token::text_of},
 };
 
@@ -76,9 +75,13 @@ fn dump(policy: &Policy) -> String {
     for annotation in &policy.annotations {
         let place = policy.sources.location(annotation.span);
         writeln!(text, "{place}\n  {} :: {}", annotation.unit, statement(annotation)).unwrap();
-        let names: BTreeSet<_> = hosts::wanted(policy, annotation);
-        for host in names {
-            writeln!(text, "  host {} ({})", host.name, if host.v6 { "IPv6" } else { "IPv4" }).unwrap();
+        let Statement::Rule(rule) = &annotation.statement else { continue };
+        for found in &rule.hosts {
+            let names = found.names.iter().map(|(host, _)| host.name.clone());
+            let ranges = found.ranges.iter().map(|(first, last)| format!("{first}-{last}"));
+            let all: Vec<String> = names.chain(ranges).collect();
+            let (not, family) = (if found.negated { " not" } else { "" }, if found.v6 { 6 } else { 4 });
+            writeln!(text, "  hosts, IPv{family}:{not} {}", all.join(", ")).unwrap();
         }
     }
     text

@@ -1,7 +1,7 @@
 //! `scnpm check`: a dry run. Loads the files where it touches nothing, needs no rights, and prints every diagnostic.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -18,14 +18,14 @@ use crate::{
     policy::{
         Policy,
         files::Disk,
-        hosts::{HostName, Hosts, wanted},
+        hosts::{HostName, Hosts},
         parse,
     },
     report::{Report, UnitRow},
     text::{Diagnostic, Severity},
     trial::{self, Trial, Tried, Untried},
     units::selector::Users,
-    watch::hosts::look_up_now,
+    watch::hosts::look_up,
 };
 
 /// The cgroups that every systemd machine has, whatever runs on it (systemd.special(7)).
@@ -57,8 +57,9 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
     let tried = load_for_real(options, &mut policy, &hosts, &unresolved, (&instances, &users), exists);
     let units = machine::units(options.root.as_deref().unwrap_or(Path::new("/")), &policy.units());
     let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref() };
-    let known =
-        Known { refused: &tried.diagnostics, facts, users: &users, hosts: &hosts, unresolved: &unresolved };
+    let unknown = policy.user_names().into_iter().filter(|name| !users.contains_key(*name));
+    let unknown = unknown.map(|name| (name.to_owned(), format!("there is no user `{name}`"))).collect();
+    let known = Known { refused: &tried.diagnostics, facts, unknown: &unknown, unresolved: &unresolved };
     let diagnostics = findings::all(&policy, &known);
     let report = Report {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),
@@ -104,12 +105,10 @@ fn load_for_real(
 
 /// The addresses of the annotations' host names, and why some have none.
 fn resolve(policy: &Policy, dns: bool) -> (Hosts, BTreeMap<HostName, String>) {
-    let names: BTreeSet<HostName> =
-        policy.iter().flat_map(|(_, annotation)| wanted(policy, annotation)).collect();
     let mut known = Hosts::new();
     let mut failed = BTreeMap::new();
-    for host in names {
-        match if dns { look_up_now(&host) } else { Err("--no-dns".to_owned()) } {
+    for host in policy.host_names() {
+        match if dns { look_up(&host) } else { Err("--no-dns".to_owned()) } {
             Ok(addresses) => drop(known.insert(host, addresses)),
             Err(why) => drop(failed.insert(host, why)),
         }

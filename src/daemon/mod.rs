@@ -1,7 +1,8 @@
 //! The only loop: event, engine, effect, event.
 //!
 //! In each turn every source is asked once, in this order, and has a share of the turn: signals, the cgroups that are
-//! known by name, D-Bus, the journal, nftables, host names, the cgroups of managers, the engine's own timeout, the
+//! known by name, D-Bus, the journal, nftables, names of hosts and
+//! users, the cgroups of managers, the engine's own timeout, the
 //! watchdog. Then what the engine wants is done, once. So nobody waits for anybody else for longer than a turn, and what
 //! is pending together is committed together.
 
@@ -13,6 +14,7 @@ mod turn;
 use std::{
     collections::BTreeSet,
     io,
+    net::IpAddr,
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -27,24 +29,19 @@ use crate::{
     commands::Failure,
     dispatch,
     effects::{self, Done, Failed},
-    engine::{Action, Engine, Event, PolicyLoaded, Settings},
+    engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
     load::{Load, LoadError},
-    log, machine,
+    log,
     model::{CGROUP_ROOT, Instance, Manager, Outcome, Row, Source, UnitName, UnitState},
     nft::{Interest, Kernel, Nftables, probe},
-    policy::{
-        Policy,
-        files::Disk,
-        hosts::{self, HostName, Hosts},
-        parse,
-    },
+    policy::{Policy, files::Disk, hosts::HostName, parse},
     units::selector::Users,
     watch::{
         cgroups::{self, Cgroups, Seen},
         dbus::DbusEvent,
-        hosts::Answer,
         journal::{JournalEvent, Kind},
         reader::Read,
+        resolver::Answer,
         subtrees::{self, Found},
     },
 };
@@ -68,6 +65,10 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     let mut daemon = Daemon::new(options, policy, kernel);
     daemon.notices.files_read(&daemon.policy);
     let policy = Arc::clone(&daemon.policy);
+    sources.ask_for(&policy);
+    for answer in sources.users.first_answers(FIRST_ANSWERS).await {
+        daemon.user_answered(answer);
+    }
     daemon
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
         .map_err(|error| failed_load(&error))?;
@@ -76,7 +77,6 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
         tracing::debug!("cannot take a real-time priority, but may be given one: {error}");
     }
     sources.listen(&daemon.engine);
-    sources.resolver.ask(daemon.wanted_hosts());
     daemon.notices.ready(&daemon.policy, &daemon.engine.figures());
     daemon.serve(&mut sources).await;
     notify(&[NotifyState::Stopping]);
@@ -110,6 +110,9 @@ const TURNS_AT_START: usize = 1000;
 /// How many cgroups of a user are looked at for a load.
 const MOST_OF_A_USER: usize = 65_536;
 
+/// How long the first load waits for the users whom the policy names: as a rule they are in /etc/passwd.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// How an annotation that nft refuses is to be taken.
 #[derive(Debug, Clone, Copy)]
 enum Refusals {
@@ -122,7 +125,9 @@ enum Refusals {
 struct Daemon {
     options: cli::Daemon,
     policy: Arc<Policy>,
-    hosts: Hosts,
+    hosts: HostSets,
+    /// The last answers for the names of users.
+    users: Users,
     kernel: Nftables,
     engine: Engine,
     /// What of the ruleset the policy needs.
@@ -147,7 +152,8 @@ impl Daemon {
             engine: Engine::new(settings),
             options,
             policy: Arc::new(policy),
-            hosts: Hosts::new(),
+            hosts: HostSets::default(),
+            users: Users::new(),
             kernel,
             interest: Interest::default(),
             started: Instant::now(),
@@ -189,7 +195,12 @@ impl Daemon {
                         self.read(read);
                     }
                     News::Ruleset => self.ruleset_changed(sources),
-                    News::Answers(answers) => answers.into_iter().for_each(|answer| self.answered(answer)),
+                    News::Host(answer) => self.host_answered(answer),
+                    News::User(answer) => {
+                        if self.user_answered(answer) {
+                            self.tell(Event::ReapplyRequested);
+                        }
+                    }
                     News::Watchdog => notify(&[NotifyState::Watchdog]),
                     News::Timeout => {}
                 }
@@ -206,8 +217,8 @@ impl Daemon {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let engine = self.engine.timeout().map(|at| at.saturating_sub(self.now()));
-        engine.into_iter().chain(self.notices.timeout()).min()
+        let due = self.engine.timeout().into_iter().chain(self.hosts.timeout()).min();
+        due.map(|at| at.saturating_sub(self.now())).into_iter().chain(self.notices.timeout()).min()
     }
 
     fn tell(&mut self, event: Event) {
@@ -228,6 +239,7 @@ impl Daemon {
 
     /// Does what the engine wants now; whether that was anything.
     fn act(&mut self, sources: &mut Sources) -> bool {
+        self.fill_hosts();
         let actions = self.engine.actions(self.now());
         let has_acted = !actions.is_empty();
         actions.into_iter().for_each(|action| self.execute(action, sources));
@@ -348,15 +360,51 @@ impl Daemon {
         }
     }
 
-    fn answered(&mut self, answer: Answer) {
-        match answer.addresses {
+    fn host_answered(&mut self, (host, answer): Answer<HostName, BTreeSet<IpAddr>>) {
+        match answer {
             Ok(addresses) => {
-                if self.hosts.get(&answer.host) != Some(&addresses) {
-                    self.hosts.insert(answer.host, addresses);
+                // A rule that must not match a name waits for all that it stands for.
+                let is_waited_for = self
+                    .policy
+                    .host_matches()
+                    .any(|found| found.negated && found.names.iter().any(|(name, _)| *name == host));
+                if self.hosts.answered(host, addresses) && is_waited_for {
                     self.tell(Event::ReapplyRequested);
                 }
             }
-            Err(why) => self.notices.unresolved(answer.host, why, &self.policy, &self.hosts),
+            Err(why) if self.hosts.known().contains_key(&host) => {
+                tracing::debug!("the host name {} keeps its addresses: {why}", host.name);
+            }
+            Err(why) => self.notices.unresolved(host, why, &self.policy),
+        }
+    }
+
+    /// Whether the policy selects other users than before.
+    fn user_answered(&mut self, (name, answer): Answer<String, Option<u32>>) -> bool {
+        match answer {
+            Ok(Some(user)) => self.users.insert(name, user) != Some(user),
+            Ok(None) => {
+                let message = format!("there is no user `{name}`");
+                self.notices.unknown_user(name.clone(), message, &self.policy);
+                self.users.remove(&name).is_some()
+            }
+            Err(why) => {
+                let message = format!("the user `{name}` cannot be looked up, will be tried again: {why}");
+                self.notices.unknown_user(name, message, &self.policy);
+                false
+            }
+        }
+    }
+
+    /// Puts changed addresses of host names into their sets.
+    fn fill_hosts(&mut self) {
+        for fill in self.hosts.fills(self.now()) {
+            let done = self.kernel.fill(&fill.set, fill.is_interval, &fill.content);
+            match &done {
+                Ok(()) => tracing::debug!("{}: {} addresses", fill.set, fill.content.len()),
+                Err(error) => tracing::warn!("{} cannot be filled, will be tried again: {error}", fill.set),
+            }
+            self.hosts.filled(self.now(), fill, done.is_ok());
         }
     }
 
@@ -377,7 +425,7 @@ impl Daemon {
                     self.tell(Event::LoadFailed { passing: error.passing });
                 }
                 if reread {
-                    sources.resolver.ask(self.wanted_hosts());
+                    sources.ask_anew();
                 }
             }
             Err(failure) => tracing::error!("the old policy stays: {failure}"),
@@ -393,14 +441,14 @@ impl Daemon {
         flush: bool,
         refusals: Refusals,
     ) -> Result<(), LoadError> {
-        let users = machine::users(&policy.user_names());
+        let users = self.users.clone();
         // Until the kernel has taken the policy, the sources follow the old one.
         let found = sources.subtrees.instances_of(&policy.followed(), &users);
         let instances: Vec<Instance> = found.into_iter().map(|(instance, _)| instance).collect();
         let engine = &self.engine;
         let load = Load {
             policy: &policy,
-            hosts: &self.hosts,
+            hosts: self.hosts.known(),
             flush,
             look: &look,
             alive: &cgroupfs::alive,
@@ -411,10 +459,12 @@ impl Daemon {
         let loaded = load.run(&mut self.kernel)?;
         match refusals {
             Refusals::Said => {
-                self.notices.policy_loaded(&policy, &loaded.refusals, &self.hosts, loaded.ruleset);
+                self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset);
             }
             Refusals::Expected => self.notices.policy_reapplied(&policy, &loaded.refusals),
         }
+        self.hosts.policy_loaded(loaded.hosts, &policy.host_names());
+        sources.ask_for(&policy);
         self.policy = policy;
         self.interest = interest(&self.policy);
         let change = sources.monitor.discard(&self.interest).unwrap_or_default();
@@ -469,10 +519,5 @@ impl Daemon {
             let (state, source) = (UnitState::Active, Source::Cgroup);
             self.tell(Event::UnitStateSeen { unit, state, source });
         }
-    }
-
-    fn wanted_hosts(&self) -> BTreeSet<HostName> {
-        let policy = &self.policy;
-        policy.iter().flat_map(|(_, annotation)| hosts::wanted(policy, annotation)).collect()
     }
 }

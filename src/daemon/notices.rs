@@ -17,10 +17,7 @@ use crate::{
     findings::{self, Known, Refusal},
     lint::{Facts, Ruleset},
     log, machine,
-    policy::{
-        Policy,
-        hosts::{HostName, Hosts},
-    },
+    policy::{Policy, hosts::HostName},
     text::{Code, Diagnostic, Span},
 };
 
@@ -34,6 +31,8 @@ pub(super) struct Notices {
     findings: Said,
     /// Host names that have no address, and why.
     unresolved: BTreeMap<HostName, String>,
+    /// Users whom nobody knows, and what to say of it.
+    unknown: BTreeMap<String, String>,
     status: Figures,
     status_due: Option<Instant>,
 }
@@ -43,6 +42,7 @@ impl Notices {
     pub(super) fn files_read(&mut self, policy: &Policy) {
         self.findings = Said::default();
         self.unresolved.clear();
+        self.unknown.clear();
         self.findings.say(&findings::merged(policy, policy.diagnostics.clone()), policy);
     }
 
@@ -54,15 +54,10 @@ impl Notices {
     /// Says all that is found in a policy that was just read and loaded: what nft refuses, and what it takes and will not
     /// do what its author thinks. To look at the machine's units takes a while, in which services start, so it is done
     /// beside the loop.
-    pub(super) fn policy_loaded(
-        &self,
-        policy: &Arc<Policy>,
-        refusals: &[Refusal],
-        hosts: &Hosts,
-        ruleset: Value,
-    ) {
+    pub(super) fn policy_loaded(&self, policy: &Arc<Policy>, refusals: &[Refusal], ruleset: Value) {
         let refused: Vec<Diagnostic> = refusals.iter().map(|refusal| refusal.diagnostic(policy)).collect();
-        let (said, hosts, unresolved) = (self.findings.clone(), hosts.clone(), self.unresolved.clone());
+        let (said, unresolved, unknown) =
+            (self.findings.clone(), self.unresolved.clone(), self.unknown.clone());
         let work = {
             let (policy, refused) = (Arc::clone(policy), refused.clone());
             move || {
@@ -71,8 +66,7 @@ impl Notices {
                 let known = Known {
                     refused: &refused,
                     facts: Facts { units: Some(&units), ruleset: Some(&ruleset) },
-                    users: &machine::users(&policy.user_names()),
-                    hosts: &hosts,
+                    unknown: &unknown,
                     unresolved: &unresolved,
                 };
                 said.say(&findings::all(&policy, &known), &policy);
@@ -103,10 +97,17 @@ impl Notices {
     }
 
     /// Says which annotations wait for a host name.
-    pub(super) fn unresolved(&mut self, host: HostName, why: String, policy: &Policy, hosts: &Hosts) {
+    pub(super) fn unresolved(&mut self, host: HostName, why: String, policy: &Policy) {
         let failed = BTreeMap::from([(host, why)]);
-        self.findings.say(&findings::merged(policy, findings::unresolved(policy, hosts, &failed)), policy);
+        self.findings.say(&findings::merged(policy, findings::unresolved(policy, &failed)), policy);
         self.unresolved.extend(failed);
+    }
+
+    /// Says which annotations are for a user whom nobody knows.
+    pub(super) fn unknown_user(&mut self, name: String, message: String, policy: &Policy) {
+        let unknown = BTreeMap::from([(name, message)]);
+        self.findings.say(&findings::merged(policy, findings::unknown_users(policy, &unknown)), policy);
+        self.unknown.extend(unknown);
     }
 
     /// Tells systemd that the policy is in force.

@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     path::PathBuf,
     pin::pin,
+    sync::Arc,
     task::{Context, Poll},
     thread,
     time::Duration,
@@ -20,14 +22,17 @@ use crate::{
     cli,
     commands::Failure,
     engine::Engine,
+    machine,
     model::{CGROUP_ROOT, Source, UnitName},
     nft::{Nftables, RulesetMonitor},
+    policy::{Policy, hosts::HostName},
     watch::{
         cgroups::{self, Cgroups},
         dbus::{self, DbusEvent},
-        hosts::{Answer, Resolver},
+        hosts,
         readable::Readable,
         reader::{Read, Reader},
+        resolver::{Answer, Pace, Resolver},
         subtrees::{self, Subtrees},
     },
 };
@@ -48,8 +53,8 @@ pub(super) struct Sources {
     pub(super) journal: Option<Reader>,
     pub(super) monitor: RulesetMonitor,
     pub(super) ruleset: Readable,
-    pub(super) resolver: Resolver,
-    answers: mpsc::Receiver<Answer>,
+    pub(super) hosts: Resolver<HostName, BTreeSet<IpAddr>>,
+    pub(super) users: Resolver<String, Option<u32>>,
     watchdog: Option<Interval>,
 }
 
@@ -62,7 +67,8 @@ pub(super) enum News {
     Dbus(Vec<DbusEvent>),
     Journal(Read),
     Ruleset,
-    Answers(Vec<Answer>),
+    Host(Answer<HostName, BTreeSet<IpAddr>>),
+    User(Answer<String, Option<u32>>),
     Timeout,
     Watchdog,
 }
@@ -76,7 +82,6 @@ const RESCAN: Duration = Duration::from_secs(1);
 impl Sources {
     pub(super) fn open(options: &cli::Daemon, kernel: &Nftables) -> Result<Self, Failure> {
         let of = |kind| signal(kind).map_err(Failure::new);
-        let (resolver, answers) = Resolver::new();
         let (dbus_units, units) = watch::channel(BTreeSet::new());
         let (dbus_looks, looks) = mpsc::channel(64);
         let wanted = |source| options.sources.contains(&source);
@@ -102,8 +107,11 @@ impl Sources {
             journal: journal.map_err(|error| Failure::new(format!("the journal's reader: {error}")))?,
             ruleset: Readable::of(&monitor).map_err(Failure::new)?,
             monitor,
-            resolver,
-            answers,
+            hosts: Resolver::new(Arc::new(hosts::look_up), |_| Pace::Refresh),
+            users: Resolver::new(Arc::new(|name: &String| machine::user(name)), |user| match user {
+                Some(_) => Pace::Rest,
+                None => Pace::Retry,
+            }),
             watchdog: sd_notify::watchdog_enabled().map(|limit| every(limit / 2)),
         })
     }
@@ -114,6 +122,18 @@ impl Sources {
         if let Some((units, looks)) = self.dbus_ends.take() {
             self.dbus = Some(dbus::spawn(units, looks));
         }
+    }
+
+    /// Asks for the names in a policy, and no longer for any others.
+    pub(super) fn ask_for(&mut self, policy: &Policy) {
+        self.hosts.want(policy.host_names());
+        self.users.want(policy.user_names().into_iter().map(str::to_owned).collect());
+    }
+
+    /// Asks for all names anew.
+    pub(super) fn ask_anew(&mut self) {
+        self.hosts.ask_anew();
+        self.users.ask_anew();
     }
 
     /// Closes them side by side, and `meanwhile` something else: the kernel takes up to 60 ms to close a socket of
@@ -134,6 +154,7 @@ impl Sources {
         let timeout = own.map(|at| at.saturating_sub(now())).chain(timeout).min();
         let mut alarm = pin!(timeout.map(sleep));
         let Self { cgroups, rescan, subtrees, .. } = self;
+        let (mut host, mut user) = (pin!(self.hosts.next()), pin!(self.users.next()));
         turn::<News>(
             &mut [
                 &mut |cx| self.terminate.poll_recv(cx).map(|_| News::End),
@@ -149,7 +170,8 @@ impl Sources {
                     None => Poll::Pending,
                 },
                 &mut |cx| self.ruleset.poll_ready(cx).map(|()| News::Ruleset),
-                &mut |cx| messages(Some(&mut self.answers), cx).map(News::Answers),
+                &mut |cx| host.as_mut().poll(cx).map(News::Host),
+                &mut |cx| user.as_mut().poll(cx).map(News::User),
                 &mut |cx| {
                     let is_due = subtrees.due().is_some_and(|at| at <= now());
                     if !is_due && subtrees.poll_ready(cx).is_pending() {

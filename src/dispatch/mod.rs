@@ -8,6 +8,7 @@
 //! elements of sets and maps.
 
 pub mod form;
+pub mod hosts;
 pub mod leftovers;
 mod names;
 pub mod pattern;
@@ -25,12 +26,14 @@ use crate::{
     },
     policy::{
         Annotation, CgroupMatch, ElementStatement, Part, Placement, Policy, RuleStatement, Statement,
-        hosts::{self, Hosts, Unresolved},
+        hosts::Hosts,
     },
     text::{Span, Token, TokenKind},
     units::selector::Selectors,
 };
 use form::{Form, Gate, Match, around_units, form, may_be_repeated, verdict};
+pub use hosts::HostSet;
+use hosts::HostSets;
 use names::Names;
 pub use pattern::{Pattern, Target};
 pub use script::{Line, Script};
@@ -46,8 +49,10 @@ pub struct Dispatch {
     pub rows: Vec<Row>,
     /// The rows of units that are not known ahead.
     pub patterns: Vec<Pattern>,
-    /// Annotations left out because a host name in them has no address.
-    pub unresolved: Vec<(AnnotationId, Vec<Unresolved>)>,
+    /// The sets of host names, which the script fills with what is known of them.
+    pub hosts: Vec<HostSet>,
+    /// Annotations left out because a host name that they must not match has no address.
+    pub unresolved: BTreeSet<AnnotationId>,
 }
 
 /// The script, and below it, as comments, each element and when it is due.
@@ -92,23 +97,32 @@ pub fn compile(
     hosts: &Hosts,
     levels: &Levels,
 ) -> Dispatch {
-    let mut compiler = Compiler { policy, levels, names: Names::default(), dispatch: Dispatch::default() };
+    let mut compiler = Compiler {
+        policy,
+        levels,
+        names: Names::default(),
+        hosts: HostSets::default(),
+        dispatch: Dispatch::default(),
+    };
     let mut chains: Vec<(&ChainRef, Vec<Rule<'_>>)> = Vec::new();
     for (id, annotation) in policy.iter().filter(|(id, _)| !left_out.contains(id)) {
         match &annotation.statement {
             Statement::Element(statement) => compiler.element(id, annotation, statement),
-            Statement::Rule(statement) => match hosts::resolve(policy, &statement.body, hosts) {
-                Err(unresolved) => compiler.dispatch.unresolved.push((id, unresolved)),
-                Ok(body) => {
-                    let rule = Rule { id, annotation, statement, body: apart(body) };
-                    match chains.iter_mut().find(|(chain, _)| **chain == statement.chain) {
-                        Some((_, rules)) => rules.push(rule),
-                        None => chains.push((&statement.chain, vec![rule])),
+            Statement::Rule(statement) => {
+                match compiler.hosts.put_in(id, statement, hosts, &mut compiler.names) {
+                    None => drop(compiler.dispatch.unresolved.insert(id)),
+                    Some(body) => {
+                        let rule = Rule { id, annotation, statement, body: apart(body) };
+                        match chains.iter_mut().find(|(chain, _)| **chain == statement.chain) {
+                            Some((_, rules)) => rules.push(rule),
+                            None => chains.push((&statement.chain, vec![rule])),
+                        }
                     }
                 }
-            },
+            }
         }
     }
+    compiler.host_sets(hosts);
     compiler.defines(chains.iter().flat_map(|(_, rules)| rules));
     for (chain, rules) in &chains {
         compiler.chain(chain, rules);
@@ -390,10 +404,19 @@ struct Compiler<'a> {
     policy: &'a Policy,
     levels: &'a Levels,
     names: Names,
+    hosts: HostSets,
     dispatch: Dispatch,
 }
 
 impl Compiler<'_> {
+    fn host_sets(&mut self, hosts: &Hosts) {
+        for set in std::mem::take(&mut self.hosts.sets) {
+            self.make(format!("set {}", set.set), &set.specification(), &set.annotations);
+            self.dispatch.script.lines.extend(set.elements(hosts));
+            self.dispatch.hosts.push(set);
+        }
+    }
+
     /// The variables that rules use, and those that these use.
     fn defines<'r>(&mut self, rules: impl Iterator<Item = &'r Rule<'r>>) {
         let mut users: BTreeMap<String, BTreeSet<AnnotationId>> = BTreeMap::new();

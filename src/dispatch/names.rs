@@ -6,6 +6,7 @@ use crate::model::{ChainRef, PREFIX, TableRef, UnitName};
 
 const CHAIN_PART: usize = 48;
 const UNIT_PART: usize = 56;
+const HOST_PART: usize = 100;
 
 /// Gives out names.
 #[derive(Debug, Default)]
@@ -31,6 +32,16 @@ impl Names {
     /// `RUN.active`.
     pub(super) fn gate(&mut self, table: &TableRef, run: &str) -> String {
         self.unique(table, format!("{run}.active"))
+    }
+
+    /// `scnpm.host.ip.NAME` for one host name, `scnpm.hosts.ip` for a list.
+    pub(super) fn hosts(&mut self, table: &TableRef, v6: bool, only: Option<&str>) -> String {
+        let family = if v6 { "ip6" } else { "ip" };
+        let name = match only {
+            Some(name) => format!("{PREFIX}host.{family}.{}", safe(name, HOST_PART)),
+            None => format!("{PREFIX}hosts.{family}"),
+        };
+        self.unique(table, name)
     }
 
     fn unique(&mut self, table: &TableRef, name: String) -> String {

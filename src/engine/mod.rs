@@ -11,6 +11,7 @@
 
 mod action;
 mod event;
+pub mod hosts;
 mod looks;
 mod reload;
 mod row;

@@ -3,10 +3,7 @@
 use super::subject::Subject;
 use crate::{
     model::Data,
-    policy::{
-        Policy, Statement,
-        hosts::{self, Hosts},
-    },
+    policy::{Policy, Statement},
     text::{Code, Diagnostic, diagnostic::quoted},
 };
 
@@ -15,7 +12,7 @@ pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>]) -> Vec<Diagnostic>
     let each = |subject: &Subject<'_>| {
         let negated = negated(subject);
         let refusing = if negated.is_empty() { refusing_rule(policy, subject) } else { None };
-        negated.into_iter().chain(refusing).chain(host_name(policy, subject)).collect::<Vec<_>>()
+        negated.into_iter().chain(refusing).chain(host_name(subject)).collect::<Vec<_>>()
     };
     subjects.iter().flat_map(each).chain(refusing_elements(policy)).collect()
 }
@@ -62,19 +59,11 @@ fn refusing_elements(policy: &Policy) -> impl Iterator<Item = Diagnostic> {
     })
 }
 
-fn host_name(policy: &Policy, subject: &Subject<'_>) -> Option<Diagnostic> {
-    if hosts::wanted(policy, subject.annotation).is_empty() {
-        return None;
-    }
-    let unresolved = hosts::resolve(policy, &subject.rule.body, &Hosts::new()).err()?;
-    let first = unresolved.first()?;
-    let name = quoted(&first.host.name);
-    let message = format!("the addresses of {name} are looked up when the files are read, and not again");
-    Some(
-        Diagnostic::new(Code::HostName, first.span, message).help(
-            "if they change often, use an address, or a set that something else fills (`ip daddr @NAME`)",
-        ),
-    )
+fn host_name(subject: &Subject<'_>) -> Option<Diagnostic> {
+    let (host, span) = subject.rule.hosts.first()?.names.first()?;
+    let message = format!("who answers for {} decides what this rule is about", quoted(&host.name));
+    let help = "if its address hardly ever changes, write the address";
+    Some(Diagnostic::new(Code::HostName, *span, message).help(help))
 }
 
 #[cfg(test)]
@@ -162,10 +151,7 @@ mod tests {
             format!("# a.service :: add rule inet f c {A} ip daddr {{ mail.local, web.local }} accept");
         let found = found(Code::HostName, &text, Facts::default());
         assert_eq!(found.len(), 1);
-        assert_eq!(
-            found[0].message,
-            "the addresses of `mail.local` are looked up when the files are read, and not again"
-        );
+        assert_eq!(found[0].message, "who answers for `mail.local` decides what this rule is about");
         assert_eq!(place(&text, &found[0]), "mail.local");
         let variable =
             format!("define web = web.local\n# a.service :: add rule inet f c {A} ip daddr $web accept");

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Complaint, ElementChange, Kernel, words_of};
 use crate::{
     dispatch::{Line, MARK, Script, leftovers::Listing},
-    model::{CgroupId, CgroupPath, ChainRef, Data, Element, Family, SetRef, TableRef},
+    model::{Addresses, CgroupId, CgroupPath, ChainRef, Data, Element, Family, SetRef, TableRef},
 };
 
 /// What an element is found by once it is in the kernel.
@@ -156,6 +156,11 @@ impl Kernel for Fake {
             (self.tables, self.last_handle) = (tables, handle);
             self.transactions += 1;
         }
+        Ok(())
+    }
+
+    fn fill(&mut self, _: &SetRef, _: bool, _: &[Addresses]) -> io::Result<()> {
+        self.transactions += 1;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     dispatch::{Script, leftovers::Listing},
-    model::{CgroupId, Data, Element, SetRef},
+    model::{Addresses, CgroupId, Data, Element, SetRef},
 };
 
 /// A change of one element.
@@ -72,6 +72,13 @@ pub trait Kernel {
     /// # Errors
     /// The first of the kernel's; nothing is changed then. `NotFound` if a set, or what is to be deleted, is not there.
     fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()>;
+
+    /// Empties a set of addresses and fills it with these ranges, in one transaction. Without `is_interval` each must be a
+    /// single address.
+    ///
+    /// # Errors
+    /// The kernel's; the set is as it was then.
+    fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()>;
 
     /// The cgroup ids in a set or map whose key is a cgroup, and whether each has our mark.
     ///
@@ -150,6 +157,10 @@ impl Kernel for Nftables {
 
     fn elements(&mut self, set: &SetRef) -> io::Result<BTreeMap<CgroupId, bool>> {
         self.netlink.elements(set)
+    }
+
+    fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()> {
+        self.netlink.fill(set, is_interval, content)
     }
 
     fn needs_words(&mut self, element: &Element) -> bool {

@@ -2,6 +2,8 @@
 //!
 //! Integers of the netlink layer are in host order, those of nf_tables in network order.
 
+use std::net::IpAddr;
+
 use crate::model::{CgroupId, Data, Family, SetRef};
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
@@ -48,12 +50,14 @@ const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
 const NFTA_VERDICT_CHAIN: u16 = 2;
 
+const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
 const NFT_SET_INTERVAL: u32 = 0x4;
 const NFT_SET_OBJECT: u32 = 0x40;
 /// nft's own number for the type cgroupsv2 (`TYPE_CGROUPV2` in its datatype.h), which the kernel only keeps.
@@ -80,6 +84,8 @@ pub(super) enum RawKey {
     Cgroup(CgroupId),
     /// The range of all packet marks, in an interval set of type mark.
     AllMarks,
+    /// An address, or the first one behind an interval.
+    Address { address: IpAddr, is_end: bool },
 }
 
 /// An element as the kernel has it.
@@ -368,13 +374,22 @@ fn element(bytes: &mut Vec<u8>, element: &RawElement) {
         nest(bytes, NFTA_SET_ELEM_KEY, |bytes| match element.key {
             RawKey::Cgroup(id) => value(bytes, NFTA_DATA_VALUE, &id.0.to_ne_bytes()),
             RawKey::AllMarks => value(bytes, NFTA_DATA_VALUE, &0_u32.to_ne_bytes()),
+            RawKey::Address { address: IpAddr::V4(address), .. } => {
+                value(bytes, NFTA_DATA_VALUE, &address.octets());
+            }
+            RawKey::Address { address: IpAddr::V6(address), .. } => {
+                value(bytes, NFTA_DATA_VALUE, &address.octets());
+            }
         });
+        if matches!(element.key, RawKey::Address { is_end: true, .. }) {
+            value(bytes, NFTA_SET_ELEM_FLAGS, &NFT_SET_ELEM_INTERVAL_END.to_be_bytes());
+        }
         match element.key {
             RawKey::AllMarks => value(bytes, NFTA_SET_ELEM_USERDATA, &OPEN_INTERVAL),
             RawKey::Cgroup(_) if !element.set.is_ours() => {
                 value(bytes, NFTA_SET_ELEM_USERDATA, &MARK_OF_OURS)
             }
-            RawKey::Cgroup(_) => {}
+            RawKey::Cgroup(_) | RawKey::Address { .. } => {}
         }
         if let Some((code, chain)) = element.data.and_then(verdict) {
             nest(bytes, NFTA_SET_ELEM_DATA, |bytes| {

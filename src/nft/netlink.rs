@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -21,10 +22,11 @@ use nix::{
 use super::{
     kernel::ElementChange,
     message::{
-        self, Batch, Message, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, list_elements, messages,
+        self, Batch, Message, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, list_elements,
+        messages,
     },
 };
-use crate::model::{CgroupId, SetRef};
+use crate::model::{Addresses, CgroupId, SetRef};
 
 /// A socket to nf_tables.
 #[derive(Debug)]
@@ -115,6 +117,26 @@ impl Netlink {
         self.commit(batch)
     }
 
+    /// Empties a set of addresses and fills it with these ranges, in one transaction.
+    ///
+    /// # Errors
+    /// The first of the kernel's; the set is as it was then.
+    pub fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()> {
+        let address =
+            |address, is_end| RawElement { set, key: RawKey::Address { address, is_end }, data: None };
+        let mut elements = Vec::new();
+        for (first, last) in content {
+            elements.push(address(*first, false));
+            if is_interval {
+                elements.extend(after(*last).map(|end| address(end, true)));
+            }
+        }
+        let mut batch = Batch::new(self.seq);
+        batch.flush(set);
+        batch.add(&elements);
+        self.commit(batch)
+    }
+
     /// The cgroup ids in a set or map, that is its keys of 8 bytes, and whether each has our mark.
     ///
     /// # Errors
@@ -199,6 +221,14 @@ impl Netlink {
                 }
             }
         }
+    }
+}
+
+/// The address behind this one, unless it is the last of all.
+fn after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => Some(Ipv4Addr::from(u32::from(address).checked_add(1)?).into()),
+        IpAddr::V6(address) => Some(Ipv6Addr::from(u128::from(address).checked_add(1)?).into()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::hosts::HostMatch;
 use crate::{
     model::{AnnotationId, CgroupPath, ChainRef, Data, SetRef, UnitName},
     text::{Code, FileId, SourceMap, Span, Token, diagnostic::Diagnostic},
@@ -168,6 +169,8 @@ pub struct RuleStatement {
     pub chain_span: Span,
     /// The rule itself.
     pub body: Vec<Part>,
+    /// What in it is compared with host names, in order.
+    pub hosts: Vec<HostMatch>,
 }
 
 impl Annotation {

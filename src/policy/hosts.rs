@@ -1,504 +1,477 @@
-//! Host names in rules: found here, resolved elsewhere, put in place here.
+//! Host names in rules: what `ip` and `ip6` addresses are compared with. What a name stands for is asked elsewhere.
 
 use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    cell::Cell,
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Range,
 };
 
-use super::annotation::{Annotation, Define, Part, Policy, Statement};
-use crate::{
-    model::Family,
-    text::{Span, Token, TokenKind},
+use super::annotation::{Part, Policy, Statement};
+pub use crate::model::{Addresses, HostName, Hosts};
+use crate::text::{
+    Code, Span, Token, TokenKind,
+    diagnostic::{Diagnostic, quoted},
 };
 
-use self::places::List;
-
-mod places;
-
-/// A host name and the family that its place asks for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostName {
-    /// The name as written.
-    pub name: String,
-    /// Whether IPv6 addresses are wanted, else IPv4.
-    pub v6: bool,
-}
-
-/// What is known of host names; one that is absent is not resolved (yet).
-pub type Hosts = BTreeMap<HostName, BTreeSet<IpAddr>>;
-
-/// A host name without an address, and its place in the annotation (the variable's, if it is in one).
+/// `ip daddr` and the like, compared with one host name or with a list that has one in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unresolved {
-    /// The name.
-    pub host: HostName,
-    /// Its place.
-    pub span: Span,
+pub struct HostMatch {
+    /// The parts of the rule's body that the operator, if any, and the value are.
+    pub parts: Range<usize>,
+    /// Whether it is `!=`.
+    pub negated: bool,
+    /// Whether it is `ip6`.
+    pub v6: bool,
+    /// The names, each with its place (the variable's, if it is in one).
+    pub names: Vec<(HostName, Span)>,
+    /// What else is in the list.
+    pub ranges: BTreeSet<Addresses>,
 }
 
-/// The host names in an annotation, through variables too.
-pub fn wanted(policy: &Policy, annotation: &Annotation) -> BTreeSet<HostName> {
-    let Statement::Rule(rule) = &annotation.statement else { return BTreeSet::new() };
-    let rule_text = Inlined::new(policy, &rule.body);
-    places::find(&rule_text.tokens, rule.chain.table.family).into_iter().map(|place| place.host).collect()
+impl Policy {
+    /// All comparisons with host names.
+    pub fn host_matches(&self) -> impl Iterator<Item = &HostMatch> {
+        self.annotations.iter().flat_map(|annotation| match &annotation.statement {
+            Statement::Rule(rule) => &rule.hosts[..],
+            Statement::Element(_) => &[],
+        })
+    }
+
+    /// The host names whose addresses it needs.
+    pub fn host_names(&self) -> BTreeSet<HostName> {
+        self.host_matches().flat_map(|found| &found.names).map(|(host, _)| host.clone()).collect()
+    }
+
+    /// A diagnostic for each place of each of these names.
+    pub fn unresolved(&self, say: impl Fn(&HostName) -> Option<String>) -> Vec<Diagnostic> {
+        let each = |found: &HostMatch| {
+            let diagnostic = |(host, span): &(HostName, Span)| {
+                let help = match found.negated {
+                    true => {
+                        "scnpm leaves the annotation out until it has an address, and asks again and again"
+                    }
+                    false => "the rule matches nothing until it has an address; scnpm asks again and again",
+                };
+                Some(Diagnostic::new(Code::Unresolved, *span, say(host)?).help(help))
+            };
+            found.names.iter().filter_map(diagnostic).collect::<Vec<_>>()
+        };
+        self.host_matches().flat_map(each).collect()
+    }
 }
 
-/// A rule's body with addresses in the place of host names; what has none stays token for token.
+/// Finds the comparisons with host names in a rule; `define` has the values of variables.
 ///
 /// # Errors
-/// All names that have no address in `hosts`.
-pub fn resolve(policy: &Policy, body: &[Part], hosts: &Hosts) -> Result<Vec<Part>, Vec<Unresolved>> {
-    let inlined = Inlined::new(policy, body);
-    let mut unresolved = Vec::new();
-    let mut lists = Vec::new();
-    let mut addresses = BTreeMap::new();
-    for place in places::find(&inlined.tokens, family_of(policy, body)) {
-        let usable = usable_addresses(hosts, &place.host);
-        if usable.is_empty() {
-            let span = span_of(&body[inlined.tokens[place.at].origin]);
-            unresolved.push(Unresolved { host: place.host, span });
-            continue;
-        }
-        match place.list {
-            Some(list) => {
-                addresses.insert(place.at, usable);
-                if lists.last() != Some(&list) {
-                    lists.push(list);
-                }
-            }
-            None => {
-                addresses.insert(place.at, usable.into_iter().take(1).collect());
-            }
+/// A host name at a place where scnpm cannot keep its addresses.
+pub(super) fn find<'a>(
+    body: &'a [Part],
+    define: &dyn Fn(&str) -> Option<&'a [Token]>,
+) -> Result<Vec<HostMatch>, Diagnostic> {
+    let finder = Finder { body, define, room: LONGEST.into() };
+    let mut found = Vec::new();
+    for at in 0..body.len() {
+        if finder.is_any(at, &["ip", "ip6"]) && finder.is_any(at + 1, &["saddr", "daddr"]) {
+            found.extend(finder.compared(at)?);
+        } else if finder.is_any(at, &["original", "reply"]) && finder.is_any(at + 1, &["saddr", "daddr"]) {
+            finder.refuse_plain(at + 2)?;
+        } else if finder.is_any(at, &["dnat", "snat", "tproxy", "dup", "fwd"]) {
+            finder.refuse_target(at)?;
         }
     }
-    if !unresolved.is_empty() {
-        return Err(unresolved);
-    }
-    lists.sort_by_key(|list| list.range.start);
-    Ok(Writer { body, inlined: &inlined, lists: &lists, addresses: &addresses }.write())
+    Ok(found)
 }
 
-/// The addresses of a name that its place can hold, in order.
-fn usable_addresses(hosts: &Hosts, host: &HostName) -> Vec<IpAddr> {
-    let known = hosts.get(host).into_iter().flatten().copied();
-    known.filter(|address| address.is_ipv6() == host.v6).collect()
-}
-
-/// The family of the table whose rule this is (a part of): `dnat to NAME` alone does not say it.
-fn family_of(policy: &Policy, body: &[Part]) -> Family {
-    let place = body.first().map(span_of);
-    let is_around = |span: Span, place: Span| {
-        span.file == place.file && span.start <= place.start && place.end <= span.end
-    };
-    let rules = policy.annotations.iter().filter_map(|annotation| match &annotation.statement {
-        Statement::Rule(rule) => Some((annotation.span, rule)),
-        Statement::Element(_) => None,
-    });
-    let mut families = rules.filter(|(span, _)| place.is_some_and(|place| is_around(*span, place)));
-    families.next().map_or(Family::Ip, |(_, rule)| rule.chain.table.family)
-}
-
-fn span_of(part: &Part) -> Span {
-    match part {
-        Part::Verbatim(token) => token.span,
-        Part::Cgroup(cgroup_match) => cgroup_match.span,
-        Part::Units(span) => *span,
-    }
-}
-
-/// A piece of a rule with variables inlined.
-#[derive(Debug, Clone)]
-pub(super) struct Flat<'a> {
-    /// `None` for a cgroup match, which no other match reaches across.
-    token: Option<Cow<'a, Token>>,
-    /// The index of the part in the body that it comes from.
-    origin: usize,
-}
-
-impl Flat<'_> {
-    pub(super) fn token(&self) -> Option<&Token> {
-        self.token.as_deref()
-    }
-}
-
-/// A rule with all its variables inlined.
-struct Inlined<'a> {
-    tokens: Vec<Flat<'a>>,
-}
-
-impl<'a> Inlined<'a> {
-    fn new(policy: &'a Policy, body: &'a [Part]) -> Self {
-        let defines: BTreeMap<&str, &Define> =
-            policy.defines.iter().map(|define| (define.name.as_str(), define)).collect();
-        let mut tokens = Vec::new();
-        for (origin, part) in body.iter().enumerate() {
-            match part {
-                Part::Cgroup(_) | Part::Units(_) => tokens.push(Flat { token: None, origin }),
-                Part::Verbatim(token) => {
-                    let mut values = Vec::new();
-                    let room = LONGEST.saturating_sub(tokens.len());
-                    if inline(&defines, token, 0, room, &mut values).is_none() || values.is_empty() {
-                        values = vec![token];
-                    }
-                    let flat = |value| Flat { token: Some(Cow::Borrowed(value)), origin };
-                    let first = tokens.len();
-                    tokens.extend(values.into_iter().map(flat));
-                    if let Some(Flat { token: Some(value), .. }) = tokens.get_mut(first)
-                        && value.spaced != token.spaced
-                    {
-                        value.to_mut().spaced = token.spaced;
-                    }
-                }
-            }
-        }
-        Self { tokens }
-    }
-
-    /// The variables that can't stay: those with a host name, or with a part of an element in a list.
-    fn replaced(&self, lists: &[List], addresses: &BTreeMap<usize, Vec<IpAddr>>) -> BTreeSet<usize> {
-        let ends = lists.iter().flat_map(|list| [list.range.start, list.range.end]);
-        let cut = ends.filter(|&at| {
-            at > 0 && self.tokens.get(at).is_some_and(|after| after.origin == self.tokens[at - 1].origin)
-        });
-        addresses.keys().copied().chain(cut).map(|at| self.tokens[at].origin).collect()
-    }
-}
-
-/// How deep variables may refer to variables, and how many tokens a rule may have with all of them inlined or with an
-/// element for each address: `define b = { $a, $a }` over and over would fill the memory. A variable for which there is
-/// no room stays.
+/// How deep variables may refer to variables, and how many tokens those of a rule may stand for: `define b = { $a, $a }`
+/// over and over would fill the memory. A variable for which there is no room stays.
 const DEEPEST: usize = 32;
 const LONGEST: usize = 8192;
 
-/// Adds a token, or its value if it is a variable; `None` if that has no (sensible) end.
-fn inline<'a>(
-    defines: &BTreeMap<&str, &'a Define>,
-    token: &'a Token,
-    depth: usize,
-    room: usize,
-    values: &mut Vec<&'a Token>,
-) -> Option<()> {
-    let define = match token.kind {
-        TokenKind::Variable => defines.get(&token.text[1..]),
-        _ => None,
-    };
-    match define {
-        _ if values.len() >= room => return None,
-        None => values.push(token),
-        Some(_) if depth == DEEPEST => return None,
-        Some(define) => {
-            for inner in &define.value {
-                inline(defines, inner, depth + 1, room, values)?;
-            }
-        }
-    }
-    Some(())
-}
+/// A token, its variable inlined, and where it or the variable stands in the annotation.
+type Flat<'a> = (&'a Token, Span);
 
-/// Puts a body together again.
-struct Writer<'a> {
+struct Finder<'a, 'd> {
     body: &'a [Part],
-    inlined: &'a Inlined<'a>,
-    /// Elements to write once for each address, in order.
-    lists: &'a [List],
-    /// The addresses for each token with a host name: one if it isn't in a list.
-    addresses: &'a BTreeMap<usize, Vec<IpAddr>>,
+    define: &'d dyn Fn(&str) -> Option<&'a [Token]>,
+    /// How many tokens variables may still stand for.
+    room: Cell<usize>,
 }
 
-impl Writer<'_> {
-    fn write(&self) -> Vec<Part> {
-        let replaced = self.inlined.replaced(self.lists, self.addresses);
-        let mut parts = Vec::new();
-        let mut lists = self.lists.iter().peekable();
-        let mut at = 0;
-        while let Some(flat) = self.inlined.tokens.get(at) {
-            if let Some(list) = lists.next_if(|list| list.range.start == at) {
-                self.write_list(list, &replaced, &mut parts);
-                at = list.range.end;
-            } else {
-                let choice = self.addresses.get(&at).map(|addresses| addresses[0]);
-                at = self.write_one(at, choice, flat, &replaced, &mut parts);
-            }
+impl<'a> Finder<'a, '_> {
+    fn token(&self, at: usize) -> Option<&'a Token> {
+        match self.body.get(at)? {
+            Part::Verbatim(token) => Some(token),
+            Part::Cgroup(_) | Part::Units(_) => None,
         }
-        parts
     }
 
-    /// Writes a token, or the variable that it comes from; the index of what follows.
-    fn write_one(
-        &self,
-        at: usize,
-        address: Option<IpAddr>,
-        flat: &Flat<'_>,
-        replaced: &BTreeSet<usize>,
-        parts: &mut Vec<Part>,
-    ) -> usize {
-        let Some(token) = flat.token().filter(|_| replaced.contains(&flat.origin)) else {
-            parts.push(self.body[flat.origin].clone());
-            let rest = &self.inlined.tokens[at..];
-            return at + rest.iter().take_while(|other| other.origin == flat.origin).count();
-        };
-        let text = match address {
-            None => token.text.clone(),
-            Some(IpAddr::V6(address)) if self.has_port(at) => format!("[{address}]"),
-            Some(address) => address.to_string(),
-        };
-        let kind = if address.is_some() { TokenKind::Word } else { token.kind };
-        let span = span_of(&self.body[flat.origin]);
-        parts.push(Part::Verbatim(Token { kind, text, span, spaced: token.spaced }));
-        at + 1
+    fn is_any(&self, at: usize, words: &[&str]) -> bool {
+        self.token(at).is_some_and(|token| words.iter().any(|word| token.is(word)))
     }
 
-    /// Whether a translation's port follows: nft wants brackets around the address then.
-    fn has_port(&self, at: usize) -> bool {
-        let is_listed = self.lists.iter().any(|list| list.range.contains(&at));
-        !is_listed && self.inlined.tokens.get(at + 1).and_then(Flat::token).is_some_and(|token| token.is(":"))
+    /// What follows `ip saddr` and the like, here.
+    fn compared(&self, at: usize) -> Result<Option<HostMatch>, Diagnostic> {
+        let next = at + 2;
+        if at > 0 && self.is_any(at - 1, &["."]) || self.is_any(next, &[".", "map", "vmap"]) {
+            return self.refuse_keys(at).map(|()| None);
+        }
+        if self.is_any(next, &["set", "<", ">", "<=", ">=", "lt", "gt", "le", "ge"]) {
+            return self.refuse_plain(next + 1).map(|()| None);
+        }
+        let negated = self.is_any(next, &["!=", "ne"]);
+        let first = next + usize::from(negated || self.is_any(next, &["==", "eq"]));
+        let mut end = first + 1;
+        if self.is_any(first, &["{"]) {
+            let mut depth = 1;
+            while depth > 0 && end < self.body.len() {
+                depth = depth + usize::from(self.is_any(end, &["{"])) - usize::from(self.is_any(end, &["}"]));
+                end += 1;
+            }
+        }
+        let v6 = self.is_any(at, &["ip6"]);
+        let mut found =
+            HostMatch { parts: next..end, negated, v6, names: Vec::new(), ranges: BTreeSet::new() };
+        let mut other = None;
+        let flat = self.flat(first..end);
+        for element in flat.split(|(token, _)| [",", "{", "}"].iter().any(|sign| token.is(sign))) {
+            match element {
+                [] => {}
+                [(token, span)] if is_host(token) => {
+                    found.names.push((HostName { name: token.unquoted().to_owned(), v6 }, *span));
+                }
+                [(_, span), ..] => {
+                    let text: String = element.iter().map(|(token, _)| token.text.as_str()).collect();
+                    match ranges(&text).filter(|(first, _)| first.is_ipv6() == v6) {
+                        Some(range) => drop(found.ranges.insert(range)),
+                        None => other = other.or(Some((text, *span))),
+                    }
+                }
+            }
+        }
+        match other {
+            _ if found.names.is_empty() => Ok(None),
+            None => Ok(Some(found)),
+            Some((text, span)) => Err(Diagnostic::new(
+                Code::HostPlace,
+                span,
+                format!("{} in a list with host names", quoted(&text)),
+            )
+            .help(format!(
+                "beside host names a list may have IPv{} addresses, prefixes and ranges",
+                if v6 { 6 } else { 4 }
+            ))),
+        }
     }
 
-    /// Writes an element for each combination of its host names' addresses.
-    fn write_list(&self, list: &List, replaced: &BTreeSet<usize>, parts: &mut Vec<Part>) {
-        let names: Vec<(usize, &Vec<IpAddr>)> =
-            self.addresses.range(list.range.clone()).map(|(&at, addresses)| (at, addresses)).collect();
-        let all = names.iter().fold(1, |all: usize, (_, addresses)| all.saturating_mul(addresses.len()));
-        let count = all.min(LONGEST.saturating_sub(parts.len()) / list.range.len().max(1)).max(1);
-        let Some(first) = self.inlined.tokens.get(list.range.start) else { return };
-        let sign = |text: &str| {
-            Part::Verbatim(Token {
-                kind: TokenKind::Punctuation,
-                text: text.to_owned(),
-                span: span_of(&self.body[first.origin]),
-                spaced: text != ",",
-            })
+    /// The tokens of some parts with variables inlined.
+    fn flat(&self, parts: Range<usize>) -> Vec<Flat<'a>> {
+        let mut flat = Vec::new();
+        for token in parts.map_while(|at| self.token(at)) {
+            let mut values = Vec::new();
+            if token.kind != TokenKind::Variable || self.inline(token, 0, &mut values).is_none() {
+                values = vec![token];
+            }
+            flat.extend(values.into_iter().map(|value| (value, token.span)));
+        }
+        flat
+    }
+
+    /// Adds a token, or its value if it is a variable; `None` if that has no (sensible) end.
+    fn inline(&self, token: &'a Token, depth: usize, values: &mut Vec<&'a Token>) -> Option<()> {
+        let define = match token.kind {
+            TokenKind::Variable => (self.define)(&token.text[1..]),
+            _ => None,
         };
-        let needs_braces = count > 1 && !list.in_braces;
-        if needs_braces {
-            parts.push(sign("{"));
-        }
-        for number in 0..count {
-            let mut choice = BTreeMap::new();
-            let mut rest = number;
-            for (at, addresses) in names.iter().rev() {
-                choice.insert(*at, addresses[rest % addresses.len()]);
-                rest /= addresses.len();
+        match define {
+            _ if depth > DEEPEST => return None,
+            None => {
+                self.room.set(self.room.get().checked_sub(1)?);
+                values.push(token);
             }
-            if number > 0 {
-                parts.push(sign(","));
-            }
-            let begin = parts.len();
-            let mut at = list.range.start;
-            while at < list.range.end {
-                at = self.write_one(at, choice.get(&at).copied(), &self.inlined.tokens[at], replaced, parts);
-            }
-            if let Some(Part::Verbatim(token)) = parts.get_mut(begin) {
-                token.spaced |= number > 0 || needs_braces;
+            Some(value) => {
+                for inner in value {
+                    self.inline(inner, depth + 1, values)?;
+                }
             }
         }
-        if needs_braces {
-            parts.push(sign("}"));
+        Some(())
+    }
+
+    /// Refuses a host name, alone or in a variable, at this place.
+    fn refuse_plain(&self, at: usize) -> Result<(), Diagnostic> {
+        match self.flat(at..at + 1)[..] {
+            [(token, span)] if is_host(token) => Err(refusal(token, span)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses host names in the list behind a key of which `ip saddr` or the like, here, is a part.
+    fn refuse_keys(&self, at: usize) -> Result<(), Diagnostic> {
+        let is_dot = |at: usize| self.is_any(at, &["."]);
+        let (mut position, mut begin) = (0, at);
+        while begin > 0 && is_dot(begin - 1) {
+            position += 1;
+            // A part of a key has one to three words, such as `ct original saddr`.
+            begin = (3..=5)
+                .filter_map(|back| begin.checked_sub(back))
+                .find(|&dot| is_dot(dot))
+                .map_or(0, |dot| dot + 1);
+        }
+        let mut list = at + 2;
+        while is_dot(list) {
+            list += 1;
+            list += (0..3)
+                .take_while(|ahead| {
+                    self.token(list + ahead).is_some_and(|token| token.kind == TokenKind::Word)
+                })
+                .take_while(|ahead| !self.is_any(list + ahead, &["map", "vmap"]))
+                .count();
+        }
+        while self.is_any(list, &["map", "vmap", "==", "!=", "eq", "ne"]) {
+            list += 1;
+        }
+        let is_list = self.is_any(list, &["{"]);
+        let is_variable = self.token(list).is_some_and(|token| token.kind == TokenKind::Variable);
+        if !is_list && !is_variable {
+            return Ok(());
+        }
+        let (mut depth, mut part) = (0_usize, Some(0));
+        for (token, span) in self.flat(list..if is_list { self.body.len() } else { list + 1 }) {
+            match &*token.text {
+                "{" => (depth, part) = (depth + 1, Some(0)),
+                "}" if depth <= 1 => break,
+                "}" => depth -= 1,
+                "," => part = Some(0),
+                "." => part = part.map(|part| part + 1),
+                ":" => part = None,
+                _ if part == Some(position) && is_host(token) => return Err(refusal(token, span)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses host names as the target of the translation here, alone or in a map.
+    fn refuse_target(&self, at: usize) -> Result<(), Diagnostic> {
+        // `dnat ip addr . port to`.
+        let Some(to) = (at + 1..at + 6).find(|&at| self.is_any(at, &["to"])) else { return Ok(()) };
+        let ends: &[&str] = match self.is_any(at, &["dup", "fwd"]) {
+            true => &["device"],
+            false => &[":", "random", "fully-random", "persistent", "comment"],
+        };
+        let is_last = ends.len() > 1 && to + 2 == self.body.len();
+        if is_last || self.is_any(to + 2, ends) {
+            self.refuse_plain(to + 1)?;
+        }
+        let flat = self.flat(to + 1..self.body.len());
+        let mut depth = 0_usize;
+        for (before, (token, span)) in flat.iter().zip(flat.iter().skip(1)) {
+            depth += usize::from(before.0.is("{"));
+            depth = depth.saturating_sub(usize::from(before.0.is("}")));
+            if depth > 0 && before.0.is(":") && is_host(token) {
+                return Err(refusal(token, *span));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refusal(token: &Token, span: Span) -> Diagnostic {
+    let message =
+        format!("{} is a host name, and nft would look it up only once here", quoted(token.unquoted()));
+    Diagnostic::new(Code::HostPlace, span, message).help(
+        "write an address; a host name may be what `ip` or `ip6` `saddr` or `daddr` is compared with, alone or in a list",
+    )
+}
+
+/// An address, a prefix or a range.
+fn ranges(text: &str) -> Option<Addresses> {
+    if let Some((first, last)) = text.split_once('-') {
+        let (first, last): (IpAddr, IpAddr) = (first.parse().ok()?, last.parse().ok()?);
+        return (first.is_ipv6() == last.is_ipv6() && first <= last).then_some((first, last));
+    }
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address.parse().ok()?, Some(length.parse::<u32>().ok()?)),
+        None => (text.parse().ok()?, None),
+    };
+    match address {
+        IpAddr::V4(address) => {
+            let host = u32::MAX.checked_shr(length.unwrap_or(32)).unwrap_or(0);
+            let (first, last) = (u32::from(address) & !host, u32::from(address) | host);
+            (length <= Some(32)).then_some((Ipv4Addr::from(first).into(), Ipv4Addr::from(last).into()))
+        }
+        IpAddr::V6(address) => {
+            let host = u128::MAX.checked_shr(length.unwrap_or(128)).unwrap_or(0);
+            let (first, last) = (u128::from(address) & !host, u128::from(address) | host);
+            (length <= Some(128)).then_some((Ipv6Addr::from(first).into(), Ipv6Addr::from(last).into()))
         }
     }
 }
+
+fn is_host(token: &Token) -> bool {
+    match token.kind {
+        TokenKind::Quoted => is_host_name(token.unquoted()),
+        TokenKind::Word => is_host_name(&token.text) && !KEYWORDS.contains(&&*token.text),
+        _ => false,
+    }
+}
+
+/// Labels of letters, digits, `-` and `_` with at least one letter, and no number such as `0x1`.
+fn is_host_name(text: &str) -> bool {
+    let labels = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    let is_number =
+        text.len() > 2 && text.starts_with("0x") && text[2..].bytes().all(|b| b.is_ascii_hexdigit());
+    labels.split('.').all(is_label) && labels.bytes().any(|b| b.is_ascii_alphabetic()) && !is_number
+}
+
+/// Words of nft's that may follow an address, or stand where its value was forgotten.
+#[rustfmt::skip]
+const KEYWORDS: [&str; 62] = [
+    "accept", "add", "and", "comment", "continue", "counter", "ct", "delete", "dnat", "drop", "dup", "ether", "exists",
+    "expires", "fib", "flow", "fwd", "goto", "icmp", "icmpv6", "iif", "iifname", "ip", "ip6", "jhash", "jump", "last",
+    "limit", "log", "lshift", "mark", "masquerade", "meta", "missing", "mod", "not", "notrack", "numgen", "offset",
+    "oif", "oifname", "or", "queue", "quota", "redirect", "reject", "return", "rshift", "rt", "sctp", "seed", "set",
+    "snat", "socket", "symhash", "tcp", "th", "timeout", "tproxy", "udp", "update", "xor",
+];
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::{policy::parse, text::token::text_of};
-    use std::{
-        io,
-        path::{Path, PathBuf},
+    use crate::text::{
+        FileId,
+        token::{Joined, tokenize},
     };
 
-    struct Text(String);
-
-    impl crate::policy::files::Files for Text {
-        fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
-            Ok(self.0.clone().into_bytes())
-        }
-
-        fn glob(&self, _: &str) -> Vec<PathBuf> {
-            Vec::new()
-        }
+    fn tokens(text: &str) -> Vec<Token> {
+        let mut joined = Joined::new(FileId(0));
+        joined.push(text, 0);
+        tokenize(&joined).tokens
     }
 
-    fn policy(text: &str) -> Policy {
-        let policy = parse::read(&Text(text.to_owned()), &[Path::new("x")]).unwrap();
-        assert_eq!(policy.diagnostics, [], "{text}");
-        policy
-    }
-
-    fn body(policy: &Policy) -> &[Part] {
-        let Statement::Rule(rule) = &policy.annotations[0].statement else { panic!("no rule") };
-        &rule.body
-    }
-
-    fn known() -> Hosts {
-        let mut hosts = Hosts::new();
-        for (name, addresses) in [
-            ("one.local", &["10.0.0.1", "fe80::1"][..]),
-            ("two.local", &["10.0.0.3", "10.0.0.2", "fe80::3", "fe80::2"]),
-            ("localhost", &["127.0.0.1", "::1"]),
-        ] {
-            for v6 in [false, true] {
-                let addresses = addresses.iter().map(|text| text.parse().unwrap());
-                hosts.insert(HostName { name: name.to_owned(), v6 }, addresses.collect());
-            }
-        }
-        hosts
-    }
-
-    fn resolved_in(family: &str, above: &str, rule: &str) -> String {
-        let policy = policy(&format!("{above}\n# a.service :: add rule {family} t c {rule}\n"));
-        let parts = resolve(&policy, body(&policy), &known()).unwrap();
-        let tokens: Vec<Token> = parts
-            .into_iter()
-            .map(|part| match part {
-                Part::Verbatim(token) => token,
-                Part::Units(span) => {
-                    Token { kind: TokenKind::Word, text: "UNITS".to_owned(), span, spaced: true }
-                }
-                Part::Cgroup(cgroup_match) => Token {
-                    kind: TokenKind::Word,
-                    text: "CGROUP".to_owned(),
-                    span: cgroup_match.span,
-                    spaced: true,
-                },
-            })
-            .collect();
-        text_of(&tokens)
-    }
-
-    fn resolved(rule: &str) -> String {
-        resolved_in("inet", "", rule)
-    }
-
-    #[test]
-    fn one_address_takes_the_name_s_place() {
-        assert_eq!(
-            resolved("ip daddr one.local tcp dport 25 accept"),
-            "ip daddr 10.0.0.1 tcp dport 25 accept"
-        );
-        assert_eq!(resolved("ip6 saddr != \"one.local\" drop"), "ip6 saddr != fe80::1 drop");
-        assert_eq!(
-            resolved("socket cgroupv2 level 1 \"a\" ip daddr localhost accept"),
-            "CGROUP ip daddr 127.0.0.1 accept"
-        );
-    }
-
-    #[test]
-    fn several_addresses_become_a_set() {
-        assert_eq!(resolved("ip daddr two.local accept"), "ip daddr { 10.0.0.2, 10.0.0.3 } accept");
-        assert_eq!(resolved("ip daddr {one.local,two.local}"), "ip daddr {10.0.0.1,10.0.0.2, 10.0.0.3}");
-        assert_eq!(
-            resolved("ip saddr vmap { two.local : jump x, 1.2.3.4 : drop }"),
-            "ip saddr vmap { 10.0.0.2 : jump x, 10.0.0.3 : jump x, 1.2.3.4 : drop }"
-        );
-    }
-
-    #[test]
-    fn concatenations_are_taken_by_component() {
-        assert_eq!(
-            resolved("ip daddr . tcp dport { two.local . 25, 1.2.3.4 . 80 } accept"),
-            "ip daddr . tcp dport { 10.0.0.2 . 25, 10.0.0.3 . 25, 1.2.3.4 . 80 } accept"
-        );
-        assert_eq!(
-            resolved("iifname . ip daddr my-vpn . two.local accept"),
-            "iifname . ip daddr { my-vpn . 10.0.0.2, my-vpn . 10.0.0.3 } accept"
-        );
-        assert_eq!(
-            resolved("ip daddr . meta mark . iifname { one.local . 1 . lo } ip saddr localhost"),
-            "ip daddr . meta mark . iifname { 10.0.0.1 . 1 . lo } ip saddr 127.0.0.1"
-        );
-        assert_eq!(
-            resolved("ip saddr . ip daddr { two.local . two.local }"),
-            "ip saddr . ip daddr { 10.0.0.2 . 10.0.0.2, 10.0.0.2 . 10.0.0.3, 10.0.0.3 . 10.0.0.2, \
-             10.0.0.3 . 10.0.0.3 }"
-        );
-    }
-
-    #[test]
-    fn nat_takes_the_first_address() {
-        assert_eq!(resolved("dnat ip to two.local"), "dnat ip to 10.0.0.2");
-        assert_eq!(resolved("dnat ip6 to two.local:80"), "dnat ip6 to [fe80::2]:80");
-        assert_eq!(resolved("dnat ip6 to [::1]:80"), "dnat ip6 to [::1]:80");
-        assert_eq!(resolved_in("ip6", "", "dnat to two.local"), "dnat to fe80::2");
-        assert_eq!(resolved_in("ip6", "", "ct original saddr one.local"), "ct original saddr fe80::1");
-        assert_eq!(
-            resolved("dnat ip to tcp dport map { 80 : two.local, 81:one.local }"),
-            "dnat ip to tcp dport map { 80 : 10.0.0.2, 81:10.0.0.1 }"
-        );
-        assert_eq!(
-            resolved("dnat ip addr . port to tcp dport map { 80 : two.local . 8080 }"),
-            "dnat ip addr . port to tcp dport map { 80 : 10.0.0.2 . 8080 }"
-        );
-        assert_eq!(
-            resolved("dnat ip to jhash ip saddr mod 2 map { 0 : one.local, 1 : two.local }"),
-            "dnat ip to jhash ip saddr mod 2 map { 0 : 10.0.0.1, 1 : 10.0.0.2 }"
-        );
-        assert_eq!(resolved("ip daddr set two.local"), "ip daddr set 10.0.0.2");
-    }
-
-    #[test]
-    fn variables_are_only_inlined_for_a_name() {
-        let above = "define more = two.local\ndefine mail = { one.local, $more }\n\
-                     define nets = { 10.0.0.0/8 }\ndefine vpn = my-vpn";
-        assert_eq!(
-            resolved_in("inet", above, "oifname $vpn ip saddr $nets ip daddr $mail accept"),
-            "oifname $vpn ip saddr $nets ip daddr { 10.0.0.1, 10.0.0.2, 10.0.0.3 } accept"
-        );
-        assert_eq!(
-            resolved_in("inet", above, "ip daddr { $mail, 1.2.3.4 } accept"),
-            "ip daddr { { 10.0.0.1, 10.0.0.2, 10.0.0.3 }, 1.2.3.4 } accept"
-        );
-    }
-
-    #[test]
-    fn variables_over_and_over_and_many_addresses_come_to_an_end() {
-        let define = |n: usize| format!("define b{} = {{ $b{n}, $b{n} }}\n", n + 1);
-        let above: String = ["define b0 = 1\n".to_owned()].into_iter().chain((0..13).map(define)).collect();
-        let uses = "ip daddr $b13 ".repeat(400);
-        assert_eq!(resolved_in("inet", &above, &uses), uses.trim());
-        let key = ["two.local"; 64].join(" . ");
-        let fields = ["ip daddr"; 64].join(" . ");
-        assert!(resolved(&format!("{fields} {{ {key} }} accept")).len() < 10 * LONGEST);
-    }
-
-    #[test]
-    fn other_words_are_no_names() {
-        for rule in [
-            "ip protocol tcp ip daddr @mail accept",
-            "oifname my-vpn jump vpn.whitelist",
-            "add @seen { ip saddr timeout 5m } accept",
-            "update @seen { ip saddr . tcp dport limit rate 10/second }",
-            "meta l4proto tcp ip daddr 10.0.0.0-10.0.0.9 accept",
-            "jhash ip saddr . tcp sport mod 2 vmap { 0 : accept }",
-            "ip daddr & 255.0.0.0 == 10.0.0.0 accept",
-            "ip6 daddr { fe80::1, dead:beef:: } accept",
-            "fib saddr . iif oif missing drop",
-            "ip daddr counter accept",
-            "tproxy ip to :8080",
-            "fwd to eth0",
-        ] {
-            let policy = policy(&format!("# a.service :: add rule inet t c {rule}\n"));
-            assert_eq!(wanted(&policy, &policy.annotations[0]), BTreeSet::new(), "{rule}");
-            assert_eq!(resolve(&policy, body(&policy), &known()).unwrap(), body(&policy), "{rule}");
-        }
-    }
-
-    #[test]
-    fn all_names_without_address_are_told() {
-        let text = "define x = { a.local, 1.2.3.4 }\n\
-                    # a.service :: add rule inet t c ip daddr $x ip6 saddr b.local ip daddr one.local\n";
-        let policy = policy(text);
-        let names = |names: &[(&str, bool)]| -> Vec<HostName> {
-            names.iter().map(|&(name, v6)| HostName { name: name.to_owned(), v6 }).collect()
+    /// Each comparison in the words of a test: operator, names, what else.
+    fn found(text: &str) -> Result<Vec<String>, String> {
+        let defines: BTreeMap<&str, Vec<Token>> = BTreeMap::from([
+            ("mail", tokens("{ a.x, $web }")),
+            ("web", tokens("b.y")),
+            ("plain", tokens("{ 10.0.0.1 }")),
+            ("ports", tokens("{ a.x . 25 }")),
+            ("loop", tokens("{ $loop, $loop }")),
+        ]);
+        let body: Vec<Part> = tokens(text).into_iter().map(Part::Verbatim).collect();
+        let found = find(&body, &|name| defines.get(name).map(Vec::as_slice));
+        let said = |found: HostMatch| {
+            let mut words = vec![if found.negated { "not" } else { "is" }.to_owned()];
+            words.push(if found.v6 { "6" } else { "4" }.to_owned());
+            words.extend(found.names.into_iter().map(|(host, _)| host.name));
+            words.extend(found.ranges.into_iter().map(|(first, last)| format!("{first}-{last}")));
+            words.push(format!("{}..{}", found.parts.start, found.parts.end));
+            words.join(" ")
         };
-        let wanted: Vec<HostName> = wanted(&policy, &policy.annotations[0]).into_iter().collect();
-        assert_eq!(wanted, names(&[("a.local", false), ("b.local", true), ("one.local", false)]));
-        let unresolved = resolve(&policy, body(&policy), &known()).unwrap_err();
-        let found: Vec<HostName> = unresolved.iter().map(|unresolved| unresolved.host.clone()).collect();
-        assert_eq!(found, names(&[("a.local", false), ("b.local", true)]));
-        let place = |text_of_place: &str| text.rfind(text_of_place).unwrap();
-        assert_eq!(unresolved[0].span.start, place("$x"));
-        assert_eq!(unresolved[1].span.start, place("b.local"));
+        match found {
+            Ok(found) => Ok(found.into_iter().map(said).collect()),
+            Err(diagnostic) => Err(text[diagnostic.span.start..diagnostic.span.end].to_owned()),
+        }
+    }
+
+    #[test]
+    fn names_alone_and_in_lists_are_found() {
+        for (text, expected) in [
+            ("ip daddr mail.x accept", vec!["is 4 mail.x 2..3"]),
+            ("ip6 saddr != \"mail.x\" accept", vec!["not 6 mail.x 2..4"]),
+            ("ip daddr == localhost ip6 daddr a", vec!["is 4 localhost 2..4", "is 6 a 6..7"]),
+            (
+                "ip daddr { mail.x, 10.0.0.0/30, { b, 10.1.0.1-10.1.0.9 } } drop",
+                vec!["is 4 mail.x b 10.0.0.0-10.0.0.3 10.1.0.1-10.1.0.9 2..13"],
+            ),
+            ("ip6 daddr { a, fe80::/126 }", vec!["is 6 a fe80::-fe80::3 2..8"]),
+            ("ip daddr $mail accept", vec!["is 4 a.x b.y 2..3"]),
+            ("ip daddr { $web, 10.0.0.1 }", vec!["is 4 b.y 10.0.0.1-10.0.0.1 2..7"]),
+            ("ct original ip saddr a.x", vec!["is 4 a.x 4..5"]),
+            ("ip daddr { 0.0.0.0/0, a }", vec!["is 4 a 0.0.0.0-255.255.255.255 2..7"]),
+        ] {
+            assert_eq!(
+                found(text).as_deref(),
+                Ok(&expected.into_iter().map(str::to_owned).collect::<Vec<_>>()[..]),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_nft_knows_is_no_host_name() {
+        for text in [
+            "ip daddr 10.0.0.1 accept",
+            "ip daddr @mail accept",
+            "ip6 daddr { fe80::1, ::1 } accept",
+            "oifname my.vpn ip protocol tcp jump vpn.whitelist",
+            "ip daddr $plain accept",
+            "ip daddr $loop accept",
+            "ip daddr $unknown accept",
+            "update @seen { ip saddr timeout 1m }",
+            "add @seen { ip saddr limit rate 10/second }",
+            "meter m { ip saddr ct count over 20 } drop",
+            "dnat to jhash ip saddr mod 2 map { 0 : 10.0.0.1, 1 : 10.0.0.2 }",
+            "dnat to tcp dport map { 80 : 10.0.0.1 . http }",
+            "dnat to numgen inc mod 2 map @servers",
+            "dnat to 10.0.0.1:80 comment \"x.y\"",
+            "dup to eth0",
+            "ip daddr . tcp dport @allowed tcp sport { http, ssh } accept",
+            "ip daddr . iifname { 10.0.0.1 . eth0 } accept",
+            "ip saddr vmap { 10.0.0.1 : jump here, 10.0.0.2 : accept }",
+            "ip saddr & 255.0.0.0 == 10.0.0.0",
+            "ip daddr accept",
+            "ether saddr 00:11:22:33:44:55 fib saddr type local",
+            "ip daddr",
+            "ip daddr !=",
+            "ip daddr {",
+        ] {
+            assert_eq!(found(text), Ok(vec![]), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_elsewhere_are_refused_where_they_stand() {
+        for (text, place) in [
+            ("dnat to mail.x", "mail.x"),
+            ("dnat ip to web:80", "web"),
+            ("snat to $web", "$web"),
+            ("tproxy ip to localhost:80 accept", "localhost"),
+            ("dup to mail.x device eth0", "mail.x"),
+            ("dnat to tcp dport map { 80 : web.local, 81 : 10.0.0.1 }", "web.local"),
+            ("dnat to jhash ip saddr mod 2 map { 0 : web, 1 : 10.0.0.2 }", "web"),
+            ("ip daddr . tcp dport { 10.0.0.1 . 80, mail.x . 25 } accept", "mail.x"),
+            ("iifname . ct original saddr . ip daddr . tcp dport { a . 1.1.1.1 . b.y . 25 }", "b.y"),
+            ("ip daddr . tcp dport $ports accept", "$ports"),
+            ("tcp dport . iifname . ip daddr { 25 . eth0 . mail.x }", "mail.x"),
+            ("tcp dport . ip daddr vmap { 25 . mail.x : accept }", "mail.x"),
+            ("ip saddr vmap { mail.x : accept }", "mail.x"),
+            ("ip daddr set mail.x", "mail.x"),
+            ("ip daddr < mail.x", "mail.x"),
+            ("ct original saddr mail.x", "mail.x"),
+            ("ip daddr { mail.x, fe80::1 }", "fe80::1"),
+            ("ip daddr { mail.x, 10.0.0.1 comment \"a\" }", "10.0.0.1"),
+            ("ip daddr { mail.x, 10.0.0.1/33 }", "10.0.0.1/33"),
+        ] {
+            assert_eq!(found(text), Err(place.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn host_names_are_told_from_addresses() {
+        for name in ["localhost", "mail.intranet.local", "a-b.c_d", "1and1.com", "example.org."] {
+            assert!(is_host_name(name), "{name}");
+        }
+        for other in ["10.0.0.1", "10.0.0.0/8", "fe80::1", "0x1f", "80", "a..b", "", ".", "eth*", "a/b", "-a"]
+        {
+            assert!(!is_host_name(other), "{other}");
+        }
     }
 }

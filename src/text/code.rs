@@ -57,6 +57,8 @@ codes! {
     Interface = "E012",
     /// Unresolved host name outside the annotations.
     BaseHost = "E013",
+    /// Host name where its addresses cannot be kept.
+    HostPlace = "E014",
     /// Annotation refused by nft.
     Refused = "E020",
     /// Cgroup match in an unsupported hook.

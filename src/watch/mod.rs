@@ -7,6 +7,8 @@ pub mod journal;
 pub mod pages;
 pub mod readable;
 pub mod reader;
+pub mod resolver;
+pub mod schedule;
 pub(crate) mod shares;
 pub mod sigbus;
 pub mod subtrees;

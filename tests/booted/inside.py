@@ -843,8 +843,59 @@ def host_name_that_does_not_resolve_is_reported_and_tried_again():
     )
     m.says("mail.intranet.test")
     m.is_let_through(other)
-    m.check(not m.gets_through(cgroup), "a rule is there whose host name is not known")
+    m.check(not m.gets_through(cgroup), "a rule matches whose host name is not known")
+    skeleton, loads = m.skeleton(), m.loads()
     with m.known_hosts("mail.intranet.test"):
+        m.eventually(lambda: m.gets_through(cgroup), lambda: f"still refused:\n{m.log()}", 120)
+    m.equal(m.skeleton(), skeleton, "the ruleset without elements")
+    m.equal(m.loads(), loads, "loads")
+
+
+@test
+def changed_address_of_a_host_name_changes_elements_and_nothing_else():
+    cgroup, other = running("t-named.service"), running("t-listed.service")
+    with m.known_hosts("mail.intranet.test"):
+        m.start_with(
+            m.system_rule("t-named.service", matches="ip daddr mail.intranet.test"),
+            m.system_rule("t-listed.service", matches="ip daddr { mail.intranet.test, 192.0.2.0/24 }"),
+        )
+        m.is_let_through(cgroup)
+        m.is_let_through(other)
+    skeleton, loads = m.skeleton(), m.loads()
+    with m.known_hosts("mail.intranet.test", address="127.0.0.2"):
+        m.run("systemctl", "reload", "scnpm.service")
+        m.is_refused(cgroup)
+        m.is_refused(other)
+        m.eventually(lambda: "127.0.0.2" in m.ruleset(), lambda: f"no such address:\n{m.ruleset()}")
+    m.run("systemctl", "reload", "scnpm.service")
+    time.sleep(1)
+    m.check("127.0.0.2" in m.ruleset(), "an address went with a look-up that failed")
+    m.equal(m.skeleton(), skeleton, "the ruleset without elements")
+    m.equal(m.loads(), loads + 2, "loads: one for each reload and none for an address")
+
+
+@test
+def directory_of_users_that_hangs_delays_no_load():
+    plain, of_user = running("t-plain.service"), scope_of("t-mail.service")
+    sleeper("t-mail.service", where=m.USER_UNITS)
+    m.reload_units()
+    m.as_user("systemctl", "--user", "start", "t-mail.service")
+    m.write_policy(m.system_rule("t-plain.service"), selected(f"{m.USER}:t-mail.service"))
+    m.load_base()
+    with m.directory_that_hangs() as (settings, questions):
+        m.start_daemon(more=settings)
+        m.check(any(m.waits_for_an_answer(question) for question in questions), "the load waited for the answer")
+        m.elements_become(plain)
+    m.elements_become(plain, of_user)
+
+
+@test
+def rule_that_must_not_match_a_host_name_waits_for_its_address():
+    cgroup = running("t-negated.service")
+    m.start_with(m.system_rule("t-negated.service", matches="ip daddr != mail.intranet.test"))
+    m.says("mail.intranet.test")
+    m.check(not m.gets_through(cgroup), "`!=` to nothing lets everything through")
+    with m.known_hosts("mail.intranet.test", address="127.0.0.2"):
         m.eventually(lambda: m.gets_through(cgroup), lambda: f"still refused:\n{m.log()}", 120)
 
 

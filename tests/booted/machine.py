@@ -238,15 +238,55 @@ def gets_through(cgroup, port=7001):
 
 
 @contextlib.contextmanager
-def known_hosts(*names):
-    """Makes the names resolve to this machine for a while."""
+def known_hosts(*names, address="127.0.0.1"):
+    """Makes the names resolve to this machine, or to an address of it, for a while."""
     hosts = pathlib.Path("/etc/hosts")
     before = hosts.read_text() if hosts.exists() else ""
-    hosts.write_text(before + "".join(f"127.0.0.1 {name}\n" for name in names))
+    hosts.write_text(before + "".join(f"{address} {name}\n" for name in names))
     try:
         yield
     finally:
         hosts.write_text(before)
+
+
+@contextlib.contextmanager
+def directory_that_hangs():
+    """A server that the daemon's C library asks for users first, waits for (twice 5 s), and gets no answer from.
+
+    Gives the settings of the daemon's unit that have it so for the daemon alone, and the questions."""
+    path = pathlib.Path("/run/t-nscd/socket")
+    path.parent.mkdir(exist_ok=True)
+    pathlib.Path("/run/nscd").mkdir(exist_ok=True)
+    questions = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        path.chmod(0o666)
+        server.listen(64)
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    questions.append(server.accept()[0])
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield "BindPaths=/run/t-nscd:/run/nscd\n", questions
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            path.unlink()
+            for question in questions:
+                question.close()
+
+
+def waits_for_an_answer(question):
+    """Whether who asked it has not given up."""
+    question.setblocking(False)
+    try:
+        while question.recv(4096):
+            pass
+    except BlockingIOError:
+        return True
+    return False
 
 
 def is_let_through(cgroup, port=7001):
@@ -258,6 +298,11 @@ def is_refused(cgroup, port=7001):
 
 
 # The kernel
+
+
+def loads():
+    """How often the daemon's present run has loaded a policy."""
+    return sum("elements in the kernel" in entry.get("MESSAGE", "") for entry in entries())
 
 
 def ruleset():

@@ -15,7 +15,7 @@ use scnpm::{
     policy::{
         Annotation, Part, Policy, RuleStatement, Statement,
         files::Files,
-        hosts::{self, HostName, Hosts},
+        hosts::{HostName, Hosts},
         parse,
     },
     text::{Diagnostic, FileId, Outline, Span},
@@ -106,7 +106,7 @@ fn check_annotation(policy: &Policy, annotation: &Annotation) {
     inside(policy, annotation.span);
     inside(policy, annotation.unit_span);
     match &annotation.statement {
-        Statement::Rule(rule) => check_rule(policy, annotation, rule),
+        Statement::Rule(rule) => check_rule(policy, rule),
         Statement::Element(element) => {
             inside(policy, element.set_span);
             assert!(!element.elements.is_empty());
@@ -115,7 +115,7 @@ fn check_annotation(policy: &Policy, annotation: &Annotation) {
     }
 }
 
-fn check_rule(policy: &Policy, annotation: &Annotation, rule: &RuleStatement) {
+fn check_rule(policy: &Policy, rule: &RuleStatement) {
     inside(policy, rule.chain_span);
     for part in &rule.body {
         match part {
@@ -129,20 +129,22 @@ fn check_rule(policy: &Policy, annotation: &Annotation, rule: &RuleStatement) {
             }
         }
     }
-    let wanted = hosts::wanted(policy, annotation);
-    let unresolved = hosts::resolve(policy, &rule.body, &Hosts::new());
-    assert_eq!(unresolved.is_err(), !wanted.is_empty());
-    for name in unresolved.err().into_iter().flatten() {
-        inside(policy, name.span);
+    for found in &rule.hosts {
+        assert!(found.parts.start < found.parts.end && found.parts.end <= rule.body.len());
+        assert!(!found.names.is_empty());
+        found.names.iter().for_each(|(_, span)| inside(policy, *span));
     }
-    assert!(hosts::resolve(policy, &rule.body, &resolved(wanted)).is_ok());
+    assert!(rule.hosts.is_sorted_by(|a, b| a.parts.end < b.parts.start));
 }
 
 /// With an address for each host name the policy compiles to one command a line, and all else in comments.
 fn check_dispatch(policy: &Policy) {
-    let wanted = policy.iter().flat_map(|(_, annotation)| hosts::wanted(policy, annotation));
-    let dispatch = dispatch::compile(policy, &BTreeSet::new(), &resolved(wanted), &BTreeMap::new());
+    let unresolved = dispatch::compile(policy, &BTreeSet::new(), &Hosts::new(), &BTreeMap::new());
+    assert_eq!(unresolved.unresolved.is_empty(), !policy.host_matches().any(|found| found.negated));
+    let hosts = resolved(policy.host_names());
+    let dispatch = dispatch::compile(policy, &BTreeSet::new(), &hosts, &BTreeMap::new());
     assert!(dispatch.unresolved.is_empty());
+    assert!(dispatch.hosts.iter().all(|set| !set.content(&hosts).is_empty()));
     let elements = dispatch::elements(&dispatch.rows);
     assert_eq!(elements.lines.len(), dispatch.rows.len());
     for line in dispatch.script.lines.iter().chain(&elements.lines) {

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     model::{CgroupPath, ChainRef, Data, Family, SetRef, TableRef},
-    policy::annotation::{CgroupMatch, ElementStatement, Part, Placement, RuleStatement, Statement},
+    policy::{
+        annotation::{CgroupMatch, ElementStatement, Part, Placement, RuleStatement, Statement},
+        hosts,
+    },
     text::{
         Code, Span, Token, TokenKind,
         diagnostic::{Diagnostic, Severity, quoted},
@@ -193,11 +196,13 @@ impl<'a> Reader<'a> {
         }
         let body = self.body()?;
         check_matches(&body)?;
+        let hosts = hosts::find(&body, &|name| self.variables.get(name).map(|define| &define.value[..]))?;
         Ok(Statement::Rule(RuleStatement {
             placement,
             chain: ChainRef { table, name },
             chain_span: table_span.to(name_span),
             body,
+            hosts,
         }))
     }
 
