@@ -342,7 +342,7 @@ impl Daemon {
                     self.notices.files_read(&policy);
                 }
                 if let Err(error) = self.load(sources, policy, flush, refusals) {
-                    tracing::error!("the old policy stays: {}", failed_load(&error));
+                    notices::load_failed(&error, self.engine.load_has_failed());
                     self.tell(Event::LoadFailed { passing: error.passing });
                 }
                 if reread {

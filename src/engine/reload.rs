@@ -45,6 +45,11 @@ impl Reload {
         self.due = Some(self.due.map_or(again, |due| due.max(again)));
     }
 
+    /// Whether the last load failed for want of something.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     /// When it is to be done.
     pub(super) fn timeout(&self) -> Option<Duration> {
         self.due

@@ -657,11 +657,12 @@ def reload_that_the_kernel_cannot_do_for_a_moment_is_tried_again():
     m.start_with(m.system_rule("t-old.service"))
     m.elements_become(old)
     m.write_policy(m.system_rule("t-new.service"))
-    with m.failing("sendmsg", "ENOMEM", when="1"):
+    with m.failing("sendmsg", "ENOMEM", when="1..3"):
         m.run("systemctl", "reload", "scnpm.service")
         m.elements_become(new)
     m.is_let_through(new)
-    m.says("Cannot allocate memory")
+    words = "the policy cannot be loaded for now, it will be tried again: Could not process rule: Cannot allocate memory"
+    m.equal([(entry["PRIORITY"], entry["MESSAGE"]) for entry in m.entries() if entry["PRIORITY"] <= "4"], [("4", words)], "what is logged")
 
 
 @test
