@@ -405,6 +405,9 @@ impl Daemon {
         found.into_iter().for_each(|found| self.see(found));
         self.follow(sources);
         self.kernel.release_memory();
+        if loaded.unfinished {
+            self.tell(Event::ReapplyRequested);
+        }
         Ok(())
     }
 
