@@ -9,12 +9,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
 };
 
 use serde_json::Value;
 
 use crate::{
-    dispatch::{self, Dispatch, Levels, Line, Pattern, Script, leftovers, pattern::level},
+    dispatch::{self, Dispatch, Levels, Line, Pattern, Script, leftovers::Listing, pattern::level},
     findings::{self, Refusal},
     model::{AnnotationId, CgroupId, CgroupPath, ChainRef, Instance, Row, SetRef, UnitName, UnitState},
     nft::{Complaint, ElementChange, Kernel, complaint::Kind, is_passing, words_of},
@@ -66,7 +67,7 @@ pub struct Loaded {
     pub installed: Vec<(usize, Option<CgroupId>)>,
     /// What nft refused, in the order of the files.
     pub refusals: Vec<Refusal>,
-    /// What it was loaded into, as libnftables lists it.
+    /// What it was loaded into, without what is ours, as libnftables lists it.
     pub ruleset: Value,
     /// Whether elements that should be gone are still there, since the kernel could not delete them for now.
     pub unfinished: bool,
@@ -109,8 +110,10 @@ fn levels(policy: &Policy, instances: &[Instance], users: &Users) -> Levels {
 
 /// One try: what goes into the kernel, and for whom.
 struct Attempt {
-    dispatch: Dispatch,
-    instances: Vec<(Instance, Vec<Row>)>,
+    patterns: Vec<Pattern>,
+    /// The rows that are known ahead, and behind them those that patterns make of each instance.
+    rows: Vec<Row>,
+    instances: Vec<(Instance, Range<usize>)>,
     /// The rows that are due, by their number, and their cgroups' ids.
     due: Vec<(usize, Option<CgroupId>)>,
     script: Script,
@@ -122,22 +125,11 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn rows(&self) -> impl Iterator<Item = &Row> {
-        self.dispatch.rows.iter().chain(self.instances.iter().flat_map(|(_, rows)| rows))
-    }
-
-    fn row(&self, number: usize) -> Option<&Row> {
-        match self.dispatch.rows.get(number) {
-            None => self.rows().nth(number),
-            row => row,
-        }
-    }
-
     /// The cgroup whose element a line of the script is about, and whether it deletes it.
     fn element(&self, line: usize) -> Option<(&CgroupPath, bool)> {
         let (at, is_deletion) = self.elements.get(line.checked_sub(self.removal + self.fixed + 1)?)?;
         let (number, _) = self.due.get(*at)?;
-        Some((self.row(*number)?.element.key.cgroup()?, *is_deletion))
+        Some((self.rows[*number].element.key.cgroup()?, *is_deletion))
     }
 }
 
@@ -154,13 +146,13 @@ impl Load<'_> {
         let mut rounds = 0;
         let levels = levels(self.policy, self.instances, self.users);
         for _ in 0..TRIES + self.policy.annotations.len() {
-            let ruleset = kernel.list().map_err(|complaints| LoadError::of(&complaints))?;
-            let marked = marked(kernel, &ruleset).map_err(|error| LoadError::of_error(&error))?;
+            let listing = kernel.list().map_err(|complaints| LoadError::of(&complaints))?;
+            let marked = marked(kernel, &listing).map_err(|error| LoadError::of_error(&error))?;
             let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts, &levels);
-            let removal = self.removal(&ruleset, &dispatch, &blamed);
+            let removal = self.removal(&listing, &dispatch, &blamed);
             let attempt = self.attempt(removal, dispatch, &marked, &blamed);
             let complaints = match kernel.run(&attempt.script, false) {
-                Ok(()) => return Ok(self.loaded(kernel, attempt, &marked, blamed, ruleset)),
+                Ok(()) => return Ok(self.loaded(kernel, attempt, &marked, blamed, listing.others)),
                 Err(complaints) => complaints,
             };
             if complaints.iter().any(Complaint::is_passing) {
@@ -180,22 +172,22 @@ impl Load<'_> {
         Err(LoadError { words, passing: true })
     }
 
-    /// The script that takes away what `removal` does and puts a dispatch in place, with the elements that are due.
-    fn attempt(&self, removal: Script, dispatch: Dispatch, marked: &Marked, blamed: &Blamed) -> Attempt {
-        let rows_of = |instance: &Instance| {
-            let selecting = dispatch.patterns.iter().filter(|one| one.selectors.select(instance, self.users));
-            (instance.clone(), selecting.flat_map(|pattern| pattern.rows(&instance.path)).collect())
-        };
-        let instances: Vec<(Instance, Vec<Row>)> = self.instances.iter().map(rows_of).collect();
-        let rows: Vec<&Row> =
-            dispatch.rows.iter().chain(instances.iter().flat_map(|(_, rows)| rows)).collect();
+    /// What takes away the old and, behind it, puts a dispatch in place with the elements that are due.
+    fn attempt(&self, mut script: Script, dispatch: Dispatch, marked: &Marked, blamed: &Blamed) -> Attempt {
+        let Dispatch { script: fixed, mut rows, patterns, .. } = dispatch;
+        let mut instances = Vec::new();
+        for instance in self.instances {
+            let first = rows.len();
+            let selecting = patterns.iter().filter(|one| one.selectors.select(instance, self.users));
+            rows.extend(selecting.flat_map(|pattern| pattern.rows(&instance.path)));
+            instances.push((instance.clone(), first..rows.len()));
+        }
         let due = self.due(&rows, blamed);
-        let (removed, fixed) = (removal.lines.len(), dispatch.script.lines.len());
-        let mut script = removal;
-        script.append(dispatch.script.clone());
+        let (removal, fixed_lines) = (script.lines.len(), fixed.lines.len());
+        script.append(fixed);
         let mut elements = Vec::new();
         for (at, (number, id)) in due.iter().enumerate() {
-            let row = rows[*number];
+            let row = &rows[*number];
             let has_mark = |id: &CgroupId| marked.get(&row.element.set).is_some_and(|ids| ids.contains(id));
             if row.element.data.is_some() && id.as_ref().is_some_and(has_mark) {
                 // It may lead to something else now.
@@ -205,11 +197,11 @@ impl Load<'_> {
             script.append(dispatch::elements([row]));
             elements.push((at, false));
         }
-        Attempt { dispatch, instances, due, script, removal: removed, fixed, elements }
+        Attempt { patterns, rows, instances, due, script, removal, fixed: fixed_lines, elements }
     }
 
     /// The rows that are due, each element once, with the id of its cgroup.
-    fn due(&self, rows: &[&Row], blamed: &Blamed) -> Vec<(usize, Option<CgroupId>)> {
+    fn due(&self, rows: &[Row], blamed: &Blamed) -> Vec<(usize, Option<CgroupId>)> {
         let mut names = BTreeSet::new();
         let mut due = Vec::new();
         for (number, row) in rows.iter().enumerate() {
@@ -227,14 +219,14 @@ impl Load<'_> {
     }
 
     /// What goes before the new dispatch: the old one's end, and the flush.
-    fn removal(&self, ruleset: &Value, dispatch: &Dispatch, blamed: &Blamed) -> Script {
+    fn removal(&self, listing: &Listing, dispatch: &Dispatch, blamed: &Blamed) -> Script {
         if !self.flush {
-            return leftovers::removal(ruleset, &BTreeSet::new(), &dispatch.objects);
+            return listing.removal(&BTreeSet::new(), &dispatch.objects);
         }
         let (chains, _) = dispatch::hosting(self.policy);
         let flushed = chains.iter().map(ToString::to_string).collect();
         let mut script = dispatch::flush(self.policy, &blamed.left_out());
-        script.append(leftovers::removal(ruleset, &flushed, &dispatch.objects));
+        script.append(listing.removal(&flushed, &dispatch.objects));
         script
     }
 
@@ -252,20 +244,22 @@ impl Load<'_> {
         self.try_absent_elements(kernel, &attempt, &mut blamed);
         let left_out = blamed.left_out();
         let stays = |annotations: &[AnnotationId]| annotations.iter().any(|id| !left_out.contains(id));
+        let Attempt { mut patterns, rows, instances, .. } = attempt;
         // Refused rows go, so those behind them move up.
         let mut kept = 0..;
         let moved: Vec<Option<usize>> =
-            attempt.rows().map(|row| if stays(&row.annotations) { kept.next() } else { None }).collect();
-        let installed =
-            installed.into_iter().filter_map(|(number, id)| Some(((*moved.get(number)?)?, id))).collect();
-        let Attempt { dispatch: Dispatch { mut rows, mut patterns, .. }, mut instances, .. } = attempt;
-        rows.retain(|row| stays(&row.annotations));
-        instances.iter_mut().for_each(|(_, rows)| rows.retain(|row| stays(&row.annotations)));
+            rows.iter().map(|row| if stays(&row.annotations) { kept.next() } else { None }).collect();
+        let installed = installed.into_iter().filter_map(|(number, id)| Some((moved[number]?, id))).collect();
         patterns.retain(|pattern| stays(&pattern.annotations));
+        let mut rows = rows.into_iter();
+        let mut take = |count: usize| -> Vec<Row> {
+            rows.by_ref().take(count).filter(|row| stays(&row.annotations)).collect()
+        };
+        let named = instances.first().map_or(moved.len(), |(_, rows)| rows.start);
         Loaded {
-            rows,
+            rows: take(named),
             patterns,
-            instances,
+            instances: instances.into_iter().map(|(instance, rows)| (instance, take(rows.len()))).collect(),
             installed,
             refusals: blamed.refused.into_values().collect(),
             ruleset,
@@ -281,16 +275,14 @@ impl Load<'_> {
         attempt: &Attempt,
     ) -> (Vec<(usize, Option<CgroupId>)>, bool) {
         let is_sure = |(number, id): &(usize, Option<CgroupId>)| {
-            id.is_none()
-                || attempt.row(*number).and_then(|row| row.element.key.cgroup()).and_then(self.look) == *id
+            id.is_none() || attempt.rows[*number].element.key.cgroup().and_then(self.look) == *id
         };
         let (sure, unsure): (Vec<_>, Vec<_>) = attempt.due.iter().copied().partition(is_sure);
         let mut is_right = true;
         for (number, _) in &unsure {
-            let Some(row) = attempt.row(*number) else { continue };
-            let set = &row.element.set;
+            let set = &attempt.rows[*number].element.set;
             let of_set = |(other, id): &(usize, Option<CgroupId>)| {
-                attempt.row(*other).filter(|row| row.element.set == *set).and(*id)
+                id.filter(|_| attempt.rows[*other].element.set == *set)
             };
             let right: BTreeSet<CgroupId> = sure.iter().filter_map(of_set).collect();
             let elements = kernel.elements(set);
@@ -308,7 +300,7 @@ impl Load<'_> {
     /// missing set or a wrong type is known now.
     fn try_absent_elements(&self, kernel: &mut dyn Kernel, attempt: &Attempt, blamed: &mut Blamed) {
         let due: BTreeSet<usize> = attempt.due.iter().map(|(number, _)| *number).collect();
-        for (number, row) in attempt.dispatch.rows.iter().enumerate() {
+        for (number, row) in attempt.rows.iter().enumerate() {
             if row.element.set.is_ours() || due.contains(&number) {
                 continue;
             }
@@ -374,10 +366,9 @@ impl Load<'_> {
         let origin = line.origin(first, last);
         let mut is_new = false;
         for id in &line.annotations {
-            let whole = self.policy.annotation(*id).span;
             // What stands in a variable's definition is nobody's own.
             let is_elsewhere =
-                |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found.span == whole);
+                |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found == *id);
             is_new |= blamed.add(*id, origin.filter(is_elsewhere), complaint);
         }
         is_new
@@ -436,8 +427,9 @@ impl Load<'_> {
 fn in_users_sets(attempt: &Attempt, installed: &[(usize, Option<CgroupId>)]) -> Marked {
     let mut wanted = Marked::new();
     for (number, id) in installed {
-        if let (Some(row), Some(id)) = (attempt.row(*number).filter(|row| !row.element.set.is_ours()), id) {
-            wanted.entry(row.element.set.clone()).or_default().insert(*id);
+        let set = &attempt.rows[*number].element.set;
+        if let Some(id) = id.filter(|_| !set.is_ours()) {
+            wanted.entry(set.clone()).or_default().insert(id);
         }
     }
     wanted
@@ -477,8 +469,8 @@ pub fn sweep(
 ///
 /// # Errors
 /// The kernel's, if it passes. A set that cannot be read, or is gone since the ruleset was listed, has none.
-pub fn marked(kernel: &mut dyn Kernel, ruleset: &Value) -> io::Result<Marked> {
-    let of_users = leftovers::sets_of_cgroups(ruleset).into_iter().filter(|set| !set.is_ours());
+pub fn marked(kernel: &mut dyn Kernel, listing: &Listing) -> io::Result<Marked> {
+    let of_users = listing.sets_of_cgroups();
     let mut marked = Marked::new();
     for set in of_users {
         let elements = match kernel.elements(&set) {

@@ -60,7 +60,7 @@ pub fn diagnostic(diagnostic: &Diagnostic, policy: &Policy) {
         return;
     }
     let location = sources.location(diagnostic.span);
-    let unit = policy.annotation_at(diagnostic.span).map_or("", |annotation| annotation.unit.0.as_str());
+    let unit = policy.annotation_at(diagnostic.span).map_or("", |id| policy.annotation(id).unit.0.as_str());
     let short = diagnostic.short(sources);
     let help = diagnostic.help.as_ref().map(|help| format!("\nhelp: {help}")).unwrap_or_default();
     match diagnostic.severity() {

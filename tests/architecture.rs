@@ -128,7 +128,7 @@ const UNSAFE: &[&str] = &[
     "watch/sigbus.rs",
     "watch/pages.rs",
     "watch/readable.rs",
-    "daemon/priority.rs",
+    "daemon/process.rs",
     "trial/attempt.rs",
 ];
 

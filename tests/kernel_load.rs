@@ -13,7 +13,6 @@ use std::{
 
 use common::sandbox::{self, Sandbox};
 use scnpm::{
-    dispatch::leftovers,
     load::{Load, LoadError, Loaded},
     model::{CgroupPath, SetRef, UnitName, UnitState},
     nft::{Kernel, Nftables, complaint::Kind},
@@ -213,7 +212,7 @@ fn every_load_replaces_the_one_before_and_touches_nothing_else() {
         assert!(!other.contains("b.service") && other.contains("@scnpm.out.1"), "{other}");
         load(&mut kernel, "");
         assert_eq!(ruleset(sandbox), before);
-        let removal = leftovers::removal(&kernel.list().unwrap(), &BTreeSet::new(), &BTreeSet::new());
+        let removal = kernel.list().unwrap().removal(&BTreeSet::new(), &BTreeSet::new());
         assert_eq!(removal.lines.len(), 0);
     });
 }

@@ -634,20 +634,17 @@ mod scripts {
             add(&mut kernel, &[jump("scnpm.out.1", &path)]);
             sandbox.remove(&path);
             let list = kernel.list().unwrap();
-            let objects = list["nftables"].as_array().unwrap();
+            let objects = list.others["nftables"].as_array().unwrap();
             let map = objects.iter().find_map(|object| object.get("map")).unwrap();
             assert_eq!(
                 (&map["family"], &map["table"], &map["name"]),
-                (&"inet".into(), &"filter".into(), &"scnpm.out.1".into())
+                (&"inet".into(), &"filter".into(), &"ports".into())
             );
             assert!(map.get("elem").is_none(), "{map}");
-            let rule = objects
-                .iter()
-                .filter_map(|object| object.get("rule"))
-                .find(|rule| rule.to_string().contains("@scnpm.out.1"))
-                .unwrap();
-            assert_eq!(rule["chain"], "output");
-            assert!(rule["handle"].is_u64(), "{rule}");
+            // What is ours is known by name, and a rule that refers to it by its handle.
+            let removal = list.removal(&BTreeSet::new(), &BTreeSet::new()).to_string();
+            assert!(removal.starts_with("delete rule inet filter output handle "), "{removal}");
+            assert!(removal.contains("\ndelete map inet filter scnpm.out.1\n"), "{removal}");
             // The switch of output and input forms leaves no trace.
             kernel.run(&Script::of(["add table inet b"]), false).unwrap();
             assert_eq!(ids(&mut kernel, "scnpm.out.1").len(), 1);
@@ -665,7 +662,7 @@ mod memory {
             let (path, id) = sandbox.make("a");
             kernel.list().unwrap();
             kernel.release_memory();
-            assert!(kernel.list().unwrap().to_string().contains("scnpm.out.1"));
+            assert!(kernel.list().unwrap().others.to_string().contains("ports"));
             add(&mut kernel, &[element("ports", &path, values(&["80"]))]);
             assert_eq!(ids(&mut kernel, "ports"), BTreeSet::from([id]));
             let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use scnpm::{
-    dispatch::Script,
+    dispatch::{Script, leftovers::Listing},
     load::{Load, LoadError, Loaded},
     model::{CgroupId, CgroupPath, ChainRef, Element, SetRef, UnitName, UnitState},
     nft::{
@@ -258,7 +258,7 @@ impl Kernel for Short<'_> {
         self.kernel.run(script, check)
     }
 
-    fn list(&mut self) -> Result<serde_json::Value, Vec<Complaint>> {
+    fn list(&mut self) -> Result<Listing, Vec<Complaint>> {
         self.kernel.list()
     }
 

@@ -8,7 +8,6 @@ use std::{
 
 use super::Failure;
 use crate::{
-    dispatch::leftovers,
     load,
     nft::{Complaint, Kernel, Nftables, probe},
     policy::{Policy, files::Disk, parse},
@@ -27,14 +26,14 @@ pub fn run(files: &[PathBuf]) -> Result<ExitCode, Failure> {
         let words: Vec<String> = complaints.into_iter().map(|complaint| complaint.words).collect();
         Failure::new(format!("nft: {}", words.join("; ")))
     };
-    let ruleset = kernel.list().map_err(words)?;
-    let script = leftovers::removal(&ruleset, &BTreeSet::new(), &BTreeSet::new());
+    let listing = kernel.list().map_err(words)?;
+    let script = listing.removal(&BTreeSet::new(), &BTreeSet::new());
     if !script.lines.is_empty() {
         kernel.run(&script, false).map_err(words)?;
     }
     let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     let policy = parse::read(&Disk, &paths).unwrap_or_else(|_| Policy::default());
-    let marked = load::marked(&mut kernel, &ruleset).map_err(Failure::new)?;
+    let marked = load::marked(&mut kernel, &listing).map_err(Failure::new)?;
     match load::sweep(&mut kernel, &policy, &load::Marked::new(), &marked, &alive) {
         true => Ok(ExitCode::SUCCESS),
         false => Err(Failure::new("not all elements could be deleted, try again")),

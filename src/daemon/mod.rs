@@ -5,7 +5,7 @@
 //! that what is pending together is committed together.
 
 mod notices;
-mod priority;
+mod process;
 mod sources;
 
 use std::{
@@ -54,6 +54,7 @@ use sources::{Sources, Wake};
 /// # Errors
 /// What keeps it from starting; once it runs, nothing ends it but a signal.
 pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
+    process::share_the_heap();
     let policy = read(&options)?;
     let mut kernel = Nftables::open().map_err(Failure::new)?;
     probe::require_net_admin().map_err(Failure::new)?;
@@ -69,7 +70,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
         .map_err(|error| failed_load(&error))?;
     daemon.act(&mut sources);
-    if let Err(error) = priority::raise() {
+    if let Err(error) = process::raise_priority() {
         tracing::debug!("cannot take a real-time priority, but may be given one: {error}");
     }
     sources.listen(&daemon.engine);
@@ -405,6 +406,7 @@ impl Daemon {
         found.into_iter().for_each(|found| self.see(found));
         self.follow(sources);
         self.kernel.release_memory();
+        process::trim();
         if loaded.unfinished {
             self.tell(Event::ReapplyRequested);
         }

@@ -11,6 +11,7 @@ use std::{
 use sd_notify::NotifyState;
 use serde_json::Value;
 
+use super::process;
 use crate::{
     engine::Figures,
     findings::{self, Known, Refusal},
@@ -76,6 +77,8 @@ impl Notices {
                     unresolved: &unresolved,
                 };
                 said.say(&findings::all(&policy, &known), &policy);
+                drop((units, ruleset));
+                process::trim();
             }
         };
         if let Err(error) = thread::Builder::new().name("lint".to_owned()).spawn(work) {

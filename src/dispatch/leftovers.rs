@@ -2,59 +2,100 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
 
 use super::script::{Line, Script};
 use crate::model::{PREFIX, SetRef, TableRef};
 
-/// The commands that remove every object named `scnpm.*` and every rule of other chains that refers to one, for a ruleset
-/// as libnftables lists it in JSON (libnftables-json(5)). Rules of chains in `flushed` (`FAMILY TABLE CHAIN`) are
-/// left to the flush. Objects in `kept` (`map FAMILY TABLE NAME`) are only emptied, since the same transaction fills
-/// them again: a packet that is on its way through the old rules still finds its element then. In a map that is
-/// deleted it would find nothing as soon as the new generation begins.
-pub fn removal(ruleset: &Value, flushed: &BTreeSet<String>, kept: &BTreeSet<String>) -> Script {
-    let objects: Vec<(&str, &Value)> = ruleset["nftables"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_object)
-        .flat_map(|object| object.iter().map(|(kind, value)| (kind.as_str(), value)))
-        .collect();
-    let ours = |wanted: &'static str| {
-        objects.iter().filter(move |(kind, object)| *kind == wanted && is_ours(text(object, "name")))
-    };
-    let rules = objects.iter().filter(|(kind, rule)| {
-        *kind == "rule"
-            && !is_ours(text(rule, "chain"))
-            && !flushed.contains(&place(rule, "chain"))
-            && refers_to_us(&rule["expr"])
-    });
-    let mut script = Script::default();
-    let mut push = |command: String| script.push(Line::new(command));
-    for (_, rule) in rules {
-        push(format!("delete rule {} handle {}", place(rule, "chain"), rule["handle"]));
-    }
-    ours("chain").for_each(|(_, chain)| push(format!("flush chain {}", place(chain, "name"))));
-    for (kind, object) in ours("map").chain(ours("set")) {
-        let object = format!("{kind} {}", place(object, "name"));
-        push(format!("{} {object}", if kept.contains(&object) { "flush" } else { "delete" }));
-    }
-    let chains = ours("chain").map(|(_, chain)| format!("chain {}", place(chain, "name")));
-    chains.filter(|chain| !kept.contains(chain)).for_each(|chain| push(format!("delete {chain}")));
-    script
+/// A ruleset as libnftables lists it in JSON (libnftables-json(5)), taken apart: what is ours, of which names are enough,
+/// and the rest.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Rules of others' chains that refer to us: their chain (`FAMILY TABLE CHAIN`), and their handle.
+    rules: Vec<(String, Value)>,
+    /// Our chains (`FAMILY TABLE NAME`).
+    chains: Vec<String>,
+    /// Our maps and sets (`map FAMILY TABLE NAME`), maps first.
+    sets: Vec<String>,
+    /// All that is not ours, in the form of a listing.
+    pub others: Value,
 }
 
-/// The sets and maps whose key is a cgroup.
-pub fn sets_of_cgroups(ruleset: &Value) -> Vec<SetRef> {
-    let objects = ruleset["nftables"].as_array().into_iter().flatten();
-    let sets = objects.filter_map(|object| object.get("set").or_else(|| object.get("map")));
-    sets.filter(|set| set["type"] == "cgroupsv2")
-        .filter_map(|set| {
-            let table =
-                TableRef { family: text(set, "family").parse().ok()?, name: text(set, "table").to_owned() };
-            Some(SetRef { table, name: text(set, "name").to_owned() })
-        })
-        .collect()
+/// A listing whose objects are still text: thousands of our own chains would take a lot of memory at once.
+#[derive(Deserialize)]
+struct Unread<'a> {
+    #[serde(borrow)]
+    nftables: Vec<&'a RawValue>,
+}
+
+impl Listing {
+    /// Reads libnftables' text.
+    ///
+    /// # Errors
+    /// It is no such listing.
+    pub fn read(text: &str) -> serde_json::Result<Self> {
+        let objects = serde_json::from_str::<Unread<'_>>(text)?.nftables;
+        objects.into_iter().map(|object| serde_json::from_str(object.get())).collect()
+    }
+
+    /// The commands that remove every object named `scnpm.*` and every rule of other chains that refers to one. Rules of
+    /// chains in `flushed` (`FAMILY TABLE CHAIN`) are left to the flush. Objects in `kept` (`map FAMILY TABLE NAME`) are only
+    /// emptied, since the same transaction fills them again: a packet that is on its way through the old rules still finds
+    /// its element then. In a map that is deleted it would find nothing as soon as the new generation begins.
+    pub fn removal(&self, flushed: &BTreeSet<String>, kept: &BTreeSet<String>) -> Script {
+        let mut script = Script::default();
+        let mut push = |command: String| script.push(Line::new(command));
+        for (chain, handle) in self.rules.iter().filter(|(chain, _)| !flushed.contains(chain)) {
+            push(format!("delete rule {chain} handle {handle}"));
+        }
+        self.chains.iter().for_each(|chain| push(format!("flush chain {chain}")));
+        for set in &self.sets {
+            push(format!("{} {set}", if kept.contains(set) { "flush" } else { "delete" }));
+        }
+        let chains = self.chains.iter().map(|chain| format!("chain {chain}"));
+        chains.filter(|chain| !kept.contains(chain)).for_each(|chain| push(format!("delete {chain}")));
+        script
+    }
+
+    /// The sets and maps of others whose key is a cgroup.
+    pub fn sets_of_cgroups(&self) -> Vec<SetRef> {
+        let objects = self.others["nftables"].as_array().into_iter().flatten();
+        let sets = objects.filter_map(|object| object.get("set").or_else(|| object.get("map")));
+        sets.filter(|set| set["type"] == "cgroupsv2").filter_map(reference).collect()
+    }
+}
+
+impl FromIterator<Value> for Listing {
+    fn from_iter<T: IntoIterator<Item = Value>>(objects: T) -> Self {
+        let mut listing = Self::default();
+        let (mut others, mut sets) = (Vec::new(), Vec::new());
+        for listed in objects {
+            let Some((kind, object)) = listed.as_object().and_then(|object| object.iter().next()) else {
+                continue;
+            };
+            match kind.as_str() {
+                "rule" if is_ours(text(object, "chain")) => {}
+                "rule" if refers_to_us(&object["expr"]) => {
+                    listing.rules.push((place(object, "chain"), object["handle"].clone()));
+                }
+                "chain" if is_ours(text(object, "name")) => listing.chains.push(place(object, "name")),
+                "map" if is_ours(text(object, "name")) => {
+                    listing.sets.push(format!("map {}", place(object, "name")))
+                }
+                "set" if is_ours(text(object, "name")) => sets.push(format!("set {}", place(object, "name"))),
+                _ => others.push(listed),
+            }
+        }
+        listing.sets.append(&mut sets);
+        listing.others = json!({ "nftables": others });
+        listing
+    }
+}
+
+fn reference(set: &Value) -> Option<SetRef> {
+    let table = TableRef { family: text(set, "family").parse().ok()?, name: text(set, "table").to_owned() };
+    Some(SetRef { table, name: text(set, "name").to_owned() })
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
@@ -87,8 +128,8 @@ mod tests {
 
     use super::*;
 
-    fn ruleset() -> Value {
-        json!({"nftables": [
+    fn listing() -> Listing {
+        let ruleset = json!({"nftables": [
             {"metainfo": {"version": "1.0.6"}},
             {"table": {"family": "inet", "name": "filter", "handle": 1}},
             {"chain": {"family": "inet", "table": "filter", "name": "out", "handle": 1}},
@@ -104,13 +145,14 @@ mod tests {
                 "expr": [{"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "scnpm.0"}}, {"accept": null}]}},
             {"rule": {"family": "inet", "table": "filter", "chain": "scnpm.out.1.a.service", "handle": 12,
                 "expr": [{"accept": null}]}},
-        ]})
+        ]});
+        Listing::read(&ruleset.to_string()).unwrap()
     }
 
     #[test]
     fn removes_ours_in_an_order_the_kernel_takes_and_nothing_else() {
         assert_eq!(
-            removal(&ruleset(), &BTreeSet::new(), &BTreeSet::new()).to_string(),
+            listing().removal(&BTreeSet::new(), &BTreeSet::new()).to_string(),
             "delete rule inet filter out handle 9\n\
              delete rule inet filter out handle 10\n\
              flush chain inet filter scnpm.out.1.a.service\n\
@@ -122,8 +164,8 @@ mod tests {
 
     #[test]
     fn leaves_rules_of_a_flushed_chain_to_the_flush() {
-        let script = removal(&ruleset(), &BTreeSet::from(["inet filter out".to_owned()]), &BTreeSet::new())
-            .to_string();
+        let script =
+            listing().removal(&BTreeSet::from(["inet filter out".to_owned()]), &BTreeSet::new()).to_string();
         assert!(!script.contains("delete rule"), "{script}");
     }
 
@@ -131,7 +173,7 @@ mod tests {
     fn empties_what_is_filled_again() {
         let kept = ["map inet filter scnpm.out.1", "chain inet filter scnpm.out.1.a.service"];
         let kept = kept.map(str::to_owned).into();
-        let script = removal(&ruleset(), &BTreeSet::new(), &kept).to_string();
+        let script = listing().removal(&BTreeSet::new(), &kept).to_string();
         assert!(script.contains("flush map inet filter scnpm.out.1\n"), "{script}");
         assert!(script.contains("delete set inet filter scnpm.out.2.active\n"), "{script}");
         assert!(!script.contains("delete chain") && !script.contains("delete map"), "{script}");
@@ -139,6 +181,9 @@ mod tests {
 
     #[test]
     fn finds_nothing_in_a_clean_kernel() {
-        assert_eq!(removal(&json!({"nftables": []}), &BTreeSet::new(), &BTreeSet::new()), Script::default());
+        assert_eq!(
+            Listing::read("{\"nftables\": []}").unwrap().removal(&BTreeSet::new(), &BTreeSet::new()),
+            Script::default()
+        );
     }
 }

@@ -17,16 +17,42 @@ pub struct Script {
 /// One command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Line {
-    /// Its text in pieces.
+    text: String,
+    /// What stands for something in a file, in order.
     pieces: Vec<Piece>,
     /// The annotations that need it; none for a line that is not about any.
     pub annotations: Vec<AnnotationId>,
 }
 
+/// Bytes of a line that stand for something in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Piece {
-    text: String,
-    origin: Option<Span>,
+    start: usize,
+    end: usize,
+    origin: Span,
+    /// Whether they are the file's own bytes: then neighbours make one piece.
+    is_verbatim: bool,
+}
+
+impl Piece {
+    /// Whether another piece goes on as the file does.
+    fn goes_on(&self, next: &Self) -> bool {
+        let follows = self.origin.file == next.origin.file && next.origin.start >= self.origin.end;
+        follows
+            && self.is_verbatim
+            && next.is_verbatim
+            && next.start - self.end == next.origin.start - self.origin.end
+    }
+
+    /// Where bytes from `first` to `last` of the line stand in the file, as far as they are in the piece.
+    fn origin_of(&self, first: usize, last: usize) -> Span {
+        if !self.is_verbatim {
+            return self.origin;
+        }
+        let [start, end] =
+            [first, last].map(|at| at.clamp(self.start, self.end) - self.start + self.origin.start);
+        Span { start, end, ..self.origin }
+    }
 }
 
 impl Script {
@@ -59,7 +85,7 @@ impl fmt::Display for Script {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pieces.iter().try_for_each(|piece| f.write_str(&piece.text))
+        f.write_str(&self.text)
     }
 }
 
@@ -80,12 +106,12 @@ impl Line {
 
     /// Appends our own words.
     pub fn write(&mut self, text: impl Into<String>) {
-        self.pieces.push(Piece { text: text.into(), origin: None });
+        self.text.push_str(&text.into());
     }
 
     /// Appends words that stand for something in a file.
     pub fn write_for(&mut self, text: impl Into<String>, origin: Span) {
-        self.pieces.push(Piece { text: text.into(), origin: Some(origin) });
+        self.append(&text.into(), origin, false);
     }
 
     /// Appends tokens as they were written, after a space.
@@ -94,7 +120,21 @@ impl Line {
             if token.spaced || number == 0 {
                 self.write(" ");
             }
-            self.write_for(&token.text, token.span);
+            let is_verbatim = token.text.len() == token.span.end - token.span.start;
+            self.append(&token.text, token.span, is_verbatim);
+        }
+    }
+
+    fn append(&mut self, text: &str, origin: Span, is_verbatim: bool) {
+        let start = self.text.len();
+        self.text.push_str(text);
+        let piece = Piece { start, end: self.text.len(), origin, is_verbatim };
+        match self.pieces.last_mut() {
+            Some(last) if last.goes_on(&piece) => {
+                last.end = piece.end;
+                last.origin.end = origin.end;
+            }
+            _ => self.pieces.push(piece),
         }
     }
 
@@ -102,25 +142,17 @@ impl Line {
     /// origin that they touch or that follows.
     pub fn origin(&self, first: usize, last: usize) -> Option<Span> {
         let (first, last) = (first.saturating_sub(1), last.max(first));
-        let mut start = 0;
-        let mut found: Option<Span> = None;
-        for piece in &self.pieces {
-            let end = start + piece.text.len();
-            if let Some(origin) = piece.origin.filter(|_| end > first) {
-                match found {
-                    None => found = Some(origin),
-                    Some(span) if start < last && span.file == origin.file && origin.end >= span.start => {
-                        found = Some(span.to(origin));
-                    }
-                    Some(_) => {}
-                }
+        let mut pieces = self.pieces.iter().skip_while(|piece| piece.end <= first);
+        let nearest = pieces.next()?;
+        let is_touched = nearest.start < last;
+        let mut found = if is_touched { nearest.origin_of(first, last) } else { nearest.origin };
+        for piece in pieces.take_while(|piece| piece.start < last) {
+            let origin = piece.origin_of(first, last);
+            if found.file == origin.file && origin.end >= found.start {
+                found = found.to(origin);
             }
-            if found.is_some() && end >= last {
-                break;
-            }
-            start = end;
         }
-        found
+        Some(found)
     }
 }
 
@@ -144,6 +176,29 @@ mod tests {
         assert_eq!(line.origin(24, 31), Some(span(100, 108)));
         assert_eq!(line.origin(1, 3), Some(span(100, 103)));
         assert_eq!(line.origin(33, 38), None);
+    }
+
+    #[test]
+    fn tokens_as_they_stand_in_the_file_are_one_piece() {
+        let token = |text: &str, start, spaced| Token {
+            kind: crate::text::TokenKind::Word,
+            text: text.to_owned(),
+            span: span(start, start + text.len()),
+            spaced,
+        };
+        let mut line = Line::new("add rule x");
+        let tokens = [
+            token("tcp", 100, true),
+            token("dprt", 104, true),
+            token("{", 110, true),
+            token("1", 111, false),
+        ];
+        line.write_tokens(&tokens);
+        assert_eq!(line.to_string(), "add rule x tcp dprt {1");
+        assert_eq!(line.pieces.len(), 2, "there are two blanks in the file");
+        assert_eq!(line.origin(16, 19), Some(span(104, 108)));
+        assert_eq!(line.origin(22, 22), Some(span(111, 112)));
+        assert_eq!(line.origin(12, 22), Some(span(100, 112)));
     }
 
     #[test]

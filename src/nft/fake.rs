@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Complaint, ElementChange, Kernel, words_of};
 use crate::{
-    dispatch::{Line, MARK, Script},
+    dispatch::{Line, MARK, Script, leftovers::Listing},
     model::{CgroupId, CgroupPath, ChainRef, Data, Element, Family, SetRef, TableRef},
 };
 
@@ -159,7 +159,7 @@ impl Kernel for Fake {
         Ok(())
     }
 
-    fn list(&mut self) -> Result<Value, Vec<Complaint>> {
+    fn list(&mut self) -> Result<Listing, Vec<Complaint>> {
         let mut all = Vec::new();
         for (table, content) in &self.tables {
             let (family, name) = (table.family.as_str(), &table.name);
@@ -187,7 +187,7 @@ impl Kernel for Fake {
                 }
             }
         }
-        Ok(json!({"nftables": all}))
+        Ok(all.into_iter().collect())
     }
 
     fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()> {

@@ -10,7 +10,7 @@ use super::{
     probe::{Missing, no_nf_tables},
 };
 use crate::{
-    dispatch::Script,
+    dispatch::{Script, leftovers::Listing},
     model::{CgroupId, Data, Element, SetRef},
 };
 
@@ -61,11 +61,11 @@ pub trait Kernel {
     /// What nft says of it, one by one. Nothing of the script is in force then.
     fn run(&mut self, script: &Script, check: bool) -> Result<(), Vec<Complaint>>;
 
-    /// The ruleset as libnftables' JSON, without the elements of sets.
+    /// The ruleset, without the elements of sets.
     ///
     /// # Errors
     /// nft's words.
-    fn list(&mut self) -> Result<serde_json::Value, Vec<Complaint>>;
+    fn list(&mut self) -> Result<Listing, Vec<Complaint>>;
 
     /// Makes changes of elements in one transaction.
     ///
@@ -140,7 +140,7 @@ impl Kernel for Nftables {
         self.library.run_script(&script.to_string(), check)
     }
 
-    fn list(&mut self) -> Result<serde_json::Value, Vec<Complaint>> {
+    fn list(&mut self) -> Result<Listing, Vec<Complaint>> {
         self.library.list()
     }
 

@@ -14,6 +14,8 @@ use std::{
 use libloading::Library;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use crate::dispatch::leftovers::Listing;
+
 use super::{Complaint, FileComplaint, complaint, probe::Missing};
 
 /// libnftables with one context, which stays open: making one ends the process when no file descriptor is free.
@@ -58,11 +60,6 @@ impl Libnftables {
         let old = std::mem::replace(&mut self.context, context);
         // SAFETY: the old context was ours and is not used again.
         unsafe { (self.functions.ctx_free)(old.as_ptr()) };
-        // SAFETY: malloc_trim(3) only returns pages that nothing is in.
-        #[cfg(target_env = "gnu")]
-        unsafe {
-            libc::malloc_trim(0)
-        };
     }
 
     /// Runs a script in nft's native syntax as one transaction; with `check`, the kernel only tries it.
@@ -117,7 +114,7 @@ impl Libnftables {
     ///
     /// # Errors
     /// nft's words.
-    pub fn list(&mut self) -> Result<serde_json::Value, Vec<Complaint>> {
+    pub fn list(&mut self) -> Result<Listing, Vec<Complaint>> {
         self.configure(OUTPUT_JSON | OUTPUT_TERSE | OUTPUT_HANDLE | OUTPUT_NUMERIC_ALL, false);
         let text = self.run_buffer("list ruleset")?;
         // Otherwise the buffer keeps the size of the largest ruleset.
@@ -126,7 +123,7 @@ impl Libnftables {
             (self.functions.ctx_unbuffer_output)(self.context.as_ptr());
             (self.functions.ctx_buffer_output)(self.context.as_ptr());
         }
-        serde_json::from_str(&text).map_err(|error| {
+        Listing::read(&text).map_err(|error| {
             vec![Complaint::unplaced(format!("libnftables' list of the ruleset is no JSON: {error}"))]
         })
     }

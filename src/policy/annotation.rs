@@ -1,6 +1,6 @@
 //! What a policy is made of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     model::{AnnotationId, CgroupPath, ChainRef, Data, SetRef, UnitName},
@@ -21,6 +21,8 @@ pub struct Policy {
     pub diagnostics: Vec<Diagnostic>,
     /// What may be done without a warning.
     pub allows: Vec<Allow>,
+    /// The annotations by where they begin.
+    by_place: BTreeMap<(FileId, usize), AnnotationId>,
 }
 
 /// `# scnpm: allow(…)`.
@@ -40,17 +42,24 @@ impl Policy {
         &self.annotations[id.0]
     }
 
+    /// Keeps an annotation.
+    pub(super) fn add(&mut self, annotation: Annotation) {
+        let begin = (annotation.span.file, annotation.span.start);
+        self.by_place.insert(begin, AnnotationId(self.annotations.len()));
+        self.annotations.push(annotation);
+    }
+
     /// The annotation that a place is in.
-    pub fn annotation_at(&self, place: Span) -> Option<&Annotation> {
-        let holds =
-            |span: Span| span.file == place.file && span.start <= place.start && place.start <= span.end;
-        self.annotations.iter().find(|annotation| holds(annotation.span))
+    pub fn annotation_at(&self, place: Span) -> Option<AnnotationId> {
+        let (_, id) = self.by_place.range(..=(place.file, place.start)).next_back()?;
+        let span = self.annotation(*id).span;
+        (span.file == place.file && place.start <= span.end).then_some(*id)
     }
 
     /// Whether a comment above the line or annotation of a warning says that it is meant so.
     pub fn allows(&self, diagnostic: &Diagnostic) -> bool {
         let begin =
-            self.annotation_at(diagnostic.span).map_or(diagnostic.span, |annotation| annotation.unit_span);
+            self.annotation_at(diagnostic.span).map_or(diagnostic.span, |id| self.annotation(id).unit_span);
         let line = self.sources.line_column(begin).0;
         self.allows.iter().any(|allow| {
             allow.file == begin.file && allow.line == line && allow.codes.contains(&diagnostic.code)

@@ -197,7 +197,7 @@ impl Reader<'_> {
             let annotation = Annotation { unit: UnitName(unit), selectors, unit_span, span, statement };
             check_units_match(&annotation, &mut diagnostics);
             if diagnostics.iter().all(|diagnostic| diagnostic.severity() != Severity::Error) {
-                self.policy.annotations.push(annotation);
+                self.policy.add(annotation);
             }
         }
         self.policy.diagnostics.append(&mut diagnostics);

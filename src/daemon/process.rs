@@ -1,4 +1,5 @@
-//! Being on time: a service may send its first packet a millisecond after its cgroup appears.
+//! What the process asks of the system: to be on time, since a service may send its first packet a millisecond after its
+//! cgroup appears, and little memory.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -9,7 +10,7 @@ use std::io;
 ///
 /// # Errors
 /// The system's; without CAP_SYS_NICE it takes an RLIMIT_RTPRIO of 1.
-pub(super) fn raise() -> io::Result<()> {
+pub(super) fn raise_priority() -> io::Result<()> {
     // SAFETY: sched_getscheduler has no preconditions.
     let policy = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
     if [libc::SCHED_RR, libc::SCHED_FIFO].contains(&policy) {
@@ -22,5 +23,23 @@ pub(super) fn raise() -> io::Result<()> {
     } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has all threads share one heap. With a heap for each, what a thread has needed once for a moment stays with the process.
+pub(super) fn share_the_heap() {
+    // SAFETY: mallopt(3) only sets a number; at this point there is one thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives memory that is not in use back to the system.
+pub(super) fn trim() {
+    // SAFETY: malloc_trim(3) only returns pages that nothing is in.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
