@@ -18,7 +18,7 @@ use crate::{
     dispatch::{self, Dispatch, HostSet, Levels, Line, Pattern, Script, leftovers::Listing, pattern::level},
     findings::{self, Refusal},
     model::{AnnotationId, CgroupId, CgroupPath, ChainRef, Instance, Row, SetRef, UnitName, UnitState},
-    nft::{Complaint, ElementChange, Kernel, complaint::Kind},
+    nft::{Complaint, ElementChange, Kernel, complaint::Kind, is_passing, words_of},
     policy::{Policy, hosts::Hosts},
     text::Span,
     units::selector::{Selectors, Users},
@@ -71,6 +71,8 @@ pub struct Loaded {
     pub hosts: Vec<HostSet>,
     /// What it was loaded into, without what is ours, as libnftables lists it.
     pub ruleset: Value,
+    /// Whether elements that should be gone are still there, since the kernel could not delete them for now.
+    pub unfinished: bool,
 }
 
 /// Nothing was loaded, and no annotation is to blame.
@@ -85,6 +87,10 @@ pub struct LoadError {
 impl LoadError {
     fn of(complaints: &[Complaint]) -> Self {
         Self { words: words(complaints), passing: complaints.iter().any(Complaint::is_passing) }
+    }
+
+    fn of_error(error: &io::Error) -> Self {
+        Self { words: vec![words_of(error)], passing: is_passing(error) }
     }
 }
 
@@ -144,7 +150,7 @@ impl Load<'_> {
         let levels = levels(self.policy, self.instances, self.users);
         for _ in 0..TRIES + self.policy.annotations.len() {
             let listing = kernel.list().map_err(|complaints| LoadError::of(&complaints))?;
-            let marked = marked(kernel, &listing);
+            let marked = marked(kernel, &listing).map_err(|error| LoadError::of_error(&error))?;
             let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts, &levels);
             let removal = self.removal(&listing, &dispatch, &blamed);
             let attempt = self.attempt(removal, dispatch, &marked, &blamed);
@@ -235,8 +241,9 @@ impl Load<'_> {
         mut blamed: Blamed,
         ruleset: Value,
     ) -> Loaded {
-        let installed = self.installed(kernel, &attempt);
-        sweep(kernel, self.policy, &in_users_sets(&attempt, &installed), marked, self.alive);
+        let (installed, is_right) = self.installed(kernel, &attempt);
+        let wanted = in_users_sets(&attempt, &installed);
+        let is_swept = sweep(kernel, self.policy, &wanted, marked, self.alive);
         self.try_absent_elements(kernel, &attempt, &mut blamed);
         let left_out = blamed.left_out();
         let stays = |annotations: &[AnnotationId]| annotations.iter().any(|id| !left_out.contains(id));
@@ -260,29 +267,37 @@ impl Load<'_> {
             hosts,
             refusals: blamed.refused.into_values().collect(),
             ruleset,
+            unfinished: !(is_right && is_swept),
         }
     }
 
     /// What went in. libnftables looks paths up by itself; ids are never used again, so an id that is the same before and
-    /// after is the one that went in. A set with another one is put right at once.
-    fn installed(&self, kernel: &mut dyn Kernel, attempt: &Attempt) -> Vec<(usize, Option<CgroupId>)> {
+    /// after is the one that went in. A set with another one is put right at once, if the kernel can.
+    fn installed(
+        &self,
+        kernel: &mut dyn Kernel,
+        attempt: &Attempt,
+    ) -> (Vec<(usize, Option<CgroupId>)>, bool) {
         let is_sure = |(number, id): &(usize, Option<CgroupId>)| {
             id.is_none() || attempt.rows[*number].element.key.cgroup().and_then(self.look) == *id
         };
         let (sure, unsure): (Vec<_>, Vec<_>) = attempt.due.iter().copied().partition(is_sure);
+        let mut is_right = true;
         for (number, _) in &unsure {
             let set = &attempt.rows[*number].element.set;
             let of_set = |(other, id): &(usize, Option<CgroupId>)| {
                 id.filter(|_| attempt.rows[*other].element.set == *set)
             };
             let right: BTreeSet<CgroupId> = sure.iter().filter_map(of_set).collect();
-            let Ok(elements) = kernel.elements(set) else { continue };
+            let elements = kernel.elements(set);
+            is_right &= !elements.as_ref().is_err_and(is_passing);
             let strays = elements
+                .unwrap_or_default()
                 .into_iter()
                 .filter(|(id, is_marked)| (*is_marked || set.is_ours()) && !right.contains(id));
-            delete(kernel, set, strays.map(|(id, _)| id));
+            is_right &= delete(kernel, set, strays.map(|(id, _)| id));
         }
-        sure
+        (sure, is_right)
     }
 
     /// Tries the elements of users' own sets whose cgroup does not exist with the root cgroup in its place, so that a
@@ -426,54 +441,70 @@ fn in_users_sets(attempt: &Attempt, installed: &[(usize, Option<CgroupId>)]) -> 
 
 /// Takes elements with our mark out of users' own sets, unless they are wanted; and of the sets that a policy names, those
 /// of cgroups that are gone, if all cgroups can be looked at: they match nothing, and an earlier version left them without a
-/// mark.
+/// mark. Returns whether the kernel could do all of it.
 pub fn sweep(
     kernel: &mut dyn Kernel,
     policy: &Policy,
     wanted: &Marked,
     marked: &Marked,
     alive: &dyn Fn() -> io::Result<BTreeSet<CgroupId>>,
-) {
+) -> bool {
     let none = BTreeSet::new();
     let wanted = |set: &SetRef| wanted.get(set).unwrap_or(&none);
+    let mut is_done = true;
     for (set, ids) in marked {
-        delete(kernel, set, ids.difference(wanted(set)).copied());
+        is_done &= delete(kernel, set, ids.difference(wanted(set)).copied());
     }
     let mut known = None;
     for set in dispatch::hosting(policy).1 {
-        let Ok(elements) = kernel.elements(&set) else { continue };
-        let strays: Vec<CgroupId> = elements.into_keys().filter(|id| !wanted(&set).contains(id)).collect();
+        let elements = kernel.elements(&set);
+        is_done &= !elements.as_ref().is_err_and(is_passing);
+        let of_others = elements.unwrap_or_default().into_keys().filter(|id| !wanted(&set).contains(id));
+        let strays: Vec<CgroupId> = of_others.collect();
         if !strays.is_empty() {
-            let Ok(alive) = known.get_or_insert_with(alive) else { return };
-            delete(kernel, &set, strays.into_iter().filter(|id| !alive.contains(id)));
+            let Ok(alive) = known.get_or_insert_with(alive) else { return is_done };
+            is_done &= delete(kernel, &set, strays.into_iter().filter(|id| !alive.contains(id)));
         }
     }
+    is_done
 }
 
 /// The elements that have our mark in all sets of cgroups that are not ours.
-pub fn marked(kernel: &mut dyn Kernel, listing: &Listing) -> Marked {
+///
+/// # Errors
+/// The kernel's, if it passes. A set that cannot be read, or is gone since the ruleset was listed, has none.
+pub fn marked(kernel: &mut dyn Kernel, listing: &Listing) -> io::Result<Marked> {
     let of_users = listing.sets_of_cgroups();
     let mut marked = Marked::new();
     for set in of_users {
-        let elements = kernel.elements(&set).unwrap_or_default();
+        let elements = match kernel.elements(&set) {
+            Err(error) if !is_passing(&error) => continue,
+            elements => elements?,
+        };
         let ids: BTreeSet<CgroupId> =
             elements.into_iter().filter(|(_, is_marked)| *is_marked).map(|(id, _)| id).collect();
         if !ids.is_empty() {
             marked.insert(set, ids);
         }
     }
-    marked
+    Ok(marked)
 }
 
-/// Takes elements out of a set, and says what could not be.
-fn delete(kernel: &mut dyn Kernel, set: &SetRef, ids: impl Iterator<Item = CgroupId>) {
+/// Takes elements out of a set, and says what could not be. Returns whether none of them may be deleted in a moment.
+fn delete(kernel: &mut dyn Kernel, set: &SetRef, ids: impl Iterator<Item = CgroupId>) -> bool {
+    let mut is_done = true;
     for id in ids {
         match kernel.change(&[ElementChange::Delete { set, id: Some(id) }]) {
             Ok(()) => tracing::debug!("deleted the element {id} from {set}"),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if is_passing(&error) => {
+                tracing::warn!("the element {id} cannot be deleted from {set} for now: {error}");
+                is_done = false;
+            }
             Err(error) => tracing::error!("the element {id} cannot be deleted from {set}: {error}"),
         }
     }
+    is_done
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,12 +2,19 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use scnpm::{
+    dispatch::{Script, leftovers::Listing},
     load::{Load, LoadError, Loaded},
-    model::{CgroupId, CgroupPath, ChainRef, SetRef, UnitName, UnitState},
-    nft::fake::{Cgroups, Fake, KeyInKernel},
+    model::{Addresses, CgroupId, CgroupPath, ChainRef, Element, SetRef, UnitName, UnitState},
+    nft::{
+        Complaint, ElementChange, Kernel,
+        fake::{Cgroups, Fake, KeyInKernel},
+    },
     policy::{Policy, hosts::Hosts},
     units::Users,
 };
@@ -49,8 +56,16 @@ impl Machine {
     }
 
     fn try_load(&mut self, text: &str, flush: bool) -> (Policy, Result<Loaded, LoadError>) {
+        Self::load_into(&mut self.kernel, &self.cgroups, text, flush)
+    }
+
+    fn load_into(
+        kernel: &mut dyn Kernel,
+        cgroups: &Cgroups,
+        text: &str,
+        flush: bool,
+    ) -> (Policy, Result<Loaded, LoadError>) {
         let policy = common::policy::of(text);
-        let cgroups = self.cgroups.clone();
         let loaded = Load {
             policy: &policy,
             hosts: &Hosts::new(),
@@ -61,7 +76,7 @@ impl Machine {
             instances: &[],
             users: &Users::new(),
         }
-        .run(&mut self.kernel);
+        .run(kernel);
         (policy, loaded)
     }
 
@@ -219,4 +234,75 @@ fn flush_empties_the_chains_that_annotations_name() {
     let (_, loaded) = machine.try_load(&rule("a.service", "accept"), true);
     loaded.unwrap();
     assert_eq!(machine.kernel.rules(&chain("wl")), ["socket cgroupv2 level 2 vmap @scnpm.wl.1"]);
+}
+
+/// A kernel that is short of memory for so many listings and changes of elements.
+struct Short<'a> {
+    kernel: &'a mut Fake,
+    listings: usize,
+    changes: usize,
+}
+
+fn take(left: &mut usize) -> io::Result<()> {
+    match left.checked_sub(1) {
+        Some(less) => {
+            *left = less;
+            Err(io::Error::from_raw_os_error(libc::ENOMEM))
+        }
+        None => Ok(()),
+    }
+}
+
+impl Kernel for Short<'_> {
+    fn run(&mut self, script: &Script, check: bool) -> Result<(), Vec<Complaint>> {
+        self.kernel.run(script, check)
+    }
+
+    fn list(&mut self) -> Result<Listing, Vec<Complaint>> {
+        self.kernel.list()
+    }
+
+    fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()> {
+        take(&mut self.changes)?;
+        self.kernel.change(changes)
+    }
+
+    fn elements(&mut self, set: &SetRef) -> io::Result<BTreeMap<CgroupId, bool>> {
+        take(&mut self.listings)?;
+        self.kernel.elements(set)
+    }
+
+    fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()> {
+        self.kernel.fill(set, is_interval, content)
+    }
+
+    fn needs_words(&mut self, element: &Element) -> bool {
+        self.kernel.needs_words(element)
+    }
+}
+
+#[test]
+fn load_that_cannot_know_whose_elements_are_changes_nothing_and_may_succeed_later() {
+    let mut machine = Machine::new();
+    let a = machine.make("system.slice/a.service");
+    machine.load(&element("marks", "a.service", " : 1"));
+    let mut short = Short { kernel: &mut machine.kernel, listings: 1, changes: 0 };
+    let changed = element("marks", "a.service", " : 2");
+    let (_, loaded) = Machine::load_into(&mut short, &machine.cgroups, &changed, false);
+    assert!(loaded.unwrap_err().passing);
+    assert_eq!(machine.ids("marks"), [a].into());
+    assert_eq!(machine.load(&changed).refusals, []);
+}
+
+#[test]
+fn load_after_which_an_element_could_not_be_deleted_is_unfinished() {
+    let mut machine = Machine::new();
+    let a = machine.make("system.slice/a.service");
+    machine.load(&element("mine", "a.service", ""));
+    let mut short = Short { kernel: &mut machine.kernel, listings: 0, changes: 1 };
+    let (_, loaded) = Machine::load_into(&mut short, &machine.cgroups, "", false);
+    assert!(loaded.unwrap().unfinished);
+    assert_eq!(machine.ids("mine"), [a].into());
+    assert!(!machine.load("").unfinished);
+    assert_eq!(machine.ids("mine"), [].into());
 }

@@ -33,7 +33,9 @@ pub fn run(files: &[PathBuf]) -> Result<ExitCode, Failure> {
     }
     let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     let policy = parse::read(&Disk, &paths).unwrap_or_else(|_| Policy::default());
-    let marked = load::marked(&mut kernel, &listing);
-    load::sweep(&mut kernel, &policy, &load::Marked::new(), &marked, &alive);
-    Ok(ExitCode::SUCCESS)
+    let marked = load::marked(&mut kernel, &listing).map_err(Failure::new)?;
+    match load::sweep(&mut kernel, &policy, &load::Marked::new(), &marked, &alive) {
+        true => Ok(ExitCode::SUCCESS),
+        false => Err(Failure::new("not all elements could be deleted, try again")),
+    }
 }

@@ -421,7 +421,7 @@ impl Daemon {
                     self.notices.files_read(&policy);
                 }
                 if let Err(error) = self.load(sources, policy, flush, refusals) {
-                    tracing::error!("the old policy stays: {}", failed_load(&error));
+                    notices::load_failed(&error, self.engine.load_has_failed());
                     self.tell(Event::LoadFailed { passing: error.passing });
                 }
                 if reread {
@@ -486,6 +486,9 @@ impl Daemon {
         self.follow(sources, &users, &instances);
         self.kernel.release_memory();
         process::trim();
+        if loaded.unfinished {
+            self.tell(Event::ReapplyRequested);
+        }
         Ok(())
     }
 

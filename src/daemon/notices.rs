@@ -16,6 +16,7 @@ use crate::{
     engine::Figures,
     findings::{self, Known, Refusal},
     lint::{Facts, Ruleset},
+    load::LoadError,
     log, machine,
     policy::{Policy, hosts::HostName},
     text::{Code, Diagnostic, Span},
@@ -184,6 +185,16 @@ fn status(policy: &Policy, figures: &Figures) -> String {
         number => format!("{number} annotations"),
     };
     format!("{annotations}, {} of {} elements in the kernel{heard}", figures.held, figures.elements)
+}
+
+/// Says that a load failed; one that failed before, and will be tried again, not once more.
+pub(super) fn load_failed(error: &LoadError, again: bool) {
+    let words = error.words.join("; ");
+    match error.passing {
+        true if again => {}
+        true => tracing::warn!("the policy cannot be loaded for now, it will be tried again: {words}"),
+        false => tracing::error!("the old policy stays: nft refuses the policy: {words}"),
+    }
 }
 
 /// When a reload begins, as systemd wants to know it (sd_notify(3), `MONOTONIC_USEC=`).

@@ -137,6 +137,11 @@ impl Engine {
         self.table.get(row)
     }
 
+    /// Whether the kernel could not do the last load.
+    pub fn load_has_failed(&self) -> bool {
+        self.reload.has_failed()
+    }
+
     /// What there is to say.
     pub fn figures(&self) -> Figures {
         Figures { elements: self.table.len(), held: self.table.held(), first: self.first.clone() }

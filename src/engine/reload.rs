@@ -16,6 +16,8 @@ pub struct Reload {
     due: Option<Duration>,
     reread: bool,
     flush: bool,
+    /// What the last load was asked to do: to read the files again, and to flush.
+    tried: (bool, bool),
     failures: u32,
 }
 
@@ -34,11 +36,18 @@ impl Reload {
         self.failures = 0;
     }
 
-    /// Notes that a load failed for want of something, and asks for another one.
+    /// Notes that a load failed for want of something, and asks for the same again.
     pub(super) fn failed(&mut self, now: Duration) {
+        self.reread |= self.tried.0;
+        self.flush |= self.tried.1;
         self.failures = self.failures.saturating_add(1);
         let again = now + pause(self.failures);
         self.due = Some(self.due.map_or(again, |due| due.max(again)));
+    }
+
+    /// Whether the last load failed for want of something.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failures > 0
     }
 
     /// When it is to be done.
@@ -52,6 +61,7 @@ impl Reload {
         self.last = Some(now);
         let reread = std::mem::take(&mut self.reread);
         let flush = std::mem::take(&mut self.flush);
+        self.tried = (reread, flush);
         Some(Action::Reload { reread, flush })
     }
 }

@@ -280,9 +280,9 @@ impl Table {
 
     /// Forgets a path, unless more than these rows depend on it: a rule that names it.
     fn forget_path(&mut self, path: &CgroupPath, rows: &[RowId]) {
-        let Some(bound) = self.by_path.get_mut(path) else { return };
-        bound.retain(|id| !rows.contains(id));
-        if !bound.is_empty() {
+        let Some(others) = self.by_path.get_mut(path) else { return };
+        others.retain(|id| !rows.contains(id));
+        if !others.is_empty() {
             return;
         }
         self.by_path.remove(path);

@@ -204,6 +204,15 @@ fn load_that_failed_for_now_is_tried_again_and_a_refused_one_is_not() {
 }
 
 #[test]
+fn files_that_could_not_be_loaded_for_now_are_read_again() {
+    let mut engine = engine(watched(), vec![]);
+    engine.handle(ms(1000), Event::ReloadRequested);
+    assert_eq!(engine.actions(ms(1000)), [Action::Reload { reread: true, flush: true }]);
+    engine.handle(ms(1000), Event::LoadFailed { passing: true });
+    assert_eq!(engine.actions(ms(1010)), [Action::Reload { reread: true, flush: true }]);
+}
+
+#[test]
 fn refused_element_is_not_tried_again_before_its_cgroup_changes() {
     let mut engine = engine(watched(), vec![cgroup_row("a.service", set(MAP), A)]);
     seen(&mut engine, A, Some(7));

@@ -147,7 +147,7 @@ impl Netlink {
                 return Ok(ids);
             }
         }
-        Err(io::ErrorKind::Interrupted.into())
+        Err(Errno::EINTR.into())
     }
 
     /// One listing; `None` if the ruleset changed meanwhile.

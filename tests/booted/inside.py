@@ -477,6 +477,35 @@ def rule_without_a_cgroup_holds_while_its_unit_is_active():
 
 
 @test
+def rule_without_a_cgroup_holds_while_any_users_unit_of_that_name_runs():
+    two_users()
+    stranger = running("t-stranger.service")
+    m.start_with(m.rule("t-shared.service", port=7003), m.rule("t-brief.service", port=7004))
+    m.eventually(is_on_the_bus, "scnpm is not on the bus")
+    sleeper("t-shared.service", where=m.USER_UNITS)
+    m.service("t-brief.service", "ExecStart=/bin/sleep 2", where=m.USER_UNITS)
+
+    def users(verb, name, *uids):
+        for uid in uids:
+            m.as_user("systemctl", "--user", verb, name, uid=uid)
+
+    for uid in [m.UID, m.OTHER_UID]:
+        m.as_user("systemctl", "--user", "daemon-reload", uid=uid)
+    m.check(not m.gets_through(stranger, 7003), "the rule holds before its unit runs")
+    users("start", "t-shared.service", m.UID, m.OTHER_UID)
+    m.is_let_through(stranger, 7003)
+    users("stop", "t-shared.service", m.OTHER_UID)
+    # The journal is late.
+    time.sleep(1)
+    m.check(m.gets_through(stranger, 7003), "another user's stop took the rule away")
+    users("stop", "t-shared.service", m.UID)
+    m.is_refused(stranger, 7003)
+    users("start", "t-brief.service", m.UID)
+    m.is_let_through(stranger, 7004)
+    m.is_refused(stranger, 7004)
+
+
+@test
 def several_annotations_of_a_unit_hold_together():
     name = "t-several.service"
     cgroup = f"system.slice/{name}"
@@ -569,6 +598,96 @@ def daemon_comes_back_by_itself_after_a_crash():
     os.kill(pid, signal.SIGKILL)
     m.eventually(lambda: m.active("scnpm.service") and m.daemon_pid() not in (0, pid), "the daemon stays away")
     m.elements_become(cgroup)
+
+
+# Elements in sets and maps of the user's own
+
+WITH_SETS = m.BASE.replace(
+    "    chain allowed", "    set listed { type cgroupsv2; }\n    map marks { type cgroupsv2 : mark; }\n    chain allowed"
+)
+
+
+def element(name, where, value=""):
+    return f'# {name} :: add element inet filter {where} {{ "system.slice/{name}"{value} }}\n'
+
+
+def nothing_is_wrong():
+    m.linted()
+    m.equal((m.findings(), [entry["MESSAGE"] for entry in m.entries() if entry["PRIORITY"] <= "4"]), ([], []), "findings")
+
+
+def kill_daemon():
+    m.configure_daemon(more="Restart=no\n")
+    os.kill(m.daemon_pid(), signal.SIGKILL)
+    m.eventually(lambda: m.show("scnpm.service", "ActiveState") == "failed", "the daemon lives")
+
+
+@test
+def changed_value_of_an_element_replaces_the_old_one():
+    cgroup = running("t-marked.service")
+    m.start_with(element("t-marked.service", "marks", " : 1"), base=WITH_SETS)
+    m.elements_of_become("marks", {cgroup: 1})
+    m.write_policy(element("t-marked.service", "marks", " : 2"), base=WITH_SETS)
+    m.run("systemctl", "reload", "scnpm.service")
+    m.elements_of_become("marks", {cgroup: 2})
+    nothing_is_wrong()
+    m.write_policy(element("t-marked.service", "marks", " : 3"), base=WITH_SETS)
+    m.run("systemctl", "restart", "scnpm.service")
+    m.equal(m.elements_of("marks"), {cgroup: 3}, "elements after the restart")
+    nothing_is_wrong()
+    m.write_policy(element("t-marked.service", "marks", " : 4"), base=WITH_SETS)
+    kill_daemon()
+    m.start("scnpm.service")
+    m.equal(m.elements_of("marks"), {cgroup: 4}, "elements after the crash")
+    nothing_is_wrong()
+    m.stop("t-marked.service")
+    m.elements_of_become("marks", {})
+
+
+@test
+def element_of_a_removed_annotation_goes_with_the_next_start():
+    first, second, own = (running(f"t-{each}.service") for each in ["first", "second", "own"])
+    all_of_them = [element("t-first.service", "listed"), element("t-second.service", "listed")]
+    m.start_with(*all_of_them, base=WITH_SETS)
+    m.run("nft", "add", "element", "inet", "filter", "listed", f'{{ "{own}" }}')
+    m.elements_of_become("listed", {first: None, second: None, own: None})
+    m.write_policy(all_of_them[0], base=WITH_SETS)
+    m.run("systemctl", "restart", "scnpm.service")
+    m.equal(m.elements_of("listed"), {first: None, own: None}, "elements after the restart")
+    m.write_policy(base=WITH_SETS)
+    kill_daemon()
+    m.start("scnpm.service")
+    m.equal(m.elements_of("listed"), {own: None}, "elements after the crash")
+
+
+@test
+def what_the_kernel_cannot_do_for_a_moment_is_tried_again():
+    m.start_with(m.system_rule("t-waits.service"))
+    with m.failing("sendto", "ENOMEM") as told:
+        cgroup = running("t-waits.service")
+        m.eventually(lambda: told.read_text().count("INJECTED") >= 4, "the daemon does not try again")
+        m.equal(m.elements(), [], "elements while the kernel is short of memory")
+    m.elements_become(cgroup)
+    m.is_let_through(cgroup)
+    with m.failing("sendto", "ENOMEM", when="1"):
+        m.stop("t-waits.service")
+        m.says("t-waits.service has to wait", "Cannot allocate memory")
+    m.elements_become()
+    m.check(all(entry["PRIORITY"] >= "4" for entry in m.entries()), lambda: f"an error is logged:\n{m.log()}")
+
+
+@test
+def reload_that_the_kernel_cannot_do_for_a_moment_is_tried_again():
+    old, new = running("t-old.service"), running("t-new.service")
+    m.start_with(m.system_rule("t-old.service"))
+    m.elements_become(old)
+    m.write_policy(m.system_rule("t-new.service"))
+    with m.failing("sendmsg", "ENOMEM", when="1..3"):
+        m.run("systemctl", "reload", "scnpm.service")
+        m.elements_become(new)
+    m.is_let_through(new)
+    words = "the policy cannot be loaded for now, it will be tried again: Could not process rule: Cannot allocate memory"
+    m.equal([(entry["PRIORITY"], entry["MESSAGE"]) for entry in m.entries() if entry["PRIORITY"] <= "4"], [("4", words)], "what is logged")
 
 
 @test

@@ -315,17 +315,32 @@ def skeleton():
 
 
 def elements():
-    """The keys of all elements in sets and maps of ours that are bound to a cgroup: paths, or ids if dead."""
-    listed = json.loads(run("nft", "-j", "list", "ruleset").stdout)["nftables"]
+    """The keys of all elements of cgroups in sets and maps of ours: paths, or ids if dead."""
     found = []
-    for entry in listed:
-        each = entry.get("map") or entry.get("set")
-        if each and each["name"].startswith("scnpm.") and each["type"] == "cgroupsv2":
-            for element in each.get("elem", []):
-                while not isinstance(element, (str, int)):
-                    element = element["elem"]["val"] if isinstance(element, dict) else element[0]
-                found.append(element)
+    for each in sets_of_cgroups():
+        if each["name"].startswith("scnpm."):
+            found += [key for key, _ in keys_and_values(each)]
     return sorted(found, key=str)
+
+
+def elements_of(name):
+    """The elements of a set or map of the user's own, and what each leads to."""
+    return dict(next(keys_and_values(each) for each in sets_of_cgroups() if each["name"] == name))
+
+
+def sets_of_cgroups():
+    listed = [entry.get("map") or entry.get("set") for entry in json.loads(run("nft", "-j", "list", "ruleset").stdout)["nftables"]]
+    return [each for each in listed if each and each["type"] == "cgroupsv2"]
+
+
+def keys_and_values(listed):
+    found = []
+    for element in listed.get("elem", []):
+        key, value = element if isinstance(element, list) else (element, None)
+        while isinstance(key, dict):
+            key = key["elem"]["val"]
+        found.append((key, value))
+    return found
 
 
 def elements_become(*expected):
@@ -333,6 +348,30 @@ def elements_become(*expected):
         lambda: elements() == sorted(expected),
         lambda: f"elements: found {elements()}, expected {sorted(expected)}\n{log()}",
     )
+
+
+def elements_of_become(name, expected):
+    eventually(
+        lambda: elements_of(name) == expected,
+        lambda: f"elements of {name}: found {elements_of(name)}, expected {expected}\n{log()}",
+    )
+
+
+# System calls
+
+
+@contextlib.contextmanager
+def failing(calls, error, when="1+"):
+    """Makes system calls of the daemon's loop fail; the file that strace tells of each in. Its system call filter allows getpid."""
+    told = pathlib.Path("/run/strace")
+    command = ["strace", "-o", str(told), "-p", str(daemon_pid()), "-e", f"inject={calls}:error={error}:when={when}:syscall=getpid"]
+    with subprocess.Popen([*command, "-e", f"trace={calls}"], stderr=subprocess.PIPE, text=True) as strace:
+        try:
+            said = strace.stderr.readline()
+            check("attached" in said, said)
+            yield told
+        finally:
+            strace.terminate()
 
 
 # The journal
