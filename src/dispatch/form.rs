@@ -19,7 +19,7 @@ pub enum Form<'a> {
     },
     /// In the user's chain, its paths replaced by sets, as often as need be behind a gate: a match that
     /// only holds while the rule is due.
-    InPlace(Gate),
+    InPlace(Due),
 }
 
 /// A match of sockets by their cgroup.
@@ -47,22 +47,22 @@ impl Match<'_> {
 
 /// When a rule in the user's chain is due, besides its cgroup matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
+pub enum Due {
     /// Always: what is not there, does not match.
-    None,
+    Always,
     /// While any path of the only match exists.
     AnyPath,
     /// While all paths exist.
     AllPaths,
     /// While the unit is active.
-    Unit,
+    UnitActive,
 }
 
 /// The form of a rule with this body.
 pub fn form(body: &[Part]) -> Form<'_> {
     let matches: Vec<Match<'_>> = body.iter().filter_map(as_match).collect();
     let Some(last) = body.iter().rposition(|part| as_match(part).is_some()) else {
-        return Form::InPlace(Gate::Unit);
+        return Form::InPlace(Due::UnitActive);
     };
     let before: Vec<&Token> = body[..last].iter().filter_map(as_token).collect();
     let pure = only_matches(&before);
@@ -74,9 +74,9 @@ pub fn form(body: &[Part]) -> Form<'_> {
         }
     }
     Form::InPlace(match (pure, negated, matches.len()) {
-        (true, false, _) => Gate::None,
-        (false, false, 1) => Gate::AnyPath,
-        _ => Gate::AllPaths,
+        (true, false, _) => Due::Always,
+        (false, false, 1) => Due::AnyPath,
+        _ => Due::AllPaths,
     })
 }
 

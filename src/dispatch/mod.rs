@@ -12,6 +12,7 @@ pub mod hosts;
 pub mod leftovers;
 mod names;
 pub mod pattern;
+mod runs;
 pub mod script;
 
 use std::{
@@ -20,22 +21,17 @@ use std::{
 };
 
 use crate::{
-    model::{
-        AnnotationId, CgroupPath, ChainRef, Condition, Data, Element, Instance, Key, Row, SetRef, TableRef,
-        UnitName,
-    },
-    policy::{
-        Annotation, CgroupMatch, ElementStatement, Part, Placement, Policy, RuleStatement, Statement,
-        hosts::Hosts,
-    },
+    model::{AnnotationId, CgroupPath, ChainRef, Condition, Data, Element, Key, Row, SetRef, TableRef},
+    policy::{Annotation, CgroupMatch, ElementStatement, Part, Placement, Policy, Statement, hosts::Hosts},
     text::{Span, Token, TokenKind},
     units::selector::Selectors,
 };
-use form::{Form, Gate, Match, around_units, form, may_be_repeated, verdict};
+use form::{Due, Match, around_units};
 pub use hosts::HostSet;
 use hosts::HostSets;
 use names::Names;
 pub use pattern::{Pattern, Target};
+use runs::{Group, Mapped, Rule, Step, Whose, apart, levels_of, steps};
 pub use script::{Line, Script};
 
 /// What the kernel is to be given for a policy.
@@ -201,185 +197,6 @@ fn element_text(element: &Element, root: &str) -> String {
     format!("{set} {{ {key}{mark}{data} }}")
 }
 
-/// A body whose matches may be taken out without joining what stood on both sides.
-fn apart(mut body: Vec<Part>) -> Vec<Part> {
-    let mut after_match = true;
-    for part in &mut body {
-        match part {
-            Part::Verbatim(token) => {
-                token.spaced |= after_match;
-                after_match = false;
-            }
-            Part::Cgroup(_) | Part::Units(_) => after_match = true,
-        }
-    }
-    body
-}
-
-struct Rule<'a> {
-    id: AnnotationId,
-    annotation: &'a Annotation,
-    statement: &'a RuleStatement,
-    body: Vec<Part>,
-}
-
-/// One rule's share of a run: its match and the rest of it.
-struct Mapped<'a> {
-    rule: &'a Rule<'a>,
-    cgroup: Match<'a>,
-    rest: Vec<&'a Token>,
-}
-
-/// Rules of the same cgroups within a run, in order.
-struct Group<'a> {
-    whose: Whose<'a>,
-    rules: Vec<Mapped<'a>>,
-}
-
-/// The cgroups that a match is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Whose<'a> {
-    Paths(BTreeSet<&'a CgroupPath>),
-    Units(&'a Selectors),
-}
-
-enum Step<'a> {
-    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>>, known: BTreeMap<Known, usize> },
-    InPlace { rule: &'a Rule<'a>, gate: Gate },
-}
-
-/// What is known of the cgroups of a group in a run, to find the group by.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Known {
-    /// A path that is named.
-    Path(CgroupPath),
-    /// The unit whose cgroup a path that is named would be.
-    UnitOfPath(UnitName),
-    /// A unit that is selected by its name.
-    Unit(UnitName),
-}
-
-impl<'a> Mapped<'a> {
-    fn whose(&self) -> Whose<'a> {
-        match self.cgroup {
-            Match::Paths(cgroup) => Whose::Paths(cgroup.paths.iter().map(|(path, _)| path).collect()),
-            Match::Units(_) => Whose::Units(&self.rule.annotation.selectors),
-        }
-    }
-
-    fn levels(&self, levels: &Levels) -> BTreeSet<u32> {
-        match self.cgroup {
-            Match::Paths(cgroup) => [cgroup.level].into(),
-            Match::Units(_) => levels_of(&self.rule.annotation.selectors, levels),
-        }
-    }
-}
-
-impl Whose<'_> {
-    /// Whether other units may be below what is meant.
-    fn may_hold_others(&self) -> bool {
-        match self {
-            // All at one level.
-            Self::Paths(_) => false,
-            Self::Units(selectors) => selectors.may_hold_others(),
-        }
-    }
-
-    /// Whether it may share a run of these levels with other groups: a packet must be in one of them at most.
-    fn may_share(&self, levels: &BTreeSet<u32>) -> bool {
-        let is_named = match self {
-            Self::Paths(_) => true,
-            Self::Units(selectors) => selectors.only_names().is_some(),
-        };
-        is_named && (levels.len() == 1 || !self.may_hold_others())
-    }
-
-    /// What a group that is found by it may have in common with this one (`of_others`), or what this one is found by.
-    fn known(&self, of_others: bool) -> Vec<Known> {
-        match self {
-            Self::Paths(paths) => {
-                let of_path = |path: &&CgroupPath| {
-                    let unit = Instance::of(path).map(|instance| instance.unit);
-                    let unit = unit.map(if of_others { Known::Unit } else { Known::UnitOfPath });
-                    [Some(Known::Path((*path).clone())), unit]
-                };
-                paths.iter().flat_map(of_path).flatten().collect()
-            }
-            Self::Units(selectors) => {
-                let names = || selectors.only_names().unwrap_or_default().into_iter().cloned();
-                let of_paths = names().filter(|_| of_others).map(Known::UnitOfPath);
-                names().map(Known::Unit).chain(of_paths).collect()
-            }
-        }
-    }
-}
-
-fn levels_of(selectors: &Selectors, levels: &Levels) -> BTreeSet<u32> {
-    selectors.levels().into_iter().chain(levels.get(selectors).into_iter().flatten().copied()).collect()
-}
-
-/// What of a rule's verdict can't be called from a chain of ours must be the only rule of its group.
-fn stands_alone(mapped: &Mapped<'_>) -> bool {
-    verdict(&mapped.rest) == Some(Data::Return)
-}
-
-impl<'a> Group<'a> {
-    fn ids(&self) -> Vec<AnnotationId> {
-        self.rules.iter().map(|mapped| mapped.rule.id).collect()
-    }
-
-    fn verdict(&self) -> Option<Data> {
-        match &self.rules[..] {
-            [only] => verdict(&only.rest),
-            _ => None,
-        }
-    }
-
-    /// Whether it makes a difference that a packet goes through the rules twice, since two of its cgroups are selected.
-    fn needs_guard(&self) -> bool {
-        self.whose.may_hold_others()
-            && self.verdict().is_none()
-            && !self.rules.iter().all(|mapped| may_be_repeated(&mapped.rest))
-    }
-}
-
-/// Rules in their order, as runs as long as can be.
-fn steps<'a>(rules: impl IntoIterator<Item = &'a Rule<'a>>, levels: &Levels) -> Vec<Step<'a>> {
-    let mut steps = Vec::new();
-    for rule in rules {
-        match form(&rule.body) {
-            Form::InPlace(gate) => steps.push(Step::InPlace { rule, gate }),
-            Form::Mapped { cgroup, rest } => join(&mut steps, Mapped { rule, cgroup, rest }, levels),
-        }
-    }
-    steps
-}
-
-fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
-    let (whose, levels) = (mapped.whose(), mapped.levels(levels));
-    if let Some(Step::Run { levels: same, groups, known }) = steps.last_mut()
-        && *same == levels
-    {
-        let common = || whose.known(true).iter().find_map(|one| known.get(one).copied());
-        match if groups[0].whose == whose { Some(0) } else { common() } {
-            None if whose.may_share(&levels) && groups[0].whose.may_share(&levels) => {
-                known.extend(whose.known(false).into_iter().map(|one| (one, groups.len())));
-                return groups.push(Group { whose, rules: vec![mapped] });
-            }
-            Some(number)
-                if groups[number].whose == whose
-                    && !stands_alone(&mapped)
-                    && !groups[number].rules.iter().any(stands_alone) =>
-            {
-                return groups[number].rules.push(mapped);
-            }
-            _ => {}
-        }
-    }
-    let known = whose.known(false).into_iter().map(|one| (one, 0)).collect();
-    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }], known });
-}
-
 /// How rules get into a chain.
 struct Command<'a> {
     verb: &'a str,
@@ -444,7 +261,7 @@ impl Compiler<'_> {
         for (path, _, data) in &statement.elements {
             let element =
                 Element { set: statement.set.clone(), key: Key::Cgroup(path.clone()), data: data.clone() };
-            self.bind(annotation, element, Condition::Cgroup(path.clone()), vec![id]);
+            self.row(annotation, element, Condition::Cgroup(path.clone()), vec![id]);
         }
     }
 
@@ -468,7 +285,7 @@ impl Compiler<'_> {
     fn step(&mut self, command: &Command<'_>, step: Step<'_>) {
         match step {
             Step::Run { levels, groups, .. } => self.run(command, &levels, &groups),
-            Step::InPlace { rule, gate } => self.in_place(command, rule, gate),
+            Step::InPlace { rule, due } => self.in_place(command, rule, due),
         }
     }
 
@@ -537,7 +354,7 @@ impl Compiler<'_> {
                         key: Key::Cgroup((*path).clone()),
                         data: Some(data.clone()),
                     };
-                    self.bind(first.annotation, element, Condition::Cgroup((*path).clone()), group.ids());
+                    self.row(first.annotation, element, Condition::Cgroup((*path).clone()), group.ids());
                 }
             }
             Whose::Units(_) => {
@@ -546,7 +363,7 @@ impl Compiler<'_> {
                     set: map.clone(),
                     data: Some(data.clone()),
                 };
-                self.bind_pattern(first.annotation, maps.iter().map(target).collect(), group.ids());
+                self.pattern(first.annotation, maps.iter().map(target).collect(), group.ids());
             }
         }
     }
@@ -565,10 +382,10 @@ impl Compiler<'_> {
 
     /// The rule itself. If its cgroups may be at several levels, what stands in front of the match calls a chain with
     /// the look-ups and the rest, so that each of them acts once. What can't be called is there for each level.
-    fn in_place(&mut self, command: &Command<'_>, rule: &Rule<'_>, gate: Gate) {
+    fn in_place(&mut self, command: &Command<'_>, rule: &Rule<'_>, due: Due) {
         let Some(span) = rule.annotation.units_match() else {
             let run = self.names.run(command.chain);
-            let line = self.gated(command, rule, &run, gate);
+            let line = self.gated(command, rule, &run, due);
             return self.in_place_at(line, rule, &run, &[]);
         };
         let levels = levels_of(&rule.annotation.selectors, self.levels);
@@ -578,13 +395,13 @@ impl Compiler<'_> {
             let whose = Whose::Units(&rule.annotation.selectors);
             let group = Group { whose, rules: vec![Mapped { rule, cgroup: Match::Units(span), rest }] };
             let chain = self.guarded(command.chain, &levels, &group);
-            let mut line = self.gated(command, rule, &chain, gate);
+            let mut line = self.gated(command, rule, &chain, due);
             line.write_tokens(before);
             line.write(format!(" jump {chain}"));
             return self.dispatch.script.push(line);
         }
         let run = self.names.run(command.chain);
-        let line = self.gated(command, rule, &run, gate);
+        let line = self.gated(command, rule, &run, due);
         let mut sets = Vec::new();
         for level in levels {
             sets.push((level, self.units_set(&command.chain.table, &run, rule, level)));
@@ -593,10 +410,10 @@ impl Compiler<'_> {
     }
 
     /// The beginning of a rule that is behind a gate.
-    fn gated(&mut self, command: &Command<'_>, rule: &Rule<'_>, run: &str, gate: Gate) -> Line {
+    fn gated(&mut self, command: &Command<'_>, rule: &Rule<'_>, run: &str, due: Due) -> Line {
         let mut line = command.line(rule).of([rule.id]);
-        if gate != Gate::None {
-            let gate = self.gate(&command.chain.table, run, rule, gate);
+        if due != Due::Always {
+            let gate = self.gate(&command.chain.table, run, rule, due);
             line.write(format!(" meta mark @{gate}"));
         }
         line
@@ -635,11 +452,7 @@ impl Compiler<'_> {
         let name = self.names.of_unit(table, run, &rule.annotation.selectors.label());
         let set = SetRef { table: table.clone(), name: name.clone() };
         self.make(format!("set {set}"), " { type cgroupsv2; }", &[rule.id]);
-        self.bind_pattern(
-            rule.annotation,
-            vec![Target { level: Some(level), set, data: None }],
-            vec![rule.id],
-        );
+        self.pattern(rule.annotation, vec![Target { level: Some(level), set, data: None }], vec![rule.id]);
         name
     }
 
@@ -650,13 +463,13 @@ impl Compiler<'_> {
         self.make(format!("set {set}"), " { type cgroupsv2; }", &[rule.id]);
         for (path, _) in &cgroup.paths {
             let element = Element { set: set.clone(), key: Key::Cgroup(path.clone()), data: None };
-            self.bind(rule.annotation, element, Condition::Cgroup(path.clone()), vec![rule.id]);
+            self.row(rule.annotation, element, Condition::Cgroup(path.clone()), vec![rule.id]);
         }
         name
     }
 
     /// A set that holds every packet's mark while the rule is due, and none else.
-    fn gate(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, gate: Gate) -> String {
+    fn gate(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, due: Due) -> String {
         let name = self.names.gate(table, run);
         let set = SetRef { table: table.clone(), name: name.clone() };
         self.make(format!("set {set}"), " { type mark; flags interval; }", &[rule.id]);
@@ -669,9 +482,9 @@ impl Compiler<'_> {
             })
             .flatten()
             .collect();
-        let conditions: Vec<Condition> = match (gate, rule.annotation.only_unit()) {
-            (Gate::None, _) => vec![],
-            (Gate::Unit, Some(unit)) => {
+        let conditions: Vec<Condition> = match (due, rule.annotation.only_unit()) {
+            (Due::Always, _) => vec![],
+            (Due::UnitActive, Some(unit)) => {
                 if let Some(selectors) = rule.annotation.users_units() {
                     self.dispatch.patterns.push(Pattern {
                         selectors,
@@ -685,20 +498,20 @@ impl Compiler<'_> {
             }
             _ if paths.is_empty() => {
                 let target = Target { level: None, set, data: None };
-                self.bind_pattern(rule.annotation, vec![target], vec![rule.id]);
+                self.pattern(rule.annotation, vec![target], vec![rule.id]);
                 return name;
             }
-            (Gate::AnyPath, _) => paths.into_iter().map(Condition::Cgroup).collect(),
-            (Gate::AllPaths | Gate::Unit, _) => vec![Condition::AllCgroups(paths)],
+            (Due::AnyPath, _) => paths.into_iter().map(Condition::Cgroup).collect(),
+            (Due::AllPaths | Due::UnitActive, _) => vec![Condition::AllCgroups(paths)],
         };
         let element = Element { set, key: Key::Everything, data: None };
         for condition in conditions {
-            self.bind(rule.annotation, element.clone(), condition, vec![rule.id]);
+            self.row(rule.annotation, element.clone(), condition, vec![rule.id]);
         }
         name
     }
 
-    fn bind_pattern(&mut self, annotation: &Annotation, targets: Vec<Target>, ids: Vec<AnnotationId>) {
+    fn pattern(&mut self, annotation: &Annotation, targets: Vec<Target>, ids: Vec<AnnotationId>) {
         self.dispatch.patterns.push(Pattern {
             selectors: annotation.selectors.clone(),
             targets,
@@ -715,7 +528,7 @@ impl Compiler<'_> {
         self.dispatch.script.push(Line::new(text).of(annotations.iter().copied()));
     }
 
-    fn bind(
+    fn row(
         &mut self,
         annotation: &Annotation,
         element: Element,

@@ -209,9 +209,9 @@ impl Engine {
         self.table = Table::after(&self.table);
         self.retries.clear();
         self.looks.clear();
-        let mut ids: Vec<RowId> = rows.into_iter().map(|row| self.table.bind(row)).collect();
+        let mut ids: Vec<RowId> = rows.into_iter().map(|row| self.table.insert(row)).collect();
         for (instance, rows) in instances {
-            ids.extend(self.table.bind_instance(&instance, rows));
+            ids.extend(self.table.insert_instance(&instance, rows));
         }
         for (row, element) in installed {
             if let Some(id) = ids.get(row) {
@@ -234,7 +234,7 @@ impl Engine {
         if id.is_some() && !self.table.has_instance(path) {
             let (rows, is_whole) = self.rows_of(instance);
             if !rows.is_empty() || !is_whole {
-                self.table.bind_instance(instance, rows);
+                self.table.insert_instance(instance, rows);
             }
             if !is_whole {
                 // There is no map for its level yet.

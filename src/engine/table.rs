@@ -107,7 +107,7 @@ impl Table {
     }
 
     /// Keeps a row that is known ahead.
-    pub(super) fn bind(&mut self, row: Row) -> RowId {
+    pub(super) fn insert(&mut self, row: Row) -> RowId {
         let id = self.keep(row);
         if let Some(kept) = self.rows.get_mut(&id) {
             kept.is_named = true;
@@ -180,7 +180,7 @@ impl Table {
     }
 
     /// Keeps the rows that patterns make of an instance; none for one that only reaches levels without a map.
-    pub(super) fn bind_instance(&mut self, instance: &Instance, rows: Vec<Row>) -> Vec<RowId> {
+    pub(super) fn insert_instance(&mut self, instance: &Instance, rows: Vec<Row>) -> Vec<RowId> {
         let rows: Vec<RowId> = rows.into_iter().map(|row| self.keep(row)).collect();
         let of = OfInstance { unit: instance.unit.clone(), rows: rows.clone(), has_ended: false };
         self.instances.insert(instance.path.clone(), of);
@@ -251,7 +251,7 @@ impl Table {
             let own: Vec<RowId> = rows.iter().filter(|id| !self.stays(**id)).copied().collect();
             self.forget_path(path, &own);
             let conditions = [Condition::Cgroup(path.clone()), Condition::UsersUnit(path.clone(), unit)];
-            rows.into_iter().for_each(|row| self.unbind(row, &conditions));
+            rows.into_iter().for_each(|row| self.remove(row, &conditions));
         }
     }
 
@@ -261,7 +261,7 @@ impl Table {
     }
 
     /// Takes what depends on an instance out of a row's conditions, and the row away if it has no others.
-    fn unbind(&mut self, id: RowId, conditions: &[Condition]) {
+    fn remove(&mut self, id: RowId, conditions: &[Condition]) {
         if self.stays(id) {
             return;
         }
