@@ -109,7 +109,7 @@ pub fn failed(row: &Kept, words: &str, passing: bool, policy: &Policy) {
 
 /// The unit of the first annotation that asks for a row, and where that begins.
 fn asked_by<'a>(row: &'a Kept, policy: &Policy) -> (&'a str, Location) {
-    let annotation = row.annotations.first().map(|id| policy.annotation(*id));
+    let annotation = row.annotations.iter().next().map(|id| policy.annotation(*id));
     let location = annotation.map(|annotation| policy.sources.location(annotation.unit_span));
     (row.unit.0.as_str(), location.unwrap_or(Location { file: String::new(), line: 0 }))
 }

@@ -8,6 +8,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     str::FromStr,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -46,7 +47,7 @@ impl fmt::Display for UnitName {
 /// A cgroup's path below [`CGROUP_ROOT`]: not empty, without leading, trailing or doubled slashes,
 /// `.` or `..`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CgroupPath(String);
+pub struct CgroupPath(Arc<str>);
 
 /// Why a text is not a [`CgroupPath`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl FromStr for CgroupPath {
         if parts.contains(&"..") {
             return Err(CgroupPathError::Parent);
         }
-        Ok(Self(parts.join("/")))
+        Ok(Self(parts.join("/").into()))
     }
 }
 
@@ -92,12 +93,12 @@ impl CgroupPath {
     /// A cgroup below it.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        Self(format!("{}/{name}", self.0))
+        Self(format!("{}/{name}", self.0).into())
     }
 
     /// The directory in the file system.
     pub fn directory(&self) -> PathBuf {
-        PathBuf::from(CGROUP_ROOT).join(&self.0)
+        PathBuf::from(CGROUP_ROOT).join(self.as_str())
     }
 
     /// Whether it is another one or below that.
@@ -213,7 +214,7 @@ pub struct TableRef {
     /// Its family.
     pub family: Family,
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl fmt::Display for TableRef {
@@ -228,7 +229,7 @@ pub struct ChainRef {
     /// The table that it is in.
     pub table: TableRef,
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl fmt::Display for ChainRef {
@@ -243,7 +244,7 @@ pub struct SetRef {
     /// The table that it is in.
     pub table: TableRef,
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl fmt::Display for SetRef {

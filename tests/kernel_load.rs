@@ -192,7 +192,7 @@ fn elements_that_are_due_come_in_with_the_load() {
         let mut installed: Vec<(&str, bool)> = loaded
             .installed
             .iter()
-            .map(|(row, at)| (loaded.rows[*row].element.set.name.as_str(), *at == Some(id)))
+            .map(|(row, at)| (&*loaded.rows[*row].element.set.name, *at == Some(id)))
             .collect();
         installed.sort();
         assert_eq!(installed, [("mine", true), ("scnpm.wl.1", true), ("scnpm.wl.2.active", false)]);
@@ -309,7 +309,7 @@ fn addresses_of_host_names_change_without_a_load() {
         let v4 = |name: &str| HostName { name: name.into(), v6: false };
         let hosts = Hosts::from([(v4("mail.x"), ["192.0.2.1".parse().unwrap()].into())]);
         let loaded = load_hosts(&mut kernel, &policy, &hosts);
-        let sets: Vec<&str> = loaded.hosts.iter().map(|set| set.set.name.as_str()).collect();
+        let sets: Vec<&str> = loaded.hosts.iter().map(|set| &*set.set.name).collect();
         assert_eq!(sets, ["scnpm.host.ip.mail.x", "scnpm.host.ip6.mail.x", "scnpm.hosts.ip"]);
         assert!(has(sets[0], "192.0.2.1") && has(sets[2], "192.0.2.1"));
         assert!(!ruleset(sandbox).contains("mail.y"), "`!=` to nothing matches everything");

@@ -150,7 +150,7 @@ fn elements_that_are_due_go_in_with_the_load_and_are_told_by_their_rows() {
         + &element("mine", "a.service", "");
     let loaded = machine.load(&text);
     let installed: BTreeSet<(&str, Option<CgroupId>)> =
-        loaded.installed.iter().map(|(row, id)| (loaded.rows[*row].element.set.name.as_str(), *id)).collect();
+        loaded.installed.iter().map(|(row, id)| (&*loaded.rows[*row].element.set.name, *id)).collect();
     let expected = [("mine", Some(id)), ("scnpm.wl.1", Some(id)), ("scnpm.wl.2.active", None)];
     assert_eq!(installed, expected.into());
     assert_eq!(machine.ids("mine"), [id].into());

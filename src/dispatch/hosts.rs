@@ -108,7 +108,8 @@ impl HostSets {
                 set.annotations.push(id);
             }
             let span = found.names.first().map(|(_, span)| *span)?;
-            let token = |kind, text: String| Part::Verbatim(Token { kind, text, span, spaced: true });
+            let token =
+                |kind, text: String| Part::Verbatim(Token { kind, text: text.into(), span, spaced: true });
             let operator = found.negated.then(|| token(TokenKind::Punctuation, "!=".to_owned()));
             let reference = token(TokenKind::SetReference, format!("@{}", set.set.name));
             if let Some(Part::Verbatim(after)) = body.get_mut(found.parts.end) {
@@ -126,7 +127,7 @@ impl HostSets {
             |(_, all, ranges)| {
                 let only = all.first().filter(|_| all.len() == 1 && ranges.is_empty());
                 let name = names.hosts(table, found.v6, only.map(|host| host.name.as_str()));
-                let set = SetRef { table: table.clone(), name };
+                let set = SetRef { table: table.clone(), name: name.into() };
                 sets.push(HostSet {
                     set,
                     v6: found.v6,

@@ -94,8 +94,8 @@ impl FromIterator<Value> for Listing {
 }
 
 fn reference(set: &Value) -> Option<SetRef> {
-    let table = TableRef { family: text(set, "family").parse().ok()?, name: text(set, "table").to_owned() };
-    Some(SetRef { table, name: text(set, "name").to_owned() })
+    let table = TableRef { family: text(set, "family").parse().ok()?, name: text(set, "table").into() };
+    Some(SetRef { table, name: text(set, "name").into() })
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {

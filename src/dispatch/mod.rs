@@ -316,7 +316,7 @@ impl Compiler<'_> {
         let ids = group.ids();
         let maps = self.maps(chain, levels, &ids);
         self.fill(&maps, group, Data::Goto);
-        let name = maps[0].1.name.clone();
+        let name = maps[0].1.name.to_string();
         self.make(format!("chain {} {name}", chain.table), "", &ids);
         for map in &maps {
             let mut line = Line::new(format!("add rule {} {name}", chain.table)).of(ids.iter().copied());
@@ -329,7 +329,7 @@ impl Compiler<'_> {
     fn maps(&mut self, chain: &ChainRef, levels: &BTreeSet<u32>, ids: &[AnnotationId]) -> Vec<(u32, SetRef)> {
         let mut maps = Vec::new();
         for level in levels {
-            let map = SetRef { table: chain.table.clone(), name: self.names.run(chain) };
+            let map = SetRef { table: chain.table.clone(), name: self.names.run(chain).into() };
             self.make(format!("map {map}"), " { type cgroupsv2 : verdict; }", ids);
             maps.push((*level, map));
         }
@@ -425,7 +425,7 @@ impl Compiler<'_> {
         for part in &rule.body {
             match part {
                 Part::Verbatim(token) if token.spaced => line.write_tokens([token]),
-                Part::Verbatim(token) => line.write_for(&token.text, token.span),
+                Part::Verbatim(token) => line.write_for(&*token.text, token.span),
                 Part::Units(span) => {
                     for (number, (level, set)) in units.iter().rev().enumerate() {
                         let not = if number > 0 { "!= " } else { "" };
@@ -450,7 +450,7 @@ impl Compiler<'_> {
     /// A set that holds the cgroups at a level of the units that are selected.
     fn units_set(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, level: u32) -> String {
         let name = self.names.of_unit(table, run, &rule.annotation.selectors.label());
-        let set = SetRef { table: table.clone(), name: name.clone() };
+        let set = SetRef { table: table.clone(), name: name.clone().into() };
         self.make(format!("set {set}"), " { type cgroupsv2; }", &[rule.id]);
         self.pattern(rule.annotation, vec![Target { level: Some(level), set, data: None }], vec![rule.id]);
         name
@@ -459,7 +459,7 @@ impl Compiler<'_> {
     /// A set that holds those of a match's paths that exist.
     fn paths_set(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, cgroup: &CgroupMatch) -> String {
         let name = self.names.of_unit(table, run, &rule.annotation.selectors.label());
-        let set = SetRef { table: table.clone(), name: name.clone() };
+        let set = SetRef { table: table.clone(), name: name.clone().into() };
         self.make(format!("set {set}"), " { type cgroupsv2; }", &[rule.id]);
         for (path, _) in &cgroup.paths {
             let element = Element { set: set.clone(), key: Key::Cgroup(path.clone()), data: None };
@@ -471,7 +471,7 @@ impl Compiler<'_> {
     /// A set that holds every packet's mark while the rule is due, and none else.
     fn gate(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, due: Due) -> String {
         let name = self.names.gate(table, run);
-        let set = SetRef { table: table.clone(), name: name.clone() };
+        let set = SetRef { table: table.clone(), name: name.clone().into() };
         self.make(format!("set {set}"), " { type mark; flags interval; }", &[rule.id]);
         let paths: BTreeSet<CgroupPath> = rule
             .body

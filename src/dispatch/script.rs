@@ -182,7 +182,7 @@ mod tests {
     fn tokens_as_they_stand_in_the_file_are_one_piece() {
         let token = |text: &str, start, spaced| Token {
             kind: crate::text::TokenKind::Word,
-            text: text.to_owned(),
+            text: text.into(),
             span: span(start, start + text.len()),
             spaced,
         };

@@ -129,7 +129,7 @@ mod tests {
     fn set(names: &[&str]) -> HostSet {
         let table = TableRef { family: Family::Inet, name: "filter".into() };
         HostSet {
-            set: SetRef { table, name: format!("scnpm.host.ip.{}", names.concat()) },
+            set: SetRef { table, name: format!("scnpm.host.ip.{}", names.concat()).into() },
             v6: false,
             names: names.iter().map(|text| name(text)).collect(),
             ranges: BTreeSet::new(),
@@ -145,7 +145,7 @@ mod tests {
     fn texts(fills: &[Fill]) -> Vec<(String, String)> {
         let content =
             |fill: &Fill| fill.content.iter().map(|(first, _)| first.to_string()).collect::<Vec<_>>();
-        fills.iter().map(|fill| (fill.set.name.clone(), content(fill).join(" "))).collect()
+        fills.iter().map(|fill| (fill.set.name.to_string(), content(fill).join(" "))).collect()
     }
 
     fn loaded(sets: &mut HostSets) {

@@ -11,6 +11,7 @@
 
 mod action;
 mod event;
+mod few;
 pub mod hosts;
 mod looks;
 mod reload;

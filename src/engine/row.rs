@@ -1,10 +1,11 @@
 //! One element: when it is due, and what of it is in the kernel.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
-use super::action::{Add, Commit, Delete};
+use super::{
+    action::{Add, Commit, Delete},
+    few::Few,
+};
 use crate::model::{
     AnnotationId, CgroupId, CgroupPath, Condition, Element, Key, Outcome, Row, RowId, UnitName, UnitState,
 };
@@ -23,15 +24,15 @@ pub struct Kept {
     /// The element. Rows for one element are kept as one.
     pub element: Element,
     /// It is due if any of them holds.
-    pub conditions: BTreeSet<Condition>,
+    pub conditions: Few<Condition>,
     /// The unit of the first row: news of it is a reason to look.
     pub unit: UnitName,
     /// The annotations that ask for it.
-    pub annotations: BTreeSet<AnnotationId>,
+    pub annotations: Few<AnnotationId>,
     /// Whether it is known ahead; others go with the instances that they are for.
     pub is_named: bool,
     /// What the kernel holds of it: ids of cgroups, or the element of a gate (`None`).
-    pub held: BTreeSet<Option<CgroupId>>,
+    pub held: Few<Option<CgroupId>>,
     /// What the kernel refused; not tried again before something else is wanted.
     refused: Option<Wanted>,
     /// Whether a commit of it is under way, and what that adds.
@@ -52,11 +53,11 @@ impl Kept {
     pub(super) fn new(element: Element, unit: UnitName) -> Self {
         Self {
             element,
-            conditions: BTreeSet::new(),
+            conditions: Few::default(),
             unit,
-            annotations: BTreeSet::new(),
+            annotations: Few::default(),
             is_named: false,
-            held: BTreeSet::new(),
+            held: Few::default(),
             refused: None,
             busy: None,
             failures: 0,
@@ -66,7 +67,7 @@ impl Kept {
     /// Takes in one more row for its element.
     pub(super) fn join(&mut self, row: Row) {
         self.conditions.insert(row.condition);
-        self.annotations.extend(row.annotations);
+        row.annotations.into_iter().for_each(|id| self.annotations.insert(id));
     }
 
     fn wanted(&self, world: &impl World) -> Wanted {
@@ -109,8 +110,8 @@ impl Kept {
     pub(super) fn note(&mut self, outcome: Outcome) {
         let tried = self.busy.take();
         match outcome {
-            Outcome::Added(id) => drop(self.held.insert(id)),
-            Outcome::Deleted(id) => drop(self.held.remove(&id)),
+            Outcome::Added(id) => self.held.insert(id),
+            Outcome::Deleted(id) => self.held.remove(&id),
             Outcome::Refused => self.refused = tried,
             Outcome::Failed => self.failures = self.failures.saturating_add(1),
             Outcome::Vanished => {}

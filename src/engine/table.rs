@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     action::Commit,
+    few::Few,
     row::{Kept, World},
 };
 use crate::model::{
@@ -20,12 +21,12 @@ pub(super) struct Table {
     rows: BTreeMap<RowId, Kept>,
     /// The number of the last row.
     last: u64,
-    by_element: BTreeMap<(SetRef, Key, Option<Data>), RowId>,
-    by_path: BTreeMap<CgroupPath, Vec<RowId>>,
+    by_element: BTreeMap<SetRef, BTreeMap<(Key, Option<Data>), RowId>>,
+    by_path: BTreeMap<CgroupPath, Few<RowId>>,
     /// The rows that depend on a unit's state.
-    by_unit: BTreeMap<UnitName, BTreeSet<RowId>>,
+    by_unit: BTreeMap<UnitName, Few<RowId>>,
     /// The paths that news of a unit is a reason to look at: those of its annotations, and those that it is named in.
-    paths_of: BTreeMap<UnitName, BTreeSet<CgroupPath>>,
+    paths_of: BTreeMap<UnitName, Few<CgroupPath>>,
     /// The rows that patterns made of an instance, and whether it is gone.
     instances: BTreeMap<CgroupPath, OfInstance>,
     /// The rows whose state in the kernel may be wrong.
@@ -78,7 +79,7 @@ impl Table {
 
     /// The cgroups that rows depend on by name, whether or not a pattern selects them, too.
     pub(super) fn named_paths(&self) -> BTreeSet<CgroupPath> {
-        let is_named = |(path, rows): &(&CgroupPath, &Vec<RowId>)| {
+        let is_named = |(path, rows): &(&CgroupPath, &Few<RowId>)| {
             self.instances
                 .get(*path)
                 .is_none_or(|of| rows.iter().any(|row| !of.rows.contains(row) || self.stays(*row)))
@@ -103,7 +104,7 @@ impl Table {
 
     /// What news of a unit is a reason to look at.
     pub(super) fn paths_of(&self, unit: &UnitName) -> impl Iterator<Item = &CgroupPath> {
-        self.paths_of.get(unit).into_iter().flatten()
+        self.paths_of.get(unit).into_iter().flat_map(Few::iter)
     }
 
     /// Keeps a row that is known ahead.
@@ -129,10 +130,7 @@ impl Table {
     /// Makes a row found by what one of its conditions depends on.
     fn index(&mut self, id: RowId, unit: &UnitName, condition: &Condition) {
         for path in condition.paths() {
-            let rows = self.by_path.entry(path.clone()).or_default();
-            if !rows.contains(&id) {
-                rows.push(id);
-            }
+            self.by_path.entry(path.clone()).or_default().insert(id);
             self.paths_of.entry(unit.clone()).or_default().insert(path.clone());
             for name in path.components().filter(|name| name.contains('.')) {
                 self.paths_of.entry(UnitName(name.to_owned())).or_default().insert(path.clone());
@@ -145,7 +143,8 @@ impl Table {
 
     fn row_for(&mut self, element: &Element, unit: &UnitName) -> RowId {
         let (rows, last) = (&mut self.rows, &mut self.last);
-        *self.by_element.entry(name(element)).or_insert_with(|| {
+        let of_set = self.by_element.entry(element.set.clone()).or_default();
+        *of_set.entry((element.key.clone(), element.data.clone())).or_insert_with(|| {
             *last += 1;
             rows.insert(RowId(*last), Kept::new(element.clone(), unit.clone()));
             RowId(*last)
@@ -162,7 +161,8 @@ impl Table {
     pub(super) fn restore(&mut self, rows: BTreeMap<RowId, Kept>, instances: Vec<(Instance, Vec<RowId>)>) {
         for (id, kept) in rows {
             self.last = self.last.max(id.0);
-            self.by_element.insert(name(&kept.element), id);
+            let Element { set, key, data } = kept.element.clone();
+            self.by_element.entry(set).or_default().insert((key, data), id);
             kept.conditions.iter().for_each(|condition| self.index(id, &kept.unit, condition));
             self.held += usize::from(!kept.held.is_empty());
             self.dirty.insert(id);
@@ -197,12 +197,12 @@ impl Table {
 
     /// Has the rows that depend on a cgroup planned anew.
     pub(super) fn cgroup_changed(&mut self, path: &CgroupPath) {
-        self.dirty.extend(self.by_path.get(path).into_iter().flatten());
+        self.dirty.extend(self.by_path.get(path).into_iter().flat_map(Few::iter));
     }
 
     /// Has the rows that depend on a unit's state planned anew.
     pub(super) fn unit_changed(&mut self, unit: &UnitName) {
-        self.dirty.extend(self.by_unit.get(unit).into_iter().flatten());
+        self.dirty.extend(self.by_unit.get(unit).into_iter().flat_map(Few::iter));
     }
 
     /// Has a row planned anew.
@@ -273,7 +273,9 @@ impl Table {
             self.dirty.insert(id);
             return;
         }
-        self.by_element.remove(&name(&row.element));
+        if let Some(of_set) = self.by_element.get_mut(&row.element.set) {
+            of_set.remove(&(row.element.key.clone(), row.element.data.clone()));
+        }
         self.rows.remove(&id);
         self.dirty.remove(&id);
     }
@@ -281,7 +283,7 @@ impl Table {
     /// Forgets a path, unless more than these rows depend on it: a rule that names it.
     fn forget_path(&mut self, path: &CgroupPath, rows: &[RowId]) {
         let Some(others) = self.by_path.get_mut(path) else { return };
-        others.retain(|id| !rows.contains(id));
+        rows.iter().for_each(|id| others.remove(id));
         if !others.is_empty() {
             return;
         }
@@ -297,8 +299,4 @@ impl Table {
             }
         }
     }
-}
-
-fn name(element: &Element) -> (SetRef, Key, Option<Data>) {
-    (element.set.clone(), element.key.clone(), element.data.clone())
 }

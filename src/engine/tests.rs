@@ -319,7 +319,7 @@ fn what_a_load_put_in_is_held_and_the_rest_is_put_in_after_it() {
     let installed = vec![(1, Some(CgroupId(7)))];
     load(&mut engine, PolicyLoaded { rows: rows(), installed, ..PolicyLoaded::default() });
     let again = planned(&mut engine, 2);
-    assert_eq!(again.add.iter().map(|add| &add.element.set.name).collect::<Vec<_>>(), [MAP]);
+    assert_eq!(again.add.iter().map(|add| &*add.element.set.name).collect::<Vec<_>>(), [MAP]);
     assert_eq!((again.delete, engine.figures().held), (vec![], 1));
 }
 

@@ -126,7 +126,7 @@ impl<'a> Calls<'a> {
         for (name, chain) in self.ruleset.chains() {
             for (at, rule) in chain.rules.iter().enumerate() {
                 for target in &rule.calls {
-                    let target = ChainRef { table: name.table.clone(), name: target.clone() };
+                    let target = ChainRef { table: name.table.clone(), name: target.clone().into() };
                     self.callers.entry(target).or_default().push((name, at));
                 }
             }
@@ -140,7 +140,7 @@ impl<'a> Calls<'a> {
             called.any |= rule.calls_any;
             called.names.extend(rule.calls.iter().map(String::as_str));
             for map in &rule.maps {
-                let map = SetRef { table: name.table.clone(), name: map.clone() };
+                let map = SetRef { table: name.table.clone(), name: map.clone().into() };
                 called.names.extend(self.fed.get(&map).into_iter().flatten());
             }
         }
@@ -158,7 +158,7 @@ impl<'a> Calls<'a> {
             return all.filter(|chain| chain.table == name.table).collect();
         }
         let named = |target: &&str| {
-            let target = ChainRef { table: name.table.clone(), name: (*target).to_owned() };
+            let target = ChainRef { table: name.table.clone(), name: (*target).into() };
             self.ruleset.name(&target)
         };
         called.names.iter().filter_map(named).collect()
@@ -180,7 +180,7 @@ fn annotated<'a>(ruleset: &'a Ruleset, subjects: &[Subject<'a>]) -> BTreeMap<&'a
                 TokenKind::Variable => called.any = true,
                 TokenKind::SetReference => {
                     let name = target.text.trim_start_matches('@').to_owned();
-                    let map = ruleset.map(&SetRef { table: chain.table.clone(), name });
+                    let map = ruleset.map(&SetRef { table: chain.table.clone(), name: name.into() });
                     match map.and_then(|map| map.calls.as_ref()) {
                         Some(calls) => called.names.extend(calls.iter().map(String::as_str)),
                         None => called.any = true,

@@ -85,7 +85,7 @@ fn refusing(ruleset: &Ruleset) -> BTreeSet<ChainRef> {
 }
 
 fn beside(chain: &ChainRef, name: &str) -> ChainRef {
-    ChainRef { table: chain.table.clone(), name: name.to_owned() }
+    ChainRef { table: chain.table.clone(), name: name.into() }
 }
 
 /// A walk through a base chain. Time is the number of rules met.

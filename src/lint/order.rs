@@ -61,7 +61,7 @@ fn elements(statement: &crate::policy::ElementStatement) -> Vec<String> {
 
 fn words(part: &Part) -> Vec<String> {
     match part {
-        Part::Verbatim(token) => vec![token.text.clone()],
+        Part::Verbatim(token) => vec![token.text.to_string()],
         Part::Units(_) => vec!["socket".to_owned(), "unit".to_owned()],
         Part::Cgroup(cgroup) => {
             let paths: BTreeSet<&str> = cgroup.paths.iter().map(|(path, _)| path.as_str()).collect();
@@ -172,7 +172,7 @@ fn is_boundary(tokens: &[&Token], at: usize) -> bool {
 }
 
 fn texts<'a>(tokens: &[&'a Token]) -> Vec<&'a str> {
-    tokens.iter().map(|token| token.text.as_str()).collect()
+    tokens.iter().map(|token| &*token.text).collect()
 }
 
 /// With how many annotations of other files one is compared.

@@ -46,7 +46,7 @@ fn written(annotation: &Annotation) -> Vec<Written<'_>> {
         }
         Statement::Rule(rule) => {
             let matches = rule.body.iter().filter_map(|part| match part {
-                Part::Cgroup(cgroup) => Some(cgroup),
+                Part::Cgroup(cgroup) => Some(&**cgroup),
                 Part::Verbatim(_) | Part::Units(_) => None,
             });
             matches

@@ -206,7 +206,7 @@ impl Reader<'_> {
         let established = match look_up.get("data") {
             Some(Value::String(name)) => {
                 let name = name.trim_start_matches('@');
-                let map = SetRef { table: self.table.clone(), name: name.to_owned() };
+                let map = SetRef { table: self.table.clone(), name: name.into() };
                 let known = self.ruleset.maps.get(&map);
                 match known.and_then(|map| map.calls.clone()) {
                     Some(calls) => rule.calls.extend(calls),
@@ -313,8 +313,8 @@ fn text<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
 
 fn reference(object: &Value, name: &str) -> Option<ChainRef> {
     let family = text(object, "family")?.parse().ok()?;
-    let table = TableRef { family, name: text(object, "table")?.to_owned() };
-    Some(ChainRef { table, name: text(object, name)?.to_owned() })
+    let table = TableRef { family, name: text(object, "table")?.into() };
+    Some(ChainRef { table, name: text(object, name)?.into() })
 }
 
 /// The chains that verdicts somewhere in it lead to.
@@ -403,8 +403,8 @@ mod tests {
     ]}"#;
 
     fn chain(name: &str) -> ChainRef {
-        let table = TableRef { family: Family::Inet, name: "filter".to_owned() };
-        ChainRef { table, name: name.to_owned() }
+        let table = TableRef { family: Family::Inet, name: "filter".into() };
+        ChainRef { table, name: name.into() }
     }
 
     #[test]

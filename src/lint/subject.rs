@@ -94,7 +94,7 @@ fn of<'a>(id: AnnotationId, annotation: &'a Annotation, rule: &'a RuleStatement)
     let mut tokens = Vec::new();
     for part in &rule.body {
         match part {
-            Part::Cgroup(cgroup) => cgroups.push(cgroup),
+            Part::Cgroup(cgroup) => cgroups.push(&**cgroup),
             Part::Units(_) => {}
             Part::Verbatim(token) => tokens.push(token),
         }
@@ -111,7 +111,7 @@ fn verdict(tokens: &[&Token]) -> Option<(Verdict, usize)> {
     let mut depth = 0_usize;
     let mut found = None;
     for (at, token) in tokens.iter().enumerate() {
-        match token.text.as_str() {
+        match &*token.text {
             "{" => depth += 1,
             "}" => depth = depth.saturating_sub(1),
             word if depth == 0 && token.kind == TokenKind::Word => {
@@ -170,7 +170,7 @@ mod tests {
         let text = format!("# a.service :: add rule inet f c {body}");
         let policy = policy_of(&[&text]);
         let subject = &all(&policy)[0];
-        let conditions: Vec<&str> = subject.conditions.iter().map(|token| token.text.as_str()).collect();
+        let conditions: Vec<&str> = subject.conditions.iter().map(|token| &*token.text).collect();
         let verdict = subject.verdict.map(|(verdict, span)| (verdict, text[span.start..span.end].to_owned()));
         (conditions.join(" "), verdict)
     }

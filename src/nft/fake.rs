@@ -118,18 +118,18 @@ impl Fake {
 
     /// The elements of a set.
     pub fn set(&self, set: &SetRef) -> Option<&Elements> {
-        self.tables.get(&set.table)?.sets.get(&set.name).map(|(_, elements)| elements)
+        self.tables.get(&set.table)?.sets.get(&*set.name).map(|(_, elements)| elements)
     }
 
     /// The rules of a chain.
     pub fn rules(&self, chain: &ChainRef) -> Vec<&str> {
-        let rules = self.tables.get(&chain.table).and_then(|table| table.chains.get(&chain.name));
+        let rules = self.tables.get(&chain.table).and_then(|table| table.chains.get(&*chain.name));
         rules.into_iter().flatten().map(|(_, text)| text.as_str()).collect()
     }
 
     fn set_mut<'a>(tables: &'a mut BTreeMap<TableRef, Table>, set: &SetRef) -> io::Result<&'a mut Elements> {
         let table = tables.get_mut(&set.table);
-        let set = table.and_then(|table| table.sets.get_mut(&set.name));
+        let set = table.and_then(|table| table.sets.get_mut(&*set.name));
         set.map(|(_, elements)| elements).ok_or(io::ErrorKind::NotFound.into())
     }
 }
@@ -263,13 +263,13 @@ impl Trial<'_> {
             return Ok(());
         }
         let family: Family = family.parse().map_err(|()| whole("syntax error, unexpected string"))?;
-        let table = TableRef { family, name: table.to_owned() };
+        let table = TableRef { family, name: table.into() };
         if object == "table" {
             self.tables.entry(table).or_default();
             return Ok(());
         }
         let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-        let set = SetRef { table: table.clone(), name: name.to_owned() };
+        let set = SetRef { table: table.clone(), name: name.into() };
         let content = self.tables.get_mut(&table).ok_or_else(|| whole("No such file or directory"))?;
         match (verb, object) {
             ("add", "chain") => {
@@ -357,7 +357,7 @@ impl Trial<'_> {
             }
         };
         let table = self.tables.get_mut(&set.table);
-        let elements = table.and_then(|table| table.sets.get_mut(&set.name)).map(|(_, elements)| elements);
+        let elements = table.and_then(|table| table.sets.get_mut(&*set.name)).map(|(_, elements)| elements);
         let elements = elements.ok_or("No such file or directory")?;
         if verb == "delete" {
             return elements.remove(&key).map(drop).ok_or_else(|| MISSING.to_owned());
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_set_that_is_gone_refuses_elements() {
-        let set = SetRef { name: "gone".to_owned(), ..set() };
+        let set = SetRef { name: "gone".into(), ..set() };
         let mut fake = fake();
         let change = ElementChange::Delete { set: &set, id: None };
         assert_eq!(fake.change(&[change]).unwrap_err().kind(), io::ErrorKind::NotFound);

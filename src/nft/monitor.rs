@@ -201,15 +201,15 @@ fn is_ours(name: &str) -> bool {
 }
 
 fn table(message: &Message, name: u16) -> Option<TableRef> {
-    Some(TableRef { family: message.family()?, name: message.text(name)?.to_owned() })
+    Some(TableRef { family: message.family()?, name: message.text(name)?.into() })
 }
 
 fn chain(message: &Message, table_name: u16, name: u16) -> Option<ChainRef> {
-    Some(ChainRef { table: table(message, table_name)?, name: message.text(name)?.to_owned() })
+    Some(ChainRef { table: table(message, table_name)?, name: message.text(name)?.into() })
 }
 
 fn set(message: &Message, table_name: u16, name: u16) -> Option<SetRef> {
-    Some(SetRef { table: table(message, table_name)?, name: message.text(name)?.to_owned() })
+    Some(SetRef { table: table(message, table_name)?, name: message.text(name)?.into() })
 }
 
 #[cfg(test)]

@@ -43,8 +43,20 @@ impl Policy {
         &self.annotations[id.0]
     }
 
-    /// Keeps an annotation.
-    pub(super) fn add(&mut self, annotation: Annotation) {
+    /// Keeps an annotation, in as little memory as will do.
+    pub(super) fn add(&mut self, mut annotation: Annotation) {
+        annotation.selectors.0.shrink_to_fit();
+        match &mut annotation.statement {
+            Statement::Rule(rule) => {
+                rule.body.shrink_to_fit();
+                if let Some(Statement::Rule(last)) = self.annotations.last().map(|last| &last.statement)
+                    && last.chain == rule.chain
+                {
+                    rule.chain = last.chain.clone();
+                }
+            }
+            Statement::Element(element) => element.elements.shrink_to_fit(),
+        }
         let begin = (annotation.span.file, annotation.span.start);
         self.by_place.insert(begin, AnnotationId(self.annotations.len()));
         self.annotations.push(annotation);
@@ -235,7 +247,7 @@ pub enum Part {
     /// nft's business.
     Verbatim(Token),
     /// `socket cgroupv2 level N …` with paths.
-    Cgroup(CgroupMatch),
+    Cgroup(Box<CgroupMatch>),
     /// `socket cgroupv2 unit`: the cgroups of the units that are selected, from `socket` to `unit`.
     Units(Span),
 }

@@ -141,7 +141,7 @@ impl<'a> Finder<'a, '_> {
                     found.names.push((HostName { name: token.unquoted().to_owned(), v6 }, *span));
                 }
                 [(_, span), ..] => {
-                    let text: String = element.iter().map(|(token, _)| token.text.as_str()).collect();
+                    let text: String = element.iter().map(|(token, _)| &*token.text).collect();
                     match ranges(&text).filter(|(first, _)| first.is_ipv6() == v6) {
                         Some(range) => drop(found.ranges.insert(range)),
                         None => other = other.or(Some((text, *span))),

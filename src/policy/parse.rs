@@ -77,6 +77,7 @@ pub fn read(files: &dyn Files, paths: &[&Path]) -> Result<Policy, Unreadable> {
         reader.variables.close_all();
     }
     let mut policy = reader.policy;
+    policy.annotations.shrink_to_fit();
     policy.defines = reader.variables.into_defines();
     policy.diagnostics.sort_by_key(|diagnostic| diagnostic.span);
     policy.diagnostics.dedup();

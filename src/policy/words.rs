@@ -8,8 +8,7 @@ pub fn only_matches(before: &[&Token]) -> bool {
     let Some(first) = before.first() else { return true };
     let is_word = |token: &&&Token| token.kind == TokenKind::Word;
     let does_more = |word: &str| EFFECTS.contains(&word) || DECISIONS.contains(&word);
-    MATCHES.contains(&first.text.as_str())
-        && !before.iter().filter(is_word).any(|token| does_more(&token.text))
+    MATCHES.contains(&&*first.text) && !before.iter().filter(is_word).any(|token| does_more(&token.text))
 }
 
 /// Matches without any effect or memory of their own, by the words that they begin with.

@@ -150,7 +150,7 @@ impl Reader {
     fn close(&mut self, brace: Span) {
         let Some((block, first)) = self.blocks.pop() else { return };
         let (is_flowtable, name) = match block {
-            Block::Chain(chain) => (false, chain.name),
+            Block::Chain(chain) => (false, chain.name.to_string()),
             Block::Flowtable(name) => (true, name),
             Block::Table(_) | Block::Object => return,
         };
@@ -195,10 +195,10 @@ impl Reader {
             }
             Some(Block::Table(table)) if first.is("chain") => {
                 let name = rest.first().map(|token| token.text.clone()).unwrap_or_default();
-                Some(Block::Chain(ChainRef { table: table.clone(), name }))
+                Some(Block::Chain(ChainRef { table: table.clone(), name: name.into() }))
             }
             None | Some(Block::Table(_)) if first.is("flowtable") => {
-                Some(Block::Flowtable(rest.last().map(|token| token.text.clone()).unwrap_or_default()))
+                Some(Block::Flowtable(rest.last().map(|token| token.text.to_string()).unwrap_or_default()))
             }
             None if is_one_of(first, &OBJECTS) => Some(Block::Object),
             Some(Block::Table(_)) if is_one_of(first, &OBJECTS) => Some(Block::Object),
@@ -208,7 +208,7 @@ impl Reader {
 }
 
 fn is_one_of(token: &Token, words: &[&str]) -> bool {
-    token.kind == TokenKind::Word && words.contains(&token.text.as_str())
+    token.kind == TokenKind::Word && words.contains(&&*token.text)
 }
 
 /// A statement outside of blocks.
@@ -227,14 +227,14 @@ fn table(words: &[Token]) -> Option<(TableRef, usize)> {
     let family = words.first()?.text.parse::<Family>().ok();
     let at = usize::from(family.is_some());
     let name = words.get(at)?.text.clone();
-    Some((TableRef { family: family.unwrap_or(Family::Ip), name }, at + 1))
+    Some((TableRef { family: family.unwrap_or(Family::Ip), name: name.into() }, at + 1))
 }
 
 /// `[FAMILY] TABLE CHAIN`, and how many words that are.
 fn chain(words: &[Token]) -> Option<(ChainRef, usize)> {
     let (table, length) = table(words)?;
     let name = words.get(length)?.text.clone();
-    Some((ChainRef { table, name }, length + 1))
+    Some((ChainRef { table, name: name.into() }, length + 1))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub struct Token {
     /// What it is.
     pub kind: TokenKind,
     /// Its text as it stands in the file, quotes included.
-    pub text: String,
+    pub text: Box<str>,
     /// Where it stands.
     pub span: Span,
     /// Whether white space (or a continued line's end) stands in front of it.
@@ -35,7 +35,7 @@ pub struct Token {
 impl Token {
     /// Whether it is this word or sign.
     pub fn is(&self, text: &str) -> bool {
-        self.kind != TokenKind::Quoted && self.text == text
+        self.kind != TokenKind::Quoted && *self.text == *text
     }
 
     /// Its text without quotes.
@@ -182,7 +182,7 @@ fn token(kind: TokenKind, text: &str, span: Span, spaced: bool) -> Token {
         TokenKind::Variable | TokenKind::SetReference => text.replace([' ', '\t'], ""),
         _ => text.to_owned(),
     };
-    Token { kind, text, span, spaced }
+    Token { kind, text: text.into(), span, spaced }
 }
 
 /// Whether nft takes a word as the name of a table, chain, set or variable.
@@ -316,7 +316,7 @@ mod tests {
     }
 
     fn words(text: &str) -> Vec<String> {
-        tokenize(&joined(text)).tokens.into_iter().map(|token| token.text).collect()
+        tokenize(&joined(text)).tokens.into_iter().map(|token| token.text.into_string()).collect()
     }
 
     #[test]

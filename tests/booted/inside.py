@@ -205,10 +205,10 @@ def floods_of_two_users_keep_nobody_else_from_being_let_through_nor_the_daemon_f
 @test
 def selected_units_are_found_without_the_source_cgroup():
     two_users()
-    m.start_with(m.selected("user:t-sel-*.service"), options=["--sources", "dbus,journal"])
-    m.as_user("systemd-run", "--user", "--unit=t-sel-a.service", "--slice=app.slice", "sleep", "infinity")
-    m.elements_become(scope_of("t-sel-a.service"))
-    m.as_user("systemctl", "--user", "stop", "t-sel-a.service")
+    m.start_with(m.selected("user:t-blind-*.service"), options=["--sources", "dbus,journal"])
+    m.as_user("systemd-run", "--user", "--unit=t-blind-a.service", "--slice=app.slice", "sleep", "infinity")
+    m.elements_become(scope_of("t-blind-a.service"))
+    m.as_user("systemctl", "--user", "stop", "t-blind-a.service")
     m.elements_become()
 
 
@@ -999,7 +999,7 @@ def directory_of_users_that_hangs_delays_no_load():
     sleeper("t-mail.service", where=m.USER_UNITS)
     m.reload_units()
     m.as_user("systemctl", "--user", "start", "t-mail.service")
-    m.write_policy(m.system_rule("t-plain.service"), selected(f"{m.USER}:t-mail.service"))
+    m.write_policy(m.system_rule("t-plain.service"), m.selected(f"{m.USER}:t-mail.service"))
     m.load_base()
     with m.directory_that_hangs() as (settings, questions):
         m.start_daemon(more=settings)

@@ -49,7 +49,7 @@ impl Reader<'_> {
 
     fn name(&self, at: usize) -> Option<String> {
         let token = self.token(at).filter(|token| token.kind == TokenKind::Word)?;
-        is_identifier(&token.text).then(|| token.text.clone())
+        is_identifier(&token.text).then(|| token.text.to_string())
     }
 
     /// Keeps a statement that ends before the piece `next`.

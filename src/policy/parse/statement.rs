@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
     }
 
     fn statement(&mut self) -> Read<Statement> {
-        let words: Vec<&str> = self.tokens.iter().take(3).map(|token| token.text.as_str()).collect();
+        let words: Vec<&str> = self.tokens.iter().take(3).map(|token| &*token.text).collect();
         let is_family = |word: &str| word.parse::<Family>().is_ok();
         match words[..] {
             [] => Err(self.missing("statement")),
@@ -169,7 +169,7 @@ impl<'a> Reader<'a> {
         let family = self.tokens.get(self.at).and_then(|token| token.text.parse::<Family>().ok());
         self.at += usize::from(family.is_some());
         let (name, span) = self.name("table")?;
-        Ok((TableRef { family: family.unwrap_or(Family::Ip), name }, start.to(span)))
+        Ok((TableRef { family: family.unwrap_or(Family::Ip), name: name.into() }, start.to(span)))
     }
 
     fn name(&mut self, what: &str) -> Read<(String, Span)> {
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
             .help("a name is a letter, then letters, digits, `/`, `-`, `_` and `.`"));
         }
         self.at += 1;
-        Ok((token.text.clone(), token.span))
+        Ok((token.text.to_string(), token.span))
     }
 
     fn rule(&mut self, verb: &str, first: usize) -> Read<Statement> {
@@ -199,7 +199,7 @@ impl<'a> Reader<'a> {
         let hosts = hosts::find(&body, &|name| self.variables.get(name).map(|define| &define.value[..]))?;
         Ok(Statement::Rule(RuleStatement {
             placement,
-            chain: ChainRef { table, name },
+            chain: ChainRef { table, name: name.into() },
             chain_span: table_span.to(name_span),
             body,
             hosts,
@@ -236,7 +236,7 @@ impl<'a> Reader<'a> {
             }
             match if depth == 0 { self.cgroup_match()? } else { None } {
                 Some((cgroup_match, next)) => {
-                    parts.push(Part::Cgroup(cgroup_match));
+                    parts.push(Part::Cgroup(Box::new(cgroup_match)));
                     self.at = next;
                 }
                 None => {
@@ -304,7 +304,8 @@ impl<'a> Reader<'a> {
         }
         let span = self.span(at).to(self.span(next - 1));
         let level_span = self.span(at + 3);
-        let paths = self.paths(&list, level, level_span);
+        let mut paths = self.paths(&list, level, level_span);
+        paths.shrink_to_fit();
         if list.is_empty() {
             self.diagnostics.push(Diagnostic::new(Code::Path, span, "no cgroup's path between the braces"));
         }
@@ -356,7 +357,11 @@ impl<'a> Reader<'a> {
             return Err(self.missing("element"));
         }
         let elements = self.each_once(elements);
-        Ok(Statement::Element(ElementStatement { set: SetRef { table, name }, set_span, elements }))
+        Ok(Statement::Element(ElementStatement {
+            set: SetRef { table, name: name.into() },
+            set_span,
+            elements,
+        }))
     }
 
     fn elements(&mut self, elements: &mut Vec<RawElement>) -> Read<()> {
@@ -527,7 +532,7 @@ fn check_matches(body: &[Part]) -> Read<()> {
 fn is_statement_keyword(token: &Token) -> bool {
     token.kind == TokenKind::Word
         && matches!(
-            token.text.as_str(),
+            &*token.text,
             "accept"
                 | "drop"
                 | "reject"
@@ -545,7 +550,7 @@ fn is_statement_keyword(token: &Token) -> bool {
 fn is_operator_keyword(token: &Token) -> bool {
     token.kind == TokenKind::Word
         && matches!(
-            token.text.as_str(),
+            &*token.text,
             "map"
                 | "vmap"
                 | "and"

@@ -95,10 +95,10 @@ impl Variables {
         for token in tokens {
             match token.kind {
                 TokenKind::Variable => match self.lookup(&token.text[1..]) {
-                    Some(define) => token.text = format!("${}", define.name),
+                    Some(define) => token.text = format!("${}", define.name).into(),
                     None => diagnostics.push(self.unknown(token)),
                 },
-                TokenKind::Quoted if in_prefix => token.text = self.renamed_in_quotes(&token.text),
+                TokenKind::Quoted if in_prefix => token.text = self.renamed_in_quotes(&token.text).into(),
                 _ => {}
             }
             in_prefix = token.is("prefix");
