@@ -691,6 +691,20 @@ def reload_that_the_kernel_cannot_do_for_a_moment_is_tried_again():
 
 
 @test
+def load_that_fails_leaves_the_old_policys_units_followed():
+    m.start_with(m.selected("system:t-old-*.service"))
+    m.elements_become()
+    m.write_policy(m.selected("system:t-new-*.service"))
+    with m.failing("sendmsg", "ENOMEM"):
+        m.run("systemctl", "reload", "scnpm.service", ok=False)
+        m.says("Cannot allocate memory")
+        first, _ = running("t-old-one.service"), running("t-new-one.service")
+        m.elements_become(first)
+        m.stop("t-old-one.service")
+        m.elements_become()
+
+
+@test
 def listed_ruleset_can_be_loaded_again():
     units = [f"t-{each}.service" for each in ["one", "two", "three"]]
     m.start_with(*[m.system_rule(each) for each in units], m.rule("t-three.service", port=7003))
