@@ -456,7 +456,11 @@ impl Daemon {
             instances: &instances,
             users: &users,
         };
-        let loaded = load.run(&mut self.kernel)?;
+        let loaded = load.run(&mut self.kernel);
+        // Before what stays is put where this was.
+        self.kernel.release_memory();
+        process::trim();
+        let loaded = loaded?;
         match refusals {
             Refusals::Said => {
                 self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset);
@@ -484,7 +488,6 @@ impl Daemon {
             installed: loaded.installed,
         }));
         self.follow(sources, &users, &instances);
-        self.kernel.release_memory();
         process::trim();
         if loaded.unfinished {
             self.tell(Event::ReapplyRequested);

@@ -18,7 +18,7 @@ use crate::model::{
 /// All rows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
-    rows: BTreeMap<RowId, Kept>,
+    rows: BTreeMap<RowId, Box<Kept>>,
     /// The number of the last row.
     last: u64,
     by_element: BTreeMap<SetRef, BTreeMap<(Key, Option<Data>), RowId>>,
@@ -59,12 +59,12 @@ impl Table {
 
     /// The rows.
     pub(super) fn rows(&self) -> impl Iterator<Item = (RowId, &Kept)> {
-        self.rows.iter().map(|(id, row)| (*id, row))
+        self.rows.iter().map(|(id, row)| (*id, &**row))
     }
 
     /// A row.
     pub(super) fn get(&self, row: RowId) -> Option<&Kept> {
-        self.rows.get(&row)
+        self.rows.get(&row).map(Box::as_ref)
     }
 
     /// The cgroups that rows depend on.
@@ -146,7 +146,7 @@ impl Table {
         let of_set = self.by_element.entry(element.set.clone()).or_default();
         *of_set.entry((element.key.clone(), element.data.clone())).or_insert_with(|| {
             *last += 1;
-            rows.insert(RowId(*last), Kept::new(element.clone(), unit.clone()));
+            rows.insert(RowId(*last), Box::new(Kept::new(element.clone(), unit.clone())));
             RowId(*last)
         })
     }
@@ -166,7 +166,7 @@ impl Table {
             kept.conditions.iter().for_each(|condition| self.index(id, &kept.unit, condition));
             self.held += usize::from(!kept.held.is_empty());
             self.dirty.insert(id);
-            self.rows.insert(id, kept);
+            self.rows.insert(id, Box::new(kept));
         }
         for (instance, rows) in instances {
             let Instance { unit, path, .. } = instance;

@@ -328,4 +328,31 @@ kill "$daemon"
 echo
 echo "2,000 cgroups made in a burst of $made ms: $found of 2000 in the kernel after $took ms, in $commits transactions"
 [ "$found" = 2000 ] || status=1
+
+# Many annotations.
+echo
+echo "Annotations: until they are in force, and resident memory then (median of 3)"
+row='  %-46s %9s %9s %7s  %s\n'
+printf "$row" "" "1,000" "10,000" ratio "target of 10,000"
+for number in 1000 10000; do
+    for _ in $(seq 3); do
+        unshare --net python3 "$here/load.py" "$scnpm" "$work" "$number" >>"$work/load$number"
+    done
+    for at in 1 2 3 4 5; do
+        awk -v at=$at '{ print $at }' "$work/load$number" >"$work/figures"
+        figure[number + at]=$(percentile 50 "$work/figures")
+    done
+    [ "${figure[number + 5]}" = "$number" ] || status=1
+done
+at=0
+while read -r target what; do
+    at=$((at + 1))
+    few=${figure[1000 + at]} many=${figure[10000 + at]}
+    printf "$row" "$what" "$few" "$many" "$(ratio "$many" "$few")" "at most $target"
+done <<'END'
+1000 loaded (milliseconds)
+1000 loaded again (milliseconds)
+30720 resident (kB)
+30720 resident after that (kB)
+END
 exit "$status"
