@@ -53,6 +53,8 @@ def main():
             until_ready(notices)
             load = time.monotonic() - began
             after_load = rss(daemon)
+            # The cooldown is over then.
+            time.sleep(1)
             began = time.monotonic()
             daemon.send_signal(signal.SIGHUP)
             status = until_ready(notices)
