@@ -85,12 +85,12 @@ fn glob(text: &str) -> Which {
 }
 
 /// Follows what selectors select, as the daemon does, until there is nothing more to do.
-fn follow<const N: usize>(top: &Top, selectors: [(Whose, Which); N]) -> (Subtrees, Heard) {
+fn follow<const N: usize>(top: &Top, selectors: [(Whose, Which); N]) -> (Subtrees, Reported) {
     let (selectors, users) = (select(selectors), Users::new());
     let mut subtrees = Subtrees::with_root(top.0.clone()).unwrap();
     let known = subtrees.instances_of(&selectors, &users);
     let known: Vec<Instance> = known.into_iter().map(|(instance, _)| instance).collect();
-    let mut heard = Heard::default();
+    let mut heard = Reported::default();
     heard.hear(subtrees.follow(&selectors, &users, &known));
     let began = *BEGAN;
     while is_due(&subtrees, began) {
@@ -111,13 +111,13 @@ async fn has_events(subtrees: &Subtrees, millis: u64) -> bool {
 
 /// What is there after all that was told, until nothing comes for a while.
 #[derive(Default)]
-struct Heard {
+struct Reported {
     now: BTreeMap<String, CgroupId>,
     gone: Vec<String>,
     notices: Vec<String>,
 }
 
-impl Heard {
+impl Reported {
     fn hear(&mut self, drained: Drained) {
         let paths: BTreeSet<_> = drained.found.iter().map(|found| found.instance.path.clone()).collect();
         assert_eq!(paths.len(), drained.found.len(), "a path was told twice");
@@ -374,13 +374,13 @@ fn a_cgroup_made_again_is_told_once_with_its_newest_id() {
             top.remove(path);
             top.make(path);
         }
-        let mut heard = Heard::default();
+        let mut heard = Reported::default();
         heard.rest(&mut subtrees).await;
         assert_eq!(heard.now, BTreeMap::from([(path.to_owned(), top.id(path).unwrap())]));
         // So with all that it is in.
         top.remove_all("a.slice");
         top.make(path);
-        let mut heard = Heard::default();
+        let mut heard = Reported::default();
         heard.rest(&mut subtrees).await;
         assert_eq!(heard.now, BTreeMap::from([(path.to_owned(), top.id(path).unwrap())]));
         top.remove(path);
