@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
+    future::poll_fn,
+    io,
     os::unix::fs::MetadataExt,
     path::PathBuf,
     time::{Duration, Instant},
@@ -86,14 +88,17 @@ fn follow<const N: usize>(top: &Top, below: [&str; N]) -> Cgroups {
 
 /// What comes within a time that is far longer than inotify needs.
 async fn next(cgroups: &mut Cgroups) -> Vec<Seen> {
-    tokio::time::timeout(Duration::from_secs(5), cgroups.ready()).await.expect("no event came").unwrap();
+    tokio::time::timeout(Duration::from_secs(5), poll_fn(|cx| cgroups.poll_ready(cx)))
+        .await
+        .expect("no event came");
     cgroups.drain().seen
 }
 
 /// All that comes until nothing comes for a while.
 async fn rest(cgroups: &mut Cgroups) -> (Vec<Seen>, u32) {
     let (mut seen, mut wakes) = (Vec::new(), 0);
-    while tokio::time::timeout(Duration::from_millis(100), cgroups.ready()).await.is_ok() {
+    while tokio::time::timeout(Duration::from_millis(100), poll_fn(|cx| cgroups.poll_ready(cx))).await.is_ok()
+    {
         seen.extend(cgroups.drain().seen);
         wakes += 1;
     }
@@ -220,7 +225,7 @@ async fn an_overflow_of_the_queue_ends_in_a_look_at_everything() {
         top.remove(&name);
     }
     top.make("b"); // its event is dropped
-    cgroups.ready().await.unwrap();
+    poll_fn(|cx| cgroups.poll_ready(cx)).await;
     let start = Instant::now();
     let drained = loop {
         let drained = cgroups.drain();

@@ -109,22 +109,13 @@ impl Cgroups {
         look.into_seen(&self.tree)
     }
 
-    /// Waits until [`Self::drain`] has something to read. Dropping the future loses nothing.
-    ///
-    /// # Errors
-    ///
-    /// The runtime is shutting down.
-    pub async fn ready(&self) -> io::Result<()> {
-        self.readable.ready().await
-    }
-
-    /// The same for who polls by hand.
+    /// Whether [`Self::drain`] has something to read; the task is woken when it has.
     pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.readable.poll_ready(cx)
     }
 
     /// Reads what is pending and looks at the cgroups that it mentions. Does not block. After very many
-    /// events it stops early, and [`Self::ready`] is ready at once.
+    /// events it stops early, and [`Self::poll_ready`] is ready at once.
     pub fn drain(&mut self) -> Drained {
         let mut touched = BTreeSet::new();
         let mut overflowed = false;
@@ -328,7 +319,7 @@ impl Watches {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{future::poll_fn, path::Path};
 
     use super::*;
 
@@ -396,11 +387,11 @@ mod tests {
         let seen = cgroups.follow(BTreeSet::from([path("b/x")]));
         assert_eq!(seen, [Seen { path: path("b/x"), id: None }]);
         assert_eq!(cgroups.watches.by_number.len(), 2);
-        cgroups.ready().await.unwrap(); // the IN_IGNORED of a
+        poll_fn(|cx| cgroups.poll_ready(cx)).await; // the IN_IGNORED of a
         assert_eq!(cgroups.drain(), Drained::default());
         scratch.make("a/x");
         scratch.make("b/x");
-        cgroups.ready().await.unwrap();
+        poll_fn(|cx| cgroups.poll_ready(cx)).await;
         assert_eq!(cgroups.drain().seen.len(), 1);
     }
 
