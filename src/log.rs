@@ -60,7 +60,7 @@ pub fn diagnostic(diagnostic: &Diagnostic, policy: &Policy) {
         return;
     }
     let location = sources.location(diagnostic.span);
-    let unit = policy.annotation_at(diagnostic.span).map_or("", |id| policy.annotation(id).unit.0.as_str());
+    let unit = policy.annotation_at(diagnostic.span).map_or("", |id| &*policy.annotation(id).unit.0);
     let short = diagnostic.short(sources);
     let help = diagnostic.help.as_ref().map(|help| format!("\nhelp: {help}")).unwrap_or_default();
     match diagnostic.severity() {
@@ -111,7 +111,7 @@ pub fn failed(row: &Kept, words: &str, passing: bool, policy: &Policy) {
 fn asked_by<'a>(row: &'a Kept, policy: &Policy) -> (&'a str, Location) {
     let annotation = row.annotations.iter().next().map(|id| policy.annotation(*id));
     let location = annotation.map(|annotation| policy.sources.location(annotation.unit_span));
-    (row.unit.0.as_str(), location.unwrap_or(Location { file: String::new(), line: 0 }))
+    (&*row.unit.0, location.unwrap_or(Location { file: String::new(), line: 0 }))
 }
 
 /// systemd sets JOURNAL_STREAM to the device and inode of the stream that it connected (systemd.exec(5)).

@@ -142,7 +142,7 @@ fn running_below(root: &Path) -> BTreeMap<UnitName, BTreeSet<CgroupPath>> {
         let path = directory.strip_prefix(root).ok().and_then(Path::to_str);
         let Some(path) = path.and_then(|path| path.parse::<CgroupPath>().ok()) else { continue };
         if let Some(name) = path.components().last().filter(|name| is_unit_name(name)) {
-            running.entry(UnitName(name.to_owned())).or_default().insert(path);
+            running.entry(UnitName(name.into())).or_default().insert(path);
         }
     }
     running
@@ -155,7 +155,7 @@ fn instance(path: CgroupPath) -> Option<Instance> {
         let is_taken = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@/".contains(c);
         let plain: String = path.as_str().chars().map(|c| if is_taken(c) { c } else { 'x' }).collect();
         let manager = Instance::of(&plain.parse().ok()?)?.manager;
-        let unit = UnitName(path.components().last()?.to_owned());
+        let unit = UnitName(path.components().last()?.into());
         Some(Instance { manager, unit, path })
     })
 }
@@ -207,10 +207,10 @@ mod tests {
         }
 
         fn units(&self, interesting: &[&str]) -> BTreeMap<String, UnitFile> {
-            let interesting = interesting.iter().map(|name| UnitName((*name).to_owned())).collect();
+            let interesting = interesting.iter().map(|name| UnitName((*name).into())).collect();
             let Units { files, running } = units(&self.0, &interesting);
             assert!(running.is_empty());
-            files.into_iter().map(|(name, file)| (name.0, file)).collect()
+            files.into_iter().map(|(name, file)| (name.0.to_string(), file)).collect()
         }
 
         fn names(&self) -> Vec<String> {
@@ -256,7 +256,7 @@ mod tests {
             units.iter().filter(|(_, file)| file.is_read).map(|(name, _)| name.as_str()).collect();
         assert_eq!(read, ["a.service", "b.socket"]);
         assert_eq!(units["b.service"], UnitFile::default());
-        assert_eq!(units["b.socket"].service, Some(UnitName("a.service".to_owned())));
+        assert_eq!(units["b.socket"].service, Some(UnitName("a.service".into())));
     }
 
     #[test]
@@ -450,12 +450,12 @@ mod tests {
             .directory("system.slice/a b.service")
             .file("system.slice/b.service", "");
         let running = running_below(&root.0);
-        let names: Vec<&str> = running.keys().map(|name| name.0.as_str()).collect();
+        let names: Vec<&str> = running.keys().map(|name| &*name.0).collect();
         assert_eq!(
             names,
             ["a.service", "app.slice", "system.slice", "user-1.slice", "user.slice", "user@1.service"]
         );
-        let paths = &running[&UnitName("a.service".to_owned())];
+        let paths = &running[&UnitName("a.service".into())];
         assert_eq!(
             paths.iter().map(CgroupPath::as_str).collect::<Vec<_>>(),
             ["system.slice/a.service", "user.slice/user-1.slice/user@1.service/app.slice/a.service"]

@@ -36,7 +36,7 @@ pub const UNIT_TYPES: [&str; 11] = [
 
 /// A unit's full name as in systemd.unit(5), such as `postfix.service`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct UnitName(pub String);
+pub struct UnitName(pub Arc<str>);
 
 impl fmt::Display for UnitName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -80,7 +80,7 @@ fn path(number: usize) -> CgroupPath {
 }
 
 fn unit(number: usize) -> UnitName {
-    UnitName(path(number).components().last().unwrap().to_owned())
+    UnitName(path(number).components().last().unwrap().into())
 }
 
 fn set(name: &str) -> SetRef {

@@ -64,7 +64,7 @@ fn load_with_hosts(
     flush: bool,
     hosts: &Hosts,
 ) -> Result<Loaded, LoadError> {
-    let state = |unit: &UnitName| Some(UnitState::of(unit.0 == "active.service"));
+    let state = |unit: &UnitName| Some(UnitState::of(unit.0 == "active.service".into()));
     Load {
         policy,
         hosts,
@@ -126,7 +126,7 @@ fn refused_annotations_are_reported_at_their_place_and_the_others_load() {
                 "{unit} in\n{ruleset}"
             );
         }
-        let units: BTreeSet<&str> = loaded.rows.iter().map(|row| row.unit.0.as_str()).collect();
+        let units: BTreeSet<&str> = loaded.rows.iter().map(|row| &*row.unit.0).collect();
         assert_eq!(units, BTreeSet::from(["a.service", "f.service", "h.service"]));
     });
 }
@@ -152,7 +152,7 @@ fn wrong_hook_is_held_against_its_own_annotations_only() {
             .map(|refusal| policy.sources.line_column(refusal.diagnostic(&policy).span).0)
             .collect();
         assert_eq!(lines, [1, 2, 6]);
-        let units: Vec<&str> = loaded.rows.iter().map(|row| row.unit.0.as_str()).collect();
+        let units: Vec<&str> = loaded.rows.iter().map(|row| &*row.unit.0).collect();
         assert_eq!(units, ["c.service", "d.service", "e.service"]);
     });
 }

@@ -72,7 +72,7 @@ impl Machine {
             flush,
             look: &|path| cgroups.id(path),
             alive: &|| Ok(cgroups.alive()),
-            state: &|unit: &UnitName| Some(UnitState::of(unit.0 == "active.service")),
+            state: &|unit: &UnitName| Some(UnitState::of(unit.0 == "active.service".into())),
             instances: &[],
             users: &Users::new(),
         }
@@ -120,7 +120,7 @@ fn refused_annotations_are_left_out_with_their_places_and_the_others_load() {
     assert_eq!(places, [2, 3, 4]);
     let word = loaded.refusals[0].diagnostic(&policy).span;
     assert_eq!(&text[word.start..word.end], "dprt");
-    let units: Vec<&str> = loaded.rows.iter().map(|row| row.unit.0.as_str()).collect();
+    let units: Vec<&str> = loaded.rows.iter().map(|row| &*row.unit.0).collect();
     assert_eq!(units, ["a.service", "e.service"]);
     assert_eq!(machine.kernel.rules(&chain("scnpm.wl.1.e.service")), ["tcp dport 25 accept"]);
 }

@@ -141,7 +141,7 @@ struct Daemon {
 
 impl Daemon {
     fn new(options: cli::Daemon, policy: Policy, kernel: Nftables) -> Self {
-        let names = |units: &[String]| units.iter().cloned().map(UnitName).collect();
+        let names = |units: &[String]| units.iter().map(|unit| UnitName(unit.as_str().into())).collect();
         let settings = Settings {
             cooldown: Duration::from_millis(options.cooldown),
             reload_with: names(&options.reload_with_unit),

@@ -92,7 +92,7 @@ mod tests {
         let b = names.of_unit(&table, "scnpm.c.1", &UnitName("a:\"};x.service".into()));
         assert_eq!(a, "scnpm.c.1.a____x.service");
         assert_eq!(b, "scnpm.c.1.a____x.service-2");
-        let long = names.of_unit(&table, &names_run_long(), &UnitName("u".repeat(300)));
+        let long = names.of_unit(&table, &names_run_long(), &UnitName("u".repeat(300).into()));
         assert!(long.len() < 128, "nft's own limit for names");
     }
 

@@ -132,8 +132,8 @@ impl Table {
         for path in condition.paths() {
             self.by_path.entry(path.clone()).or_default().insert(id);
             self.paths_of.entry(unit.clone()).or_default().insert(path.clone());
-            for name in path.components().filter(|name| name.contains('.')) {
-                self.paths_of.entry(UnitName(name.to_owned())).or_default().insert(path.clone());
+            for name in path.components().filter(|name| name.contains('.') && **name != *unit.0) {
+                self.paths_of.entry(UnitName(name.into())).or_default().insert(path.clone());
             }
         }
         if let Some(unit) = condition.unit() {
@@ -289,7 +289,7 @@ impl Table {
         }
         self.by_path.remove(path);
         let units = rows.iter().filter_map(|id| Some(self.rows.get(id)?.unit.clone()));
-        let names = path.components().map(|name| UnitName(name.to_owned()));
+        let names = path.components().map(|name| UnitName(name.into()));
         for unit in names.chain(units) {
             if let Some(paths) = self.paths_of.get_mut(&unit) {
                 paths.remove(path);

@@ -67,7 +67,7 @@ pub(super) fn misplaced(path: &CgroupPath) -> Option<Misplaced> {
 
 /// Where the system's manager puts a unit.
 pub(super) fn place(unit: &UnitName, units: Option<&Units>) -> Place {
-    let name = unit.0.as_str();
+    let name = &*unit.0;
     if is_slice(name) {
         return slice_path(name).map_or(Place::Unknown, Place::Known);
     }

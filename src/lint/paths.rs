@@ -66,7 +66,7 @@ impl<'a> Written<'a> {
         let mut end = 0;
         for name in self.path.split('/') {
             end += name.len();
-            if name == unit.0 || name.strip_prefix('_') == Some(&unit.0) {
+            if *name == *unit.0 || name.strip_prefix('_') == Some(&*unit.0) {
                 return Some(self.path.split_at(end));
             }
             end += 1;
@@ -109,7 +109,7 @@ impl<'a> Judge<'a> {
     /// Whether it is known that there is a cgroup at this path now.
     fn exists(&self, path: &CgroupPath) -> bool {
         let last = path.components().last().unwrap_or_default().to_owned();
-        let running = self.units.and_then(|units| units.running.get(&UnitName(last)));
+        let running = self.units.and_then(|units| units.running.get(&UnitName(last.into())));
         running.is_some_and(|running| running.contains(path))
     }
 
@@ -196,7 +196,7 @@ impl<'a> Judge<'a> {
         let unit = self.unit;
         let Some(stem) = unit.0.strip_suffix(".service") else { return false };
         let activates = || {
-            let socket = UnitName(written.last().to_owned());
+            let socket = UnitName(written.last().into());
             let file = self.units.and_then(|units| units.files.get(&socket));
             file.and_then(|file| file.service.as_ref()) == Some(unit)
         };
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn cgroup_has_the_unit_s_own_name() {
-        let alias = UnitFile { alias_of: Some(UnitName("ssh.service".to_owned())), ..file(None) };
+        let alias = UnitFile { alias_of: Some(UnitName("ssh.service".into())), ..file(None) };
         let machine = units(&[("sshd.service", alias), ("ssh.service", file(None))], &[]);
         let facts = with_units(&machine);
         assert_eq!(said("sshd.service", "system.slice/ssh.service", facts), [] as [&str; 0]);

@@ -30,7 +30,7 @@ pub(super) fn lint(
         paths.into_iter().find_map(|(path, span)| {
             let service = path.components().filter(|name| places::kind(name) == "service").last()?;
             let socket = sockets.of_service(service)?;
-            if covered.contains(&(&subject.rule.chain, socket.0.as_str())) {
+            if covered.contains(&(&subject.rule.chain, &*socket.0)) {
                 return None;
             }
             let (service, name) = (quoted(service), quoted(&socket.0));
@@ -55,8 +55,10 @@ impl<'a> Sockets<'a> {
             let Some(stem) = name.0.strip_suffix(".socket") else { continue };
             let is_used = file.is_wanted || units.running.contains_key(name);
             if is_used && !file.listens_on.is_empty() {
-                let service =
-                    file.service.as_ref().map_or_else(|| format!("{stem}.service"), |unit| unit.0.clone());
+                let service = file
+                    .service
+                    .as_ref()
+                    .map_or_else(|| format!("{stem}.service"), |unit| unit.0.to_string());
                 sockets.entry(service).or_insert(name);
             }
         }
@@ -116,7 +118,7 @@ mod tests {
         UnitFile {
             is_read: true,
             listens_on: vec!["22".to_owned()],
-            service: service.map(|name| UnitName(name.to_owned())),
+            service: service.map(|name| UnitName(name.into())),
             is_wanted,
             ..UnitFile::default()
         }

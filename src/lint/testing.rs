@@ -83,11 +83,11 @@ pub(super) fn with_ruleset(ruleset: &Ruleset) -> Facts<'_> {
 pub(super) fn units(files: &[(&str, UnitFile)], running: &[&str]) -> Units {
     let mut units = Units::default();
     for (name, file) in files {
-        units.files.insert(UnitName((*name).to_owned()), file.clone());
+        units.files.insert(UnitName((*name).into()), file.clone());
     }
     for path in running {
         let name = path.rsplit('/').next().unwrap_or(path).to_owned();
-        units.running.entry(UnitName(name)).or_default().insert(path.parse().unwrap());
+        units.running.entry(UnitName(name.into())).or_default().insert(path.parse().unwrap());
     }
     units
 }

@@ -79,7 +79,7 @@ impl Search {
             let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else { continue };
             let place = directory.join(&name);
             if (kind.is_file() || kind.is_symlink()) && is_unit_name(&name) {
-                self.files.entry(UnitName(name)).or_insert(place);
+                self.files.entry(UnitName(name.into())).or_insert(place);
             } else if name.ends_with(".d") {
                 self.drop_ins.entry(name).or_default().push((rank, place));
             } else if [".wants", ".requires", ".upholds"].iter().any(|end| name.ends_with(end)) {
@@ -131,7 +131,7 @@ impl Search {
     fn target(&self, place: &Path) -> Option<UnitName> {
         let file = self.tree.resolve(place)?;
         let name = file.file_name()?.to_str().filter(|name| is_unit_name(name))?;
-        Some(UnitName(name.to_owned()))
+        Some(UnitName(name.into()))
     }
 
     /// What directories of drop-ins of a unit are named after, the closest first.
@@ -139,8 +139,8 @@ impl Search {
         let target = self.target(place);
         let mut names: Vec<String> = Vec::new();
         for name in [Some(name.clone()), target].into_iter().flatten() {
-            names.push(name.0.clone());
-            names.extend(template(&name).map(|template| template.0));
+            names.push(name.0.to_string());
+            names.extend(template(&name).map(|template| template.0.to_string()));
             names.extend(dashed_prefixes(&name));
         }
         names.push(kind_of(name).to_owned());
@@ -152,7 +152,7 @@ impl Search {
 
 fn names_in(tree: &Tree, directory: &Path) -> BTreeSet<UnitName> {
     let names = tree.list(directory).filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| is_unit_name(name)).map(UnitName).collect()
+    names.filter(|name| is_unit_name(name)).map(|name| UnitName(name.into())).collect()
 }
 
 fn kind_of(name: &UnitName) -> &str {
@@ -169,7 +169,7 @@ fn section_of(name: &UnitName) -> String {
 fn template(name: &UnitName) -> Option<UnitName> {
     let (stem, kind) = name.0.rsplit_once('.')?;
     let (prefix, instance) = stem.split_once('@')?;
-    (!instance.is_empty()).then(|| UnitName(format!("{prefix}@.{kind}")))
+    (!instance.is_empty()).then(|| UnitName(format!("{prefix}@.{kind}").into()))
 }
 
 /// `foo-bar-.service` and `foo-.service` of `foo-bar-baz.service`.
@@ -188,7 +188,7 @@ fn take(file: &mut UnitFile, assignment: Assignment) {
     let is_socket = section == "Socket";
     match key.as_str() {
         "Slice" if !value.is_empty() => file.slice = Some(value),
-        "Service" if is_socket && !value.is_empty() => file.service = Some(UnitName(value)),
+        "Service" if is_socket && !value.is_empty() => file.service = Some(UnitName(value.into())),
         _ if is_socket && key.starts_with("Listen") && value.is_empty() => file.listens_on.clear(),
         "ListenStream" | "ListenDatagram" | "ListenSequentialPacket"
             if is_socket && is_of_the_network(&value) =>

@@ -45,6 +45,13 @@ impl Policy {
 
     /// Keeps an annotation, in as little memory as will do.
     pub(super) fn add(&mut self, mut annotation: Annotation) {
+        for selector in &mut annotation.selectors.0 {
+            if let Which::Unit(unit) = &mut selector.which
+                && *unit == annotation.unit
+            {
+                *unit = annotation.unit.clone();
+            }
+        }
         annotation.selectors.0.shrink_to_fit();
         match &mut annotation.statement {
             Statement::Rule(rule) => {

@@ -195,7 +195,8 @@ impl Reader<'_> {
         let read = statement::read(&statement, &self.variables, &mut diagnostics);
         if let (Some((statement, last)), Some(selectors)) = (read, selectors) {
             let span = unit_span.to(last);
-            let annotation = Annotation { unit: UnitName(unit), selectors, unit_span, span, statement };
+            let annotation =
+                Annotation { unit: UnitName(unit.into()), selectors, unit_span, span, statement };
             check_units_match(&annotation, &mut diagnostics);
             if diagnostics.iter().all(|diagnostic| diagnostic.severity() != Severity::Error) {
                 self.policy.add(annotation);
@@ -284,7 +285,7 @@ fn selectors(text: &str, place: Span, diagnostics: &mut Vec<Diagnostic>) -> Opti
         Ok(selectors) => Some(selectors),
         // A label as ever, which no unit has.
         Err((_, SelectorError::Character)) if !text.contains([',', '*']) => {
-            let which = Which::Unit(UnitName(text.to_owned()));
+            let which = Which::Unit(UnitName(text.into()));
             Some(Selectors(vec![Selector { whose: Whose::Anybody, which }]))
         }
         Err((range, error)) => {
@@ -366,7 +367,7 @@ mod tests {
     /// The units of the annotations, in order.
     fn units(all: &[(&str, &'static str)], read_first: &str) -> Vec<String> {
         let policy = read(&files(all), &[Path::new(read_first)]).unwrap();
-        policy.annotations.into_iter().map(|annotation| annotation.unit.0).collect()
+        policy.annotations.into_iter().map(|annotation| annotation.unit.0.to_string()).collect()
     }
 
     const A: &str = "# a.service :: inet f c accept";

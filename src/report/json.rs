@@ -78,7 +78,7 @@ fn finding<'a>(diagnostic: &'a Diagnostic, policy: &'a Policy) -> Finding<'a> {
         severity: diagnostic.severity().to_string(),
         message: &diagnostic.message,
         place: place(diagnostic.span, policy),
-        unit: policy.annotation_at(diagnostic.span).map(|id| policy.annotation(id).unit.0.as_str()),
+        unit: policy.annotation_at(diagnostic.span).map(|id| &*policy.annotation(id).unit.0),
         help: diagnostic.help.as_deref(),
         fix: diagnostic.fix.as_ref().map(|fix| Fix { place: place(fix.span, policy), text: &fix.text }),
     }

@@ -41,7 +41,7 @@ impl UnitRow {
         for (_, annotation) in policy.iter() {
             let index = *known.entry(&annotation.unit).or_insert_with(|| {
                 rows.push(Self {
-                    unit: annotation.unit.0.clone(),
+                    unit: annotation.unit.0.to_string(),
                     runs: runs(annotation),
                     ..Self::default()
                 });

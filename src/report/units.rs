@@ -164,7 +164,7 @@ pub(super) mod testing {
 
     /// A row of a machine on which the user 1000 is `alice` and 1001 has no name.
     pub(in crate::report) fn row(manager: Manager, path: &str) -> Row {
-        let unit = UnitName(path.rsplit('/').next().unwrap().to_owned());
+        let unit = UnitName(path.rsplit('/').next().unwrap().into());
         let user = (manager == Manager::User(1000)).then(|| "alice".to_owned());
         let instance = Instance { manager, unit, path: path.parse().unwrap() };
         Row { instance, id: CgroupId(7), user, annotations: vec![] }

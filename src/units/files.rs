@@ -35,7 +35,7 @@ pub struct UnitFile {
 impl Units {
     /// What is known of a unit's files: its own, and its template's if it is an instance.
     pub(crate) fn files_of(&self, unit: &UnitName) -> impl Iterator<Item = &UnitFile> {
-        let template = template(&unit.0).map(UnitName);
+        let template = template(&unit.0).map(|name| UnitName(name.into()));
         self.files.get(unit).into_iter().chain(template.and_then(|template| self.files.get(&template)))
     }
 
@@ -56,7 +56,7 @@ impl Units {
 
     /// The cgroups that exist of a unit. systemd puts a `_` in front of few names.
     pub(crate) fn cgroups_of(&self, unit: &UnitName) -> impl Iterator<Item = &CgroupPath> {
-        let escaped = UnitName(format!("_{unit}"));
+        let escaped = UnitName(format!("_{unit}").into());
         self.running.get(unit).into_iter().chain(self.running.get(&escaped)).flatten()
     }
 }

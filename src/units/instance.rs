@@ -21,11 +21,7 @@ impl Instance {
         let (last, above) = names.split_last()?;
         let unit = unit_name(last)?;
         let slices: Vec<&str> = above.iter().map(|name| slice_name(name)).collect::<Option<_>>()?;
-        is_nested(&slices, unit).then(|| Self {
-            manager,
-            unit: UnitName(unit.to_owned()),
-            path: path.clone(),
-        })
+        is_nested(&slices, unit).then(|| Self { manager, unit: UnitName(unit.into()), path: path.clone() })
     }
 }
 
@@ -71,7 +67,7 @@ mod tests {
         let path: CgroupPath = path.parse().unwrap();
         let instance = Instance::of(&path)?;
         assert_eq!(instance.path, path);
-        Some((instance.manager, instance.unit.0))
+        Some((instance.manager, instance.unit.0.to_string()))
     }
 
     #[test]

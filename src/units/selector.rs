@@ -178,10 +178,10 @@ impl Selectors {
     pub fn label(&self) -> UnitName {
         let label = |selector: &Selector| match &selector.which {
             Which::Unit(unit) => unit.clone(),
-            Which::Glob(glob) => UnitName(glob.clone()),
-            Which::App(id) => UnitName(format!("app-{id}")),
+            Which::Glob(glob) => UnitName(glob.clone().into()),
+            Which::App(id) => UnitName(format!("app-{id}").into()),
         };
-        self.0.first().map_or_else(|| UnitName(String::new()), label)
+        self.0.first().map_or_else(|| UnitName(String::new().into()), label)
     }
 
     /// The names of the units, if none is selected by anything else.

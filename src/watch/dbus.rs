@@ -453,7 +453,7 @@ impl Session<'_> {
         if !self.subscribed || units.is_empty() {
             return Ok(());
         }
-        let names: Vec<String> = units.iter().map(|unit| unit.0.clone()).collect();
+        let names: Vec<String> = units.iter().map(|unit| unit.0.to_string()).collect();
         let method = (SYSTEMD, MANAGER_PATH, MANAGER, "ListUnitsByNames");
         self.call(method, &names, Asked::States(units)).await
     }
@@ -477,9 +477,9 @@ impl Session<'_> {
 
     /// The names of interest of a unit.
     fn names(&self, unit: &str) -> Vec<UnitName> {
-        let unit = UnitName(unit.to_owned());
+        let unit = UnitName(unit.into());
         let mut names: Vec<UnitName> = Vec::new();
-        if let Some(aliases) = self.aliases.get(&unit.0) {
+        if let Some(aliases) = self.aliases.get(&*unit.0) {
             names.extend(aliases.iter().filter(|name| self.known.contains(name)).cloned());
         }
         if self.known.contains(&unit) && !names.contains(&unit) {

@@ -454,7 +454,7 @@ fn events_of(entry: Entry) -> Vec<JournalEvent> {
     };
     let first = if done { Kind::JobDone } else { Kind::Changed };
     let kinds = [Some(first), state].into_iter().flatten();
-    kinds.map(|kind| JournalEvent { unit: UnitName(name.clone()), user: entry.user, kind }).collect()
+    kinds.map(|kind| JournalEvent { unit: UnitName(name.clone().into()), user: entry.user, kind }).collect()
 }
 
 /// Whether a done start job left the unit active. It did not if a condition was not met, and perhaps not

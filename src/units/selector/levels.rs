@@ -51,7 +51,7 @@ fn of_user(which: &Which) -> BTreeSet<u32> {
         Which::Unit(unit) if places::is_slice(&unit.0) => {
             of_slice(&unit.0).into_iter().map(|level| USER + level).collect()
         }
-        Which::Unit(unit) if unit.0 == "init.scope" => BTreeSet::from([USER + 1]),
+        Which::Unit(unit) if unit.0 == "init.scope".into() => BTreeSet::from([USER + 1]),
         Which::Unit(unit) if places::template(&unit.0).is_none() => BTreeSet::from([UNIT]),
         Which::Glob(glob) if !glob.contains('@') => BTreeSet::from([UNIT]),
         Which::Unit(_) | Which::Glob(_) | Which::App(_) => BTreeSet::from([UNIT, INSTANCE]),

@@ -104,7 +104,7 @@ fn which(part: Part<'_>) -> Result<Which, Diagnostic> {
     if !part.text.contains(['*', '?', '[']) {
         part.check(is_in_unit)?;
         return if has_type(part.text) {
-            Ok(Which::Unit(UnitName(part.text.to_owned())))
+            Ok(Which::Unit(UnitName(part.text.into())))
         } else {
             Err(part.diagnostic(SelectorError::NoType))
         };
@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn unit(name: &str) -> Which {
-        Which::Unit(UnitName(name.to_owned()))
+        Which::Unit(UnitName(name.into()))
     }
 
     fn user(name: &str) -> Whose {
