@@ -43,27 +43,9 @@ impl Policy {
         &self.annotations[id.0]
     }
 
-    /// Keeps an annotation, in as little memory as will do.
+    /// Keeps an annotation.
     pub(super) fn add(&mut self, mut annotation: Annotation) {
-        for selector in &mut annotation.selectors.0 {
-            if let Which::Unit(unit) = &mut selector.which
-                && *unit == annotation.unit
-            {
-                *unit = annotation.unit.clone();
-            }
-        }
-        annotation.selectors.0.shrink_to_fit();
-        match &mut annotation.statement {
-            Statement::Rule(rule) => {
-                rule.body.shrink_to_fit();
-                if let Some(Statement::Rule(last)) = self.annotations.last().map(|last| &last.statement)
-                    && last.chain == rule.chain
-                {
-                    rule.chain = last.chain.clone();
-                }
-            }
-            Statement::Element(element) => element.elements.shrink_to_fit(),
-        }
+        annotation.shrink(self.annotations.last());
         let begin = (annotation.span.file, annotation.span.start);
         self.by_place.insert(begin, AnnotationId(self.annotations.len()));
         self.annotations.push(annotation);
@@ -193,6 +175,29 @@ pub struct RuleStatement {
 }
 
 impl Annotation {
+    /// Gives back what it does not need, and shares names within it and with the one before.
+    fn shrink(&mut self, before: Option<&Self>) {
+        for selector in &mut self.selectors.0 {
+            if let Which::Unit(unit) = &mut selector.which
+                && *unit == self.unit
+            {
+                *unit = self.unit.clone();
+            }
+        }
+        self.selectors.0.shrink_to_fit();
+        match &mut self.statement {
+            Statement::Rule(rule) => {
+                rule.body.shrink_to_fit();
+                if let Some(Statement::Rule(last)) = before.map(|before| &before.statement)
+                    && last.chain == rule.chain
+                {
+                    rule.chain = last.chain.clone();
+                }
+            }
+            Statement::Element(element) => element.elements.shrink_to_fit(),
+        }
+    }
+
     /// The unit, if it is the only one that is selected, by name, and none of a user's.
     pub fn only_unit(&self) -> Option<&UnitName> {
         match &self.selectors.0[..] {
