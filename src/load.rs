@@ -208,13 +208,16 @@ impl Load<'_> {
         let mut names = BTreeSet::new();
         let mut due = Vec::new();
         for (number, row) in rows.iter().enumerate() {
-            let exists = |path: &CgroupPath| !blamed.late.contains(path) && (self.look)(path).is_some();
-            if !row.condition.holds(exists, self.state) {
-                continue;
-            }
-            let id = row.element.key.cgroup().and_then(self.look);
-            let is_there = row.element.key.cgroup().is_none() || id.is_some();
-            if is_there && names.insert((&row.element.set, &row.element.key)) {
+            let cgroup = row.element.key.cgroup();
+            let id = cgroup.and_then(self.look);
+            // As a rule the condition is about the same cgroup, which is looked at once.
+            let look = |path: &CgroupPath| if cgroup == Some(path) { id } else { (self.look)(path) };
+            let exists = |path: &CgroupPath| !blamed.late.contains(path) && look(path).is_some();
+            let is_there = cgroup.is_none() || id.is_some();
+            if is_there
+                && row.condition.holds(exists, self.state)
+                && names.insert((&row.element.set, &row.element.key))
+            {
                 due.push((number, id));
             }
         }

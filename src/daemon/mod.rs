@@ -32,10 +32,10 @@ use crate::{
     engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
     load::{Load, LoadError},
     log,
-    model::{CGROUP_ROOT, Instance, Manager, Outcome, Row, Source, UnitName, UnitState},
+    model::{CGROUP_ROOT, Instance, Outcome, Row, Source, UnitName, UnitState},
     nft::{Interest, Kernel, Nftables, probe},
     policy::{Policy, files::Disk, hosts::HostName, parse},
-    units::selector::Users,
+    units::{places::user_of, selector::Users},
     watch::{
         cgroups::{self, Cgroups, Seen},
         dbus::DbusEvent,
@@ -106,9 +106,6 @@ const NUDGE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How many turns there are at most before the daemon is ready.
 const TURNS_AT_START: usize = 1000;
-
-/// How many cgroups of a user are looked at for a load.
-const MOST_OF_A_USER: usize = 65_536;
 
 /// How long the first load waits for the users whom the policy names: as a rule they are in /etc/passwd.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
@@ -518,10 +515,9 @@ impl Daemon {
         if units.is_empty() {
             return;
         }
-        let all =
-            cgroupfs::units(Path::new(CGROUP_ROOT), MOST_OF_A_USER, |path| Instance::of(&path), |_| true);
-        let is_one = |one: &Instance| one.manager == Manager::System && units.contains(&one.unit);
-        for (Instance { unit, .. }, _) in all.into_iter().filter(|(instance, _)| is_one(instance)) {
+        let is_no_user = |one: &Instance| user_of(&one.unit.0).is_none();
+        let all = cgroupfs::units(Path::new(CGROUP_ROOT), usize::MAX, |path| Instance::of(&path), is_no_user);
+        for (Instance { unit, .. }, _) in all.into_iter().filter(|(one, _)| units.contains(&one.unit)) {
             let (state, source) = (UnitState::Active, Source::Cgroup);
             self.tell(Event::UnitStateSeen { unit, state, source });
         }
