@@ -406,7 +406,7 @@ impl fmt::Display for Location {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Row {
     /// The element.
-    pub element: Element,
+    pub element: Arc<Element>,
     /// When it is due.
     pub condition: Condition,
     /// The unit of the first of the annotations: news of it is a reason to look at the row's cgroups.

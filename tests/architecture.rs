@@ -121,6 +121,7 @@ const WITH_WORDS: &[&str] = &["nft/complaint.rs", "nft/fake.rs"];
 
 /// The files with `unsafe` in them.
 const UNSAFE: &[&str] = &[
+    "main.rs",
     "nft/libnftables.rs",
     "watch/sigbus.rs",
     "watch/pages.rs",

@@ -1,7 +1,7 @@
 //! Whatever happens to cgroups and to the policy, however badly the sources tell of it and however often the kernel fails:
 //! after a final look at each cgroup the kernel (its fake in memory) holds exactly what the policy says.
 
-use std::{cell::Cell, collections::BTreeSet, time::Duration};
+use std::{cell::Cell, collections::BTreeSet, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use scnpm::{
@@ -110,7 +110,7 @@ struct Policy {
 fn policy(number: usize) -> Policy {
     let annotations = vec![AnnotationId(number)];
     let row = |number: usize, name: &str, key: Key, data, condition| Row {
-        element: Element { set: set(name), key, data },
+        element: Element { set: set(name), key, data }.into(),
         condition,
         unit: unit(number),
         annotations: annotations.clone(),
@@ -358,7 +358,8 @@ impl Machine {
         let of_instances = self.instances().into_iter().flat_map(|instance| self.policy.rows_of(&instance));
         let rows = self.policy.rows.iter().cloned().chain(of_instances);
         rows.filter(|row| row.condition.holds(exists, state))
-            .map(|Row { element: Element { set, key, data }, .. }| {
+            .map(|row| {
+                let Element { set, key, data } = Arc::unwrap_or_clone(row.element);
                 let id = key.cgroup().map(|path| self.cgroups.id(path).unwrap_or(CgroupId(0)));
                 (
                     set,

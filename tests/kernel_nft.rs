@@ -76,7 +76,7 @@ fn ids(kernel: &mut Nftables, name: &str) -> BTreeSet<CgroupId> {
 fn try_add(kernel: &mut Nftables, elements: &[Element]) -> Done {
     let add = |(number, element): (u64, &Element)| Add {
         row: RowId(number),
-        element: element.clone(),
+        element: element.clone().into(),
         id: element.key.cgroup().and_then(look),
     };
     let add = (0..).zip(elements).map(add).collect();
@@ -319,7 +319,8 @@ mod elements {
             let mut kernel = loaded(sandbox);
             let (path, id) = sandbox.make("a");
             sandbox.remove(&path);
-            let add = Add { row: RowId(0), element: element("ports", &path, values(&["80"])), id: Some(id) };
+            let add =
+                Add { row: RowId(0), element: element("ports", &path, values(&["80"])).into(), id: Some(id) };
             let done = effects::commit(&mut kernel, &Commit { add: vec![add], delete: vec![] }, &look);
             assert_eq!(done.outcomes, [(RowId(0), Outcome::Vanished)]);
             assert!(done.failures.is_empty());

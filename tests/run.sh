@@ -107,7 +107,7 @@ examples() {
     return "$status"
 }
 
-tests/setup.sh ca-certificates gcc git iproute2 libc6-dev libsystemd-dev mmdebstrap nftables pkg-config \
+tests/setup.sh ca-certificates gcc git iproute2 libc6-dev libsystemd-dev make mmdebstrap nftables pkg-config \
     systemd-container || exit 1
 for component in clippy rustfmt; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component" || exit 1

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -19,7 +20,7 @@ use crate::{
     load::LoadError,
     log, machine,
     policy::{Policy, hosts::HostName},
-    text::{Code, Diagnostic, Span},
+    text::Diagnostic,
 };
 
 /// How long the state may differ from what systemd was told: systemd has better to do while units start.
@@ -142,10 +143,7 @@ impl Notices {
 
 /// What was said of the files, on whichever thread. Clones are the same one.
 #[derive(Debug, Clone, Default)]
-struct Said(Arc<Mutex<BTreeSet<Finding>>>);
-
-/// What makes a finding the same as an earlier one. Its help may be another one.
-type Finding = (Span, Code, String);
+struct Said(Arc<Mutex<BTreeSet<u64>>>);
 
 impl Said {
     fn say(&self, diagnostics: &[Diagnostic], policy: &Policy) {
@@ -161,13 +159,19 @@ impl Said {
         self.said().insert(finding(diagnostic))
     }
 
-    fn said(&self) -> MutexGuard<'_, BTreeSet<Finding>> {
+    fn said(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn finding(diagnostic: &Diagnostic) -> Finding {
-    (diagnostic.span, diagnostic.code, diagnostic.message.clone())
+/// What makes a finding the same as an earlier one, as a hash, since there may be one for each of very many annotations.
+/// Its help may be another one.
+fn finding(diagnostic: &Diagnostic) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((
+        diagnostic.span,
+        diagnostic.code,
+        &diagnostic.message,
+    ))
 }
 
 /// Says what a source could not do.
@@ -215,7 +219,7 @@ pub(super) fn notify(state: &[NotifyState<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::FileId;
+    use crate::text::{Code, FileId, Span};
 
     #[test]
     fn a_finding_is_new_once_whatever_its_help() {

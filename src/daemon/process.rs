@@ -26,7 +26,8 @@ pub(super) fn raise_priority() -> io::Result<()> {
     }
 }
 
-/// Has all threads share one heap. With a heap for each, what a thread has needed once for a moment stays with the process.
+/// Has C libraries share one heap over all threads. With a heap for each, what a thread has needed once for a moment stays
+/// with the process.
 pub(super) fn share_the_heap() {
     // SAFETY: mallopt(3) only sets a number; at this point there is one thread.
     #[cfg(target_env = "gnu")]
@@ -35,7 +36,7 @@ pub(super) fn share_the_heap() {
     }
 }
 
-/// Gives memory that is not in use back to the system.
+/// Gives memory that C libraries do not use back to the system.
 pub(super) fn trim() {
     // SAFETY: malloc_trim(3) only returns pages that nothing is in.
     #[cfg(target_env = "gnu")]

@@ -535,7 +535,8 @@ impl Compiler<'_> {
         condition: Condition,
         annotations: Vec<AnnotationId>,
     ) {
-        self.dispatch.rows.push(Row { element, condition, unit: annotation.unit.clone(), annotations });
+        let (element, unit) = (element.into(), annotation.unit.clone());
+        self.dispatch.rows.push(Row { element, condition, unit, annotations });
     }
 }
 

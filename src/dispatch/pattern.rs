@@ -52,7 +52,7 @@ impl Pattern {
             None => Condition::Cgroup(path.clone()),
         };
         Row {
-            element: Element { set: target.set.clone(), key, data: target.data.clone() },
+            element: Element { set: target.set.clone(), key, data: target.data.clone() }.into(),
             condition,
             unit: self.unit.clone(),
             annotations: self.annotations.clone(),

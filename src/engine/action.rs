@@ -1,5 +1,7 @@
 //! What is to be done, in the imperative.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{CgroupId, CgroupPath, Element, RowId, SetRef, UnitName};
@@ -38,7 +40,7 @@ pub struct Add {
     /// The row that it is for.
     pub row: RowId,
     /// The element.
-    pub element: Element,
+    pub element: Arc<Element>,
     /// The id of its cgroup; a gate's element has none.
     pub id: Option<CgroupId>,
 }

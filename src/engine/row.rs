@@ -1,5 +1,7 @@
 //! One element: when it is due, and what of it is in the kernel.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -22,7 +24,7 @@ pub(super) trait World {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// The element. Rows for one element are kept as one.
-    pub element: Element,
+    pub element: Arc<Element>,
     /// It is due if any of them holds.
     pub conditions: Few<Condition>,
     /// The unit of the first row: news of it is a reason to look.
@@ -50,7 +52,7 @@ enum Wanted {
 }
 
 impl Kept {
-    pub(super) fn new(element: Element, unit: UnitName) -> Self {
+    pub(super) fn new(element: Arc<Element>, unit: UnitName) -> Self {
         Self {
             element,
             conditions: Few::default(),

@@ -4,16 +4,17 @@
 //! as a row depends on it, and no longer. A row that only instances ask for goes with the last of them, once the kernel
 //! holds nothing of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     action::Commit,
     few::Few,
     row::{Kept, World},
 };
-use crate::model::{
-    CgroupId, CgroupPath, Condition, Data, Element, Instance, Key, Outcome, Row, RowId, SetRef, UnitName,
-};
+use crate::model::{CgroupId, CgroupPath, Condition, Element, Instance, Key, Outcome, Row, RowId, UnitName};
 
 /// All rows.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +22,7 @@ pub(super) struct Table {
     rows: BTreeMap<RowId, Box<Kept>>,
     /// The number of the last row.
     last: u64,
-    by_element: BTreeMap<SetRef, BTreeMap<(Key, Option<Data>), RowId>>,
+    by_element: BTreeMap<Arc<Element>, RowId>,
     by_path: BTreeMap<CgroupPath, Few<RowId>>,
     /// The rows that depend on a unit's state.
     by_unit: BTreeMap<UnitName, Few<RowId>>,
@@ -141,10 +142,9 @@ impl Table {
         }
     }
 
-    fn row_for(&mut self, element: &Element, unit: &UnitName) -> RowId {
+    fn row_for(&mut self, element: &Arc<Element>, unit: &UnitName) -> RowId {
         let (rows, last) = (&mut self.rows, &mut self.last);
-        let of_set = self.by_element.entry(element.set.clone()).or_default();
-        *of_set.entry((element.key.clone(), element.data.clone())).or_insert_with(|| {
+        *self.by_element.entry(element.clone()).or_insert_with(|| {
             *last += 1;
             rows.insert(RowId(*last), Box::new(Kept::new(element.clone(), unit.clone())));
             RowId(*last)
@@ -161,8 +161,7 @@ impl Table {
     pub(super) fn restore(&mut self, rows: BTreeMap<RowId, Kept>, instances: Vec<(Instance, Vec<RowId>)>) {
         for (id, kept) in rows {
             self.last = self.last.max(id.0);
-            let Element { set, key, data } = kept.element.clone();
-            self.by_element.entry(set).or_default().insert((key, data), id);
+            self.by_element.insert(kept.element.clone(), id);
             kept.conditions.iter().for_each(|condition| self.index(id, &kept.unit, condition));
             self.held += usize::from(!kept.held.is_empty());
             self.dirty.insert(id);
@@ -273,9 +272,7 @@ impl Table {
             self.dirty.insert(id);
             return;
         }
-        if let Some(of_set) = self.by_element.get_mut(&row.element.set) {
-            of_set.remove(&(row.element.key.clone(), row.element.data.clone()));
-        }
+        self.by_element.remove(&row.element);
         self.rows.remove(&id);
         self.dirty.remove(&id);
     }

@@ -25,7 +25,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn row(of: &str, set: SetRef, key: Key, condition: Condition) -> Row {
-    let element = Element { set, key, data: None };
+    let element = Element { set, key, data: None }.into();
     Row { element, condition, unit: unit(of), annotations: vec![AnnotationId(0)] }
 }
 

@@ -14,7 +14,7 @@ boot)
     packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,nftables,libnftables1,iproute2
     packages+=,python3,procps,util-linux,passwd,libcap2-bin,strace
     ;;
-build) packages=gcc,libc6-dev,libsystemd-dev,pkg-config ;;
+build) packages=gcc,libc6-dev,libsystemd-dev,make,pkg-config ;;
 *)
     echo "tree.sh: unknown kind of tree: $kind" >&2
     exit 2
