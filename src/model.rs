@@ -3,6 +3,7 @@
 //! Plain values with order and display, nothing that reads or decides.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
@@ -81,6 +82,12 @@ impl FromStr for CgroupPath {
             return Err(CgroupPathError::Parent);
         }
         Ok(Self(parts.join("/").into()))
+    }
+}
+
+impl Borrow<str> for CgroupPath {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -2,7 +2,7 @@
 //! cgroup appears, and little memory.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::{io, ptr};
 
 /// Puts this process ahead of ordinary ones, unless whoever started it did: the lowest real-time priority, which what it
 /// starts does not inherit. A nice value would not do: systemd gives every service a session of its own, and between
@@ -36,11 +36,13 @@ pub(super) fn share_the_heap() {
     }
 }
 
-/// Gives memory that C libraries do not use back to the system.
+/// Gives memory that is not in use back to the system, from both heaps.
 pub(super) fn trim() {
-    // SAFETY: malloc_trim(3) only returns pages that nothing is in.
-    #[cfg(target_env = "gnu")]
+    // SAFETY: both only return pages that nothing is in (malloc_trim(3); jemalloc(3), "arena.<i>.purge").
     unsafe {
+        #[cfg(target_env = "gnu")]
         libc::malloc_trim(0);
+        let none = ptr::null_mut();
+        tikv_jemalloc_sys::mallctl(c"arena.4096.purge".as_ptr(), none, ptr::null_mut(), none, 0);
     }
 }

@@ -1,14 +1,14 @@
 //! cgroupfs by inotify(7): the directories that lead to annotated paths, and no others.
 //!
 //! Every proper ancestor of a followed path is watched while it exists, so each step of a path is seen
-//! as it appears and disappears. A directory is watched first and scanned then: what exists already
+//! as it appears and disappears. A directory is watched first and looked into then: what exists already
 //! gives no event. What is reported is what a look at the path finds after the event, not the event.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::{OsStr, OsString},
-    io,
-    path::PathBuf,
+    io, iter,
+    ops::Bound,
+    path::{Path, PathBuf},
     task::{Context, Poll},
 };
 
@@ -22,9 +22,10 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 /// Follows a set of cgroups.
 #[derive(Debug)]
 pub struct Cgroups {
+    root: PathBuf,
+    followed: BTreeSet<CgroupPath>,
     inotify: Inotify,
     readable: Readable,
-    tree: Tree,
     watches: Watches,
     buffer: Vec<u8>,
 }
@@ -74,9 +75,10 @@ impl Cgroups {
     pub fn with_root(root: PathBuf) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         Ok(Self {
+            root,
+            followed: BTreeSet::new(),
             readable: Readable::of(&inotify)?,
             inotify,
-            tree: Tree::new(root, BTreeSet::new()),
             watches: Watches::default(),
             buffer: vec![0; BUFFER_SIZE],
         })
@@ -84,15 +86,13 @@ impl Cgroups {
 
     /// Follows these paths and no others. Returns what each of them is now.
     pub fn follow(&mut self, paths: BTreeSet<CgroupPath>) -> Vec<Seen> {
-        let root = self.tree.nodes.swap_remove(ROOT).directory;
-        self.tree = Tree::new(root, paths);
+        self.followed = paths;
         let old = std::mem::take(&mut self.watches);
         let seen = self.rescan();
-        let mut watches = self.inotify.watches();
         for (number, (_, descriptor)) in old.by_number {
             if !self.watches.by_number.contains_key(&number) {
                 // It fails if the directory is gone, and the watch with it.
-                let _ = watches.remove(descriptor);
+                let _ = self.inotify.watches().remove(descriptor);
             }
         }
         seen
@@ -100,13 +100,13 @@ impl Cgroups {
 
     /// Looks at every followed path, and watches what is not watched yet.
     pub fn rescan(&mut self) -> Vec<Seen> {
-        let mut look = Look::default();
         self.watches.is_blind = false;
+        let mut look = Look::default();
         self.visit(ROOT, &mut look);
         if !self.watches.is_blind {
             self.watches.told.clear();
         }
-        look.into_seen(&self.tree)
+        look.into_seen()
     }
 
     /// Whether [`Self::drain`] has something to read; the task is woken when it has.
@@ -125,12 +125,13 @@ impl Cgroups {
             for event in events {
                 if event.mask.contains(EventMask::Q_OVERFLOW) {
                     overflowed = true;
-                } else if let Some(directory) = self.watches.directory(&event.wd) {
-                    match event.name {
-                        Some(name) => touched.extend(self.tree.child(directory, name)),
-                        // The directory itself, which is gone.
-                        None => touched.extend([directory]),
-                    }
+                } else if let Some((directory, _)) = self.watches.by_number.get(&number(&event.wd)) {
+                    // Without a name it is the directory itself, which is gone.
+                    let path = match event.name {
+                        Some(name) => name.to_str().map(|name| join(directory, name)),
+                        None => Some(directory.clone()),
+                    };
+                    touched.extend(path.filter(|path| within(&self.followed, path).next().is_some()));
                 }
             }
         }
@@ -139,13 +140,9 @@ impl Cgroups {
             self.visit(ROOT, &mut look);
         } else {
             // Parents come before their children, so a visit to a parent spares those.
-            for node in touched {
-                if !look.visited.contains(&node) {
-                    self.visit(node, &mut look);
-                }
-            }
+            touched.into_iter().for_each(|path| self.visit(&path, &mut look));
         }
-        Drained { seen: look.into_seen(&self.tree), overflowed }
+        Drained { seen: look.into_seen(), overflowed }
     }
 
     /// Whether some directories could not be watched or looked at: what changes there is only seen by [`Self::rescan`].
@@ -158,39 +155,27 @@ impl Cgroups {
         std::mem::take(&mut self.watches.failed).into_values().collect()
     }
 
-    /// Watches and looks at a node and all below it.
-    fn visit(&mut self, index: usize, look: &mut Look) {
-        look.visited.insert(index);
-        let node = &self.tree.nodes[index];
-        let exists = node.children.is_empty() || self.watches.watch(index, node, &self.inotify);
-        if node.followed.is_some() {
-            match if exists { look_at(&node.directory) } else { Ok(None) } {
-                Ok(id) => drop(look.ids.insert(index, id)),
+    /// Watches the directories at and below a path that lead to followed paths, then looks at these.
+    fn visit(&mut self, top: &str, look: &mut Look) {
+        if look.ids.contains_key(top) || look.directories.contains_key(top) {
+            return;
+        }
+        let leading = within(&self.followed, top).flat_map(|path| ancestors(path.as_str()));
+        let directories: BTreeSet<&str> = leading.filter(|directory| directory.len() >= top.len()).collect();
+        for directory in directories {
+            let exists = look.exists(directory) && self.watches.watch(directory, &self.root, &self.inotify);
+            if !exists {
+                self.watches.forget(directory, &self.inotify);
+            }
+            look.directories.insert(directory.to_owned(), exists);
+        }
+        for path in within(&self.followed, top) {
+            let directory = self.root.join(path.as_str());
+            match if look.exists(path.as_str()) { look_at(&directory) } else { Ok(None) } {
+                Ok(id) => drop(look.ids.insert(path.clone(), id)),
                 // That says nothing about the cgroup.
-                Err(error) => self.watches.fail(node, error),
+                Err(error) => self.watches.fail(directory, error),
             }
-        }
-        let children: Vec<usize> = node.children.values().copied().collect();
-        for child in children {
-            if exists {
-                self.visit(child, look);
-            } else {
-                self.leave(child, look);
-            }
-        }
-    }
-
-    /// Notes that a node and all below it are gone, since its parent is.
-    fn leave(&mut self, index: usize, look: &mut Look) {
-        look.visited.insert(index);
-        self.watches.forget(index, &self.inotify);
-        let node = &self.tree.nodes[index];
-        if node.followed.is_some() {
-            look.ids.insert(index, None);
-        }
-        let children: Vec<usize> = node.children.values().copied().collect();
-        for child in children {
-            self.leave(child, look);
         }
     }
 }
@@ -200,116 +185,96 @@ const BUFFER_SIZE: usize = 64 * 1024;
 /// Bounds the time that a user who makes directories in a loop can hold the daemon.
 const READS_AT_ONCE: usize = 2;
 
-const ROOT: usize = 0;
+/// The root of the hierarchy, as directories are named here: by their path below it.
+const ROOT: &str = "";
+
+fn join(directory: &str, name: &str) -> String {
+    if directory == ROOT { name.to_owned() } else { format!("{directory}/{name}") }
+}
+
+/// The directories above a path, from the next one to the root.
+fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+    let above = |path: &&str| path.rfind('/');
+    iter::successors(Some(path), move |path| above(path).map(|end| &path[..end])).skip(1).chain([ROOT])
+}
+
+/// Those of some paths that are at or below another one.
+fn within<'a>(paths: &'a BTreeSet<CgroupPath>, top: &str) -> impl Iterator<Item = &'a CgroupPath> + use<'a> {
+    let below = if top == ROOT { String::new() } else { format!("{top}/") };
+    let itself = paths.get(top);
+    let from = paths.range::<str, _>((Bound::Included(&*below), Bound::Unbounded));
+    itself.into_iter().chain(from.take_while(move |path| path.as_str().starts_with(&below)))
+}
 
 /// What a round of visits found.
 #[derive(Debug, Default)]
 struct Look {
-    visited: BTreeSet<usize>,
-    ids: BTreeMap<usize, Option<CgroupId>>,
+    /// The directories that lead to followed paths, and whether they are there.
+    directories: BTreeMap<String, bool>,
+    ids: BTreeMap<CgroupPath, Option<CgroupId>>,
 }
 
 impl Look {
-    fn into_seen(self, tree: &Tree) -> Vec<Seen> {
-        let seen = |(index, id): (usize, _)| Some(Seen { path: tree.nodes[index].followed.clone()?, id });
-        self.ids.into_iter().filter_map(seen).collect()
+    /// Whether something can exist at a path, as far as the directory above it was visited.
+    fn exists(&self, path: &str) -> bool {
+        let above = ancestors(path).next().filter(|_| path != ROOT);
+        above.and_then(|above| self.directories.get(above)).copied().unwrap_or(true)
+    }
+
+    fn into_seen(self) -> Vec<Seen> {
+        self.ids.into_iter().map(|(path, id)| Seen { path, id }).collect()
     }
 }
 
-/// The followed paths and their ancestors. A node's index is greater than its parent's.
-#[derive(Debug)]
-struct Tree {
-    nodes: Vec<Node>,
-}
-
-#[derive(Debug)]
-struct Node {
-    directory: PathBuf,
-    followed: Option<CgroupPath>,
-    children: BTreeMap<OsString, usize>,
-}
-
-impl Tree {
-    fn new(root: PathBuf, paths: BTreeSet<CgroupPath>) -> Self {
-        let mut tree = Self { nodes: vec![Node::new(root)] };
-        for path in paths {
-            let mut at = ROOT;
-            for name in path.components() {
-                at = tree.child(at, OsStr::new(name)).unwrap_or_else(|| tree.grow(at, name));
-            }
-            tree.nodes[at].followed = Some(path);
-        }
-        tree
-    }
-
-    fn child(&self, parent: usize, name: &OsStr) -> Option<usize> {
-        self.nodes[parent].children.get(name).copied()
-    }
-
-    fn grow(&mut self, parent: usize, name: &str) -> usize {
-        let index = self.nodes.len();
-        self.nodes.push(Node::new(self.nodes[parent].directory.join(name)));
-        self.nodes[parent].children.insert(OsString::from(name), index);
-        index
-    }
-}
-
-impl Node {
-    fn new(directory: PathBuf) -> Self {
-        Self { directory, followed: None, children: BTreeMap::new() }
-    }
-}
-
-/// Which nodes are watched, under which numbers of the kernel's.
+/// Which directories are watched, under which numbers of the kernel's.
 #[derive(Debug, Default)]
 struct Watches {
-    by_number: BTreeMap<i32, (usize, WatchDescriptor)>,
-    by_node: BTreeMap<usize, i32>,
+    by_number: BTreeMap<i32, (String, WatchDescriptor)>,
+    by_directory: BTreeMap<String, i32>,
     failed: BTreeMap<Option<i32>, Unwatched>,
     /// The kinds of errors that have been told of.
     told: BTreeSet<Option<i32>>,
     is_blind: bool,
 }
 
-impl Watches {
-    fn directory(&self, descriptor: &WatchDescriptor) -> Option<usize> {
-        self.by_number.get(&descriptor.get_watch_descriptor_id()).map(|(node, _)| *node)
-    }
+fn number(descriptor: &WatchDescriptor) -> i32 {
+    descriptor.get_watch_descriptor_id()
+}
 
+impl Watches {
     /// Watches a directory; says whether it exists. The number stays the same as long as the directory
     /// is the same.
-    fn watch(&mut self, index: usize, node: &Node, inotify: &Inotify) -> bool {
+    fn watch(&mut self, directory: &str, root: &Path, inotify: &Inotify) -> bool {
         let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
-        match inotify.watches().add(&node.directory, mask) {
+        let place = root.join(directory);
+        match inotify.watches().add(&place, mask) {
             Ok(descriptor) => {
-                let number = descriptor.get_watch_descriptor_id();
-                if self.by_node.get(&index) != Some(&number) {
-                    self.forget(index, inotify);
-                    self.by_node.insert(index, number);
-                    self.by_number.insert(number, (index, descriptor));
+                let number = number(&descriptor);
+                if self.by_directory.get(directory) != Some(&number) {
+                    self.forget(directory, inotify);
+                    self.by_directory.insert(directory.to_owned(), number);
+                    self.by_number.insert(number, (directory.to_owned(), descriptor));
                 }
                 true
             }
+            Err(error) if is_absence(&error) => false,
             Err(error) => {
-                self.forget(index, inotify);
-                if is_absence(&error) {
-                    return false;
-                }
-                self.fail(node, error);
+                self.forget(directory, inotify);
+                self.fail(place, error);
                 true
             }
         }
     }
 
-    fn fail(&mut self, node: &Node, error: io::Error) {
+    fn fail(&mut self, directory: PathBuf, error: io::Error) {
         self.is_blind = true;
         if self.told.insert(error.raw_os_error()) {
-            self.failed.insert(error.raw_os_error(), Unwatched { directory: node.directory.clone(), error });
+            self.failed.insert(error.raw_os_error(), Unwatched { directory, error });
         }
     }
 
-    fn forget(&mut self, index: usize, inotify: &Inotify) {
-        let Some(number) = self.by_node.remove(&index) else { return };
+    fn forget(&mut self, directory: &str, inotify: &Inotify) {
+        let Some(number) = self.by_directory.remove(directory) else { return };
         if let Some((_, descriptor)) = self.by_number.remove(&number) {
             // It fails if the directory is gone, and the watch with it.
             let _ = inotify.watches().remove(descriptor);
@@ -353,16 +318,15 @@ mod tests {
     }
 
     #[test]
-    fn tree_shares_the_ancestors_of_its_paths() {
-        let paths = ["a.slice/b.service", "a.slice/c.service", "a.slice"].map(path);
-        let tree = Tree::new(PathBuf::from("/r"), BTreeSet::from(paths));
-        assert_eq!(tree.nodes.len(), 4);
-        let slice = tree.child(ROOT, OsStr::new("a.slice")).unwrap();
-        assert_eq!(tree.nodes[slice].followed, Some(path("a.slice")));
-        let service = tree.child(slice, OsStr::new("c.service")).unwrap();
-        assert_eq!(tree.nodes[service].directory, Path::new("/r/a.slice/c.service"));
-        assert_eq!(tree.child(slice, OsStr::new("d.service")), None);
-        assert!(tree.nodes[service].children.is_empty());
+    fn what_is_within_a_directory_is_told_from_what_only_begins_like_it() {
+        let paths = BTreeSet::from(["a.slice", "a.slice-b/x", "a.slice/b", "a.slice/b/c", "b"].map(path));
+        let of = |top| within(&paths, top).map(CgroupPath::as_str).collect::<Vec<_>>();
+        assert_eq!(of("a.slice"), ["a.slice", "a.slice/b", "a.slice/b/c"]);
+        assert_eq!(of("a.slice/b/c"), ["a.slice/b/c"]);
+        assert_eq!(of("a.slice-b"), ["a.slice-b/x"]);
+        assert_eq!(of("a"), [""; 0]);
+        assert_eq!(of(ROOT).len(), 5);
+        assert_eq!(ancestors("a/b/c").collect::<Vec<_>>(), ["a/b", "a", ROOT]);
     }
 
     #[tokio::test]
@@ -371,9 +335,7 @@ mod tests {
         scratch.make("a/b/c");
         let mut cgroups = cgroups(&scratch.0);
         cgroups.follow(BTreeSet::from([path("a/b"), path("x/y")]));
-        let watched: Vec<usize> = cgroups.watches.by_node.keys().copied().collect();
-        let directories: Vec<&Path> = watched.iter().map(|&n| &*cgroups.tree.nodes[n].directory).collect();
-        assert_eq!(directories, [scratch.0.as_path(), &scratch.0.join("a")]);
+        assert!(cgroups.watches.by_directory.keys().eq([ROOT, "a"]));
     }
 
     #[tokio::test]
