@@ -17,8 +17,8 @@ use scnpm::{
     engine::{Add, Commit, Delete},
     model::{CgroupId, CgroupPath, ChainRef, Data, Element, Family, Key, Outcome, RowId, SetRef, TableRef},
     nft::{
-        Change, Complaint, Interest, Kernel, Nftables, RulesetMonitor, libnftables::Libnftables,
-        netlink::Netlink, probe,
+        Complaint, Interest, Kernel, Nftables, RulesetMonitor, libnftables::Libnftables, netlink::Netlink,
+        probe,
     },
 };
 
@@ -677,8 +677,15 @@ mod memory {
 mod monitor {
     use super::*;
 
-    const QUIET: Change = Change { touched: false, overflow: false };
-    const TOUCHED: Change = Change { touched: true, overflow: false };
+    /// Whether somebody else touched something, and whether messages were lost.
+    fn heard(monitor: &mut RulesetMonitor) -> (bool, bool) {
+        let change = monitor.drain(&interest()).unwrap();
+        assert!(change.by.as_ref().is_none_or(|(name, thread)| name == "nft" && *thread > 0), "{change:?}");
+        (change.by.is_some(), change.overflow)
+    }
+
+    const QUIET: (bool, bool) = (false, false);
+    const TOUCHED: (bool, bool) = (true, false);
 
     fn interest() -> Interest {
         let mut interest = Interest::default();
@@ -688,8 +695,8 @@ mod monitor {
     }
 
     fn listening(sandbox: &Sandbox) -> (Nftables, RulesetMonitor) {
-        let kernel = loaded(sandbox);
-        let monitor = RulesetMonitor::open(kernel.port()).unwrap();
+        let mut kernel = loaded(sandbox);
+        let monitor = RulesetMonitor::open(kernel.generation().unwrap().thread).unwrap();
         (kernel, monitor)
     }
 
@@ -703,15 +710,18 @@ mod monitor {
             "flush chain inet filter output; delete map inet filter scnpm.out.1",
             "flush map inet filter scnpm.out.1",
             "flush set inet filter allowed",
+            "add element inet filter scnpm.out.1 { \"/\" : accept }",
+            "rename chain inet filter output output2",
+            "add chain inet filter scnpm.other",
         ] {
             sandbox::run(move |sandbox| {
                 let (mut kernel, mut monitor) = listening(sandbox);
                 let (path, _) = sandbox.make("a");
                 add(&mut kernel, &[jump("scnpm.out.1", &path), element("allowed", &path, None)]);
-                assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+                assert_eq!(heard(&mut monitor), QUIET);
                 sandbox.nft(&[command]);
-                assert_eq!(monitor.drain(&interest()).unwrap(), TOUCHED, "{command}");
-                assert_eq!(monitor.drain(&interest()).unwrap(), QUIET, "{command}");
+                assert_eq!(heard(&mut monitor), TOUCHED, "{command}");
+                assert_eq!(heard(&mut monitor), QUIET, "{command}");
             });
         }
     }
@@ -721,14 +731,14 @@ mod monitor {
         sandbox::run(|sandbox| {
             let mut monitor = RulesetMonitor::open(0).unwrap();
             sandbox.nft(&["add table ip filter"]);
-            assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+            assert_eq!(heard(&mut monitor), QUIET);
             for command in [
                 "add table inet filter",
                 "add chain inet filter output",
                 "add set inet filter allowed { type cgroupsv2; }",
             ] {
                 sandbox.nft(&[command]);
-                assert_eq!(monitor.drain(&interest()).unwrap(), TOUCHED, "{command}");
+                assert_eq!(heard(&mut monitor), TOUCHED, "{command}");
             }
         });
     }
@@ -748,7 +758,7 @@ mod monitor {
                 "delete table ip filter",
             ] {
                 sandbox.nft(&[command]);
-                assert_eq!(monitor.drain(&interest()).unwrap(), QUIET, "{command}");
+                assert_eq!(heard(&mut monitor), QUIET, "{command}");
             }
         });
     }
@@ -758,17 +768,18 @@ mod monitor {
         sandbox::run(|sandbox| {
             let (mut kernel, mut monitor) = listening(sandbox);
             sandbox.nft(&["add set inet filter scnpm.gate { type mark; flags interval; }"]);
+            assert_eq!(heard(&mut monitor), TOUCHED);
             let (path, id) = sandbox.make("a");
             let gate = Element { set: set("scnpm.gate"), key: Key::Everything, data: None };
             add(&mut kernel, &[jump("scnpm.out.1", &path), element("allowed", &path, None), gate]);
             delete(&mut kernel, &[(set("scnpm.out.1"), Some(id)), (set("allowed"), Some(id))]);
             delete(&mut kernel, &[(set("scnpm.gate"), None)]);
-            assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+            assert_eq!(heard(&mut monitor), QUIET);
         });
     }
 
     #[test]
-    fn our_own_loads_are_forgotten_and_what_came_between_is_not() {
+    fn our_own_loads_are_not_heard_and_what_comes_between_is() {
         const RELOAD: &str = "
             flush chain inet filter output
             delete map inet filter scnpm.out.1
@@ -778,14 +789,31 @@ mod monitor {
         sandbox::run(|sandbox| {
             let (mut kernel, mut monitor) = listening(sandbox);
             kernel.run(&Script::of(RELOAD.lines()), false).unwrap();
-            assert_eq!(monitor.discard(&interest()).unwrap(), QUIET);
-            assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+            assert_eq!(heard(&mut monitor), QUIET);
 
             kernel.run(&Script::of(RELOAD.lines()), false).unwrap();
             sandbox.nft(&["flush map inet filter scnpm.out.1"]);
             sandbox.nft(&["flush chain inet filter output"]);
-            assert_eq!(monitor.discard(&interest()).unwrap(), TOUCHED);
-            assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+            assert_eq!(heard(&mut monitor), TOUCHED);
+            assert_eq!(heard(&mut monitor), QUIET);
+        });
+    }
+
+    #[test]
+    fn chain_of_ours_with_another_name_is_known_again() {
+        sandbox::run(|sandbox| {
+            let (mut kernel, mut monitor) = listening(sandbox);
+            let before = kernel.generations_of_others().unwrap();
+            kernel
+                .run(&Script::of(["add chain inet filter scnpm.a", "add chain inet filter b"]), false)
+                .unwrap();
+            assert_eq!(heard(&mut monitor), QUIET);
+            assert_eq!(kernel.generations_of_others(), Some(before));
+            sandbox.nft(&["rename chain inet filter scnpm.a evil"]);
+            sandbox.nft(&["rename chain inet filter b good"]);
+            let change = monitor.drain(&interest()).unwrap();
+            assert_eq!(change.renamed, [chain("evil")].into());
+            assert_eq!(kernel.generations_of_others(), Some(before + 2));
         });
     }
 
@@ -801,10 +829,10 @@ mod monitor {
                     "table ip flood {{ set s{number} {{ type ipv4_addr; elements = {{ {elements} }}; }}; }}"
                 ));
             }
-            assert_eq!(monitor.drain(&interest()).unwrap(), Change { touched: true, overflow: true });
-            assert_eq!(monitor.drain(&interest()).unwrap(), QUIET);
+            assert_eq!(heard(&mut monitor), (false, true));
+            assert_eq!(heard(&mut monitor), QUIET);
             sandbox.nft(&["flush ruleset"]);
-            assert!(monitor.drain(&interest()).unwrap().touched);
+            assert_eq!(heard(&mut monitor), TOUCHED);
         });
     }
 }
@@ -874,12 +902,12 @@ mod probes {
     }
 
     #[test]
-    fn two_sockets_have_two_ports() {
+    fn two_sockets_of_a_thread_have_one_name() {
         sandbox::run(|_| {
             let (mut one, mut other) = (Netlink::open().unwrap(), Netlink::open().unwrap());
-            assert_ne!(one.port(), other.port());
-            one.ping().unwrap();
-            other.ping().unwrap();
+            let (one, other) = (one.generation().unwrap(), other.generation().unwrap());
+            assert_eq!(one, other);
+            assert!(one.thread > 0 && !one.name.is_empty());
         });
     }
 }

@@ -27,14 +27,15 @@ use crate::{
     cgroupfs::{self, look},
     cli,
     commands::Failure,
-    dispatch,
+    dispatch::{self, Script},
     effects::{self, Done, Failed},
     engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
     load::{Load, LoadError},
     log,
-    model::{CGROUP_ROOT, Instance, Outcome, Row, Source, UnitName, UnitState},
-    nft::{Interest, Kernel, Nftables, probe},
+    model::{CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
+    nft::{Change, Interest, Kernel, Nftables, probe},
     policy::{Policy, files::Disk, hosts::HostName, parse},
+    text::token::is_identifier,
     units::{places::user_of, selector::Users},
     watch::{
         cgroups::{self, Cgroups, Seen},
@@ -61,7 +62,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     if policy.iter().any(|(_, annotation)| annotation.statement.matches_cgroup()) {
         probe::require_nft_socket(&mut kernel).map_err(Failure::new)?;
     }
-    let mut sources = Sources::open(&options, &kernel)?;
+    let mut sources = Sources::open(&options, &mut kernel)?;
     let mut daemon = Daemon::new(options, policy, kernel);
     daemon.notices.files_read(&daemon.policy);
     let policy = Arc::clone(&daemon.policy);
@@ -129,6 +130,8 @@ struct Daemon {
     engine: Engine,
     /// What of the ruleset the policy needs.
     interest: Interest,
+    /// Chains of ours that others have renamed.
+    renamed: BTreeSet<ChainRef>,
     started: Instant,
     /// When the journal's reader was last told to look.
     nudged: Instant,
@@ -153,6 +156,7 @@ impl Daemon {
             users: Users::new(),
             kernel,
             interest: Interest::default(),
+            renamed: BTreeSet::new(),
             started: Instant::now(),
             nudged: Instant::now(),
             notices: Notices::default(),
@@ -345,15 +349,31 @@ impl Daemon {
     }
 
     fn ruleset_changed(&mut self, sources: &mut Sources) {
-        let interest = &self.interest;
-        let mut touched = false;
+        let mut change = Change::default();
         let _ = sources.ruleset.read(|| {
-            touched = sources.monitor.drain(interest)?.touched;
+            change = sources.monitor.drain(&self.interest)?;
             io::Result::<()>::Err(io::ErrorKind::WouldBlock.into())
         });
-        if touched {
-            tracing::info!("somebody changed the ruleset that the policy is in; loading it again");
-            self.tell(Event::RulesetChanged);
+        self.others_changed(change);
+    }
+
+    /// Has what others did put right.
+    fn others_changed(&mut self, change: Change) {
+        self.renamed.extend(change.renamed);
+        if change.by.is_some() || change.overflow {
+            let thread = change.by.as_ref().map(|(_, thread)| *thread);
+            self.tell(Event::RulesetChanged { thread });
+            self.notices.ruleset_changed(change.by, self.engine.is_fought());
+        }
+    }
+
+    /// Takes away chains of ours that others have renamed, as far as nobody uses them.
+    fn delete_renamed(&mut self) {
+        for chain in std::mem::take(&mut self.renamed) {
+            if is_identifier(&chain.name) {
+                let script = Script::of([&*format!("flush chain {chain}"), &format!("delete chain {chain}")]);
+                let _ = self.kernel.run(&script, false);
+            }
         }
     }
 
@@ -453,6 +473,9 @@ impl Daemon {
             instances: &instances,
             users: &users,
         };
+        // What others did so far, the load puts right.
+        self.renamed.extend(sources.monitor.drain(&self.interest).unwrap_or_default().renamed);
+        let before = self.kernel.generations_of_others();
         let loaded = load.run(&mut self.kernel);
         // Before what stays is put where this was.
         self.kernel.release_memory();
@@ -468,10 +491,10 @@ impl Daemon {
         sources.ask_for(&policy);
         self.policy = policy;
         self.interest = interest(&self.policy);
-        let change = sources.monitor.discard(&self.interest).unwrap_or_default();
-        if change.touched || change.overflow && self.is_gone(&loaded.rows) {
-            self.tell(Event::RulesetChanged);
-        }
+        self.delete_renamed();
+        let mut change = sources.monitor.drain(&self.interest).unwrap_or_default();
+        // A large load of our own is more than can wait to be read.
+        change.overflow &= before != self.kernel.generations_of_others() || before.is_none();
         if self.policy.annotations.is_empty() {
             let files: Vec<String> =
                 self.options.files.iter().map(|path| path.display().to_string()).collect();
@@ -484,18 +507,13 @@ impl Daemon {
             instances: loaded.instances,
             installed: loaded.installed,
         }));
+        self.others_changed(change);
         self.follow(sources, &users, &instances);
         process::trim();
         if loaded.unfinished {
             self.tell(Event::ReapplyRequested);
         }
         Ok(())
-    }
-
-    /// Whether somebody took away what was just loaded.
-    fn is_gone(&mut self, rows: &[Row]) -> bool {
-        let mut sets = rows.iter().map(|row| &row.element.set).filter(|set| set.is_ours());
-        sets.next().is_some_and(|set| self.kernel.elements(set).is_err())
     }
 
     /// Points the sources at what the engine has to know now, and tells it what is there of that.

@@ -26,6 +26,9 @@ use crate::{
 /// How long the state may differ from what systemd was told: systemd has better to do while units start.
 const STATUS_PAUSE: Duration = Duration::from_secs(5);
 
+/// Who changes the ruleset again after this time is named again.
+const CHANGER_PAUSE: Duration = Duration::from_secs(600);
+
 /// What was said, so that it is not said again.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
@@ -35,6 +38,10 @@ pub(super) struct Notices {
     unresolved: BTreeMap<HostName, String>,
     /// Users whom nobody knows, and what to say of it.
     unknown: BTreeMap<String, String>,
+    /// Who has changed the ruleset, and when last.
+    changers: BTreeMap<String, Instant>,
+    /// Whether it was said that somebody undoes load after load.
+    fight_is_told: bool,
     status: Figures,
     status_due: Option<Instant>,
 }
@@ -96,6 +103,26 @@ impl Notices {
         }
         missing.iter().for_each(|diagnostic| tracing::debug!("{}", diagnostic.short(&policy.sources)));
         self.findings.say(&diagnostics(wrong), policy);
+    }
+
+    /// Says who changed the ruleset that the policy is in: each once, unless it was quiet for long. `is_fight`: whether
+    /// somebody undoes load after load.
+    pub(super) fn ruleset_changed(&mut self, by: Option<(String, u32)>, is_fight: bool) {
+        let (name, whole) = match by {
+            Some((name, thread)) => (name.clone(), format!("{name} (process {thread})")),
+            None => ("somebody".to_owned(), "somebody".to_owned()),
+        };
+        if is_fight && !std::mem::replace(&mut self.fight_is_told, true) {
+            tracing::error!(
+                "{whole} undoes what is loaded, again and again: the policy is loaded again only now and then; \
+                 is another scnpm running here?"
+            );
+        }
+        self.fight_is_told &= is_fight;
+        let last = self.changers.insert(name, Instant::now());
+        if last.is_none_or(|last| last.elapsed() > CHANGER_PAUSE) {
+            tracing::info!("{whole} changed the ruleset that the policy is in: it is loaded again");
+        }
     }
 
     /// Says which annotations wait for a host name.

@@ -80,7 +80,7 @@ const MESSAGES: usize = 32;
 const RESCAN: Duration = Duration::from_secs(1);
 
 impl Sources {
-    pub(super) fn open(options: &cli::Daemon, kernel: &Nftables) -> Result<Self, Failure> {
+    pub(super) fn open(options: &cli::Daemon, kernel: &mut Nftables) -> Result<Self, Failure> {
         let of = |kind| signal(kind).map_err(Failure::new);
         let (dbus_units, units) = watch::channel(BTreeSet::new());
         let (dbus_looks, looks) = mpsc::channel(64);
@@ -91,7 +91,8 @@ impl Sources {
             true => Subtrees::new(),
             false => Ok(Subtrees::without_events(PathBuf::from(CGROUP_ROOT))),
         };
-        let monitor = RulesetMonitor::open(kernel.port())
+        let own = kernel.generation().map_err(Failure::new)?.thread;
+        let monitor = RulesetMonitor::open(own)
             .map_err(|error| Failure::new(format!("nftables cannot be listened to: {error}")))?;
         Ok(Self {
             hangup: of(SignalKind::hangup())?,

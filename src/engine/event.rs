@@ -78,7 +78,10 @@ pub enum Event {
         outcomes: Vec<(RowId, Outcome)>,
     },
     /// Somebody else changed the tables, chains or sets that our objects are in or need.
-    RulesetChanged,
+    RulesetChanged {
+        /// The thread that did, if it is known.
+        thread: Option<u32>,
+    },
     /// SIGHUP: the files are to be read again.
     ReloadRequested,
     /// The policy is to be loaded again as it is: a name stands for something else now.

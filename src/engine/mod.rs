@@ -143,6 +143,11 @@ impl Engine {
         self.reload.has_failed()
     }
 
+    /// Whether somebody undoes load after load.
+    pub fn is_fought(&self) -> bool {
+        self.reload.is_fight()
+    }
+
     /// What there is to say.
     pub fn figures(&self) -> Figures {
         Figures { elements: self.table.len(), held: self.table.held(), first: self.first.clone() }
@@ -176,7 +181,8 @@ impl Engine {
             Event::Committed { outcomes } => {
                 outcomes.into_iter().for_each(|(row, outcome)| self.committed(now, row, outcome));
             }
-            Event::RulesetChanged | Event::ReapplyRequested => self.ask_reload(now, false, false),
+            Event::RulesetChanged { thread } => self.reload.changed(now, thread),
+            Event::ReapplyRequested => self.ask_reload(now, false, false),
             Event::ReloadRequested => self.ask_reload(now, true, true),
         }
     }

@@ -300,14 +300,65 @@ fn reloads_keep_the_cooldown_between_them_and_merge() {
     let done = Event::UnitJobDone { unit: unit("nftables.service"), source: Source::Dbus };
     engine.handle(ms(1000), done.clone());
     assert_eq!(engine.actions(ms(1000)), reload(true, true));
-    engine.handle(ms(1001), Event::RulesetChanged);
+    engine.handle(ms(1001), Event::ReapplyRequested);
     engine.handle(ms(1100), done);
     assert_eq!(engine.actions(ms(1100)), []);
     assert_eq!(engine.timeout(), Some(ms(1300)));
     assert_eq!(engine.actions(ms(1300)), reload(true, true));
     assert_eq!(engine.timeout(), None);
-    engine.handle(ms(5000), Event::RulesetChanged);
+    engine.handle(ms(5000), Event::ReapplyRequested);
     assert_eq!(engine.actions(ms(5000)), reload(false, false), "the files are only read when asked");
+}
+
+/// When the engine repairs what was changed at a time, with a load that takes 1 ms.
+fn repaired(engine: &mut Engine, changes: &[u64], thread: Option<u32>) -> u64 {
+    for at in changes {
+        engine.handle(ms(*at), Event::RulesetChanged { thread });
+    }
+    let due = engine.timeout().unwrap();
+    assert_eq!(engine.actions(due), [Action::Reload { reread: false, flush: false }]);
+    engine.handle(due + ms(1), Event::PolicyLoaded(PolicyLoaded::default()));
+    due.as_millis() as u64
+}
+
+#[test]
+fn repair_waits_for_a_quiet_moment_but_not_for_the_cooldown_and_not_for_long() {
+    let mut engine = engine(watched(), vec![]);
+    assert_eq!(repaired(&mut engine, &[1000], Some(1)), 1005);
+    assert_eq!(repaired(&mut engine, &[1010, 1013], Some(1)), 1018);
+    let storm: Vec<u64> = (2000..2200).step_by(4).collect();
+    assert_eq!(repaired(&mut engine, &storm, Some(1)), 2100);
+    assert_eq!(engine.timeout(), None);
+}
+
+#[test]
+fn who_undoes_every_repair_has_to_wait_longer_and_longer() {
+    let mut engine = engine(watched(), vec![]);
+    let mut at = 1000;
+    let mut pauses = Vec::new();
+    for _ in 0..30 {
+        let repaired = repaired(&mut engine, &[at], Some(1));
+        pauses.push(repaired - at);
+        at = repaired + 3;
+    }
+    assert_eq!(pauses[..8], [5, 5, 5, 5, 8, 18, 38, 78]);
+    assert_eq!(pauses.last(), Some(&9998));
+    assert!(engine.is_fought());
+    // Who comes later is somebody else's problem.
+    assert_eq!(repaired(&mut engine, &[at + 60_000], Some(1)), at + 60_005);
+    assert!(!engine.is_fought());
+}
+
+#[test]
+fn one_reset_after_the_other_is_no_fight() {
+    let mut engine = engine(watched(), vec![]);
+    let mut at = 1000;
+    for thread in 0..200 {
+        let repaired = repaired(&mut engine, &[at], Some(thread));
+        assert_eq!(repaired - at, 5);
+        at = repaired + 3;
+    }
+    assert!(!engine.is_fought());
 }
 
 #[test]

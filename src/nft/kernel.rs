@@ -6,7 +6,7 @@ use super::{
     Complaint, FileComplaint,
     libnftables::Libnftables,
     message::{RawElement, RawKey},
-    netlink::Netlink,
+    netlink::{Generation, Netlink},
     probe::{Missing, no_nf_tables},
 };
 use crate::{
@@ -116,6 +116,7 @@ pub fn words_of(error: &io::Error) -> String {
 pub struct Nftables {
     library: Libnftables,
     netlink: Netlink,
+    transactions: u32,
 }
 
 impl Nftables {
@@ -125,7 +126,7 @@ impl Nftables {
     /// What is missing.
     pub fn open() -> Result<Self, Missing> {
         let netlink = Netlink::open().map_err(|error| no_nf_tables(&error))?;
-        Ok(Self { library: Libnftables::open()?, netlink })
+        Ok(Self { library: Libnftables::open()?, netlink, transactions: 0 })
     }
 
     /// Loads a file and what it includes as one transaction, as `nft -f` does.
@@ -136,15 +137,30 @@ impl Nftables {
         self.library.run_file(path)
     }
 
-    /// The port that our changes of elements come from, for [`super::RulesetMonitor::open`].
-    pub fn port(&self) -> u32 {
-        self.netlink.port()
+    /// The ruleset's generation, and this thread as nf_tables names it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn generation(&mut self) -> io::Result<Generation> {
+        self.netlink.generation()
+    }
+
+    /// How many generations others have made, from some number on. None if it cannot be known.
+    pub fn generations_of_others(&mut self) -> Option<u32> {
+        // Each transaction that changes something makes one.
+        Some(self.generation().ok()?.id.wrapping_sub(self.transactions))
+    }
+
+    fn count<E>(&mut self, outcome: Result<(), E>) -> Result<(), E> {
+        self.transactions = self.transactions.wrapping_add(u32::from(outcome.is_ok()));
+        outcome
     }
 }
 
 impl Kernel for Nftables {
     fn run(&mut self, script: &Script, check: bool) -> Result<(), Vec<Complaint>> {
-        self.library.run_script(&script.to_string(), check)
+        let outcome = self.library.run_script(&script.to_string(), check);
+        if check { outcome } else { self.count(outcome) }
     }
 
     fn list(&mut self) -> Result<Listing, Vec<Complaint>> {
@@ -152,7 +168,8 @@ impl Kernel for Nftables {
     }
 
     fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()> {
-        self.netlink.change(changes)
+        let outcome = self.netlink.change(changes);
+        self.count(outcome)
     }
 
     fn elements(&mut self, set: &SetRef) -> io::Result<BTreeMap<CgroupId, bool>> {
@@ -160,7 +177,8 @@ impl Kernel for Nftables {
     }
 
     fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()> {
-        self.netlink.fill(set, is_interval, content)
+        let outcome = self.netlink.fill(set, is_interval, content);
+        self.count(outcome)
     }
 
     fn needs_words(&mut self, element: &Element) -> bool {

@@ -25,6 +25,7 @@ pub(super) mod kind {
     pub(in crate::nft) const DELTABLE: u8 = 2;
     pub(in crate::nft) const NEWCHAIN: u8 = 3;
     pub(in crate::nft) const DELCHAIN: u8 = 5;
+    pub(in crate::nft) const NEWRULE: u8 = 6;
     pub(in crate::nft) const DELRULE: u8 = 8;
     pub(in crate::nft) const NEWSET: u8 = 9;
     pub(in crate::nft) const GETSET: u8 = 10;
@@ -32,16 +33,21 @@ pub(super) mod kind {
     pub(in crate::nft) const NEWSETELEM: u8 = 12;
     pub(in crate::nft) const GETSETELEM: u8 = 13;
     pub(in crate::nft) const DELSETELEM: u8 = 14;
+    pub(in crate::nft) const NEWGEN: u8 = 15;
     pub(in crate::nft) const GETGEN: u8 = 16;
 }
 
 pub(super) const NFTA_TABLE_NAME: u16 = 1;
 pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
 pub(super) const NFTA_CHAIN_NAME: u16 = 3;
+pub(super) const NFTA_CHAIN_HANDLE: u16 = 2;
 pub(super) const NFTA_RULE_TABLE: u16 = 1;
 pub(super) const NFTA_RULE_CHAIN: u16 = 2;
 pub(super) const NFTA_SET_TABLE: u16 = 1;
 pub(super) const NFTA_SET_NAME: u16 = 2;
+pub(super) const NFTA_GEN_ID: u16 = 1;
+pub(super) const NFTA_GEN_PROC_PID: u16 = 2;
+pub(super) const NFTA_GEN_PROC_NAME: u16 = 3;
 const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
 pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
@@ -230,8 +236,6 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) seq: u32,
-    /// The port of the socket that asked for the change.
-    pub(crate) port: u32,
     pub(crate) payload: &'a [u8],
 }
 
@@ -253,14 +257,22 @@ impl<'a> Message<'a> {
         std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
     }
 
+    /// The number of 4 bytes in one of its attributes.
+    pub(super) fn number(&self, kind: u16) -> Option<u32> {
+        let value = attribute(self.payload.get(4..)?, kind)?;
+        Some(u32::from_be_bytes(value.try_into().ok()?))
+    }
+
+    /// The number of 8 bytes in one of its attributes.
+    pub(super) fn long_number(&self, kind: u16) -> Option<u64> {
+        let value = attribute(self.payload.get(4..)?, kind)?;
+        Some(u64::from_be_bytes(value.try_into().ok()?))
+    }
+
     /// Whether the set that it describes has ids of cgroups as its keys, and nothing else.
     pub(super) fn is_set_of_cgroups(&self) -> bool {
-        let number = |kind| {
-            let value = attribute(self.payload.get(4..)?, kind)?;
-            Some(u32::from_be_bytes(value.try_into().ok()?))
-        };
-        number(NFTA_SET_KEY_TYPE) == Some(TYPE_CGROUPV2)
-            && number(NFTA_SET_FLAGS).unwrap_or(0) & (NFT_SET_INTERVAL | NFT_SET_OBJECT) == 0
+        self.number(NFTA_SET_KEY_TYPE) == Some(TYPE_CGROUPV2)
+            && self.number(NFTA_SET_FLAGS).unwrap_or(0) & (NFT_SET_INTERVAL | NFT_SET_OBJECT) == 0
     }
 
     /// The error number in an acknowledgement or at the end of a dump; 0 for success.
@@ -287,7 +299,6 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16_at(bytes, 4)?,
             flags: u16_at(bytes, 6)?,
             seq: u32_at(bytes, 8)?,
-            port: u32_at(bytes, 12)?,
             payload: bytes.get(16..length)?,
         };
         bytes = bytes.get(aligned(length)..).unwrap_or_default();

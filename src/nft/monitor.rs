@@ -1,7 +1,10 @@
 //! Hears of changes that others make to the ruleset.
+//!
+//! What a transaction changed comes first, then the generation that it made, which names the thread that did it. So what is
+//! our own is known and not guessed: it is what this thread did.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
@@ -13,10 +16,11 @@ use nix::{
 
 use super::{
     message::{
-        Message, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_SET,
-        NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_NAME, NFTA_SET_TABLE, NFTA_TABLE_NAME, kind, messages,
+        Message, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_TABLE,
+        NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_NAME, NFTA_SET_TABLE, NFTA_TABLE_NAME,
+        NLM_F_CREATE, kind, messages,
     },
-    netlink::{RECEIVE_BUFFER, connect},
+    netlink::{Generation, RECEIVE_BUFFER, connect},
 };
 use crate::model::{ChainRef, PREFIX, SetRef, TableRef};
 
@@ -46,7 +50,8 @@ impl Interest {
         self.sets.insert(set);
     }
 
-    /// Whether a message tells of something that we need and that came or went.
+    /// Whether a message tells of something that we need and that came, went or has another name, or of something that was
+    /// added to what is ours.
     fn is_touched_by(&self, message: &Message) -> bool {
         self.touched(message).unwrap_or(false)
     }
@@ -57,44 +62,65 @@ impl Interest {
             kind::NEWTABLE | kind::DELTABLE => self.tables.contains(&table(message, NFTA_TABLE_NAME)?),
             kind::NEWCHAIN | kind::DELCHAIN => {
                 let chain = chain(message, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME)?;
-                self.chains.contains(&chain) || (kind == kind::DELCHAIN && is_ours(&chain.name))
+                // A chain that is there already: whatever was changed of it, it may be its name.
+                let is_update = kind == kind::NEWCHAIN && message.flags & NLM_F_CREATE == 0;
+                self.chains.contains(&chain)
+                    || is_ours(&chain.name)
+                    || is_update && self.tables.contains(&chain.table)
             }
-            kind::DELRULE => {
+            kind::NEWRULE | kind::DELRULE => {
                 let chain = chain(message, NFTA_RULE_TABLE, NFTA_RULE_CHAIN)?;
-                self.chains.contains(&chain) || is_ours(&chain.name)
+                is_ours(&chain.name) || kind == kind::DELRULE && self.chains.contains(&chain)
             }
             kind::NEWSET | kind::DELSET => {
                 let set = set(message, NFTA_SET_TABLE, NFTA_SET_NAME)?;
-                self.sets.contains(&set) || (kind == kind::DELSET && is_ours(&set.name))
-            }
-            kind::DELSETELEM => {
-                let set = set(message, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET)?;
                 self.sets.contains(&set) || is_ours(&set.name)
+            }
+            kind::NEWSETELEM | kind::DELSETELEM => {
+                let set = set(message, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET)?;
+                is_ours(&set.name) || kind == kind::DELSETELEM && self.sets.contains(&set)
             }
             _ => false,
         })
     }
 }
 
-/// What was heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What others did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Change {
-    /// Somebody else deleted an object or element of ours or something that ours are in, or created something
-    /// that [`Interest`] names.
-    pub touched: bool,
+    /// Who touched something that [`Interest`] names, or something of ours: the name and number of the thread.
+    pub by: Option<(String, u32)>,
     /// Messages were lost: anything may have changed.
     pub overflow: bool,
+    /// Chains of ours that have another name now.
+    pub renamed: BTreeSet<ChainRef>,
+}
+
+impl Change {
+    /// Whether something may have to be put right.
+    pub fn is_any(&self) -> bool {
+        self.by.is_some() || self.overflow
+    }
 }
 
 /// A socket that hears of every change of the ruleset.
 #[derive(Debug)]
 pub struct RulesetMonitor {
     socket: OwnedFd,
-    /// The ports of our own sockets.
-    own: BTreeSet<u32>,
-    /// The port that our loads come from, as far as it is known.
-    loader: Option<u32>,
+    /// Our own thread, as [`Generation`] names it.
+    own: u32,
+    /// Our chains, by their handles, whatever their names.
+    chains: BTreeMap<TableRef, BTreeSet<u64>>,
+    transaction: Transaction,
     buffer: Vec<u8>,
+}
+
+/// What is known of a transaction before it is known whose it is.
+#[derive(Debug, Default)]
+struct Transaction {
+    has_touched: bool,
+    /// Chains that were made or changed, with their handles.
+    chains: Vec<(ChainRef, u64)>,
 }
 
 /// `NFNLGRP_NFTABLES` as a bit of the mask at bind(2).
@@ -107,17 +133,18 @@ const WAITING_ROOM: usize = 4 << 20;
 const MODEST_WAITING_ROOM: usize = 1 << 20;
 
 impl RulesetMonitor {
-    /// Listens in the current network namespace, without ever blocking. What comes from the socket with the port
-    /// `own` (see [`super::Nftables::port`]) is not reported.
+    /// Listens in the current network namespace, without ever blocking. What the thread `own` does (see
+    /// [`super::Nftables::generation`]) is not reported.
     ///
     /// # Errors
     /// The system's.
     pub fn open(own: u32) -> io::Result<Self> {
-        let (socket, _) = connect(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, GROUPS)?;
+        let socket = connect(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, GROUPS)?;
         if setsockopt(&socket, sockopt::RcvBufForce, &WAITING_ROOM).is_err() {
             setsockopt(&socket, sockopt::RcvBuf, &MODEST_WAITING_ROOM)?;
         }
-        Ok(Self { socket, own: BTreeSet::from([own]), loader: None, buffer: vec![0; RECEIVE_BUFFER] })
+        let (chains, transaction) = (BTreeMap::new(), Transaction::default());
+        Ok(Self { socket, own, chains, transaction, buffer: vec![0; RECEIVE_BUFFER] })
     }
 
     /// Reads all that waits.
@@ -126,38 +153,59 @@ impl RulesetMonitor {
     /// The system's.
     pub fn drain(&mut self, interest: &Interest) -> io::Result<Change> {
         let mut change = Change::default();
-        let own = &self.own;
-        let loader = self.loader;
-        change.overflow = read_all(&self.socket, &mut self.buffer, |message| {
-            let foreign = !own.contains(&message.port) && loader != Some(message.port);
-            change.touched |= foreign && interest.is_touched_by(message);
-        })?;
-        change.touched |= change.overflow;
-        Ok(change)
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    for message in messages(&self.buffer[..length]) {
+                        self.transaction.take(&message, interest);
+                        if let Some(generation) = Generation::of(&message) {
+                            let whole = std::mem::take(&mut self.transaction);
+                            Self::end(&mut self.chains, whole, generation, self.own, &mut change);
+                        }
+                    }
+                }
+                Err(Errno::EAGAIN) => return Ok(change),
+                Err(Errno::ENOBUFS) => change.overflow = true,
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
-    /// Reads all that waits right after a load of ours through libnftables, and forgets what the load did.
-    /// Only we create objects that are named after us, so the author of the last of them is libnftables; what
-    /// others did meanwhile is reported. A load without such objects hides everything, and messages that are
-    /// lost here are taken for our own (`overflow` tells).
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn discard(&mut self, interest: &Interest) -> io::Result<Change> {
-        let mut touching = BTreeSet::new();
-        let mut creator = None;
-        let overflow = read_all(&self.socket, &mut self.buffer, |message| {
-            if creates_ours(message) {
-                creator = Some(message.port);
+    fn end(
+        ours: &mut BTreeMap<TableRef, BTreeSet<u64>>,
+        transaction: Transaction,
+        generation: Generation,
+        own: u32,
+        change: &mut Change,
+    ) {
+        let Transaction { has_touched, chains } = transaction;
+        if generation.thread != own {
+            let is_renamed = |(chain, handle): &(ChainRef, u64)| {
+                !is_ours(&chain.name)
+                    && ours.get(&chain.table).is_some_and(|handles| handles.contains(handle))
+            };
+            change.renamed.extend(chains.into_iter().filter(is_renamed).map(|(chain, _)| chain));
+            change.by = change.by.take().or(has_touched.then_some((generation.name, generation.thread)));
+        } else if chains.iter().any(|(chain, _)| is_ours(&chain.name)) {
+            // A load, which makes all of them or speaks of them.
+            ours.clear();
+            for (chain, handle) in chains.into_iter().filter(|(chain, _)| is_ours(&chain.name)) {
+                ours.entry(chain.table).or_default().insert(handle);
             }
-            if interest.is_touched_by(message) {
-                touching.insert(message.port);
-            }
-        })?;
-        self.loader = creator;
-        let foreign = |port: &u32| Some(*port) != creator && !self.own.contains(port);
-        let touched = !overflow && creator.is_some() && touching.iter().any(foreign);
-        Ok(Change { touched, overflow })
+        }
+    }
+}
+
+impl Transaction {
+    fn take(&mut self, message: &Message, interest: &Interest) {
+        self.has_touched |= interest.is_touched_by(message);
+        if message.nf_tables() == Some(kind::NEWCHAIN)
+            && let Some(chain) = chain(message, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME)
+            && let Some(handle) = message.long_number(NFTA_CHAIN_HANDLE)
+        {
+            self.chains.push((chain, handle));
+        }
     }
 }
 
@@ -171,29 +219,6 @@ impl AsRawFd for RulesetMonitor {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.socket.as_raw_fd()
     }
-}
-
-/// Hands over every message that waits; tells whether some were lost.
-fn read_all(socket: &OwnedFd, buffer: &mut [u8], mut hear: impl FnMut(&Message)) -> io::Result<bool> {
-    let mut overflow = false;
-    loop {
-        match recv(socket.as_raw_fd(), buffer, MsgFlags::empty()) {
-            Ok(length) => messages(&buffer[..length]).for_each(|message| hear(&message)),
-            Err(Errno::EAGAIN) => return Ok(overflow),
-            Err(Errno::ENOBUFS) => overflow = true,
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn creates_ours(message: &Message) -> bool {
-    let name = match message.nf_tables() {
-        Some(kind::NEWCHAIN) => message.text(NFTA_CHAIN_NAME),
-        Some(kind::NEWSET) => message.text(NFTA_SET_NAME),
-        _ => None,
-    };
-    name.is_some_and(is_ours)
 }
 
 fn is_ours(name: &str) -> bool {
@@ -248,11 +273,15 @@ mod tests {
     }
 
     #[test]
-    fn added_elements_do_not_count() {
-        let set = set_in("filter", "scnpm.out.1");
-        let key = crate::nft::message::RawKey::Cgroup(CgroupId(1));
-        let mut batch = Batch::new(1);
-        batch.add(&[crate::nft::message::RawElement { set: &set, key, data: None }]);
-        assert!(!touched(&Interest::default(), batch));
+    fn added_elements_count_in_sets_of_ours_only() {
+        for (set, expected) in [(set_in("filter", "scnpm.out.1"), true), (set_in("filter", "allowed"), false)]
+        {
+            let mut interest = Interest::default();
+            interest.set(set_in("filter", "allowed"));
+            let key = crate::nft::message::RawKey::Cgroup(CgroupId(1));
+            let mut batch = Batch::new(1);
+            batch.add(&[crate::nft::message::RawElement { set: &set, key, data: None }]);
+            assert_eq!(touched(&interest, batch), expected, "{set}");
+        }
     }
 }

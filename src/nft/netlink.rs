@@ -12,8 +12,8 @@ use nix::{
     errno::Errno,
     sys::{
         socket::{
-            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv,
-            send, setsockopt, socket, sockopt,
+            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+            setsockopt, socket, sockopt,
         },
         time::TimeVal,
     },
@@ -22,8 +22,8 @@ use nix::{
 use super::{
     kernel::ElementChange,
     message::{
-        self, Batch, Message, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, list_elements,
-        messages,
+        self, Batch, Message, NFTA_GEN_ID, NFTA_GEN_PROC_NAME, NFTA_GEN_PROC_PID, NLM_F_DUMP_INTR,
+        NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, kind, list_elements, messages,
     },
 };
 use crate::model::{Addresses, CgroupId, SetRef};
@@ -32,7 +32,6 @@ use crate::model::{Addresses, CgroupId, SetRef};
 #[derive(Debug)]
 pub struct Netlink {
     socket: OwnedFd,
-    port: u32,
     seq: u32,
     buffer: Vec<u8>,
 }
@@ -52,31 +51,30 @@ impl Netlink {
     /// # Errors
     /// The system's.
     pub fn open() -> io::Result<Self> {
-        let (socket, port) = connect(SockFlag::SOCK_CLOEXEC, 0)?;
+        let socket = connect(SockFlag::SOCK_CLOEXEC, 0)?;
         // The answers are there before `send` returns; the time limit is for what nobody thought of.
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(2, 0))?;
         // Without the rights, large batches are refused with EMSGSIZE.
         let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
-        Ok(Self { socket, port, seq: 1, buffer: vec![0; RECEIVE_BUFFER] })
+        Ok(Self { socket, seq: 1, buffer: vec![0; RECEIVE_BUFFER] })
     }
 
-    /// The socket's port, which the kernel's notifications name as the author of a change.
-    pub fn port(&self) -> u32 {
-        self.port
-    }
-
-    /// Asks for the ruleset's generation: works for whoever may change the ruleset.
+    /// The ruleset's generation, and this thread as nf_tables names the author of a change. Works for whoever may change the
+    /// ruleset.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn ping(&mut self) -> io::Result<()> {
+    pub fn generation(&mut self) -> io::Result<Generation> {
         let seq = self.seq;
         self.seq = seq.wrapping_add(1);
         self.send(&message::get_generation(seq))?;
-        self.receive(|message| match message.kind {
-            NLMSG_ERROR if message.seq == seq => Some(outcome(message)),
-            _ => None,
-        })
+        let mut generation = None;
+        self.receive(|message| {
+            let is_answer = message.seq == seq;
+            generation = generation.take().or_else(|| Generation::of(message).filter(|_| is_answer));
+            (is_answer && message.kind == NLMSG_ERROR).then(|| outcome(message))
+        })?;
+        generation.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Whether a set or map has ids of cgroups as its keys, and nothing else.
@@ -232,12 +230,33 @@ fn after(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// A socket to nfnetlink, in these multicast groups (a bit mask), and its port.
-pub(super) fn connect(flags: SockFlag, groups: u32) -> io::Result<(OwnedFd, u32)> {
+/// A state of the ruleset, which each transaction that changes something ends with (`NFT_MSG_NEWGEN`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Its number: one more than that of the state before.
+    pub id: u32,
+    /// The thread that made it, or that asks for it, as the kernel numbers it outside of all namespaces.
+    pub thread: u32,
+    /// The thread's name.
+    pub name: String,
+}
+
+impl Generation {
+    pub(super) fn of(message: &Message) -> Option<Self> {
+        message.nf_tables().filter(|kind| *kind == kind::NEWGEN)?;
+        Some(Self {
+            id: message.number(NFTA_GEN_ID)?,
+            thread: message.number(NFTA_GEN_PROC_PID)?,
+            name: message.text(NFTA_GEN_PROC_NAME).unwrap_or("a process").to_owned(),
+        })
+    }
+}
+
+/// A socket to nfnetlink, in these multicast groups (a bit mask).
+pub(super) fn connect(flags: SockFlag, groups: u32) -> io::Result<OwnedFd> {
     let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-    let port = getsockname::<NetlinkAddr>(socket.as_raw_fd())?.pid();
-    Ok((socket, port))
+    Ok(socket)
 }
 
 /// What an answer says of the request; only acknowledgements and the ends of listings can fail.

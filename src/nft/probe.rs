@@ -28,7 +28,10 @@ impl std::error::Error for Missing {}
 /// # Errors
 /// What is missing.
 pub fn require_net_admin() -> Result<(), Missing> {
-    Netlink::open().and_then(|mut netlink| netlink.ping()).map_err(|error| no_nf_tables(&error))
+    Netlink::open()
+        .and_then(|mut netlink| netlink.generation())
+        .map(drop)
+        .map_err(|error| no_nf_tables(&error))
 }
 
 /// cgroup v2 at `root`, which is [`crate::model::CGROUP_ROOT`] outside of tests.

@@ -142,7 +142,7 @@ def floods_of_two_users(count):
         passed["a system unit"] = let_through(count, "simple")
         beside.join()
         after = int(field(pathlib.Path(f"/proc/{pid}/status"), "VmRSS"))
-        said = m.log().count("somebody changed the ruleset")
+        said = m.log().count("changed the ruleset that the policy is in")
         took = milliseconds_to_end(pid)
     for whose, number in sorted(passed.items()):
         print(f"first tries of {whose} while two users flood: {number} of {count} let through")
