@@ -17,7 +17,9 @@ use serde_json::Value;
 use crate::{
     dispatch::{self, Dispatch, HostSet, Levels, Line, Pattern, Script, leftovers::Listing, pattern::level},
     findings::{self, Refusal},
-    model::{AnnotationId, CgroupId, CgroupPath, ChainRef, Instance, Row, SetRef, UnitName, UnitState},
+    model::{
+        AnnotationId, CgroupId, CgroupPath, ChainRef, Instance, Row, SetRef, TableRef, UnitName, UnitState,
+    },
     nft::{Complaint, ElementChange, Kernel, complaint::Kind, is_passing, words_of},
     policy::{Policy, hosts::Hosts},
     text::Span,
@@ -42,6 +44,9 @@ pub struct Load<'a> {
     pub hosts: &'a Hosts,
     /// Whether to flush the chains that annotations name.
     pub flush: bool,
+    /// Whether it is loaded again as it was. What is in a table that is gone is left out then without asking nft, which
+    /// takes a while: as a rule somebody is about to load the table again.
+    pub is_repair: bool,
     /// Looks at a cgroup.
     pub look: &'a dyn Fn(&CgroupPath) -> Option<CgroupId>,
     /// Looks at all cgroups that exist.
@@ -99,6 +104,12 @@ pub fn script(policy: &Policy, hosts: &Hosts, instances: &[Instance], users: &Us
     dispatch::compile(policy, &BTreeSet::new(), hosts, &levels(policy, instances, users))
 }
 
+/// The units of the system's manager whose state its rules depend on.
+pub fn units_with_state(policy: &Policy) -> BTreeSet<UnitName> {
+    let rows = script(policy, &Hosts::new(), &[], &Users::new()).rows;
+    rows.iter().filter_map(|row| row.condition.unit().cloned()).collect()
+}
+
 /// The levels at which there are instances of the units that `socket cgroupv2 unit` stands for.
 fn levels(policy: &Policy, instances: &[Instance], users: &Users) -> Levels {
     let with_units = policy.iter().filter(|(_, annotation)| annotation.units_match().is_some());
@@ -150,6 +161,9 @@ impl Load<'_> {
         let levels = levels(self.policy, self.instances, self.users);
         for _ in 0..TRIES + self.policy.annotations.len() {
             let listing = kernel.list().map_err(|complaints| LoadError::of(&complaints))?;
+            if self.is_repair {
+                blamed.leave_out_absent(self.policy, &listing.tables());
+            }
             let marked = marked(kernel, &listing).map_err(|error| LoadError::of_error(&error))?;
             let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts, &levels);
             let removal = self.removal(&listing, &dispatch, &blamed);
@@ -531,6 +545,15 @@ impl Blamed {
         let new = !self.refused.contains_key(&id);
         self.refused.entry(id).or_insert_with(|| Refusal::new(id, place, complaint));
         new
+    }
+
+    /// Leaves out what is in no table that there is.
+    fn leave_out_absent(&mut self, policy: &Policy, tables: &BTreeSet<TableRef>) {
+        let absent = policy.iter().filter(|(_, annotation)| !tables.contains(annotation.statement.table()));
+        let complaint = Complaint::<()>::new(None, words_of(&io::Error::from_raw_os_error(libc::ENOENT)));
+        for (id, _) in absent {
+            self.refused.entry(id).or_insert_with(|| Refusal::new(id, None, &complaint));
+        }
     }
 
     fn left_out(&self) -> BTreeSet<AnnotationId> {

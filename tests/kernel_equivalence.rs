@@ -475,6 +475,7 @@ impl<'a> Machine<'a> {
             policy: &policy,
             hosts: &hosts,
             flush: false,
+            is_repair: false,
             look: &|path: &CgroupPath| look(path),
             alive: &alive,
             state: &|_| Some(UnitState::Active),

@@ -69,6 +69,7 @@ fn load_with_hosts(
         policy,
         hosts,
         flush,
+        is_repair: false,
         look: &|path: &CgroupPath| look(path),
         alive: &alive,
         state: &state,

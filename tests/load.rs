@@ -70,6 +70,7 @@ impl Machine {
             policy: &policy,
             hosts: &Hosts::new(),
             flush,
+            is_repair: false,
             look: &|path| cgroups.id(path),
             alive: &|| Ok(cgroups.alive()),
             state: &|unit: &UnitName| Some(UnitState::of(unit.0 == "active.service".into())),

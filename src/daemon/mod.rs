@@ -12,7 +12,7 @@ mod sources;
 mod turn;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     path::Path,
@@ -30,7 +30,7 @@ use crate::{
     dispatch::{self, Script},
     effects::{self, Done, Failed},
     engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
-    load::{Load, LoadError},
+    load::{self, Load, LoadError},
     log,
     model::{CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
     nft::{Change, Interest, Kernel, Nftables, probe},
@@ -70,14 +70,16 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     for answer in sources.users.first_answers(FIRST_ANSWERS).await {
         daemon.user_answered(answer);
     }
+    let heard = daemon.learn_states(&mut sources).await;
     daemon
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
         .map_err(|error| failed_load(&error))?;
+    heard.into_iter().for_each(|event| daemon.hear(event));
     daemon.settle(&mut sources);
     if let Err(error) = process::raise_priority() {
         tracing::debug!("cannot take a real-time priority, but may be given one: {error}");
     }
-    sources.listen(&daemon.engine);
+    sources.listen(daemon.engine.units());
     daemon.notices.ready(&daemon.policy, &daemon.engine.figures());
     daemon.serve(&mut sources).await;
     notify(&[NotifyState::Stopping]);
@@ -111,6 +113,9 @@ const TURNS_AT_START: usize = 1000;
 /// How long the first load waits for the users whom the policy names: as a rule they are in /etc/passwd.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 
+/// How long after a repair its memory is kept for another one.
+const CALM: Duration = Duration::from_secs(1);
+
 /// How an annotation that nft refuses is to be taken.
 #[derive(Debug, Clone, Copy)]
 enum Refusals {
@@ -126,6 +131,8 @@ struct Daemon {
     hosts: HostSets,
     /// The last answers for the names of users.
     users: Users,
+    /// The states of units before the first load.
+    states: BTreeMap<UnitName, UnitState>,
     kernel: Nftables,
     engine: Engine,
     /// What of the ruleset the policy needs.
@@ -137,6 +144,8 @@ struct Daemon {
     nudged: Instant,
     notices: Notices,
     bus_is_lost: bool,
+    /// When the memory that a repair took is given back, unless there is another one before.
+    calm: Option<Duration>,
 }
 
 impl Daemon {
@@ -154,6 +163,7 @@ impl Daemon {
             policy: Arc::new(policy),
             hosts: HostSets::default(),
             users: Users::new(),
+            states: BTreeMap::new(),
             kernel,
             interest: Interest::default(),
             renamed: BTreeSet::new(),
@@ -161,11 +171,26 @@ impl Daemon {
             nudged: Instant::now(),
             notices: Notices::default(),
             bus_is_lost: false,
+            calm: None,
         }
     }
 
     fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Learns in what state the units are that rules depend on, so that the first load leaves open what an earlier daemon
+    /// left open. Returns what the bus said.
+    async fn learn_states(&mut self, sources: &mut Sources) -> Vec<DbusEvent> {
+        let units = load::units_with_state(&self.policy);
+        self.states.extend(active(&units).map(|unit| (unit, UnitState::Active)));
+        let heard = sources.first_states(units, FIRST_ANSWERS).await;
+        for event in &heard {
+            if let DbusEvent::State { unit, state } = event {
+                self.states.insert(unit.clone(), *state);
+            }
+        }
+        heard
     }
 
     /// Turn by turn: what each source has, then what the engine wants, once.
@@ -218,7 +243,7 @@ impl Daemon {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let due = self.engine.timeout().into_iter().chain(self.hosts.timeout()).min();
+        let due = self.engine.timeout().into_iter().chain(self.hosts.timeout()).chain(self.calm).min();
         due.map(|at| at.saturating_sub(self.now())).into_iter().chain(self.notices.timeout()).min()
     }
 
@@ -241,6 +266,9 @@ impl Daemon {
     /// Does what the engine wants now; whether that was anything.
     fn act(&mut self, sources: &mut Sources) -> bool {
         self.fill_hosts();
+        if self.calm.is_some_and(|at| at <= self.now()) {
+            self.give_back();
+        }
         let actions = self.engine.actions(self.now());
         let has_acted = !actions.is_empty();
         actions.into_iter().for_each(|action| self.execute(action, sources));
@@ -396,6 +424,13 @@ impl Daemon {
         }
     }
 
+    /// Gives back the memory that a load took.
+    fn give_back(&mut self) {
+        self.calm = None;
+        self.kernel.release_memory();
+        process::trim();
+    }
+
     /// Whether the policy selects other users than before.
     fn user_answered(&mut self, (name, answer): Answer<String, Option<u32>>) -> bool {
         match answer {
@@ -462,14 +497,15 @@ impl Daemon {
         // Until the kernel has taken the policy, the sources follow the old one.
         let found = sources.subtrees.instances_of(&policy.followed(), &users);
         let instances: Vec<Instance> = found.into_iter().map(|(instance, _)| instance).collect();
-        let engine = &self.engine;
+        let (engine, states) = (&self.engine, std::mem::take(&mut self.states));
         let load = Load {
             policy: &policy,
             hosts: self.hosts.known(),
             flush,
+            is_repair: matches!(refusals, Refusals::Expected),
             look: &look,
             alive: &cgroupfs::alive,
-            state: &|unit| engine.state(unit),
+            state: &|unit| engine.state(unit).or_else(|| states.get(unit).copied()),
             instances: &instances,
             users: &users,
         };
@@ -477,9 +513,13 @@ impl Daemon {
         self.renamed.extend(sources.monitor.drain(&self.interest).unwrap_or_default().renamed);
         let before = self.kernel.generations_of_others();
         let loaded = load.run(&mut self.kernel);
-        // Before what stays is put where this was.
-        self.kernel.release_memory();
-        process::trim();
+        let is_urgent = matches!(refusals, Refusals::Expected);
+        if is_urgent {
+            self.calm = Some(self.now() + CALM);
+        } else {
+            // Before what stays is put where this was.
+            self.give_back();
+        }
         let loaded = loaded?;
         match refusals {
             Refusals::Said => {
@@ -509,7 +549,9 @@ impl Daemon {
         }));
         self.others_changed(change);
         self.follow(sources, &users, &instances);
-        process::trim();
+        if !is_urgent {
+            process::trim();
+        }
         if loaded.unfinished {
             self.tell(Event::ReapplyRequested);
         }
@@ -529,15 +571,19 @@ impl Daemon {
 
     /// Looks which of the system's units whose state matters have a cgroup: nobody tells of them while there is no D-Bus.
     fn find_active(&mut self) {
-        let units = self.engine.units_with_state();
-        if units.is_empty() {
-            return;
-        }
-        let is_no_user = |one: &Instance| user_of(&one.unit.0).is_none();
-        let all = cgroupfs::units(Path::new(CGROUP_ROOT), usize::MAX, |path| Instance::of(&path), is_no_user);
-        for (Instance { unit, .. }, _) in all.into_iter().filter(|(one, _)| units.contains(&one.unit)) {
+        for unit in active(&self.engine.units_with_state()) {
             let (state, source) = (UnitState::Active, Source::Cgroup);
             self.tell(Event::UnitStateSeen { unit, state, source });
         }
     }
+}
+
+/// Those of the system's units that have a cgroup.
+fn active(units: &BTreeSet<UnitName>) -> impl Iterator<Item = UnitName> {
+    let is_no_user = |one: &Instance| user_of(&one.unit.0).is_none();
+    let all = match units.is_empty() {
+        true => vec![],
+        false => cgroupfs::units(Path::new(CGROUP_ROOT), usize::MAX, |path| Instance::of(&path), is_no_user),
+    };
+    all.into_iter().map(|(one, _)| one.unit).filter(|unit| units.contains(unit))
 }

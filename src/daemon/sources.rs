@@ -14,14 +14,13 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Interval, interval_at, sleep},
+    time::{Interval, interval_at, sleep, timeout},
 };
 
 use super::turn::turn;
 use crate::{
     cli,
     commands::Failure,
-    engine::Engine,
     machine,
     model::{CGROUP_ROOT, Source, UnitName},
     nft::{Nftables, RulesetMonitor},
@@ -117,12 +116,39 @@ impl Sources {
         })
     }
 
-    /// Starts what need not be there for the first load.
-    pub(super) fn listen(&mut self, engine: &Engine) {
-        self.dbus_units.send_replace(engine.units());
+    /// Listens to systemd from now on, about these units.
+    pub(super) fn listen(&mut self, units: BTreeSet<UnitName>) {
+        self.dbus_units.send_replace(units);
         if let Some((units, looks)) = self.dbus_ends.take() {
             self.dbus = Some(dbus::spawn(units, looks));
         }
+    }
+
+    /// What systemd says of the states of these units, as far as it says so within `limit`. Nothing if there is no bus yet.
+    pub(super) async fn first_states(
+        &mut self,
+        units: BTreeSet<UnitName>,
+        limit: Duration,
+    ) -> Vec<DbusEvent> {
+        let mut heard = Vec::new();
+        if !units.is_empty() && dbus::is_there() {
+            self.listen(units.clone());
+            let mut missing = units;
+            let answers = async {
+                while !missing.is_empty()
+                    && let Some(dbus) = &mut self.dbus
+                    && let Some(event) = dbus.recv().await
+                {
+                    if let DbusEvent::State { unit, .. } = &event {
+                        missing.remove(unit);
+                    }
+                    heard.push(event);
+                }
+            };
+            // What is late comes in a later turn.
+            let _ = timeout(limit, answers).await;
+        }
+        heard
     }
 
     /// Asks for the names in a policy, and no longer for any others.

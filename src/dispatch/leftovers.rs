@@ -58,6 +58,16 @@ impl Listing {
         script
     }
 
+    /// The tables that there are.
+    pub fn tables(&self) -> BTreeSet<TableRef> {
+        let objects = self.others["nftables"].as_array().into_iter().flatten();
+        let tables = objects.filter_map(|object| object.get("table"));
+        let reference = |table| {
+            Some(TableRef { family: text(table, "family").parse().ok()?, name: text(table, "name").into() })
+        };
+        tables.filter_map(reference).collect()
+    }
+
     /// The sets and maps of others whose key is a cgroup.
     pub fn sets_of_cgroups(&self) -> Vec<SetRef> {
         let objects = self.others["nftables"].as_array().into_iter().flatten();
@@ -70,11 +80,19 @@ impl FromIterator<Value> for Listing {
     fn from_iter<T: IntoIterator<Item = Value>>(objects: T) -> Self {
         let mut listing = Self::default();
         let (mut others, mut sets) = (Vec::new(), Vec::new());
+        // Tables come before what is in them.
+        let mut owned = BTreeSet::new();
         for listed in objects {
             let Some((kind, object)) = listed.as_object().and_then(|object| object.iter().next()) else {
                 continue;
             };
             match kind.as_str() {
+                "table" if is_owned(object) => {
+                    owned.insert(table(object, "name"));
+                    others.push(listed);
+                }
+                // Whatever it is named after, nobody but the table's owner can change it.
+                _ if owned.contains(&table(object, "table")) => others.push(listed),
                 "rule" if is_ours(text(object, "chain")) => {}
                 "rule" if refers_to_us(&object["expr"]) => {
                     listing.rules.push((place(object, "chain"), object["handle"].clone()));
@@ -96,6 +114,16 @@ impl FromIterator<Value> for Listing {
 fn reference(set: &Value) -> Option<SetRef> {
     let table = TableRef { family: text(set, "family").parse().ok()?, name: text(set, "table").into() };
     Some(SetRef { table, name: text(set, "name").into() })
+}
+
+fn table(object: &Value, name: &str) -> String {
+    format!("{} {}", text(object, "family"), text(object, name))
+}
+
+/// Whether a table is for the process alone that made it (nft(8), `flags owner`).
+fn is_owned(table: &Value) -> bool {
+    let is_owner = |flag: &Value| flag == "owner";
+    is_owner(&table["flags"]) || table["flags"].as_array().is_some_and(|flags| flags.iter().any(is_owner))
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
@@ -177,6 +205,23 @@ mod tests {
         assert!(script.contains("flush map inet filter scnpm.out.1\n"), "{script}");
         assert!(script.contains("delete set inet filter scnpm.out.2.active\n"), "{script}");
         assert!(!script.contains("delete chain") && !script.contains("delete map"), "{script}");
+    }
+
+    #[test]
+    fn leaves_tables_alone_that_somebody_owns() {
+        for flags in [json!("owner"), json!(["owner", "persist"])] {
+            let ruleset = json!({"nftables": [
+                {"table": {"family": "inet", "name": "theirs", "handle": 1, "flags": flags}},
+                {"chain": {"family": "inet", "table": "theirs", "name": "scnpm.a", "handle": 1}},
+                {"map": {"family": "inet", "table": "theirs", "name": "scnpm.b", "type": "cgroupsv2", "map": "verdict"}},
+                {"table": {"family": "ip", "name": "theirs", "handle": 2}},
+                {"chain": {"family": "ip", "table": "theirs", "name": "scnpm.a", "handle": 1}},
+            ]});
+            let listing = Listing::read(&ruleset.to_string()).unwrap();
+            let removal = listing.removal(&BTreeSet::new(), &BTreeSet::new()).to_string();
+            assert_eq!(removal, "flush chain ip theirs scnpm.a\ndelete chain ip theirs scnpm.a\n");
+            assert_eq!(listing.tables().len(), 2);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::hosts::HostMatch;
 use crate::{
-    model::{AnnotationId, CgroupPath, ChainRef, Data, SetRef, UnitName},
+    model::{AnnotationId, CgroupPath, ChainRef, Data, SetRef, TableRef, UnitName},
     text::{Code, FileId, SourceMap, Span, Token, diagnostic::Diagnostic},
     units::selector::{Selector, Selectors, Which, Whose},
 };
@@ -138,6 +138,14 @@ pub enum Statement {
 }
 
 impl Statement {
+    /// The table that it is for.
+    pub fn table(&self) -> &TableRef {
+        match self {
+            Self::Rule(rule) => &rule.chain.table,
+            Self::Element(element) => &element.set.table,
+        }
+    }
+
     /// Whether it is a rule with a cgroup match.
     pub fn matches_cgroup(&self) -> bool {
         match self {

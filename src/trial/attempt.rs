@@ -109,6 +109,7 @@ impl Attempt {
             policy,
             hosts,
             flush: false,
+            is_repair: false,
             look: &is_there,
             alive: &|| Ok(BTreeSet::new()),
             state: &|_| None,

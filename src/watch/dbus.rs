@@ -65,6 +65,15 @@ pub fn spawn(
     receiver
 }
 
+/// Whether there is a system bus to connect to.
+pub fn is_there() -> bool {
+    address().parse().is_ok_and(|address| socket_path(&address).is_none_or(|socket| socket.exists()))
+}
+
+fn address() -> String {
+    env::var("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_else(|_| SOCKET.to_owned())
+}
+
 const CHANNEL_SIZE: usize = 256;
 
 const SOCKET: &str = "unix:path=/run/dbus/system_bus_socket";
@@ -148,7 +157,7 @@ struct Listener {
 
 impl Listener {
     async fn run(mut self) -> Result<(), Unheard> {
-        let text = env::var("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_else(|_| SOCKET.to_owned());
+        let text = address();
         let address: Address = match text.parse() {
             Ok(address) => address,
             Err(error) => return self.send(DbusEvent::Lost(format!("{text}: {error}"))).await,
