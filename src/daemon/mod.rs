@@ -27,7 +27,7 @@ use crate::{
     cgroupfs::{self, look},
     cli,
     commands::Failure,
-    dispatch::{self, Script},
+    dispatch::{self, Script, is_identifier},
     effects::{self, Done, Failed},
     engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
     load::{self, Load, LoadError},
@@ -35,7 +35,6 @@ use crate::{
     model::{CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
     nft::{Change, Interest, Kernel, Nftables, probe},
     policy::{Policy, files::Disk, hosts::HostName, parse},
-    text::token::is_identifier,
     units::{places::user_of, selector::Users},
     watch::{
         cgroups::{self, Cgroups, Seen},

@@ -30,13 +30,15 @@ struct Unread<'a> {
 }
 
 impl Listing {
-    /// Reads libnftables' text.
+    /// Reads libnftables' texts: one of the ruleset, or one of each table.
     ///
     /// # Errors
-    /// It is no such listing.
-    pub fn read(text: &str) -> serde_json::Result<Self> {
-        let objects = serde_json::from_str::<Unread<'_>>(text)?.nftables;
-        objects.into_iter().map(|object| serde_json::from_str(object.get())).collect()
+    /// One is no such listing.
+    pub fn read(texts: &[String]) -> serde_json::Result<Self> {
+        let unread: Vec<Unread<'_>> =
+            texts.iter().map(|text| serde_json::from_str(text)).collect::<Result<_, _>>()?;
+        let objects = unread.into_iter().flat_map(|unread| unread.nftables);
+        objects.map(|object| serde_json::from_str(object.get())).collect()
     }
 
     /// The commands that remove every object named `scnpm.*` and every rule of other chains that refers to one. Rules of
@@ -80,19 +82,11 @@ impl FromIterator<Value> for Listing {
     fn from_iter<T: IntoIterator<Item = Value>>(objects: T) -> Self {
         let mut listing = Self::default();
         let (mut others, mut sets) = (Vec::new(), Vec::new());
-        // Tables come before what is in them.
-        let mut owned = BTreeSet::new();
         for listed in objects {
             let Some((kind, object)) = listed.as_object().and_then(|object| object.iter().next()) else {
                 continue;
             };
             match kind.as_str() {
-                "table" if is_owned(object) => {
-                    owned.insert(table(object, "name"));
-                    others.push(listed);
-                }
-                // Whatever it is named after, nobody but the table's owner can change it.
-                _ if owned.contains(&table(object, "table")) => others.push(listed),
                 "rule" if is_ours(text(object, "chain")) => {}
                 "rule" if refers_to_us(&object["expr"]) => {
                     listing.rules.push((place(object, "chain"), object["handle"].clone()));
@@ -114,16 +108,6 @@ impl FromIterator<Value> for Listing {
 fn reference(set: &Value) -> Option<SetRef> {
     let table = TableRef { family: text(set, "family").parse().ok()?, name: text(set, "table").into() };
     Some(SetRef { table, name: text(set, "name").into() })
-}
-
-fn table(object: &Value, name: &str) -> String {
-    format!("{} {}", text(object, "family"), text(object, name))
-}
-
-/// Whether a table is for the process alone that made it (nft(8), `flags owner`).
-fn is_owned(table: &Value) -> bool {
-    let is_owner = |flag: &Value| flag == "owner";
-    is_owner(&table["flags"]) || table["flags"].as_array().is_some_and(|flags| flags.iter().any(is_owner))
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
@@ -174,7 +158,7 @@ mod tests {
             {"rule": {"family": "inet", "table": "filter", "chain": "scnpm.out.1.a.service", "handle": 12,
                 "expr": [{"accept": null}]}},
         ]});
-        Listing::read(&ruleset.to_string()).unwrap()
+        Listing::read(&[ruleset.to_string()]).unwrap()
     }
 
     #[test]
@@ -208,26 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn leaves_tables_alone_that_somebody_owns() {
-        for flags in [json!("owner"), json!(["owner", "persist"])] {
-            let ruleset = json!({"nftables": [
-                {"table": {"family": "inet", "name": "theirs", "handle": 1, "flags": flags}},
-                {"chain": {"family": "inet", "table": "theirs", "name": "scnpm.a", "handle": 1}},
-                {"map": {"family": "inet", "table": "theirs", "name": "scnpm.b", "type": "cgroupsv2", "map": "verdict"}},
-                {"table": {"family": "ip", "name": "theirs", "handle": 2}},
-                {"chain": {"family": "ip", "table": "theirs", "name": "scnpm.a", "handle": 1}},
-            ]});
-            let listing = Listing::read(&ruleset.to_string()).unwrap();
-            let removal = listing.removal(&BTreeSet::new(), &BTreeSet::new()).to_string();
-            assert_eq!(removal, "flush chain ip theirs scnpm.a\ndelete chain ip theirs scnpm.a\n");
-            assert_eq!(listing.tables().len(), 2);
-        }
-    }
-
-    #[test]
     fn finds_nothing_in_a_clean_kernel() {
         assert_eq!(
-            Listing::read("{\"nftables\": []}").unwrap().removal(&BTreeSet::new(), &BTreeSet::new()),
+            Listing::read(&[]).unwrap().removal(&BTreeSet::new(), &BTreeSet::new()),
             Script::default()
         );
     }

@@ -20,6 +20,7 @@ use std::{
     fmt,
 };
 
+pub use crate::text::token::is_identifier;
 use crate::{
     model::{AnnotationId, CgroupPath, ChainRef, Condition, Data, Element, Key, Row, SetRef, TableRef},
     policy::{Annotation, CgroupMatch, ElementStatement, Part, Placement, Policy, Statement, hosts::Hosts},

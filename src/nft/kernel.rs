@@ -10,7 +10,7 @@ use super::{
     probe::{Missing, no_nf_tables},
 };
 use crate::{
-    dispatch::{Script, leftovers::Listing},
+    dispatch::{Script, is_identifier, leftovers::Listing},
     model::{Addresses, CgroupId, Data, Element, SetRef},
 };
 
@@ -164,7 +164,15 @@ impl Kernel for Nftables {
     }
 
     fn list(&mut self) -> Result<Listing, Vec<Complaint>> {
-        self.library.list()
+        let tables = self.netlink.tables().map_err(|error| vec![Complaint::unplaced(words_of(&error))])?;
+        if !tables.iter().any(|table| table.is_owned) {
+            return self.library.list(&["list ruleset".to_owned()]);
+        }
+        // Nobody but its owner can change a table that is owned, whatever is in it; and libnftables 1.0.6 lists the flags of
+        // such a table as what happens to be in memory.
+        let ours = tables.iter().filter(|table| !table.is_owned && is_identifier(&table.table.name));
+        let commands: Vec<String> = ours.map(|table| format!("list table {}", table.table)).collect();
+        self.library.list(&commands)
     }
 
     fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()> {

@@ -110,20 +110,21 @@ impl Libnftables {
         Err(if complaints.is_empty() { vec![Complaint::unplaced(wordless())] } else { complaints })
     }
 
-    /// The ruleset as JSON, without the elements of sets.
+    /// What these commands list, without the elements of sets.
     ///
     /// # Errors
     /// nft's words.
-    pub fn list(&mut self) -> Result<Listing, Vec<Complaint>> {
+    pub fn list(&mut self, commands: &[String]) -> Result<Listing, Vec<Complaint>> {
         self.configure(OUTPUT_JSON | OUTPUT_TERSE | OUTPUT_HANDLE | OUTPUT_NUMERIC_ALL, false);
-        let text = self.run_buffer("list ruleset")?;
+        let texts: Vec<String> =
+            commands.iter().map(|command| self.run_buffer(command)).collect::<Result<_, _>>()?;
         // Otherwise the buffer keeps the size of the largest ruleset.
         // SAFETY: the context is ours, and no text in the buffer is in use.
         unsafe {
             (self.functions.ctx_unbuffer_output)(self.context.as_ptr());
             (self.functions.ctx_buffer_output)(self.context.as_ptr());
         }
-        Listing::read(&text).map_err(|error| {
+        Listing::read(&texts).map_err(|error| {
             vec![Complaint::unplaced(format!("libnftables' list of the ruleset is no JSON: {error}"))]
         })
     }

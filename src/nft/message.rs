@@ -22,6 +22,7 @@ const NFNL_MSG_BATCH_END: u16 = 0x11;
 /// `enum nf_tables_msg_types`, as far as it is needed.
 pub(super) mod kind {
     pub(in crate::nft) const NEWTABLE: u8 = 0;
+    pub(in crate::nft) const GETTABLE: u8 = 1;
     pub(in crate::nft) const DELTABLE: u8 = 2;
     pub(in crate::nft) const NEWCHAIN: u8 = 3;
     pub(in crate::nft) const DELCHAIN: u8 = 5;
@@ -38,6 +39,7 @@ pub(super) mod kind {
 }
 
 pub(super) const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_OWNER: u16 = 7;
 pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
 pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 pub(super) const NFTA_CHAIN_HANDLE: u16 = 2;
@@ -221,6 +223,14 @@ pub(super) fn get_set(set: &SetRef, seq: u32) -> Vec<u8> {
     bytes
 }
 
+/// A request for all tables.
+pub(super) fn list_tables(seq: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let message = header(&mut bytes, nf_tables(kind::GETTABLE), NLM_F_REQUEST | NLM_F_DUMP, seq, 0, 0);
+    close(&mut bytes, message);
+    bytes
+}
+
 /// A request for the ruleset's generation, which nothing but missing rights or a missing nf_tables refuses.
 pub(super) fn get_generation(seq: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -267,6 +277,11 @@ impl<'a> Message<'a> {
     pub(super) fn long_number(&self, kind: u16) -> Option<u64> {
         let value = attribute(self.payload.get(4..)?, kind)?;
         Some(u64::from_be_bytes(value.try_into().ok()?))
+    }
+
+    /// Whether the table that it describes is for one process alone.
+    pub(super) fn is_owned(&self) -> bool {
+        self.number(NFTA_TABLE_OWNER).is_some()
     }
 
     /// Whether the set that it describes has ids of cgroups as its keys, and nothing else.

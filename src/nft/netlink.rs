@@ -22,11 +22,11 @@ use nix::{
 use super::{
     kernel::ElementChange,
     message::{
-        self, Batch, Message, NFTA_GEN_ID, NFTA_GEN_PROC_NAME, NFTA_GEN_PROC_PID, NLM_F_DUMP_INTR,
-        NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, kind, list_elements, messages,
+        self, Batch, Message, NFTA_GEN_ID, NFTA_GEN_PROC_NAME, NFTA_GEN_PROC_PID, NFTA_TABLE_NAME,
+        NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, kind, list_elements, messages,
     },
 };
-use crate::model::{Addresses, CgroupId, SetRef};
+use crate::model::{Addresses, CgroupId, SetRef, TableRef};
 
 /// A socket to nf_tables.
 #[derive(Debug)]
@@ -75,6 +75,21 @@ impl Netlink {
             (is_answer && message.kind == NLMSG_ERROR).then(|| outcome(message))
         })?;
         generation.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// The tables.
+    ///
+    /// # Errors
+    /// The kernel's; `Interrupted` for a ruleset that changes all the time.
+    pub fn tables(&mut self) -> io::Result<Vec<Table>> {
+        self.dump(message::list_tables, |message, tables: &mut Vec<Table>| {
+            if let Some(family) = message.family()
+                && let Some(name) = message.text(NFTA_TABLE_NAME)
+            {
+                let table = TableRef { family, name: name.into() };
+                tables.push(Table { table, is_owned: message.is_owned() });
+            }
+        })
     }
 
     /// Whether a set or map has ids of cgroups as its keys, and nothing else.
@@ -140,35 +155,42 @@ impl Netlink {
     /// # Errors
     /// `NotFound` for no such set, `Interrupted` for a ruleset that changes all the time.
     pub fn elements(&mut self, set: &SetRef) -> io::Result<BTreeMap<CgroupId, bool>> {
+        self.dump(
+            |seq| list_elements(set, seq),
+            |message, ids: &mut BTreeMap<_, _>| ids.extend(message.cgroup_keys()),
+        )
+    }
+
+    /// What a request lists, begun anew whenever the ruleset changes meanwhile.
+    fn dump<T: Default>(
+        &mut self,
+        request: impl Fn(u32) -> Vec<u8>,
+        take: impl Fn(&Message, &mut T),
+    ) -> io::Result<T> {
         for _ in 0..LISTINGS {
-            if let Some(ids) = self.listing(set)? {
-                return Ok(ids);
+            let seq = self.seq;
+            self.seq = seq.wrapping_add(1);
+            self.send(&request(seq))?;
+            let mut found = T::default();
+            let mut is_whole = true;
+            self.receive(|message| {
+                if message.seq != seq {
+                    return None;
+                }
+                is_whole &= message.flags & NLM_F_DUMP_INTR == 0;
+                match message.kind {
+                    NLMSG_ERROR | NLMSG_DONE => Some(outcome(message)),
+                    _ => {
+                        take(message, &mut found);
+                        None
+                    }
+                }
+            })?;
+            if is_whole {
+                return Ok(found);
             }
         }
         Err(Errno::EINTR.into())
-    }
-
-    /// One listing; `None` if the ruleset changed meanwhile.
-    fn listing(&mut self, set: &SetRef) -> io::Result<Option<BTreeMap<CgroupId, bool>>> {
-        let seq = self.seq;
-        self.seq = seq.wrapping_add(1);
-        self.send(&list_elements(set, seq))?;
-        let mut ids = BTreeMap::new();
-        let mut whole = true;
-        self.receive(|message| {
-            if message.seq != seq {
-                return None;
-            }
-            whole &= message.flags & NLM_F_DUMP_INTR == 0;
-            match message.kind {
-                NLMSG_ERROR | NLMSG_DONE => Some(outcome(message)),
-                _ => {
-                    ids.extend(message.cgroup_keys());
-                    None
-                }
-            }
-        })?;
-        Ok(whole.then_some(ids))
     }
 
     /// Sends a batch and waits until the kernel has said what became of it.
@@ -228,6 +250,15 @@ fn after(address: IpAddr) -> Option<IpAddr> {
         IpAddr::V4(address) => Some(Ipv4Addr::from(u32::from(address).checked_add(1)?).into()),
         IpAddr::V6(address) => Some(Ipv6Addr::from(u128::from(address).checked_add(1)?).into()),
     }
+}
+
+/// A table, and whether it is for the process alone that made it (nft(8), `flags owner`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// The table.
+    pub table: TableRef,
+    /// Whether it is.
+    pub is_owned: bool,
 }
 
 /// A state of the ruleset, which each transaction that changes something ends with (`NFT_MSG_NEWGEN`).

@@ -186,7 +186,7 @@ fn token(kind: TokenKind, text: &str, span: Span, spaced: bool) -> Token {
 }
 
 /// Whether nft takes a word as the name of a table, chain, set or variable.
-pub(crate) fn is_identifier(text: &str) -> bool {
+pub fn is_identifier(text: &str) -> bool {
     text.starts_with(is_name_start) && text.chars().all(is_name)
 }
 

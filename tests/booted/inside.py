@@ -1,9 +1,11 @@
 """The booted-systemd tests. Arguments: words; only tests with one of them in their names run."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -754,6 +756,126 @@ def deleted_elements_come_back():
     name = next(line.split()[1] for line in m.ruleset().splitlines() if line.strip().startswith("map scnpm."))
     m.run("nft", "flush", "map", "inet", "filter", name)
     m.elements_become(cgroup)
+
+
+@test
+def what_others_add_to_ours_or_rename_is_put_right():
+    cgroup, stranger = running("t-known.service"), running("t-stranger.service")
+    m.start_with(m.system_rule("t-known.service"))
+    m.elements_become(cgroup)
+    before = m.ruleset()
+    chain = re.search(r"chain (scnpm\S+)", before)[1]
+    verdict = re.search(r"map (scnpm\S+)", before)[1]
+    for change in [
+        f'add element inet filter {verdict} {{ "{stranger}" : accept }}',
+        f"insert rule inet filter {chain} accept",
+        f"delete element inet filter {verdict} {{ \"{cgroup}\" }}",
+        f"rename chain inet filter {chain} theirs",
+        "add set inet filter scnpm.other { type mark; }",
+        "flush chain inet filter allowed",
+    ]:
+        m.run("nft", change)
+        m.eventually(lambda: m.ruleset() == before, lambda: f"after {change}:\n{m.ruleset()}")
+    m.run("nft", "rename chain inet filter allowed elsewhere")
+    m.is_refused(stranger)
+    m.run("nft", "rename chain inet filter elsewhere allowed")
+    m.eventually(lambda: m.ruleset() == before, lambda: f"after the chain's name came back:\n{m.ruleset()}")
+    named = [entry["MESSAGE"] for entry in m.entries() if "changed the ruleset" in entry["MESSAGE"]]
+    m.check(len(named) == 1 and named[0].startswith("nft (process "), f"who did it: {named}")
+
+
+@test
+def two_daemons_with_one_policy_do_not_fight_for_ever():
+    cgroup = running("t-fought-for.service")
+    m.start_with(m.system_rule("t-fought-for.service"))
+    m.elements_become(cgroup)
+    m.run("systemd-run", "--quiet", "--unit=t-second", m.SCNPM, str(m.CONF))
+    m.eventually(
+        lambda: any("undoes what is loaded" in m.log(name) for name in ["scnpm.service", "t-second.service"]),
+        "nobody says that there is a fight",
+    )
+    first, began = m.loads(), time.monotonic()
+    time.sleep(3)
+    m.check(m.loads() - first < 10, f"{m.loads() - first} loads in {time.monotonic() - began:.0f} s")
+    m.stop("t-second.service")
+    m.elements_become(cgroup)
+    m.is_let_through(cgroup)
+
+
+@test
+def tables_that_somebody_owns_are_left_alone():
+    old, new = running("t-old.service"), running("t-new.service")
+    m.start_with(m.system_rule("t-old.service"))
+    m.elements_become(old)
+    with subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as owner:
+        owner.stdin.write("add table inet theirs { flags owner; }\nadd chain inet theirs scnpm.theirs\n")
+        owner.stdin.flush()
+        m.eventually(lambda: "scnpm.theirs" in m.ruleset(), "there is no such table")
+        m.write_policy(m.system_rule("t-new.service"))
+        m.run("systemctl", "reload", "scnpm.service")
+        m.elements_become(new)
+        m.check("scnpm.theirs" in m.ruleset(), "the owner's chain is gone")
+        owner.stdin.close()
+
+
+@contextlib.contextmanager
+def refusals(cgroup, port):
+    """A process in that cgroup that connects once a millisecond; yields a list that has the number of its refusals at the end."""
+
+    def move():
+        (m.CGROUPS / cgroup / "cgroup.procs").write_text("0")
+
+    code = f"""if True:
+        import select, socket, sys, time
+        tries = refused = 0
+        while not select.select([sys.stdin], [], [], 0.001)[0]:
+            with socket.socket() as each:
+                tries += 1
+                refused += each.connect_ex(("127.0.0.1", {port})) != 0
+        print(tries, refused)
+    """
+    found = []
+    with subprocess.Popen(["python3", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=move) as probe:
+        yield found
+        tries, refused = map(int, probe.communicate("end\n")[0].split())
+    m.check(tries > 100, f"only {tries} tries")
+    found.append(refused)
+
+
+@test
+def daemon_that_is_killed_or_restarted_leaves_open_what_is_open():
+    stranger, known = running("t-stranger.service"), running("t-known.service")
+    m.service("t-oneshot.service", "Type=oneshot", "RemainAfterExit=yes", "ExecStart=/bin/true")
+    m.reload_units()
+    m.start("t-oneshot.service")
+    m.start_with(m.rule("t-oneshot.service", port=7003), m.rule("t-known.service", port=7004), m.system_rule("t-known.service"))
+    m.is_let_through(stranger, 7003)
+    m.is_let_through(stranger, 7004)
+    with refusals(stranger, 7003) as of_oneshot, refusals(stranger, 7004) as of_gate, refusals(known, 7001) as of_cgroup:
+        for _ in range(5):
+            kill_daemon()
+            m.start("scnpm.service")
+            time.sleep(0.3)
+            m.run("systemctl", "restart", "scnpm.service")
+            time.sleep(0.3)
+            m.run("systemctl", "reload", "scnpm.service")
+    m.equal((of_oneshot, of_gate, of_cgroup), ([0], [0], [0]), "refusals meanwhile")
+    m.stop("t-oneshot.service")
+    m.is_refused(stranger, 7003)
+
+
+@test
+def unit_that_stops_while_the_daemon_is_dead_is_closed_at_its_start():
+    stranger = running("t-stranger.service")
+    m.service("t-oneshot.service", "Type=oneshot", "RemainAfterExit=yes", "ExecStart=/bin/true")
+    m.reload_units()
+    m.start("t-oneshot.service")
+    m.start_with(m.rule("t-oneshot.service", port=7003))
+    m.is_let_through(stranger, 7003)
+    kill_daemon()
+    m.stop("t-oneshot.service")
+    m.start("scnpm.service")
+    m.check(not m.gets_through(stranger, 7003), "the rule holds though its unit has ended")
 
 
 # Sources, each alone
