@@ -41,7 +41,7 @@ _scnpm() {
 
     case "${cmd}" in
         scnpm)
-            opts="-f -u -a -c -d -h -V --flush --reload-with-unit --reapply-with-unit --cooldown --debug --sources --clean --help --version check units help"
+            opts="-f -u -a -c -d -h -V --flush --reload-with-unit --reapply-with-unit --watch-config --cooldown --debug --sources --clean --help --version check units help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

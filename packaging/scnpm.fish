@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_scnpm_global_optspecs
-    string join \n f/flush u/reload-with-unit= a/reapply-with-unit= c/cooldown= d/debug sources= clean h/help V/version
+    string join \n f/flush u/reload-with-unit= a/reapply-with-unit= watch-config c/cooldown= d/debug sources= clean h/help V/version
 end
 
 function __fish_scnpm_needs_command
@@ -31,6 +31,7 @@ complete -c scnpm -n "__fish_scnpm_needs_command" -l sources -d 'Where to learn 
 dbus\t'systemd\'s signals on the system bus'
 journal\t'the journal, by sd-journal(3)'"
 complete -c scnpm -n "__fish_scnpm_needs_command" -s f -l flush -d 'Flush the chains named in annotations at start and at every reload'
+complete -c scnpm -n "__fish_scnpm_needs_command" -l watch-config -d 'Load the files again when they change, unless they have errors'
 complete -c scnpm -n "__fish_scnpm_needs_command" -s d -l debug -d 'Say what happens'
 complete -c scnpm -n "__fish_scnpm_needs_command" -l clean -d 'Remove everything of scnpm\'s from the kernel and exit'
 complete -c scnpm -n "__fish_scnpm_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -63,6 +63,10 @@ pub struct Daemon {
     #[arg(short = 'a', long, value_name = "UNIT")]
     pub reapply_with_unit: Vec<String>,
 
+    /// Load the files again when they change, unless they have errors
+    #[arg(long)]
+    pub watch_config: bool,
+
     /// Least time between two loads of the policy; new cgroups never wait for it
     #[arg(short, long, value_name = "MS", default_value_t = 300)]
     pub cooldown: u64,

@@ -47,6 +47,8 @@ pub struct Load<'a> {
     /// Whether it is loaded again as it was. What is in a table that is gone is left out then without asking nft, which
     /// takes a while: as a rule somebody is about to load the table again.
     pub is_repair: bool,
+    /// Whether nothing is loaded if nft refuses any of it.
+    pub is_strict: bool,
     /// Looks at a cgroup.
     pub look: &'a dyn Fn(&CgroupPath) -> Option<CgroupId>,
     /// Looks at all cgroups that exist.
@@ -177,6 +179,9 @@ impl Load<'_> {
             }
             rounds += 1;
             let progress = self.blame(&complaints, &attempt, &mut blamed);
+            if self.is_strict && !blamed.refused.is_empty() {
+                return Err(LoadError { words: blamed.words(self.policy), passing: false });
+            }
             if progress == Progress::None || rounds == ROUNDS_TOGETHER {
                 let before = blamed.refused.len();
                 self.try_in_groups(kernel, &levels, &mut blamed);
@@ -554,6 +559,12 @@ impl Blamed {
         for (id, _) in absent {
             self.refused.entry(id).or_insert_with(|| Refusal::new(id, None, &complaint));
         }
+    }
+
+    /// What nft says of each, with its place.
+    fn words(&self, policy: &Policy) -> Vec<String> {
+        let refusals = self.refused.values();
+        refusals.map(|refusal| refusal.diagnostic(policy).short(&policy.sources)).collect()
     }
 
     fn left_out(&self) -> BTreeSet<AnnotationId> {

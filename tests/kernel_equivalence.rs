@@ -476,6 +476,7 @@ impl<'a> Machine<'a> {
             hosts: &hosts,
             flush: false,
             is_repair: false,
+            is_strict: false,
             look: &|path: &CgroupPath| look(path),
             alive: &alive,
             state: &|_| Some(UnitState::Active),

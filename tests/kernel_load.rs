@@ -70,6 +70,7 @@ fn load_with_hosts(
         hosts,
         flush,
         is_repair: false,
+        is_strict: false,
         look: &|path: &CgroupPath| look(path),
         alive: &alive,
         state: &state,

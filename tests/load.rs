@@ -71,6 +71,7 @@ impl Machine {
             hosts: &Hosts::new(),
             flush,
             is_repair: false,
+            is_strict: false,
             look: &|path| cgroups.id(path),
             alive: &|| Ok(cgroups.alive()),
             state: &|unit: &UnitName| Some(UnitState::of(unit.0 == "active.service".into())),

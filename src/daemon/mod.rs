@@ -8,14 +8,16 @@
 
 mod notices;
 mod process;
+mod settle;
 mod sources;
 mod turn;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    io,
+    fs, io,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -29,16 +31,23 @@ use crate::{
     commands::Failure,
     dispatch::{self, Script, is_identifier},
     effects::{self, Done, Failed},
-    engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
+    engine::{Action, Engine, Event, PolicyLoaded, Settings, UNSETTLED, hosts::HostSets},
     load::{self, Load, LoadError},
     log,
     model::{CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
     nft::{Change, Interest, Kernel, Nftables, probe},
-    policy::{Policy, files::Disk, hosts::HostName, parse},
+    policy::{
+        Policy,
+        files::{Disk, Files},
+        hosts::HostName,
+        parse,
+    },
+    text::diagnostic::Severity,
     units::{places::user_of, selector::Users},
     watch::{
         cgroups::{self, Cgroups, Seen},
         dbus::DbusEvent,
+        files,
         journal::{JournalEvent, Kind},
         reader::Read,
         resolver::Answer,
@@ -46,6 +55,7 @@ use crate::{
     },
 };
 use notices::{Notices, notify};
+use settle::{Readings, Texts, Verdict, texts};
 use sources::{News, Sources};
 
 /// Runs the daemon until a signal ends it.
@@ -54,7 +64,7 @@ use sources::{News, Sources};
 /// What keeps it from starting; once it runs, nothing ends it but a signal.
 pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     process::share_the_heap();
-    let policy = read(&options)?;
+    let (policy, looked_at) = read_settled(&options).await?;
     let mut kernel = Nftables::open().map_err(Failure::new)?;
     probe::require_net_admin().map_err(Failure::new)?;
     probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(Failure::new)?;
@@ -64,6 +74,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     let mut sources = Sources::open(&options, &mut kernel)?;
     let mut daemon = Daemon::new(options, policy, kernel);
     daemon.notices.files_read(&daemon.policy);
+    watch_files(&mut sources, &looked_at);
     let policy = Arc::clone(&daemon.policy);
     sources.ask_for(&policy);
     for answer in sources.users.first_answers(FIRST_ANSWERS).await {
@@ -86,9 +97,59 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(options: &cli::Daemon) -> Result<Policy, Failure> {
+/// The files that a reading looked at, or for.
+type LookedAt = BTreeSet<PathBuf>;
+
+/// The machine's files, and what was looked at.
+#[derive(Default)]
+struct Noted(RefCell<LookedAt>);
+
+impl Files for Noted {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.0.borrow_mut().insert(path.to_owned());
+        Disk.read(path)
+    }
+
+    fn glob(&self, pattern: &str) -> Vec<PathBuf> {
+        self.0.borrow_mut().insert(files::base_of(pattern));
+        Disk.glob(pattern)
+    }
+
+    fn identity(&self, path: &Path) -> PathBuf {
+        Disk.identity(path)
+    }
+}
+
+fn read(options: &cli::Daemon) -> Result<(Policy, LookedAt), Failure> {
     let paths: Vec<&Path> = options.files.iter().map(|path| path.as_path()).collect();
-    parse::read(&Disk, &paths).map_err(Failure::new)
+    let noted = Noted::default();
+    let policy = parse::read(&noted, &paths).map_err(Failure::new)?;
+    Ok((policy, noted.0.into_inner()))
+}
+
+/// The files as they are once nobody is writing them.
+async fn read_settled(options: &cli::Daemon) -> Result<(Policy, LookedAt), Failure> {
+    let mut readings = Readings::default();
+    loop {
+        let (policy, looked_at) = read(options)?;
+        match readings.judge(&Texts::new(), texts(&policy), age) {
+            Verdict::Unsettled => tokio::time::sleep(UNSETTLED).await,
+            Verdict::Whole | Verdict::Emptied(_) => return Ok((policy, looked_at)),
+        }
+    }
+}
+
+/// How long ago a file was changed.
+fn age(path: &str) -> Option<Duration> {
+    fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()
+}
+
+fn watch_files(sources: &mut Sources, looked_at: &LookedAt) {
+    for (directory, error) in
+        sources.files.iter_mut().flat_map(|files| files.follow(looked_at.iter().map(PathBuf::as_path)))
+    {
+        tracing::warn!("{} cannot be watched for changes of the files: {error}", directory.display());
+    }
 }
 
 fn interest(policy: &Policy) -> Interest {
@@ -143,6 +204,11 @@ struct Daemon {
     nudged: Instant,
     notices: Notices,
     bus_is_lost: bool,
+    /// What the files said when they were last taken, and what was read since.
+    texts: Texts,
+    readings: Readings,
+    /// Whether the next reading is of files that changed by themselves, which are not loaded if they have errors.
+    is_strict: bool,
     /// When the memory that a repair took is given back, unless there is another one before.
     calm: Option<Duration>,
 }
@@ -159,7 +225,6 @@ impl Daemon {
         Self {
             engine: Engine::new(settings),
             options,
-            policy: Arc::new(policy),
             hosts: HostSets::default(),
             users: Users::new(),
             states: BTreeMap::new(),
@@ -170,6 +235,10 @@ impl Daemon {
             nudged: Instant::now(),
             notices: Notices::default(),
             bus_is_lost: false,
+            texts: texts(&policy),
+            policy: Arc::new(policy),
+            readings: Readings::default(),
+            is_strict: false,
             calm: None,
         }
     }
@@ -208,7 +277,11 @@ impl Daemon {
                 };
                 match news {
                     News::End => return,
-                    News::Hangup => self.tell(Event::ReloadRequested),
+                    News::Hangup => {
+                        self.is_strict = false;
+                        self.tell(Event::ReloadRequested);
+                    }
+                    News::Files => self.files_changed(sources),
                     News::Cgroups(drained) => self.see_named(drained, sources),
                     News::Subtrees(drained) => self.see_selected(drained),
                     News::Dbus(events) => {
@@ -459,10 +532,50 @@ impl Daemon {
         }
     }
 
+    /// Has the files loaded again if they say something else.
+    fn files_changed(&mut self, sources: &mut Sources) {
+        match read(&self.options) {
+            Ok((policy, looked_at)) => {
+                watch_files(sources, &looked_at);
+                if texts(&policy) != self.texts {
+                    self.is_strict = true;
+                    self.tell(Event::ReloadRequested);
+                }
+            }
+            Err(failure) => tracing::error!("the old policy stays: {failure}"),
+        }
+    }
+
+    /// Reads the files again. None if they may be half written; a failure if they are not to be loaded.
+    fn reread(&mut self, sources: &mut Sources) -> Result<Option<Policy>, Failure> {
+        let (policy, looked_at) = read(&self.options)?;
+        watch_files(sources, &looked_at);
+        let now = texts(&policy);
+        match self.readings.judge(&self.texts, now.clone(), age) {
+            Verdict::Unsettled => return Ok(None),
+            Verdict::Emptied(file) => {
+                return Err(Failure::new(format!(
+                    "{file} is empty now; if that is meant, write a comment into it"
+                )));
+            }
+            Verdict::Whole => self.texts = now,
+        }
+        let errors = policy.diagnostics.iter().filter(|one| one.severity() == Severity::Error).count();
+        if self.is_strict && errors > 0 {
+            self.notices.files_read(&policy);
+            return Err(Failure::new(format!("the changed files have errors ({errors})")));
+        }
+        Ok(Some(policy))
+    }
+
     fn reload(&mut self, sources: &mut Sources, reread: bool, flush: bool) {
         notices::reloading();
         let policy = match reread {
-            true => read(&self.options).map(Arc::new),
+            true => match self.reread(sources) {
+                Ok(Some(policy)) => Ok(Arc::new(policy)),
+                Ok(None) => return self.tell(Event::FilesUnsettled),
+                Err(failure) => Err(failure),
+            },
             false => Ok(Arc::clone(&self.policy)),
         };
         match policy {
@@ -481,6 +594,7 @@ impl Daemon {
             }
             Err(failure) => tracing::error!("the old policy stays: {failure}"),
         }
+        self.is_strict &= !reread;
         self.notices.ready(&self.policy, &self.engine.figures());
     }
 
@@ -502,6 +616,7 @@ impl Daemon {
             hosts: self.hosts.known(),
             flush,
             is_repair: matches!(refusals, Refusals::Expected),
+            is_strict: self.is_strict && matches!(refusals, Refusals::Said),
             look: &look,
             alive: &cgroupfs::alive,
             state: &|unit| engine.state(unit).or_else(|| states.get(unit).copied()),

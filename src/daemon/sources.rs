@@ -28,6 +28,7 @@ use crate::{
     watch::{
         cgroups::{self, Cgroups},
         dbus::{self, DbusEvent},
+        files::{ConfigFiles, SETTLE},
         hosts,
         readable::Readable,
         reader::{Read, Reader},
@@ -45,6 +46,9 @@ pub(super) struct Sources {
     /// When named cgroups are to be looked at again, if some cannot be watched.
     rescan: Option<Duration>,
     pub(super) subtrees: Subtrees,
+    /// The policy's files, if they are watched, and when they are to be looked at since something changed.
+    pub(super) files: Option<ConfigFiles>,
+    files_due: Option<Duration>,
     dbus: Option<mpsc::Receiver<DbusEvent>>,
     pub(super) dbus_units: watch::Sender<BTreeSet<UnitName>>,
     pub(super) dbus_looks: mpsc::Sender<UnitName>,
@@ -63,6 +67,7 @@ pub(super) enum News {
     Hangup,
     Cgroups(cgroups::Drained),
     Subtrees(subtrees::Drained),
+    Files,
     Dbus(Vec<DbusEvent>),
     Journal(Read),
     Ruleset,
@@ -90,6 +95,7 @@ impl Sources {
             true => Subtrees::new(),
             false => Ok(Subtrees::without_events(PathBuf::from(CGROUP_ROOT))),
         };
+        let files = options.watch_config.then(ConfigFiles::new).transpose();
         let own = kernel.generation().map_err(Failure::new)?.thread;
         let monitor = RulesetMonitor::open(own)
             .map_err(|error| Failure::new(format!("nftables cannot be listened to: {error}")))?;
@@ -100,6 +106,8 @@ impl Sources {
             cgroups: cgroups.map_err(|error| Failure::new(format!("inotify: {error}")))?,
             rescan: None,
             subtrees: subtrees.map_err(|error| Failure::new(format!("inotify: {error}")))?,
+            files: files.map_err(|error| Failure::new(format!("inotify: {error}")))?,
+            files_due: None,
             dbus: None,
             dbus_units,
             dbus_looks,
@@ -177,10 +185,10 @@ impl Sources {
 
     /// What all of them have in a turn. Waits for them for at most `timeout`; not at all if that is nothing.
     pub(super) async fn turn(&mut self, now: &dyn Fn() -> Duration, timeout: Option<Duration>) -> Vec<News> {
-        let own = [self.rescan, self.subtrees.due()].into_iter().flatten();
+        let own = [self.rescan, self.subtrees.due(), self.files_due].into_iter().flatten();
         let timeout = own.map(|at| at.saturating_sub(now())).chain(timeout).min();
         let mut alarm = pin!(timeout.map(sleep));
-        let Self { cgroups, rescan, subtrees, .. } = self;
+        let Self { cgroups, rescan, subtrees, files, files_due, .. } = self;
         let (mut host, mut user) = (pin!(self.hosts.next()), pin!(self.users.next()));
         turn::<News>(
             &mut [
@@ -189,6 +197,10 @@ impl Sources {
                 &mut |cx| self.hangup.poll_recv(cx).map(|_| News::Hangup),
                 &mut |cx| match cgroups {
                     Some(cgroups) => poll_cgroups(cgroups, rescan, now(), cx).map(News::Cgroups),
+                    None => Poll::Pending,
+                },
+                &mut |cx| match files {
+                    Some(files) => poll_files(files, files_due, now(), cx),
                     None => Poll::Pending,
                 },
                 &mut |cx| messages(self.dbus.as_mut(), cx).map(News::Dbus),
@@ -241,6 +253,24 @@ fn poll_cgroups(
     };
     *rescan = cgroups.is_blind().then(|| rescan.filter(|at| *at > now).unwrap_or(now + RESCAN));
     Poll::Ready(drained)
+}
+
+/// The policy's files, once they rest after a change.
+fn poll_files(
+    files: &mut ConfigFiles,
+    due: &mut Option<Duration>,
+    now: Duration,
+    cx: &mut Context<'_>,
+) -> Poll<News> {
+    if files.poll_change(cx).is_ready() {
+        *due = Some(now + SETTLE);
+        // Has the time that is left counted anew.
+        return Poll::Ready(News::Timeout);
+    }
+    match due.take_if(|due| *due <= now) {
+        Some(_) => Poll::Ready(News::Files),
+        None => Poll::Pending,
+    }
 }
 
 /// Some messages of a channel, and never any of one that is closed.

@@ -18,6 +18,8 @@ pub enum Event {
         /// Whether it may succeed in a moment: the kernel was short of something.
         passing: bool,
     },
+    /// The files that a load was to read may be half written: they are to be read again in a moment.
+    FilesUnsettled,
     /// Somebody looked at a cgroup that selectors select.
     InstanceSeen {
         /// Which.

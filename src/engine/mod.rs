@@ -36,7 +36,7 @@ use crate::{
 pub use action::{Action, Add, Commit, Delete};
 pub use event::{Event, PolicyLoaded};
 use looks::Looks;
-pub use reload::Reload;
+pub use reload::{Reload, UNSETTLED};
 pub use row::Kept;
 use row::World;
 pub use snapshot::Snapshot;
@@ -159,6 +159,7 @@ impl Engine {
             Event::PolicyLoaded(loaded) => self.policy_loaded(now, loaded),
             Event::LoadFailed { passing: true } => self.reload.failed(now),
             Event::LoadFailed { passing: false } => {}
+            Event::FilesUnsettled => self.reload.postpone(now),
             Event::InstanceSeen { instance, id } => self.instance_seen(now, &instance, id),
             Event::CgroupSeen { path, id, source } => self.cgroup_seen(now, &path, id, source),
             Event::LookFailed { path } => self.looks.after_failure(now, path),

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Action, pause};
 
+/// How long to wait until files that may be half written are read again.
+pub const UNSETTLED: Duration = Duration::from_millis(200);
+
 /// How long the others must be quiet before a repair: a command of nft's follows another within this time.
 const SETTLE: Duration = Duration::from_millis(5);
 
@@ -94,6 +97,13 @@ impl Reload {
         self.last = Some(now);
         self.failures = 0;
         self.changed = None;
+    }
+
+    /// Asks for the same again, since files may be half written.
+    pub(super) fn postpone(&mut self, now: Duration) {
+        self.reread |= self.tried.0;
+        self.flush |= self.tried.1;
+        self.due = Some(now + UNSETTLED);
     }
 
     /// Notes that a load failed for want of something, and asks for the same again.

@@ -110,6 +110,7 @@ impl Attempt {
             hosts,
             flush: false,
             is_repair: false,
+            is_strict: false,
             look: &is_there,
             alive: &|| Ok(BTreeSet::new()),
             state: &|_| None,

@@ -2,6 +2,7 @@
 
 pub mod cgroups;
 pub mod dbus;
+pub mod files;
 pub mod hosts;
 pub mod journal;
 pub mod pages;

@@ -878,6 +878,77 @@ def unit_that_stops_while_the_daemon_is_dead_is_closed_at_its_start():
     m.check(not m.gets_through(stranger, 7003), "the rule holds though its unit has ended")
 
 
+# Changed files
+
+
+@test
+def file_that_is_being_written_is_no_policy():
+    first, second = running("t-first.service"), running("t-second.service")
+    annotations = [m.system_rule("t-first.service"), m.system_rule("t-second.service")]
+    m.start_with(*annotations)
+    m.elements_become(first, second)
+    whole = m.CONF.read_text()
+    for cut in [0, len(whole) // 3, len(whole) - len(annotations[1]), len(whole) - 10] * 3:
+        with open(m.CONF, "w") as file:
+            file.write(whole[:cut])
+            file.flush()
+            reload = subprocess.Popen(["systemctl", "reload", "scnpm.service"])
+            time.sleep(0.1)
+            m.equal(m.elements(), sorted([first, second]), f"elements with {cut} bytes of the file")
+            file.write(whole[cut:])
+        m.equal(reload.wait(), 0, "systemctl reload")
+        m.eventually(lambda: m.show("scnpm.service", "ActiveState") == "active", "the reload does not end")
+        m.equal(m.elements(), sorted([first, second]), f"elements after a file of {cut} bytes")
+
+
+@test
+def emptied_file_is_no_policy_and_one_that_says_so_is():
+    cgroup = running("t-kept.service")
+    m.start_with(m.system_rule("t-kept.service"))
+    m.elements_become(cgroup)
+    m.CONF.write_text("")
+    m.run("systemctl", "reload", "scnpm.service")
+    m.says("the old policy stays", f"{m.CONF} is empty now")
+    m.elements_become(cgroup)
+    m.CONF.write_text("# nothing to do here\n")
+    m.run("systemctl", "reload", "scnpm.service")
+    m.elements_become()
+
+
+@test
+def changed_files_are_loaded_unless_they_have_errors():
+    first, second = running("t-first.service"), running("t-second.service")
+    includes = m.pathlib.Path("/etc/t-included")
+    includes.mkdir(exist_ok=True)
+    base = m.BASE + f'include "{includes}/*.nft"\n'
+    try:
+        m.start_with(m.system_rule("t-first.service"), base=base, options=["--watch-config"])
+        m.elements_become(first)
+        m.write_policy(m.system_rule("t-second.service"), base=base)
+        m.elements_become(second)
+        (includes / "more.nft").write_text(m.system_rule("t-first.service"))
+        m.elements_become(first, second)
+        new = m.CONF.with_suffix(".new")
+        new.write_text(base)
+        new.rename(m.CONF)
+        m.elements_become(first)
+        for wrong in ["t-second.service :: add rule inet filter", "t-second.service :: add rule inet filter nowhere accept"]:
+            m.write_policy(m.system_rule("t-second.service"), f"# {wrong}\n", base=base)
+            m.says("the old policy stays")
+            time.sleep(0.5)
+            m.elements_become(first)
+        m.write_policy(m.system_rule("t-second.service"), base=base)
+        m.elements_become(first, second)
+        loads = m.loads()
+        m.CONF.touch()
+        time.sleep(0.6)
+        m.equal(m.loads(), loads, "loads of files that say the same")
+    finally:
+        for each in includes.iterdir():
+            each.unlink()
+        includes.rmdir()
+
+
 # Sources, each alone
 
 

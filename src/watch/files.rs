@@ -1,0 +1,194 @@
+//! The policy's files, by inotify(7): whatever may change what a reading of them finds.
+//!
+//! Editors write in place, or make another file and rename it; a name may be a link to a file elsewhere. So directories are
+//! watched, not files: those of all files, of the links on the way, and of what `include` looks through.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use inotify::{Inotify, WatchDescriptor, WatchMask};
+
+use super::readable::Readable;
+
+/// How long files must rest before they are read: who saves several takes a moment.
+pub const SETTLE: Duration = Duration::from_millis(200);
+
+/// How many links are followed on the way to a file (path_resolution(7)).
+const LINKS: usize = 40;
+
+const BUFFER_SIZE: usize = 16 * 1024;
+
+/// Watches directories for changes of what is in them.
+#[derive(Debug)]
+pub struct ConfigFiles {
+    inotify: Inotify,
+    readable: Readable,
+    watches: BTreeMap<PathBuf, WatchDescriptor>,
+    buffer: Vec<u8>,
+}
+
+impl ConfigFiles {
+    /// Watches nothing yet. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// inotify_init1(2), epoll(7).
+    pub fn new() -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        let readable = Readable::of(&inotify)?;
+        Ok(Self { inotify, readable, watches: BTreeMap::new(), buffer: vec![0; BUFFER_SIZE] })
+    }
+
+    /// Watches the directories that these files are in, or would be in, and no others. Returns those that cannot be watched
+    /// and exist.
+    pub fn follow<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>) -> Vec<(PathBuf, io::Error)> {
+        let wanted: BTreeSet<PathBuf> = files.into_iter().flat_map(directories).collect();
+        let mut old = std::mem::take(&mut self.watches);
+        let mut failed = Vec::new();
+        let mask = WatchMask::CLOSE_WRITE
+            | WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVED_FROM
+            | WatchMask::MOVED_TO
+            | WatchMask::MOVE_SELF
+            | WatchMask::DELETE_SELF
+            | WatchMask::ONLYDIR;
+        for directory in wanted {
+            // The same directory has the same watch.
+            match self.inotify.watches().add(&directory, mask) {
+                Ok(watch) => {
+                    old.remove(&directory);
+                    self.watches.insert(directory, watch);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => failed.push((directory, error)),
+            }
+        }
+        let mut watches = self.inotify.watches();
+        for watch in old.into_values().filter(|watch| !self.watches.values().any(|kept| kept == watch)) {
+            // It fails if the directory is gone, and the watch with it.
+            let _ = watches.remove(watch);
+        }
+        failed
+    }
+
+    /// Whether something has changed; the task is woken when it has.
+    pub fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.readable.poll_ready(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let (inotify, buffer) = (&mut self.inotify, &mut self.buffer);
+        while self.readable.read(|| inotify.read_events(buffer).map(drop)).is_ok() {}
+        Poll::Ready(())
+    }
+}
+
+/// The directories in which a change may lead to another file under this name: its own, those above it that do not exist,
+/// and those of the links on the way.
+fn directories(file: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    for _ in 0..LINKS {
+        let Some(parent) = path.parent().map(Path::to_owned) else { break };
+        // A directory may be a link itself, or may not exist yet.
+        let existing = parent.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("/"));
+        found.insert(existing.to_owned());
+        found.extend(existing.canonicalize());
+        found.extend(
+            parent.ancestors().filter(|one| one.is_symlink()).filter_map(Path::parent).map(Path::to_owned),
+        );
+        match path.read_link() {
+            Ok(target) => path = parent.join(target),
+            Err(_) => break,
+        }
+    }
+    found
+}
+
+/// The directory that a glob(7) pattern looks through, as far as it is named.
+pub fn base_of(pattern: &str) -> PathBuf {
+    let is_plain =
+        |part: &std::path::Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[', '\\']);
+    let plain: PathBuf = Path::new(pattern).components().take_while(is_plain).collect();
+    // With a name in it, so that the directory itself is watched.
+    plain.join(OsString::from("*"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, future::poll_fn, os::unix::fs::symlink};
+
+    use super::*;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let top = std::env::temp_dir().join(format!("scnpm-config-{name}-{}", std::process::id()));
+            fs::create_dir_all(top.join("etc")).unwrap();
+            Self(top.canonicalize().unwrap())
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    async fn is_heard(files: &mut ConfigFiles) -> bool {
+        let change = poll_fn(|cx| files.poll_change(cx));
+        tokio::time::timeout(Duration::from_millis(100), change).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn changes_are_heard_however_they_are_made() {
+        let scratch = Scratch::new("ways");
+        let file = scratch.at("etc/policy.nft");
+        fs::write(&file, "a").unwrap();
+        symlink("etc/policy.nft", scratch.at("link.nft")).unwrap();
+        let mut files = ConfigFiles::new().unwrap();
+        assert!(files.follow([&*scratch.at("link.nft")]).is_empty());
+        assert!(!is_heard(&mut files).await);
+        fs::write(&file, "b").unwrap();
+        assert!(is_heard(&mut files).await, "in place");
+        fs::write(scratch.at("etc/new"), "c").unwrap();
+        fs::rename(scratch.at("etc/new"), &file).unwrap();
+        assert!(is_heard(&mut files).await, "by rename");
+        fs::remove_file(scratch.at("link.nft")).unwrap();
+        assert!(is_heard(&mut files).await, "another link");
+        files.follow([]);
+        let _ = is_heard(&mut files).await;
+        fs::write(&file, "d").unwrap();
+        assert!(!is_heard(&mut files).await, "not any longer");
+    }
+
+    #[tokio::test]
+    async fn files_that_do_not_exist_yet_are_waited_for() {
+        let scratch = Scratch::new("absent");
+        let mut files = ConfigFiles::new().unwrap();
+        files.follow([
+            &*scratch.at("etc/below/policy.nft"),
+            &*base_of(&format!("{}/*.d/*.nft", scratch.0.display())),
+        ]);
+        fs::create_dir(scratch.at("etc/below")).unwrap();
+        assert!(is_heard(&mut files).await);
+        fs::create_dir(scratch.at("a.d")).unwrap();
+        assert!(is_heard(&mut files).await);
+    }
+
+    #[test]
+    fn pattern_is_looked_for_from_its_first_wildcard_on() {
+        assert_eq!(base_of("/etc/nftables.d/*.nft"), Path::new("/etc/nftables.d/*"));
+        assert_eq!(base_of("/etc/[ab]/c"), Path::new("/etc/*"));
+    }
+}
