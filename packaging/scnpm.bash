@@ -22,6 +22,9 @@ _scnpm() {
             scnpm,help)
                 cmd="scnpm__subcmd__help"
                 ;;
+            scnpm,replay)
+                cmd="scnpm__subcmd__replay"
+                ;;
             scnpm,units)
                 cmd="scnpm__subcmd__units"
                 ;;
@@ -30,6 +33,9 @@ _scnpm() {
                 ;;
             scnpm__subcmd__help,help)
                 cmd="scnpm__subcmd__help__subcmd__help"
+                ;;
+            scnpm__subcmd__help,replay)
+                cmd="scnpm__subcmd__help__subcmd__replay"
                 ;;
             scnpm__subcmd__help,units)
                 cmd="scnpm__subcmd__help__subcmd__units"
@@ -41,7 +47,7 @@ _scnpm() {
 
     case "${cmd}" in
         scnpm)
-            opts="-f -u -a -c -d -h -V --flush --reload-with-unit --reapply-with-unit --watch-config --cooldown --debug --sources --clean --help --version check units help"
+            opts="-f -u -a -c -d -h -V --flush --reload-with-unit --reapply-with-unit --watch-config --cooldown --debug --sources --state-log --clean --help --version check units replay help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -73,6 +79,10 @@ _scnpm() {
                     ;;
                 --sources)
                     COMPREPLY=($(compgen -W "cgroup dbus journal" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-log)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -117,7 +127,7 @@ _scnpm() {
             return 0
             ;;
         scnpm__subcmd__help)
-            opts="check units help"
+            opts="check units replay help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -158,9 +168,37 @@ _scnpm() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        scnpm__subcmd__help__subcmd__replay)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         scnpm__subcmd__help__subcmd__units)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        scnpm__subcmd__replay)
+            opts="-h --differences --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

@@ -42,6 +42,8 @@ pub enum Command {
     Check(Check),
     /// List the units that have cgroups on this machine, or print annotations for them
     Units(Units),
+    /// Feed a state log to the engine again, and show each step and what is decided otherwise today
+    Replay(Replay),
 }
 
 /// Options of the daemon.
@@ -79,6 +81,10 @@ pub struct Daemon {
     #[arg(long, value_name = "SOURCES", value_delimiter = ',', default_value = "cgroup,dbus,journal")]
     pub sources: Vec<Source>,
 
+    /// Write all that happens and all that is decided to this file, for `scnpm replay`; FILE.1 is the one before
+    #[arg(long, value_name = "FILE")]
+    pub state_log: Option<PathBuf>,
+
     /// Remove everything of scnpm's from the kernel and exit
     #[arg(long)]
     pub clean: bool,
@@ -97,6 +103,20 @@ impl ValueEnum for Source {
         };
         Some(PossibleValue::new(self.as_str()).help(help))
     }
+}
+
+/// Options of `scnpm replay`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 today's engine decides the same, 1 it does not, 2 wrong usage, 3 the file is no state log.")]
+pub struct Replay {
+    /// A file that `--state-log` wrote
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Show only what is decided otherwise
+    #[arg(long)]
+    pub differences: bool,
 }
 
 /// Options of `scnpm check`.

@@ -31,6 +31,7 @@ pub mod machine;
 pub mod model;
 pub mod nft;
 pub mod policy;
+pub mod record;
 pub mod report;
 pub mod text;
 pub mod trial;

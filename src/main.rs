@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use scnpm::{
     cli::{self, Cli, Command},
-    commands::{self, Failure, check, clean, units},
+    commands::{self, Failure, check, clean, replay, units},
     daemon, log,
 };
 
@@ -32,6 +32,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Some(Command::Check(options)) => check::run(&options),
         Some(Command::Units(options)) => units::run(&options),
+        Some(Command::Replay(options)) => replay::run(&options),
         None if cli.daemon.clean => clean::run(&cli.daemon.files),
         None => commands::block_on(daemon::run(cli.daemon)),
     }

@@ -16,6 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("policy", &["model", "text", "units"]),
     ("dispatch", &["model", "text", "units", "policy"]),
     ("engine", &["model", "units", "dispatch"]),
+    ("record", &["model", "engine"]),
     ("lint", &["model", "text", "units", "policy"]),
     // The machine.
     ("cgroupfs", &["model", "units"]),
@@ -41,14 +42,14 @@ const ROOMS: &[(&str, &[&str])] = &[
         "commands",
         &[
             "model", "text", "units", "policy", "dispatch", "lint", "cgroupfs", "nft", "watch", "machine",
-            "findings", "load", "trial", "log", "effects", "cli", "report",
+            "findings", "load", "trial", "log", "effects", "cli", "report", "record",
         ],
     ),
     (
         "daemon",
         &[
             "model", "text", "units", "policy", "dispatch", "engine", "lint", "cgroupfs", "nft", "watch",
-            "machine", "findings", "load", "log", "effects", "cli", "commands",
+            "machine", "findings", "load", "log", "effects", "cli", "commands", "record",
         ],
     ),
     ("main", &["cli", "commands", "daemon", "log"]),
@@ -66,6 +67,8 @@ const PURE: &[&str] = &[
     "dispatch",
     "engine",
     "lint",
+    "record.rs",
+    "daemon/settle.rs",
     "findings.rs",
     "nft/complaint.rs",
     "trial/judge.rs",

@@ -24,6 +24,7 @@ fn subcommands_have_man_pages_of_their_own() {
     command.build();
     for (name, page_name, see_also) in [
         ("check", "scnpm-check", "scnpm(8), nft(8)"),
+        ("replay", "scnpm-replay", "scnpm(8)"),
         ("units", "scnpm-units", "scnpm(8), nft(8), systemd\\-cgls(1)"),
     ] {
         let subcommand = command.find_subcommand(name).unwrap().clone();

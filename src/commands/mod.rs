@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod clean;
+pub mod replay;
 pub mod units;
 
 use std::fmt;

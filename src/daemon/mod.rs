@@ -10,6 +10,7 @@ mod notices;
 mod process;
 mod settle;
 mod sources;
+mod state_log;
 mod turn;
 
 use std::{
@@ -57,6 +58,7 @@ use crate::{
 use notices::{Notices, notify};
 use settle::{Readings, Texts, Verdict, texts};
 use sources::{News, Sources};
+use state_log::StateLog;
 
 /// Runs the daemon until a signal ends it.
 ///
@@ -73,6 +75,11 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     }
     let mut sources = Sources::open(&options, &mut kernel)?;
     let mut daemon = Daemon::new(options, policy, kernel);
+    if let Some(path) = &daemon.options.state_log {
+        let failure = |error| Failure::new(format!("{}: {error}", path.display()));
+        let log = StateLog::begin(path.clone(), daemon.now(), &daemon.engine).map_err(failure)?;
+        daemon.state_log = Some(log);
+    }
     daemon.notices.files_read(&daemon.policy);
     watch_files(&mut sources, &looked_at);
     let policy = Arc::clone(&daemon.policy);
@@ -203,6 +210,7 @@ struct Daemon {
     /// When the journal's reader was last told to look.
     nudged: Instant,
     notices: Notices,
+    state_log: Option<StateLog>,
     bus_is_lost: bool,
     /// What the files said when they were last taken, and what was read since.
     texts: Texts,
@@ -234,6 +242,7 @@ impl Daemon {
             started: Instant::now(),
             nudged: Instant::now(),
             notices: Notices::default(),
+            state_log: None,
             bus_is_lost: false,
             texts: texts(&policy),
             policy: Arc::new(policy),
@@ -320,7 +329,11 @@ impl Daemon {
     }
 
     fn tell(&mut self, event: Event) {
-        self.engine.handle(self.now(), event);
+        let now = self.now();
+        if let Some(log) = &mut self.state_log {
+            log.event(now, &event);
+        }
+        self.engine.handle(now, event);
     }
 
     /// Does what is left of a load, so that what exists already is served before anybody is told that the daemon is ready.
@@ -341,9 +354,16 @@ impl Daemon {
         if self.calm.is_some_and(|at| at <= self.now()) {
             self.give_back();
         }
-        let actions = self.engine.actions(self.now());
+        let now = self.now();
+        let actions = self.engine.actions(now);
         let has_acted = !actions.is_empty();
+        if let Some(log) = self.state_log.as_mut().filter(|_| has_acted) {
+            log.actions(now, &actions);
+        }
         actions.into_iter().for_each(|action| self.execute(action, sources));
+        if let Some(log) = &mut self.state_log {
+            log.write(now, &self.engine);
+        }
         has_acted
     }
 

@@ -878,6 +878,32 @@ def unit_that_stops_while_the_daemon_is_dead_is_closed_at_its_start():
     m.check(not m.gets_through(stranger, 7003), "the rule holds though its unit has ended")
 
 
+@test
+def state_log_of_a_busy_time_is_decided_the_same_once_more():
+    log = m.pathlib.Path("/run/scnpm/state.log")
+    first, gate = running("t-first.service"), "t-gate.service"
+    m.service(gate, "Type=oneshot", "RemainAfterExit=yes", "ExecStart=/bin/true")
+    m.reload_units()
+    m.write_policy(m.system_rule("t-first.service"), m.rule(gate, port=7003), m.selected("system:t-other-*.service"))
+    m.load_base()
+    m.start_daemon("--state-log", str(log), more="RuntimeDirectory=scnpm\nRuntimeDirectoryPreserve=yes\n")
+    for number in range(5):
+        m.run("systemctl", "restart", "t-first.service")
+        m.start(gate)
+        running(f"t-other-{number}.service")
+        m.load_base()
+        m.stop(gate)
+        m.stop(f"t-other-{number}.service")
+        m.run("systemctl", "reload", "scnpm.service")
+    m.elements_become(first)
+    m.equal(log.stat().st_mode & 0o777, 0o600, "the log's mode")
+    m.stop("scnpm.service")
+    copy = m.pathlib.Path("/tmp/t-state.log")
+    copy.write_text(log.read_text())
+    shown = m.as_user(m.SCNPM, "replay", str(copy)).stdout
+    m.check("today:" not in shown and shown.count("\n") > 50, f"replayed:\n{shown}")
+
+
 # Changed files
 
 

@@ -1,0 +1,52 @@
+//! `scnpm replay`: what a state log says, and where today's engine would decide otherwise.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Write},
+    process::ExitCode,
+};
+
+use super::Failure;
+use crate::{
+    cli::Replay as Options,
+    record::{Entry, Replay, SEPARATOR, Step},
+};
+
+/// Runs it: exit code 0 if today's engine decides the same everywhere, else 1.
+///
+/// # Errors
+/// The file cannot be read, or a line of it is none of a state log; exit code 3.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    let name = options.file.display();
+    let failure = |text: String| Failure::new(format!("{name}{text}")).exit_code(3);
+    let file = File::open(&options.file).map_err(|error| failure(format!(": {error}")))?;
+    let mut out = std::io::stdout().lock();
+    let (mut replay, mut differences, mut number) = (Replay::default(), 0, 0);
+    for line in BufReader::new(file).lines() {
+        number += 1;
+        let line = line.map_err(|error| failure(format!(":{number}: {error}")))?;
+        let entry = Entry::parse(&line)
+            .map_err(|error| failure(format!(":{number}: no line of a state log: {error}")))?;
+        let today = replay.step(&entry);
+        let seen = line.split_once(SEPARATOR).map_or_else(|| entry.words(), |(words, _)| words.to_owned());
+        let printed = match today {
+            None if options.differences => Ok(()),
+            None => writeln!(out, "{number}: {seen}"),
+            Some(today) => {
+                differences += 1;
+                let today = Entry { at: entry.at, step: Step::Actions(today) }.words();
+                let today = if today.is_empty() { "nothing" } else { &today };
+                writeln!(out, "{number}: {seen}\n{number}: today: {today}")
+            }
+        };
+        if printed.is_err() {
+            // Whoever reads it has seen enough.
+            break;
+        }
+    }
+    if differences == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let _ = writeln!(out, "{differences} of {number} lines are decided otherwise today");
+    Ok(ExitCode::from(1))
+}
