@@ -1313,7 +1313,7 @@ def unit_file_is_valid_and_tight():
     verified = m.run("systemd-analyze", "verify", "--man=no", "scnpm.service", ok=False)
     m.equal((verified.returncode, verified.stderr), (0, ""), "systemd-analyze verify")
     # Exposure in tenths of what systemd-analyze prints, where 10.0 is the worst.
-    exposure = m.run("systemd-analyze", "security", "--no-pager", "--threshold=25", "scnpm.service", ok=False)
+    exposure = m.run("systemd-analyze", "security", "--no-pager", "--threshold=18", "scnpm.service", ok=False)
     m.equal(exposure.returncode, 0, f"systemd-analyze security: {exposure.stdout}")
 
 
