@@ -106,6 +106,11 @@ def write_policy(*annotations, base=BASE):
     CONF.write_text(base + "\n" + "".join(annotations))
 
 
+def write_policy_again():
+    """As an editor does that writes in place."""
+    CONF.write_text(CONF.read_text())
+
+
 def load_base():
     run("nft", "-f", str(CONF))
 
