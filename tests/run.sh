@@ -2,7 +2,7 @@
 # run.sh [STEP...]: all tests of the project, or the steps named. Needs a Debian 12 or 13 with sudo (or
 # root) and a Rust toolchain; installs what else it needs. The last line counts the steps.
 #
-# Steps: format lint unit kernel check-13 build booted-12 booted-13 starts soak examples demo
+# Steps: format lint unit kernel check-13 build booted-12 booted-13 starts faults soak examples demo
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1
@@ -122,6 +122,7 @@ step build "release build" cargo build --quiet --release --locked
 step booted-12 "systemd of Debian 12 in a container" booted bookworm inside.py
 step booted-13 "systemd of Debian 13 in a container" booted trixie inside.py
 step starts "first connections of 300 starts, idle and under load" booted bookworm measure.py starts 300
+step faults "system calls that fail" booted trixie faults.py
 step soak "a minute of faults and traffic (tests/soak.sh)" tests/soak.sh 1
 step examples "example configurations" examples
 step demo "examples/demo.sh" examples/demo.sh

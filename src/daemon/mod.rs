@@ -36,7 +36,7 @@ use crate::{
     load::{self, Load, LoadError},
     log,
     model::{CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
-    nft::{Change, Interest, Kernel, Nftables, probe},
+    nft::{Change, Interest, Kernel, Missing, Nftables, probe},
     policy::{
         Policy,
         files::{Disk, Files},
@@ -66,12 +66,14 @@ use state_log::StateLog;
 /// What keeps it from starting; once it runs, nothing ends it but a signal.
 pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     process::share_the_heap();
-    let (policy, looked_at) = read_settled(&options).await?;
-    let mut kernel = Nftables::open().map_err(Failure::new)?;
-    probe::require_net_admin().map_err(Failure::new)?;
-    probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(Failure::new)?;
+    let (policy, looked_at) =
+        read_settled(&options).await.map_err(|failure| failure.exit_code(NOT_CONFIGURED))?;
+    let missing = |missing: Missing| Failure::new(missing).exit_code(NOT_CONFIGURED);
+    let mut kernel = Nftables::open().map_err(missing)?;
+    probe::require_net_admin().map_err(missing)?;
+    probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(missing)?;
     if policy.iter().any(|(_, annotation)| annotation.statement.matches_cgroup()) {
-        probe::require_nft_socket(&mut kernel).map_err(Failure::new)?;
+        probe::require_nft_socket(&mut kernel).map_err(missing)?;
     }
     let mut sources = Sources::open(&options, &mut kernel)?;
     let mut daemon = Daemon::new(options, policy, kernel);
@@ -170,6 +172,9 @@ fn interest(policy: &Policy) -> Interest {
 fn failed_load(error: &LoadError) -> Failure {
     Failure::new(format!("nft refuses the policy: {}", error.words.join("; ")))
 }
+
+/// The exit code for what does not mend itself: no file, no nft, no rights (systemd.exec(5), EXIT_NOTCONFIGURED).
+const NOT_CONFIGURED: u8 = 6;
 
 /// How often the journal is looked at at most because others spoke.
 const NUDGE_PAUSE: Duration = Duration::from_millis(10);

@@ -12,11 +12,17 @@ use std::{
 };
 
 use libloading::Library;
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        socket::SockFlag,
+    },
+};
 
 use crate::dispatch::leftovers::Listing;
 
-use super::{Complaint, FileComplaint, complaint, probe::Missing};
+use super::{Complaint, FileComplaint, complaint, netlink::connect, probe::Missing};
 
 /// libnftables with one context, which stays open: making one ends the process when no file descriptor is free.
 ///
@@ -56,6 +62,12 @@ impl Libnftables {
     /// Gives back the memory that the context holds: it keeps what it last read of the ruleset. Afterwards
     /// changes come from another netlink port. Does nothing when there is no file descriptor to spare.
     pub fn release_memory(&mut self) {
+        // Without such a socket to be had, libnftables ends the process.
+        let spare = connect(SockFlag::SOCK_CLOEXEC, 0);
+        let set_up = spare.map(|socket| fcntl(socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)));
+        if !matches!(set_up, Ok(Ok(_))) {
+            return;
+        }
         let Ok(context) = self.functions.new_context() else { return };
         let old = std::mem::replace(&mut self.context, context);
         // SAFETY: the old context was ours and is not used again.
@@ -68,13 +80,23 @@ impl Libnftables {
     /// nft's words with their places in the script.
     pub fn run_script(&mut self, script: &str, check: bool) -> Result<(), Vec<Complaint>> {
         self.configure(0, check);
-        // Only from a file does libnftables tell the place of an error.
-        let Ok((_file, path)) = file_of(script) else { return self.run_buffer(script).map(drop) };
-        let path_text = c_string(&path)?;
+        let Err(complaints) = self.run_buffer(script) else { return Ok(()) };
+        if complaints.iter().any(Complaint::is_passing) {
+            return Err(complaints);
+        }
+        Err(self.placed(script).unwrap_or(complaints))
+    }
+
+    /// What nft says of a script that it refuses, with the places: it tells them only of a file. It ends the process if it
+    /// cannot read that, so what it does not refuse is never put into one.
+    fn placed(&mut self, script: &str) -> Option<Vec<Complaint>> {
+        self.configure(0, true);
+        let (_file, path) = file_of(script).ok()?;
+        let path_text = c_string(&path).ok()?;
         // SAFETY: the context is ours; the path is a string that outlives the call.
         let code =
             unsafe { (self.functions.run_cmd_from_filename)(self.context.as_ptr(), path_text.as_ptr()) };
-        self.answer(code, &path).map(drop)
+        self.answer(code, &path).err()
     }
 
     /// Runs a file as one transaction, as `nft -f` does: host names in it are resolved.

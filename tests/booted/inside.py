@@ -1269,7 +1269,7 @@ def examples_load_at_boot_and_have_no_errors():
 
 def refuses_to_start(*command, words):
     done = m.run("timeout", "20", *command, ok=False)
-    m.equal(done.returncode, 1, f"exit status (it says: {done.stderr.strip()})")
+    m.equal(done.returncode, 6, f"exit status (it says: {done.stderr.strip()})")
     for word in words:
         m.check(word in done.stderr, f"no {word!r} in: {done.stderr.strip()}")
     m.check(len(done.stderr.strip().splitlines()) <= 3, f"too many words: {done.stderr.strip()}")
@@ -1278,6 +1278,16 @@ def refuses_to_start(*command, words):
 @test
 def missing_file_is_named():
     refuses_to_start(m.SCNPM, "/etc/no-such.conf", words=["/etc/no-such.conf"])
+
+
+@test
+def mistake_of_configuration_is_not_tried_for_ever():
+    m.write_policy(m.system_rule("t-x.service"))
+    m.configure_daemon("/etc/no-such.conf")
+    m.run("systemctl", "start", "scnpm.service", ok=False)
+    time.sleep(2)
+    m.equal((m.show("scnpm.service", "ActiveState"), m.show("scnpm.service", "NRestarts")), ("failed", "0"), "state, restarts")
+    m.says("/etc/no-such.conf")
 
 
 @test
