@@ -16,10 +16,16 @@ use scnpm::{
         ElementChange, Kernel,
         fake::{Cgroups, Fake, KeyInKernel},
     },
+    record::{Entry, Replay, Step as Logged},
     units::{Selectors, Users},
 };
 
 const UNITS: usize = 8;
+
+/// How many sequences there are in each run of the tests; `SCNPM_CASES` says another number.
+fn cases() -> u32 {
+    std::env::var("SCNPM_CASES").ok().and_then(|number| number.parse().ok()).unwrap_or(2000)
+}
 
 /// Something that happens to the machine, or to what is heard of it.
 #[derive(Debug, Clone)]
@@ -42,6 +48,10 @@ enum Step {
     Faults { errnos: Vec<i32> },
     /// Another policy is loaded.
     Load { policy: usize },
+    /// Somebody else empties the sets, and this thread is named.
+    Reset { thread: u32 },
+    /// Somebody asks for a load, which may fail for now.
+    Ask { fails: bool },
     /// The daemon goes on from what it had written down.
     Resume,
 }
@@ -61,6 +71,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => prop::option::weighted(0.3, unit).prop_map(|meanwhile| Step::Turn { meanwhile }),
         2 => prop::collection::vec(errno, 1..4).prop_map(|errnos| Step::Faults { errnos }),
         2 => (0..POLICIES).prop_map(|policy| Step::Load { policy }),
+        2 => (0_u32..3).prop_map(|thread| Step::Reset { thread }),
+        1 => any::<bool>().prop_map(|fails| Step::Ask { fails }),
         1 => Just(Step::Resume),
     ]
 }
@@ -166,6 +178,11 @@ struct Machine {
     kernel: Fake,
     cgroups: Cgroups,
     policy: Policy,
+    /// Which policy that is, and whether the next load fails.
+    number: usize,
+    fails: bool,
+    /// The same once more, from what is logged.
+    replay: Replay,
     heard: Vec<Event>,
     /// The state of the system's `u2.service`.
     state: UnitState,
@@ -189,6 +206,9 @@ impl Machine {
             kernel,
             cgroups,
             policy: Policy::default(),
+            number: 0,
+            fails: false,
+            replay: Replay::default(),
             heard: vec![],
             state: UnitState::Missing,
             now: Duration::ZERO,
@@ -198,6 +218,7 @@ impl Machine {
             .kernel
             .change(&[ElementChange::Add { set: &set("scnpm.user"), id: None, data: None }])
             .unwrap_err();
+        machine.log_snapshot();
         machine.load(0);
         machine
     }
@@ -208,13 +229,30 @@ impl Machine {
         all.filter(|instance| self.policy.selects(instance)).collect()
     }
 
-    /// As a load does it: all sets hold what is due of the new policy, but for every second element.
-    fn load(&mut self, number: usize) {
-        self.policy = policy(number);
-        self.kernel.faults.clear();
+    fn log(&mut self, step: Logged) -> Option<Vec<Action>> {
+        self.replay.step(&Entry { at: self.now, step })
+    }
+
+    fn log_snapshot(&mut self) {
+        let snapshot = Box::new(self.engine.snapshot());
+        assert_eq!(self.log(Logged::Snapshot(snapshot)), None);
+    }
+
+    fn flush(&mut self) {
         let flush: Vec<String> =
             SETS.iter().map(|(name, _)| format!("flush set inet filter {name}")).collect();
+        // Those who fail are our own transactions.
+        let faults = std::mem::take(&mut self.kernel.faults);
         self.kernel.load(flush.iter().map(String::as_str));
+        self.kernel.faults = faults;
+    }
+
+    /// As a load does it: all sets hold what is due of the new policy, but for every second element.
+    fn load(&mut self, number: usize) {
+        self.number = number;
+        self.policy = policy(number);
+        self.kernel.faults.clear();
+        self.flush();
         let instances: Vec<(Instance, Vec<Row>)> =
             self.instances().into_iter().map(|one| (one.clone(), self.policy.rows_of(&one))).collect();
         let rows: Vec<Row> =
@@ -233,6 +271,7 @@ impl Machine {
 
     fn tell(&mut self, event: Event) {
         self.now += Duration::from_millis(1);
+        self.log(Logged::Event(event.clone()));
         self.engine.handle(self.now, event);
     }
 
@@ -284,11 +323,20 @@ impl Machine {
             Step::Turn { meanwhile } => drop(self.turn(meanwhile)),
             Step::Faults { errnos } => self.kernel.faults.extend(errnos),
             Step::Load { policy } => self.load(policy),
+            Step::Reset { thread } => {
+                self.flush();
+                self.tell(Event::RulesetChanged { thread: Some(thread) });
+            }
+            Step::Ask { fails } => {
+                self.fails |= fails;
+                self.tell(Event::ReloadRequested);
+            }
             Step::Resume => {
                 let text = serde_json::to_string(&self.engine.snapshot()).unwrap();
                 let snapshot: Snapshot = serde_json::from_str(&text).unwrap();
                 assert_eq!(snapshot, self.engine.snapshot());
                 self.engine = Engine::from(snapshot);
+                self.log_snapshot();
             }
         }
     }
@@ -298,6 +346,9 @@ impl Machine {
     fn turn(&mut self, meanwhile: Option<usize>) -> usize {
         let actions = self.engine.actions(self.now);
         let wishes = actions.len();
+        if wishes > 0 {
+            assert_eq!(self.log(Logged::Actions(actions.clone())), None, "a replay decides otherwise");
+        }
         for action in actions {
             self.execute(action, meanwhile);
         }
@@ -332,7 +383,10 @@ impl Machine {
                 let state = if name == unit(2) { self.state } else { UnitState::Inactive };
                 self.tell(Event::UnitStateSeen { unit: name, state, source: Source::Dbus });
             }
-            Action::Reload { .. } => unreachable!("nobody asked for it"),
+            Action::Reload { .. } if std::mem::take(&mut self.fails) => {
+                self.tell(Event::LoadFailed { passing: true });
+            }
+            Action::Reload { .. } => self.load(self.number),
         }
     }
 
@@ -380,7 +434,7 @@ impl Machine {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn after_a_final_look_the_kernel_is_what_the_policy_says(
