@@ -6,10 +6,11 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    io,
     path::{Path, PathBuf},
 };
 
+use derive_more::{Display, Error};
 use nix::errno::Errno;
 
 use self::{
@@ -38,25 +39,17 @@ mod statement;
 mod variables;
 
 /// A file named on the command line that cannot be read.
-#[derive(Debug)]
+#[derive(Debug, Display, Error)]
+#[display("{}: {}", path.display(), match error.raw_os_error() {
+    Some(number) => Errno::from_raw(number).desc().to_owned(),
+    None => error.to_string(),
+})]
 pub struct Unreadable {
     /// The file.
     pub path: PathBuf,
     /// Why.
     pub error: io::Error,
 }
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = match self.error.raw_os_error() {
-            Some(number) => Errno::from_raw(number).desc().to_owned(),
-            None => self.error.to_string(),
-        };
-        write!(f, "{}: {reason}", self.path.display())
-    }
-}
-
-impl std::error::Error for Unreadable {}
 
 /// Reads files, and what they include, as one policy.
 ///

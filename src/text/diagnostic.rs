@@ -1,15 +1,14 @@
 //! A diagnostic, its place and its rendering.
 
-use std::fmt;
-
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
-
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use super::{Code, SourceMap, Span};
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[display(rename_all = "lowercase")]
 pub enum Severity {
     /// The annotation is left out.
     Error,
@@ -126,15 +125,6 @@ impl<'a> Shown<'a> {
     fn range(&self, span: Span) -> std::ops::Range<usize> {
         let [start, end] = [span.start, span.end].map(|at| (at - self.start).min(self.text.len()));
         start..end
-    }
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-        })
     }
 }
 

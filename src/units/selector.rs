@@ -15,10 +15,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     ops::Range,
 };
 
+use derive_more::{Display, Error};
 use serde::{Deserialize, Serialize};
 
 use super::places;
@@ -30,11 +30,13 @@ mod levels;
 mod parse;
 
 /// Selectors, as they are written.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[display("{}", _0.iter().map(Selector::to_string).collect::<Vec<_>>().join(","))]
 pub struct Selectors(pub Vec<Selector>);
 
 /// One of them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[display("{whose}{which}")]
 pub struct Selector {
     /// Whose units.
     pub whose: Whose,
@@ -43,28 +45,34 @@ pub struct Selector {
 }
 
 /// Whose units a selector is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Whose {
     /// Not said: any manager's. Enough for a rule that names its cgroup, not for `socket cgroupv2 unit`.
+    #[display("")]
     Anybody,
     /// `system:`
+    #[display("system:")]
     System,
     /// `user:`, any user.
+    #[display("user:")]
     AnyUser,
     /// A number.
+    #[display("{_0}:")]
     Uid(u32),
     /// A name.
+    #[display("{_0}:")]
     User(String),
 }
 
 /// Which units a selector is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Which {
     /// The one of this name; a slice with everything below it.
     Unit(UnitName),
     /// Those whose name matches a glob.
     Glob(String),
     /// Those of an application, by its id.
+    #[display("app:{_0}")]
     App(String),
 }
 
@@ -72,30 +80,21 @@ pub enum Which {
 pub type Users = BTreeMap<String, u32>;
 
 /// Why a text is not a selector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Display, Error, Clone, Copy, PartialEq, Eq)]
 pub enum SelectorError {
     /// Nothing between commas, or behind a colon.
+    #[display("the unit's name is missing")]
     Empty,
     /// A unit's name without a type.
+    #[display("a unit's name ends in its type, such as `.service`")]
     NoType,
     /// A `[` that nothing closes, or that holds a class by name, as in `[[:alpha:]]`.
+    #[display("this `[` is no class of characters")]
     Glob,
     /// A character that no name of a unit has, or no glob, or no application's id.
+    #[display("no unit and no application has such a character in its name")]
     Character,
 }
-
-impl fmt::Display for SelectorError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "the unit's name is missing",
-            Self::NoType => "a unit's name ends in its type, such as `.service`",
-            Self::Glob => "this `[` is no class of characters",
-            Self::Character => "no unit and no application has such a character in its name",
-        })
-    }
-}
-
-impl std::error::Error for SelectorError {}
 
 /// Which managers' units can be meant: what is worth looking at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,35 +268,6 @@ impl Which {
 /// An id by which a unit's application is selected, as far as the unit's name tells.
 pub fn app_id(unit: &UnitName) -> Option<String> {
     app::id(&unit.0)
-}
-
-impl fmt::Display for Selectors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, selector) in self.0.iter().enumerate() {
-            if number > 0 {
-                f.write_str(",")?;
-            }
-            selector.fmt(f)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.whose {
-            Whose::Anybody => {}
-            Whose::System => f.write_str("system:")?,
-            Whose::AnyUser => f.write_str("user:")?,
-            Whose::Uid(uid) => write!(f, "{uid}:")?,
-            Whose::User(name) => write!(f, "{name}:")?,
-        }
-        match &self.which {
-            Which::Unit(unit) => unit.fmt(f),
-            Which::Glob(glob) => f.write_str(glob),
-            Which::App(id) => write!(f, "app:{id}"),
-        }
-    }
 }
 
 #[cfg(test)]
