@@ -13,21 +13,16 @@ use std::{
 use derive_more::{Display, Error};
 use nix::errno::Errno;
 
-use self::{
-    base::Statement,
-    comments::{Comment, Found},
-    variables::Variables,
-};
+use self::{comments::Comment, variables::Variables};
 use super::{
-    annotation::{Annotation, Policy},
+    annotation::{Allow, Annotation, Policy},
     files::Files,
 };
 use crate::{
     model::UnitName,
     text::{
-        Code, FileId, Span,
+        Code, FileId, Span, Token,
         diagnostic::{Diagnostic, Severity, quoted},
-        token::Joined,
     },
     units::selector::{Selector, SelectorError, Selectors, Which, Whose},
 };
@@ -99,9 +94,24 @@ struct Reader<'a> {
 }
 
 /// What the reader comes across, in nft's order.
+#[derive(Debug)]
 enum Step {
-    Base(Statement, Span),
-    Comment(Found),
+    /// `table … {` or `chain … {`: what is defined from here on ends with the block.
+    Open,
+    /// Its `}`.
+    Close,
+    /// `define NAME = …`, `redefine NAME = …`.
+    Define(String, Vec<Token>, Span),
+    /// `undefine NAME`.
+    Undefine(String),
+    /// `include "…"`, with the text in the quotes.
+    Include(String, Span),
+    /// An annotation.
+    Annotation(Comment),
+    /// A comment that would be one, but for a slip.
+    NearMiss(Diagnostic),
+    /// `# scnpm: allow(…)`, and what is wrong with it.
+    Allow(Allow, Vec<Diagnostic>),
 }
 
 impl Reader<'_> {
@@ -111,78 +121,48 @@ impl Reader<'_> {
         let known = self.known.get(&identity).copied();
         let id = known.unwrap_or_else(|| self.policy.sources.add(path.to_string_lossy(), text_of(bytes)));
         self.known.insert(identity.clone(), id);
-        self.policy.sources.files[id.0].is_included |= !self.open.is_empty();
+        let file = &mut self.policy.sources.files[id.0];
+        file.is_included |= !self.open.is_empty();
+        let mut steps = base::find(id, &file.text);
+        if known.is_none() {
+            steps.extend(comments::find(id, &file.text));
+            steps.sort_by_key(|step| step.0);
+        }
         self.readings += 1;
         self.open.push(identity);
-        for step in self.steps(id) {
-            match step {
-                Step::Base(statement, span) => self.base(statement, span, known.is_none()),
-                Step::Comment(found) if known.is_none() => self.comment(found),
-                Step::Comment(_) => {}
+        for (_, step) in steps {
+            let diagnostics = self.step(step);
+            if known.is_none() {
+                self.policy.diagnostics.extend(diagnostics);
             }
         }
         self.open.pop();
     }
 
-    fn steps(&self, id: FileId) -> Vec<Step> {
-        let text = &self.policy.sources.file(id).text;
-        let mut whole = Joined::new(id);
-        whole.push(text, 0);
-        let base = base::find(&whole).into_iter().map(|(found, span)| (span.start, Step::Base(found, span)));
-        let comments = comments::find(id, text).into_iter().map(|(at, found)| (at, Step::Comment(found)));
-        let mut steps: Vec<(usize, Step)> = base.chain(comments).collect();
-        steps.sort_by_key(|step| step.0);
-        steps.into_iter().map(|step| step.1).collect()
-    }
-
-    fn base(&mut self, statement: Statement, span: Span, is_first_reading: bool) {
-        let diagnostics = match statement {
-            Statement::Open => {
-                self.variables.open(true);
-                return;
+    /// What is wrong with a step.
+    fn step(&mut self, step: Step) -> Vec<Diagnostic> {
+        match step {
+            Step::Open => self.variables.open(),
+            Step::Close => self.variables.close(),
+            Step::Undefine(name) => self.variables.undefine(&name),
+            // nft refuses the file; the annotations that use the variable fail by themselves.
+            Step::Define(name, value, span) => {
+                let mut diagnostics = self.variables.define(&name, value, span).err().unwrap_or_default();
+                diagnostics.iter_mut().for_each(|diagnostic| diagnostic.code = Code::BaseVariable);
+                return diagnostics;
             }
-            Statement::OpenOther => {
-                self.variables.open(false);
-                return;
-            }
-            Statement::Close => {
-                self.variables.close();
-                return;
-            }
-            Statement::Define(name, value) => match self.variables.define(&name, value, span) {
-                Ok(()) => return,
-                // nft refuses the file; the annotations that use the variable fail by themselves.
-                Err(diagnostics) => diagnostics
-                    .into_iter()
-                    .map(|diagnostic| Diagnostic { code: Code::BaseVariable, ..diagnostic })
-                    .collect(),
-            },
-            Statement::Undefine(name) => {
-                self.variables.undefine(&name);
-                return;
-            }
-            Statement::Include(path) => match self.include(&path, span) {
-                Ok(()) => return,
-                Err(diagnostic) => vec![diagnostic],
-            },
-        };
-        if is_first_reading {
-            self.policy.diagnostics.extend(diagnostics);
-        }
-    }
-
-    fn comment(&mut self, found: Found) {
-        match found {
-            Found::Annotation(comment) => self.annotation(comment),
-            Found::NearMiss(diagnostic) => self.policy.diagnostics.push(diagnostic),
-            Found::Allow(allow, mut diagnostics) => {
+            Step::Include(path, span) => return self.include(&path, span).err().into_iter().collect(),
+            Step::Annotation(comment) => return self.annotation(comment),
+            Step::NearMiss(diagnostic) => return vec![diagnostic],
+            Step::Allow(allow, diagnostics) => {
                 self.policy.allows.push(allow);
-                self.policy.diagnostics.append(&mut diagnostics);
+                return diagnostics;
             }
         }
+        Vec::new()
     }
 
-    fn annotation(&mut self, comment: Comment) {
+    fn annotation(&mut self, comment: Comment) -> Vec<Diagnostic> {
         let Comment { unit, unit_span, statement, mut diagnostics } = comment;
         let selectors = selectors(&unit, unit_span, &mut diagnostics);
         let read = statement::read(&statement, &self.variables, &mut diagnostics);
@@ -195,7 +175,7 @@ impl Reader<'_> {
                 self.policy.add(annotation);
             }
         }
-        self.policy.diagnostics.append(&mut diagnostics);
+        diagnostics
     }
 
     /// Follows an include to the first place where something is.

@@ -18,6 +18,8 @@ pub struct Outline {
     pub items: Vec<Item>,
     /// The blocks of chains and flowtables.
     pub blocks: Vec<OutlinedBlock>,
+    /// The bytes at which tables and chains, which have variables of their own, begin (`true`) and end.
+    pub scopes: Vec<(usize, bool)>,
 }
 
 /// A block of a chain or a flowtable.
@@ -69,11 +71,8 @@ impl Outline {
     pub fn of(file: FileId, text: &str) -> Self {
         let mut whole = Joined::new(file);
         whole.push(text, 0);
-        let mut reader = Reader {
-            pieces: pieces(&whole).into_iter().peekable(),
-            blocks: Vec::new(),
-            outline: Self::default(),
-        };
+        let mut reader =
+            Reader { pieces: pieces(&whole), blocks: Vec::new(), is_broken: false, outline: Self::default() };
         while reader.statement() {}
         reader.outline
     }
@@ -105,24 +104,41 @@ const OBJECTS: [&str; 9] = ["chain", "set", "map", "counter", "quota", "limit", 
 /// What says something of a chain itself.
 const CHAIN_PROPERTIES: [&str; 6] = ["type", "policy", "device", "devices", "flags", "comment"];
 
-struct Reader {
-    pieces: std::iter::Peekable<std::vec::IntoIter<Piece>>,
+struct Reader<I> {
+    pieces: I,
     /// The open blocks, and the first token of each.
     blocks: Vec<(Block, usize)>,
+    /// Whether nothing closes a list: then every line's end is a statement's.
+    is_broken: bool,
     outline: Outline,
 }
 
-impl Reader {
-    /// Reads a statement up to its end, or to the block that it opens; whether there was anything.
+impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
+    /// Reads a statement up to its end, or to the block that it opens; whether there may be another.
     fn statement(&mut self) -> bool {
         let first = self.outline.tokens.len();
         let mut depth = 0_usize;
-        while let Some((piece, _)) = self.pieces.next() {
-            let Some(token) = piece else {
-                if depth == 0 && self.outline.tokens.len() > first {
+        let mut line = None;
+        loop {
+            let token = match self.pieces.next() {
+                Some(Piece::Token(token) | Piece::Unterminated(token)) => token,
+                Some(Piece::Comment(_)) => continue,
+                Some(Piece::LineEnd) if depth > 0 && !self.is_broken => {
+                    line.get_or_insert_with(|| (self.pieces.clone(), self.outline.tokens.len()));
+                    continue;
+                }
+                Some(Piece::LineEnd) if self.outline.tokens.len() == first => continue,
+                Some(Piece::LineEnd) => break,
+                None => {
+                    self.is_broken = depth > 0;
+                    let Some((pieces, end)) = line.filter(|_| depth > 0) else {
+                        self.item(first);
+                        return false;
+                    };
+                    self.pieces = pieces;
+                    self.outline.tokens.truncate(end);
                     break;
                 }
-                continue;
             };
             if depth == 0 && token.is(";") {
                 break;
@@ -136,6 +152,9 @@ impl Reader {
                 && token.is("{")
                 && let Some(block) = self.block(&self.outline.tokens[first..])
             {
+                if let Block::Table(_) | Block::Chain(_) = block {
+                    self.outline.scopes.push((self.outline.tokens[first].span.start, true));
+                }
                 self.blocks.push((block, first));
                 return true;
             }
@@ -143,18 +162,21 @@ impl Reader {
             self.outline.tokens.push(token);
         }
         self.item(first);
-        self.pieces.peek().is_some()
+        true
     }
 
-    /// Closes the innermost block.
+    /// Closes the innermost block; if there is none here, one of a file that includes this one.
     fn close(&mut self, brace: Span) {
-        let Some((block, first)) = self.blocks.pop() else { return };
-        let (is_flowtable, name) = match block {
-            Block::Chain(chain) => (false, chain.name.to_string()),
-            Block::Flowtable(name) => (true, name),
-            Block::Table(_) | Block::Object => return,
+        let block = self.blocks.pop();
+        if let None | Some((Block::Table(_) | Block::Chain(_), _)) = block {
+            self.outline.scopes.push((brace.start, false));
+        }
+        let (is_flowtable, name, first) = match block {
+            Some((Block::Chain(chain), first)) => (false, chain.name.to_string(), first),
+            Some((Block::Flowtable(name), first)) => (true, name, first),
+            _ => return,
         };
-        let span = self.outline.tokens.get(first).map_or(brace, |token| token.span.to(brace));
+        let span = self.outline.tokens[first].span.to(brace);
         self.outline.blocks.push(OutlinedBlock { is_flowtable, name, span });
     }
 

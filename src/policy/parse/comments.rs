@@ -2,7 +2,7 @@
 
 use crate::{
     model::{Family, UNIT_TYPES},
-    policy::annotation::Allow,
+    policy::{annotation::Allow, parse::Step},
     text::{
         Code, FileId, Span,
         diagnostic::{Diagnostic, quoted},
@@ -23,26 +23,15 @@ pub(super) struct Comment {
     pub(super) diagnostics: Vec<Diagnostic>,
 }
 
-/// A comment that says something to us.
-#[derive(Debug)]
-pub(super) enum Found {
-    /// An annotation.
-    Annotation(Comment),
-    /// What would be one, but for a slip.
-    NearMiss(Diagnostic),
-    /// `scnpm: allow(…)`, and what is wrong with it.
-    Allow(Allow, Vec<Diagnostic>),
-}
-
 /// The comments of a file that say something to us, in order, each with the byte that it begins at.
-pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Found)> {
+pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
     let lines = Lines::new(file, text);
     let mut found = Vec::new();
     let mut at = 0;
     while at < lines.lines.len() {
         match lines.annotation(at) {
             Some((comment, next)) => {
-                found.push((comment.unit_span.start, Found::Annotation(comment)));
+                found.push((comment.unit_span.start, Step::Annotation(comment)));
                 at = next;
             }
             None => {
@@ -258,14 +247,14 @@ impl<'a> Lines<'a> {
     }
 
     /// What else a comment may say.
-    fn other(&self, at: usize) -> Option<(usize, Found)> {
+    fn other(&self, at: usize) -> Option<(usize, Step)> {
         let (content, start) = self.lines[at].comment?;
         let found = match allow::read(content, start, self.file) {
             Some((codes, diagnostics)) => {
                 let line = self.after_allows(at) + 1;
-                Found::Allow(Allow { file: self.file, line, codes }, diagnostics)
+                Step::Allow(Allow { file: self.file, line, codes }, diagnostics)
             }
-            None => Found::NearMiss(near_miss::read(content, start, self.file)?),
+            None => Step::NearMiss(near_miss::read(content, start, self.file)?),
         };
         Some((start, found))
     }
@@ -351,7 +340,7 @@ mod tests {
 
     fn annotations(text: &str) -> impl Iterator<Item = Comment> {
         find(FileId(0), text).into_iter().filter_map(|(_, found)| match found {
-            Found::Annotation(comment) => Some(comment),
+            Step::Annotation(comment) => Some(comment),
             _ => None,
         })
     }

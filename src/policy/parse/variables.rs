@@ -16,8 +16,6 @@ use crate::{
 pub(super) struct Variables {
     /// From the outermost block to the innermost: the user's names and where in `defines` they are.
     scopes: Vec<BTreeMap<String, usize>>,
-    /// The open braces, and whether each has variables of its own.
-    braces: Vec<bool>,
     defines: Vec<Define>,
     /// The last number that made a name unique.
     numbers: BTreeMap<String, usize>,
@@ -29,31 +27,24 @@ impl Variables {
     pub(super) fn new() -> Self {
         Self {
             scopes: vec![BTreeMap::new()],
-            braces: Vec::new(),
             defines: Vec::new(),
             numbers: BTreeMap::new(),
             index: BTreeMap::new(),
         }
     }
 
-    /// A brace opens, with variables of its own or not.
-    pub(super) fn open(&mut self, has_scope: bool) {
-        self.braces.push(has_scope);
-        if has_scope {
-            self.scopes.push(BTreeMap::new());
-        }
+    /// A block with variables of its own opens.
+    pub(super) fn open(&mut self) {
+        self.scopes.push(BTreeMap::new());
     }
 
     /// It closes.
     pub(super) fn close(&mut self) {
-        if self.braces.pop() == Some(true) {
-            self.scopes.pop();
-        }
+        self.scopes.truncate((self.scopes.len() - 1).max(1));
     }
 
     /// A file of the command line ends, and with it the blocks that it left open.
     pub(super) fn close_all(&mut self) {
-        self.braces.clear();
         self.scopes.truncate(1);
     }
 
@@ -198,10 +189,8 @@ mod tests {
     #[test]
     fn variables_end_with_their_block() {
         let mut variables = Variables::new();
-        variables.open(true);
-        variables.open(false);
+        variables.open();
         variables.define("A", tokens("1"), NOWHERE).unwrap();
-        variables.close();
         variables.rename(&mut tokens("$A")).unwrap();
         variables.close();
         assert!(variables.rename(&mut tokens("$A")).is_err());
