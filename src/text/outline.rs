@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{
-    FileId, Span, Token, TokenKind,
+    FileId, Span, Token,
     token::{Joined, Piece, pieces},
 };
 use crate::model::{ChainRef, Family, TableRef};
@@ -195,7 +195,7 @@ impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
 
     fn kind(&self, tokens: &[Token], first: usize) -> ItemKind {
         match self.innermost() {
-            Some(Block::Chain(_)) if is_one_of(&tokens[0], &CHAIN_PROPERTIES) => ItemKind::ChainProperty,
+            Some(Block::Chain(_)) if tokens[0].is_any(&CHAIN_PROPERTIES) => ItemKind::ChainProperty,
             Some(Block::Chain(chain)) => ItemKind::Rule(chain.clone(), first),
             Some(_) if tokens[0].is("elements") => ItemKind::Elements,
             Some(_) => ItemKind::Property,
@@ -222,24 +222,19 @@ impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
             None | Some(Block::Table(_)) if first.is("flowtable") => {
                 Some(Block::Flowtable(rest.last().map(|token| token.text.to_string()).unwrap_or_default()))
             }
-            None if is_one_of(first, &OBJECTS) => Some(Block::Object),
-            Some(Block::Table(_)) if is_one_of(first, &OBJECTS) => Some(Block::Object),
+            None | Some(Block::Table(_)) if first.is_any(&OBJECTS) => Some(Block::Object),
             _ => None,
         }
     }
 }
 
-fn is_one_of(token: &Token, words: &[&str]) -> bool {
-    token.kind == TokenKind::Word && words.contains(&&*token.text)
-}
-
 /// A statement outside of blocks.
 fn command(tokens: &[Token], first: usize) -> ItemKind {
     match tokens {
-        [verb, what, rest @ ..] if is_one_of(verb, &["add", "insert", "replace"]) && what.is("rule") => {
+        [verb, what, rest @ ..] if verb.is_any(&["add", "insert", "replace"]) && what.is("rule") => {
             chain(rest).map_or(ItemKind::Command, |(chain, length)| ItemKind::Rule(chain, first + 2 + length))
         }
-        [verb, what, ..] if is_one_of(verb, &["add", "create"]) && what.is("element") => ItemKind::Elements,
+        [verb, what, ..] if verb.is_any(&["add", "create"]) && what.is("element") => ItemKind::Elements,
         _ => ItemKind::Command,
     }
 }

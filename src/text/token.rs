@@ -38,6 +38,11 @@ impl Token {
         self.kind != TokenKind::Quoted && *self.text == *text
     }
 
+    /// Whether it is one of these words or signs.
+    pub fn is_any(&self, texts: &[&str]) -> bool {
+        texts.iter().any(|text| self.is(text))
+    }
+
     /// Its text without quotes.
     pub fn unquoted(&self) -> &str {
         match self.kind {
@@ -207,7 +212,7 @@ fn lexeme(rest: &str, first: char) -> (Lexeme, usize) {
     let length_while = |test: fn(char) -> bool| rest.find(|c| !test(c)).unwrap_or(rest.len());
     match first {
         '\n' => (Lexeme::LineEnd, 1),
-        ' ' | '\t' | '\r' => (Lexeme::Blank, length_while(|c| matches!(c, ' ' | '\t' | '\r'))),
+        ' ' | '\t' | '\r' => (Lexeme::Blank, length_while(is_blank)),
         '#' => (Lexeme::Comment, length_while(|c| c != '\n')),
         '\\' if rest[1..].starts_with('\n') => (Lexeme::Blank, 2),
         '\\' if rest[1..].starts_with("\r\n") => (Lexeme::Blank, 3),
@@ -266,6 +271,11 @@ fn is_in_word(rest: &str, at: usize, c: char) -> bool {
 fn punctuation(rest: &str, first: char) -> usize {
     let double = ["==", "!=", "<=", ">=", "<<", ">>"].iter().any(|operator| rest.starts_with(operator));
     if double { 2 } else { first.len_utf8() }
+}
+
+/// Whether it is white space within a line.
+pub(crate) fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\r')
 }
 
 fn is_name_start(c: char) -> bool {
