@@ -31,13 +31,12 @@ fn unit_name(name: &str) -> Option<&str> {
     let unit = name.strip_prefix('_').unwrap_or(name);
     let (stem, kind) = unit.rsplit_once('.')?;
     let is_template = stem.split_once('@').is_some_and(|(_, instance)| instance.is_empty());
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
     (name.len() <= NAME_MAX
         && CGROUP_TYPES.contains(&kind)
         && !stem.is_empty()
         && !stem.starts_with('@')
         && !is_template
-        && stem.bytes().all(is_allowed))
+        && stem.chars().all(places::is_in_name))
     .then_some(unit)
 }
 

@@ -11,6 +11,18 @@ pub(crate) fn kind(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(_, kind)| kind)
 }
 
+/// Whether a name ends in a dot and letters; which letters is not looked at.
+pub(crate) fn has_type(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(stem, kind)| {
+        !stem.is_empty() && !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_alphabetic())
+    })
+}
+
+/// Whether units' names may have such a character (systemd.unit(5)).
+pub(crate) fn is_in_name(character: char) -> bool {
+    character.is_ascii_alphanumeric() || ":-_.\\@".contains(character)
+}
+
 /// The template that a unit is an instance of.
 pub(crate) fn template(name: &str) -> Option<String> {
     let (prefix, rest) = name.split_once('@')?;
