@@ -6,8 +6,9 @@ use crate::{
     text::{
         Code, FileId, Span,
         diagnostic::{Diagnostic, quoted},
-        token::Joined,
+        token::{Joined, is_blank},
     },
+    units::places,
 };
 
 /// A comment that is an annotation.
@@ -162,11 +163,8 @@ impl<'a> Line<'a> {
 
 /// Whether a word may name units: by a unit's name, a pattern of names, or an application.
 fn may_be_selector(word: &str) -> bool {
-    let has_suffix = word.rsplit_once('.').is_some_and(|(name, suffix)| {
-        !name.is_empty() && !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_alphabetic())
-    });
     let is_pattern = word.contains('*') && word.len() > 1;
-    !word.contains(is_blank) && (has_suffix || is_pattern || is_app(word))
+    !word.contains(is_blank) && (places::has_type(word) || is_pattern || is_app(word))
 }
 
 fn is_app(word: &str) -> bool {
@@ -176,13 +174,10 @@ fn is_app(word: &str) -> bool {
 /// Whether a text says beyond doubt that it names units.
 fn names_units(selectors: &str) -> bool {
     selectors.split(',').map(|one| one.trim_matches(is_blank)).all(|word| {
-        let suffix = word.rsplit_once('.').map_or("", |(_, suffix)| suffix);
-        UNIT_TYPES.contains(&suffix) || is_app(word) || (word.contains(':') && word.ends_with('*'))
+        UNIT_TYPES.contains(&places::kind(word))
+            || is_app(word)
+            || (word.contains(':') && word.ends_with('*'))
     })
-}
-
-fn is_blank(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\r')
 }
 
 fn without_backslash(text: &str) -> &str {
@@ -219,7 +214,6 @@ impl<'a> Lines<'a> {
     /// The annotation that begins at a line, and the line after it.
     fn annotation(&self, first: usize) -> Option<(Comment, usize)> {
         let head = self.lines[first].head()?;
-        let suffix = head.unit.rsplit_once('.').map_or("", |(_, suffix)| suffix);
         let is_unit = names_units(head.unit);
         if !self.is_statement(first, &head, is_unit) {
             return None;
@@ -236,7 +230,7 @@ impl<'a> Lines<'a> {
                 Diagnostic::new(
                     Code::UnitType,
                     unit_span,
-                    format!("{} is no type of a unit", quoted(&format!(".{suffix}"))),
+                    format!("{} is no type of a unit", quoted(&format!(".{}", places::kind(head.unit)))),
                 )
                 .help(format!("the types are {}", UNIT_TYPES.join(", "))),
             );
