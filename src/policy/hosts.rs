@@ -7,7 +7,7 @@ use std::{
     ops::Range,
 };
 
-use super::annotation::{Part, Policy, Statement};
+use super::annotation::{Annotation, Part, Policy};
 pub use crate::model::{Addresses, HostName, Hosts};
 use crate::text::{
     Code, Span, Token, TokenKind,
@@ -32,10 +32,7 @@ pub struct HostMatch {
 impl Policy {
     /// All comparisons with host names.
     pub fn host_matches(&self) -> impl Iterator<Item = &HostMatch> {
-        self.annotations.iter().flat_map(|annotation| match &annotation.statement {
-            Statement::Rule(rule) => &rule.hosts[..],
-            Statement::Element(_) => &[],
-        })
+        self.annotations.iter().filter_map(Annotation::rule).flat_map(|rule| &rule.hosts)
     }
 
     /// The host names whose addresses it needs.
@@ -107,7 +104,7 @@ impl<'a> Finder<'a, '_> {
     }
 
     fn is_any(&self, at: usize, words: &[&str]) -> bool {
-        self.token(at).is_some_and(|token| words.iter().any(|word| token.is(word)))
+        self.token(at).is_some_and(|token| token.is_any(words))
     }
 
     /// What follows `ip saddr` and the like, here.
@@ -134,7 +131,7 @@ impl<'a> Finder<'a, '_> {
             HostMatch { parts: next..end, negated, v6, names: Vec::new(), ranges: BTreeSet::new() };
         let mut other = None;
         let flat = self.flat(first..end);
-        for element in flat.split(|(token, _)| [",", "{", "}"].iter().any(|sign| token.is(sign))) {
+        for element in flat.split(|(token, _)| token.is_any(&[",", "{", "}"])) {
             match element {
                 [] => {}
                 [(token, span)] if is_host(token) => {

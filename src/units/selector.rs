@@ -97,50 +97,30 @@ pub enum SelectorError {
 }
 
 /// Which managers' units can be meant: what is worth looking at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reach {
     /// Whether the system's.
     pub system: bool,
-    /// Which users'.
-    pub users: Uids,
-}
-
-/// Users, by their numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Uids {
-    /// All there may ever be.
-    All,
-    /// These.
-    Some(BTreeSet<u32>),
-}
-
-impl Default for Reach {
-    fn default() -> Self {
-        Self { system: false, users: Uids::Some(BTreeSet::new()) }
-    }
+    /// Whether those of all users there may ever be.
+    pub all_users: bool,
+    /// Which users', besides.
+    pub users: BTreeSet<u32>,
 }
 
 impl Reach {
     /// Whether a manager's units can be meant.
     pub fn covers(&self, manager: Manager) -> bool {
-        match (manager, &self.users) {
-            (Manager::System, _) => self.system,
-            (Manager::User(_), Uids::All) => true,
-            (Manager::User(uid), Uids::Some(uids)) => uids.contains(&uid),
+        match manager {
+            Manager::System => self.system,
+            Manager::User(uid) => self.all_users || self.users.contains(&uid),
         }
     }
 
     /// What one or the other reaches.
     #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        let users = match (self.users, other.users) {
-            (Uids::Some(mut uids), Uids::Some(more)) => {
-                uids.extend(more);
-                Uids::Some(uids)
-            }
-            _ => Uids::All,
-        };
-        Self { system: self.system || other.system, users }
+    pub fn or(mut self, other: Self) -> Self {
+        self.users.extend(other.users);
+        Self { system: self.system || other.system, all_users: self.all_users || other.all_users, ..self }
     }
 }
 
@@ -160,7 +140,13 @@ impl Selectors {
 
     /// The names of users that they have.
     pub fn user_names(&self) -> BTreeSet<&str> {
-        self.0.iter().filter_map(|selector| selector.whose.user_name()).collect()
+        self.0
+            .iter()
+            .filter_map(|selector| match &selector.whose {
+                Whose::User(name) => Some(name.as_str()),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Which managers' units they can mean.
@@ -184,8 +170,12 @@ impl Selectors {
     }
 
     /// The names of the units, if none is selected by anything else.
-    pub fn only_names(&self) -> Option<Vec<&UnitName>> {
-        self.0.iter().map(|selector| selector.which.only_name()).collect()
+    pub fn only_names<'a>(&'a self) -> Option<Vec<&'a UnitName>> {
+        let name = |selector: &'a Selector| match &selector.which {
+            Which::Unit(name) => Some(name),
+            _ => None,
+        };
+        self.0.iter().map(name).collect()
     }
 
     /// Whether other units may be below one that is selected, as far as names tell: below a slice or a user's manager.
@@ -217,28 +207,20 @@ impl Whose {
         }
     }
 
-    fn user_name(&self) -> Option<&str> {
-        if let Self::User(name) = self { Some(name) } else { None }
-    }
-
     fn reach(&self, users: &Users) -> Reach {
-        let (system, users) = match self {
-            Self::Anybody => (true, Uids::All),
-            Self::System => (true, Uids::Some(BTreeSet::new())),
-            Self::AnyUser => (false, Uids::All),
-            Self::Uid(uid) => (false, Uids::Some(BTreeSet::from([*uid]))),
-            Self::User(name) => (false, Uids::Some(users.get(name).copied().into_iter().collect())),
-        };
-        Reach { system, users }
+        Reach {
+            system: matches!(self, Self::Anybody | Self::System),
+            all_users: matches!(self, Self::Anybody | Self::AnyUser),
+            users: match self {
+                Self::Uid(uid) => BTreeSet::from([*uid]),
+                Self::User(name) => users.get(name).copied().into_iter().collect(),
+                _ => BTreeSet::new(),
+            },
+        }
     }
 }
 
 impl Which {
-    /// The unit's name, if it is the only one.
-    fn only_name(&self) -> Option<&UnitName> {
-        if let Self::Unit(name) = self { Some(name) } else { None }
-    }
-
     fn may_hold_others(&self) -> bool {
         const MANAGER: &str = "user@";
         match self {
@@ -321,16 +303,16 @@ mod tests {
     #[test]
     fn managers_are_told() {
         let reach = |text: &str| Selectors::parse(text).unwrap().depend_on(&users());
-        let some = |uids: &[u32]| Uids::Some(uids.iter().copied().collect());
-        for (text, system, uids) in [
-            ("a.service", true, Uids::All),
-            ("system:a.service", true, some(&[])),
-            ("user:a.service", false, Uids::All),
-            ("alice:a.service,1001:b.service,carol:c.service", false, some(&[1000, 1001])),
-            ("alice:a.service,system:b.service", true, some(&[1000])),
-            ("alice:a.service,user:b.service", false, Uids::All),
+        for (text, system, all_users, uids) in [
+            ("a.service", true, true, &[][..]),
+            ("system:a.service", true, false, &[]),
+            ("user:a.service", false, true, &[]),
+            ("alice:a.service,1001:b.service,carol:c.service", false, false, &[1000, 1001]),
+            ("alice:a.service,system:b.service", true, false, &[1000]),
+            ("alice:a.service,user:b.service", false, true, &[1000]),
         ] {
-            assert_eq!(reach(text), Reach { system, users: uids }, "{text}");
+            let users = uids.iter().copied().collect();
+            assert_eq!(reach(text), Reach { system, all_users, users }, "{text}");
         }
         let names = Selectors::parse("alice:a.service,1001:b.service,carol:app:c,user:d.service").unwrap();
         assert_eq!(names.user_names(), BTreeSet::from(["alice", "carol"]));
