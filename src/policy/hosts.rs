@@ -44,11 +44,10 @@ impl Policy {
     pub fn unresolved(&self, say: impl Fn(&HostName) -> Option<String>) -> Vec<Diagnostic> {
         let each = |found: &HostMatch| {
             let diagnostic = |(host, span): &(HostName, Span)| {
-                let help = match found.negated {
-                    true => {
-                        "scnpm leaves the annotation out until it has an address, and asks again and again"
-                    }
-                    false => "the rule matches nothing until it has an address; scnpm asks again and again",
+                let help = if found.negated {
+                    "scnpm leaves the annotation out until it has an address, and asks again and again"
+                } else {
+                    "the rule matches nothing until it has an address; scnpm asks again and again"
                 };
                 Some(Diagnostic::new(Code::Unresolved, *span, say(host)?).help(help))
             };
@@ -149,15 +148,13 @@ impl<'a> Finder<'a, '_> {
         match other {
             _ if found.names.is_empty() => Ok(None),
             None => Ok(Some(found)),
-            Some((text, span)) => Err(Diagnostic::new(
-                Code::HostPlace,
-                span,
-                format!("{} in a list with host names", quoted(&text)),
-            )
-            .help(format!(
-                "beside host names a list may have IPv{} addresses, prefixes and ranges",
-                if v6 { 6 } else { 4 }
-            ))),
+            Some((text, span)) => {
+                let message = format!("{} in a list with host names", quoted(&text));
+                let version = if v6 { 6 } else { 4 };
+                Err(Diagnostic::new(Code::HostPlace, span, message).help(format!(
+                    "beside host names a list may have IPv{version} addresses, prefixes and ranges"
+                )))
+            }
         }
     }
 
@@ -176,21 +173,14 @@ impl<'a> Finder<'a, '_> {
 
     /// Adds a token, or its value if it is a variable; `None` if that has no (sensible) end.
     fn inline(&self, token: &'a Token, depth: usize, values: &mut Vec<&'a Token>) -> Option<()> {
-        let define = match token.kind {
-            TokenKind::Variable => (self.define)(&token.text[1..]),
-            _ => None,
-        };
+        let define = if token.kind == TokenKind::Variable { (self.define)(&token.text[1..]) } else { None };
         match define {
             _ if depth > DEEPEST => return None,
             None => {
                 self.room.set(self.room.get().checked_sub(1)?);
                 values.push(token);
             }
-            Some(value) => {
-                for inner in value {
-                    self.inline(inner, depth + 1, values)?;
-                }
-            }
+            Some(value) => value.iter().try_for_each(|inner| self.inline(inner, depth + 1, values))?,
         }
         Some(())
     }

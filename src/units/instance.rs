@@ -20,7 +20,10 @@ impl Instance {
         let names: Vec<&str> = below.split('/').collect();
         let (last, above) = names.split_last()?;
         let unit = unit_name(last)?;
-        let slices: Vec<&str> = above.iter().map(|name| slice_name(name)).collect::<Option<_>>()?;
+        let slices: Vec<&str> = above
+            .iter()
+            .map(|name| unit_name(name).filter(|unit| places::is_slice(unit)))
+            .collect::<Option<_>>()?;
         is_nested(&slices, unit).then(|| Self { manager, unit: UnitName(unit.into()), path: path.clone() })
     }
 }
@@ -38,10 +41,6 @@ fn unit_name(name: &str) -> Option<&str> {
         && !is_template
         && stem.chars().all(places::is_in_name))
     .then_some(unit)
-}
-
-fn slice_name(name: &str) -> Option<&str> {
-    unit_name(name).filter(|unit| places::is_slice(unit))
 }
 
 /// Whether these are all slices that a unit is in, from the top down, each in the one that its name says.
