@@ -39,8 +39,8 @@ pub const UNIT_TYPES: [&str; 11] = [
 #[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UnitName(pub Arc<str>);
 
-/// A cgroup's path below [`CGROUP_ROOT`]: not empty, without leading, trailing or doubled slashes,
-/// `.` or `..`.
+/// A cgroup's path below [`CGROUP_ROOT`]: not empty, without NUL, leading, trailing or doubled
+/// slashes, `.` or `..`.
 #[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CgroupPath(Arc<str>);
 
@@ -50,6 +50,9 @@ pub enum CgroupPathError {
     /// It names the root of the hierarchy, or nothing.
     #[display("the cgroup's path is empty")]
     Empty,
+    /// It has a NUL in it.
+    #[display("a NUL in a cgroup's path")]
+    Nul,
     /// It has a `..` in it.
     #[display("`..` in a cgroup's path")]
     Parent,
@@ -60,6 +63,9 @@ impl FromStr for CgroupPath {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        if text.contains('\0') {
+            return Err(CgroupPathError::Nul);
+        }
         if parts.is_empty() {
             return Err(CgroupPathError::Empty);
         }

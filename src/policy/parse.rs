@@ -188,61 +188,47 @@ impl Reader<'_> {
             )
             .help("nft refuses such files"));
         }
-        if name.contains(['*', '?', '[']) {
-            return self.include_pattern(name, span);
+        let is_pattern = name.contains(['*', '?', '[']);
+        let places = self.places(name, span, is_pattern);
+        if is_pattern {
+            let found = places.iter().map(|place| self.files.glob(&place.to_string_lossy()));
+            let found = found.into_iter().find(|found| !found.is_empty()).unwrap_or_default();
+            let each = found.iter().map(|path| self.included(path, self.files.read(path), span));
+            return each.fold(Ok(()), Result::and);
         }
-        for path in self.places(name, span, str::to_owned) {
+        for path in places {
             match self.files.read(&path) {
-                Ok(bytes) => return self.included(&path, &bytes, span),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(unreadable(&path.to_string_lossy(), &error, span)),
+                read => return self.included(&path, read, span),
             }
         }
         Err(unreadable(name, &io::ErrorKind::NotFound.into(), span))
     }
 
-    fn include_pattern(&mut self, pattern: &str, span: Span) -> Result<(), Diagnostic> {
-        let found = self
-            .places(pattern, span, literally)
-            .iter()
-            .map(|place| self.files.glob(&place.to_string_lossy()))
-            .find(|found| !found.is_empty());
-        let mut result = Ok(());
-        for path in found.unwrap_or_default() {
-            let one = match self.files.read(&path) {
-                Ok(bytes) => self.included(&path, &bytes, span),
-                Err(error) => Err(unreadable(&path.to_string_lossy(), &error, span)),
-            };
-            result = result.and(one);
-        }
-        result
-    }
-
-    fn included(&mut self, path: &Path, bytes: &[u8], span: Span) -> Result<(), Diagnostic> {
+    fn included(&mut self, path: &Path, read: io::Result<Vec<u8>>, span: Span) -> Result<(), Diagnostic> {
+        let bytes = read.map_err(|error| unreadable(&path.to_string_lossy(), &error, span))?;
         if self.open.contains(&self.files.identity(path)) {
             let path = quoted(&path.to_string_lossy());
             return Err(Diagnostic::new(Code::Include, span, format!("{path} includes itself here"))
                 .help("leave this include out: nft refuses such files"));
         }
         if self.readings >= MAX_READINGS {
-            return Err(Diagnostic::new(
-                Code::Include,
-                span,
-                format!("more than {MAX_READINGS} files are included"),
-            ));
+            let message = format!("more than {MAX_READINGS} files are included");
+            return Err(Diagnostic::new(Code::Include, span, message));
         }
-        self.file(path, bytes);
+        self.file(path, &bytes);
         Ok(())
     }
 
     /// Where an included file may be: where nft looks, and then beside the file that includes it.
-    fn places(&self, name: &str, span: Span, escape: fn(&str) -> String) -> Vec<PathBuf> {
+    fn places(&self, name: &str, span: Span, is_pattern: bool) -> Vec<PathBuf> {
         let path = PathBuf::from(name);
         if path.is_absolute() {
             return vec![path];
         }
         let including = Path::new(&self.policy.sources.file(span.file).path);
-        let directory = including.parent().map_or(String::new(), |parent| escape(&parent.to_string_lossy()));
+        let directory = including.parent().map_or("".into(), Path::to_string_lossy);
+        let directory = if is_pattern { literally(&directory) } else { directory.into_owned() };
         let beside = Path::new(&directory).join(name.trim_start_matches("./"));
         if name.starts_with("./") || name.starts_with("../") {
             vec![path, beside]
@@ -283,11 +269,10 @@ fn check_units_match(annotation: &Annotation, diagnostics: &mut Vec<Diagnostic>)
         _ => "system:",
     };
     let place = Span { end: annotation.unit_span.start, ..annotation.unit_span };
+    let help = "write `system:`, a user's name and `:`, or `user:` in front";
     diagnostics.push(match text.contains(',') {
-        false => {
-            diagnostic.help("write `system:`, a user's name and `:`, or `user:` in front").fix(place, whose)
-        }
-        true => diagnostic.help("write `system:`, a user's name and `:`, or `user:` in front of each unit"),
+        false => diagnostic.help(help).fix(place, whose),
+        true => diagnostic.help(format!("{help} of each unit")),
     });
 }
 

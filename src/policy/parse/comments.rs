@@ -191,20 +191,12 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     fn new(file: FileId, text: &'a str) -> Self {
-        let mut lines: Vec<Line<'a>> = Vec::new();
-        let mut start = 0;
-        for line in text.split_inclusive('\n') {
-            let without_end = line.strip_suffix('\n').unwrap_or(line);
-            lines.push(Line::new(without_end.strip_suffix('\r').unwrap_or(without_end), start));
-            start += line.len();
-        }
+        let place = |line: &str| line.as_ptr().addr() - text.as_ptr().addr();
+        let mut lines: Vec<Line<'a>> = text.lines().map(|line| Line::new(line, place(line))).collect();
         let mut ahead = false;
         for line in lines.iter_mut().rev() {
-            let here = match (line.head(), line.comment) {
-                (Some(head), _) => head.rest.contains("cgroupv2"),
-                (None, Some((content, _))) => content.contains("cgroupv2"),
-                (None, None) => false,
-            };
+            let text = line.head().map(|head| head.rest).or(line.comment.map(|(content, _)| content));
+            let here = text.is_some_and(|text| text.contains("cgroupv2"));
             line.cgroup_ahead = here || (line.backslash().is_some() && ahead);
             ahead = line.cgroup_ahead && !line.begins_annotation();
         }
@@ -226,14 +218,11 @@ impl<'a> Lines<'a> {
             diagnostics: Vec::new(),
         };
         if !is_unit && !head.unit.contains(['*', ':', ',']) {
-            comment.diagnostics.push(
-                Diagnostic::new(
-                    Code::UnitType,
-                    unit_span,
-                    format!("{} is no type of a unit", quoted(&format!(".{}", places::kind(head.unit)))),
-                )
-                .help(format!("the types are {}", UNIT_TYPES.join(", "))),
-            );
+            let message =
+                format!("{} is no type of a unit", quoted(&format!(".{}", places::kind(head.unit))));
+            let diagnostic = Diagnostic::new(Code::UnitType, unit_span, message)
+                .help(format!("the types are {}", UNIT_TYPES.join(", ")));
+            comment.diagnostics.push(diagnostic);
         }
         comment.statement.push(head.rest, head.rest_at);
         let next = self.join(first, &mut comment);
@@ -301,18 +290,16 @@ impl<'a> Lines<'a> {
                 );
             }
             at += 1;
-            let problem = match self.lines.get(at) {
+            let problem = match self.lines.get(at).map(|next| (next.begins_annotation(), next.piece())) {
                 None => "the file ends after this `\\`",
-                Some(next) if next.begins_annotation() => "another annotation begins after this `\\`",
-                Some(next) => match next.piece() {
-                    None => "the line after this `\\` is no comment",
-                    Some((piece, start)) => {
-                        if !piece.is_empty() {
-                            comment.statement.push(piece, start);
-                        }
-                        continue;
+                Some((true, _)) => "another annotation begins after this `\\`",
+                Some((false, None)) => "the line after this `\\` is no comment",
+                Some((false, Some((piece, start)))) => {
+                    if !piece.is_empty() {
+                        comment.statement.push(piece, start);
                     }
-                },
+                    continue;
+                }
             };
             comment.diagnostics.push(
                 Diagnostic::new(Code::Continuation, span, problem)

@@ -54,9 +54,7 @@ pub(super) fn read(
     while tokens.last().is_some_and(|token| token.is(";")) {
         tokens.pop();
     }
-    if let Err(unknown) = variables.rename(&mut tokens) {
-        diagnostics.extend(unknown);
-    }
+    diagnostics.extend(variables.rename(&mut tokens).err().into_iter().flatten());
     let end = tokens.last().map_or(text.end(), |token| token.span);
     let after = Span { start: end.end, ..end };
     let mut reader = Reader { tokens: &tokens, at: 0, after, variables, diagnostics };
@@ -98,32 +96,23 @@ impl<'a> Reader<'a> {
 
     /// Braces are closed, and there is one statement only.
     fn check_shape(&self) -> Read<()> {
+        let wrong = |token: &Token, message: &str| Diagnostic::new(Code::Nesting, token.span, message);
         let mut open: Vec<&Token> = Vec::new();
         for token in self.tokens {
             if token.is("{") {
                 open.push(token);
             } else if token.is("}") && open.pop().is_none() {
-                return Err(Diagnostic::new(Code::Nesting, token.span, "nothing opens this brace"));
+                return Err(wrong(token, "nothing opens this brace"));
             } else if token.is(";") && open.is_empty() {
-                return Err(Diagnostic::new(
-                    Code::Nesting,
-                    token.span,
-                    "more than one statement in an annotation",
-                )
-                .help("write an annotation for each of them"));
+                return Err(wrong(token, "more than one statement in an annotation")
+                    .help("write an annotation for each of them"));
             } else if token.kind != TokenKind::Quoted && token.text.ends_with('\\') {
                 // At a line's end it would make nft join the next statement to this one.
-                return Err(Diagnostic::new(Code::Nesting, token.span, "a `\\` that continues no line")
-                    .help("leave it out"));
+                return Err(wrong(token, "a `\\` that continues no line").help("leave it out"));
             }
         }
-        match open.last() {
-            Some(brace) => {
-                Err(Diagnostic::new(Code::Nesting, brace.span, "nothing closes this brace")
-                    .help("write a `}`"))
-            }
-            None => Ok(()),
-        }
+        let unclosed = |brace| Err(wrong(brace, "nothing closes this brace").help("write a `}`"));
+        open.pop().map_or(Ok(()), unclosed)
     }
 
     fn statement(&mut self) -> Read<Statement> {
@@ -137,16 +126,14 @@ impl<'a> Reader<'a> {
             ["insert", second, ..] if is_family(second) => self.rule("insert", 1),
             ["add", ..] if !is_other_statement(&words) => self.rule("add", 1),
             [first, ..] if is_family(first) => self.rule("add", 0),
-            [first, ..] if first == "insert" || is_other_statement(&words) => Err(Diagnostic::new(
-                Code::Statement,
+            [first, ..] if first == "insert" || is_other_statement(&words) => Err(no_statement(
                 self.span(0),
                 "an annotation can `add rule`, `insert rule` or `add element`",
             )
             .help("write other statements outside the comments")),
             // nft's default family, as the original only puts `add rule` in front of what it finds.
             [_, _, ..] if self.tokens[2..].windows(3).any(is_cgroup_match) => self.rule("add", 0),
-            _ => Err(Diagnostic::new(
-                Code::Statement,
+            _ => Err(no_statement(
                 self.span(0),
                 format!("{} is neither a verb nor a family", quoted(words[0])),
             )
@@ -155,7 +142,7 @@ impl<'a> Reader<'a> {
     }
 
     fn missing(&self, what: &str) -> Diagnostic {
-        Diagnostic::new(Code::Statement, self.after, format!("the {what} is missing"))
+        no_statement(self.after, format!("the {what} is missing"))
             .help("write `add rule FAMILY TABLE CHAIN RULE` or `add element FAMILY TABLE SET { \"PATH\" }`")
     }
 
@@ -210,11 +197,7 @@ impl<'a> Reader<'a> {
         let is_number = self.tokens.get(self.at + 1).is_some_and(|token| number(&token.text).is_some());
         if !is_number {
             let keyword = quoted(&self.tokens[self.at].text);
-            return Err(Diagnostic::new(
-                Code::Statement,
-                self.span(self.at),
-                format!("{keyword} without a number"),
-            ));
+            return Err(no_statement(self.span(self.at), format!("{keyword} without a number")));
         }
         let words = self.tokens[self.at..self.at + 2].to_vec();
         self.at += 2;
@@ -244,14 +227,13 @@ impl<'a> Reader<'a> {
         let is_in_key = at > 0 && self.is(at - 1, ".");
         if self.is_any(at + 2, &OPERATORS) && self.is(at + 3, "unit") {
             let whole = self.span(at).to(self.span(at + 3));
-            return Err(Diagnostic::new(Code::Statement, whole, "`unit` is compared with nothing")
+            return Err(no_statement(whole, "`unit` is compared with nothing")
                 .help("write `socket cgroupv2 unit`")
                 .fix(whole, "socket cgroupv2 unit"));
         }
         if self.is(at + 2, "unit") {
             if is_in_key || self.is(at + 3, ".") {
-                let message = "`unit` can't be a part of a key";
-                return Err(Diagnostic::new(Code::Statement, self.span(at + 2), message)
+                return Err(no_statement(self.span(at + 2), "`unit` can't be a part of a key")
                     .help("write `socket cgroupv2 unit` as a match of its own"));
             }
             return Ok(Some((Part::Units(self.span(at).to(self.span(at + 2))), at + 3)));
@@ -291,19 +273,14 @@ impl<'a> Reader<'a> {
             if !known.insert(path.clone()) {
                 continue;
             }
-            let names =
-                paths::below_mount(&path).map_or(path.components().count(), |rest| rest.split('/').count());
+            let names = paths::below_mount(&path).unwrap_or(path.as_str()).split('/').count();
             if u32::try_from(names) != Ok(level) {
                 let plural = if names == 1 { "" } else { "s" };
-                self.diagnostics.push(
-                    Diagnostic::new(
-                        Code::Level,
-                        written.span,
-                        format!("level {level} never matches a path with {names} name{plural}"),
-                    )
+                let message = format!("level {level} never matches a path with {names} name{plural}");
+                let diagnostic = Diagnostic::new(Code::Level, written.span, message)
                     .help(format!("write `level {names}`"))
-                    .fix(level_span, names.to_string()),
-                );
+                    .fix(level_span, names.to_string());
+                self.diagnostics.push(diagnostic);
             }
             paths.push((path, written.span));
         }
@@ -320,7 +297,7 @@ impl<'a> Reader<'a> {
             Some(_) => self.keys(&mut elements)?,
         }
         if let Some(token) = self.tokens.get(self.at) {
-            return Err(Self::unsupported(token.span));
+            return Err(unsupported(token.span));
         }
         let is_good = self.diagnostics.iter().all(|diagnostic| diagnostic.severity() != Severity::Error);
         if elements.is_empty() && is_good {
@@ -342,7 +319,7 @@ impl<'a> Reader<'a> {
             if self.is(self.at, ",") {
                 self.at += 1;
             } else if !self.is(self.at, "}") {
-                return Err(Self::unsupported(self.span(self.at)));
+                return Err(unsupported(self.span(self.at)));
             }
         }
         self.at += 1;
@@ -356,7 +333,7 @@ impl<'a> Reader<'a> {
             Some(earlier) => {
                 if earlier != data {
                     let message = format!("{} is there already, with another value", quoted(path.as_str()));
-                    self.diagnostics.push(Diagnostic::new(Code::Element, *span, message));
+                    self.diagnostics.push(no_element(*span, message));
                 }
                 false
             }
@@ -368,12 +345,8 @@ impl<'a> Reader<'a> {
         let token = &self.tokens[self.at];
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok() || number(text).is_some();
         if token.kind == TokenKind::Word && is_address(&token.text) {
-            return Err(Diagnostic::new(
-                Code::Element,
-                token.span,
-                format!("{} is no cgroup's path", quoted(&token.text)),
-            )
-            .help("an annotation adds elements to sets and maps of `type cgroupsv2`"));
+            return Err(no_element(token.span, format!("{} is no cgroup's path", quoted(&token.text)))
+                .help("an annotation adds elements to sets and maps of `type cgroupsv2`"));
         }
         let list = if token.is("{") { None } else { paths::list(self.variables, self.tokens, self.at) };
         if token.kind == TokenKind::Variable && self.variables.get(&token.text[1..]).is_none() {
@@ -383,13 +356,11 @@ impl<'a> Reader<'a> {
         }
         let Some((list, next)) = list else {
             return Err(match token.kind {
-                TokenKind::Variable => Diagnostic::new(
-                    Code::Element,
-                    token.span,
-                    "this variable holds something else than paths of cgroups",
-                )
-                .help("write `define NAME = { \"PATH\", \"PATH\" }`"),
-                _ => Self::unsupported(token.span),
+                TokenKind::Variable => {
+                    no_element(token.span, "this variable holds something else than paths of cgroups")
+                        .help("write `define NAME = { \"PATH\", \"PATH\" }`")
+                }
+                _ => unsupported(token.span),
             });
         };
         for written in &list {
@@ -406,14 +377,14 @@ impl<'a> Reader<'a> {
         let first = self.at + 1;
         while self.at < self.tokens.len() && !self.is_any(self.at, &[",", "}"]) {
             if self.is(self.at, "{") {
-                return Err(Self::unsupported(self.span(self.at)));
+                return Err(unsupported(self.span(self.at)));
             }
             self.at += 1;
         }
         let tokens = &self.tokens[first..self.at];
         let words: Vec<&str> = tokens.iter().map(|token| &*token.text).collect();
         match words[..] {
-            [] => Err(Diagnostic::new(Code::Element, colon, "the value after this `:` is missing")),
+            [] => Err(no_element(colon, "the value after this `:` is missing")),
             ["accept"] => Ok(Data::Accept),
             ["drop"] => Ok(Data::Drop),
             ["continue"] => Ok(Data::Continue),
@@ -427,19 +398,15 @@ impl<'a> Reader<'a> {
                 Ok(if verb == "jump" { Data::Jump(name) } else { Data::Goto(name) })
             }
             _ => {
-                let (values, dots): (Vec<_>, Vec<_>) =
-                    tokens.iter().enumerate().partition(|(index, _)| index % 2 == 0);
-                if let Some((_, token)) = dots.iter().find(|(_, token)| !token.is(".")) {
-                    return Err(Self::unsupported(token.span));
+                if let Some(token) = tokens.iter().skip(1).step_by(2).find(|token| !token.is(".")) {
+                    return Err(unsupported(token.span));
                 }
-                if let Some((_, dot)) = dots.get(values.len() - 1) {
-                    return Err(Diagnostic::new(
-                        Code::Element,
-                        dot.span,
-                        "the value after this `.` is missing",
-                    ));
+                if tokens.len().is_multiple_of(2) {
+                    let dot = tokens[tokens.len() - 1].span;
+                    return Err(no_element(dot, "the value after this `.` is missing"));
                 }
-                Ok(Data::Value(values.into_iter().map(|(_, token)| self.value(token)).collect::<Read<_>>()?))
+                let values = tokens.iter().step_by(2).map(|token| self.value(token));
+                Ok(Data::Value(values.collect::<Read<_>>()?))
             }
         }
     }
@@ -450,18 +417,24 @@ impl<'a> Reader<'a> {
             TokenKind::Word | TokenKind::Quoted => Ok(token.unquoted().to_owned()),
             TokenKind::Variable => match paths::list(self.variables, std::slice::from_ref(token), 0) {
                 Some((list, _)) if list.len() == 1 => Ok(list[0].text.clone()),
-                _ => {
-                    Err(Diagnostic::new(Code::Element, token.span, "this variable holds more than one word"))
-                }
+                _ => Err(no_element(token.span, "this variable holds more than one word")),
             },
-            _ => Err(Self::unsupported(token.span)),
+            _ => Err(unsupported(token.span)),
         }
     }
+}
 
-    fn unsupported(span: Span) -> Diagnostic {
-        Diagnostic::new(Code::Element, span, "this form of an element isn't supported")
-            .help("write `{ \"PATH\", \"PATH\" }`, or `{ \"PATH\" : VALUE, \"PATH\" : VALUE }` for a map")
-    }
+fn no_statement(span: Span, message: impl Into<String>) -> Diagnostic {
+    Diagnostic::new(Code::Statement, span, message)
+}
+
+fn no_element(span: Span, message: impl Into<String>) -> Diagnostic {
+    Diagnostic::new(Code::Element, span, message)
+}
+
+fn unsupported(span: Span) -> Diagnostic {
+    no_element(span, "this form of an element isn't supported")
+        .help("write `{ \"PATH\", \"PATH\" }`, or `{ \"PATH\" : VALUE, \"PATH\" : VALUE }` for a map")
 }
 
 /// `unit` stands for what the selectors select, which another match in the same rule could only narrow to nothing.
@@ -473,7 +446,7 @@ fn check_matches(body: &[Part]) -> Read<()> {
     });
     match (matches.next(), matches.next()) {
         (Some((first, _)), Some((second, span))) if first || second => {
-            Err(Diagnostic::new(Code::Statement, span, "another cgroup match beside `socket cgroupv2 unit`")
+            Err(no_statement(span, "another cgroup match beside `socket cgroupv2 unit`")
                 .help("leave one of them out"))
         }
         _ => Ok(()),

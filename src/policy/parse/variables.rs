@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// All variables so far, and those in force.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Variables {
     /// From the outermost block to the innermost: the user's names and where in `defines` they are.
     scopes: Vec<BTreeMap<String, usize>>,
@@ -25,12 +25,7 @@ pub(super) struct Variables {
 
 impl Variables {
     pub(super) fn new() -> Self {
-        Self {
-            scopes: vec![BTreeMap::new()],
-            defines: Vec::new(),
-            numbers: BTreeMap::new(),
-            index: BTreeMap::new(),
-        }
+        Self { scopes: vec![BTreeMap::new()], ..Self::default() }
     }
 
     /// A block with variables of its own opens.
@@ -69,11 +64,7 @@ impl Variables {
 
     /// Forgets the innermost variable of a name.
     pub(super) fn undefine(&mut self, name: &str) {
-        for scope in self.scopes.iter_mut().rev() {
-            if scope.remove(name).is_some() {
-                return;
-            }
-        }
+        self.scopes.iter_mut().rev().find_map(|scope| scope.remove(name));
     }
 
     /// Gives references to variables the unique names of those in force.
@@ -122,19 +113,13 @@ impl Variables {
     }
 
     fn unknown(&self, token: &Token) -> Diagnostic {
-        let diagnostic = Diagnostic::new(
-            Code::Variable,
-            token.span,
-            format!("{} is not defined above", quoted(&token.text)),
-        );
-        match self.nearest(&token.text[1..]) {
+        let message = format!("{} is not defined above", quoted(&token.text));
+        let diagnostic = Diagnostic::new(Code::Variable, token.span, message);
+        let known = self.scopes.iter().flat_map(BTreeMap::keys).map(String::as_str);
+        match nearest(&token.text[1..], known) {
             Some(name) => diagnostic.help(format!("did you mean {}?", quoted(&format!("${name}")))),
             None => diagnostic.help("write `define NAME = …` outside the comments, above this line"),
         }
-    }
-
-    fn nearest(&self, name: &str) -> Option<&str> {
-        nearest(name, self.scopes.iter().flat_map(BTreeMap::keys).map(String::as_str))
     }
 
     /// nft expands variables in the quotes of `log prefix` too.
