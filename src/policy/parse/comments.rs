@@ -92,8 +92,8 @@ fn is_family(word: &str) -> bool {
 
 /// A line of a file.
 struct Line<'a> {
-    /// What follows the `#` and blanks, without trailing blanks, and its place; if it is a comment.
-    comment: Option<(&'a str, usize)>,
+    /// What follows the `#` and blanks, without trailing blanks; if it is a comment.
+    comment: Option<&'a str>,
     /// How many blanks follow.
     trailing: usize,
     /// Whether the statement that it may be part of names `cgroupv2` here or in a continued line.
@@ -104,52 +104,39 @@ struct Line<'a> {
 /// The beginning of what may be an annotation.
 struct Head<'a> {
     unit: &'a str,
-    unit_at: usize,
     rest: &'a str,
-    rest_at: usize,
 }
 
 impl<'a> Line<'a> {
-    fn new(line: &'a str, start: usize) -> Self {
-        let text = line.trim_start_matches(is_blank);
-        let content = text.trim_start_matches('#');
-        if content.len() == text.len() {
-            return Self { comment: None, trailing: 0, cgroup_ahead: false };
-        }
-        let content = content.trim_start_matches(is_blank);
-        let at = start + line.len() - content.len();
-        let trimmed = content.trim_end_matches(is_blank);
-        Self { comment: Some((trimmed, at)), trailing: content.len() - trimmed.len(), cgroup_ahead: false }
+    fn new(line: &'a str) -> Self {
+        let text = line.trim_matches(is_blank);
+        let comment =
+            text.starts_with('#').then(|| text.trim_start_matches('#').trim_start_matches(is_blank));
+        let trailing = line.len() - line.trim_end_matches(is_blank).len();
+        Self { comment, trailing, cgroup_ahead: false }
     }
 
-    /// Where its `\` stands, if it is continued.
-    fn backslash(&self) -> Option<usize> {
-        let (content, at) = self.comment?;
-        content.ends_with('\\').then(|| at + content.len() - 1)
+    /// The `\` at its end, if it is continued.
+    fn backslash(&self) -> Option<&'a str> {
+        self.comment.filter(|content| content.ends_with('\\')).map(|content| &content[content.len() - 1..])
     }
 
     /// Its text without the `\`.
-    fn piece(&self) -> Option<(&'a str, usize)> {
-        self.comment.map(|(content, at)| (without_backslash(content), at))
+    fn piece(&self) -> Option<&'a str> {
+        self.comment.map(without_backslash)
     }
 
     fn head(&self) -> Option<Head<'a>> {
-        let (content, at) = self.comment?;
+        let content = self.comment?;
         let is_separator = |(at, _): &(usize, &str)| {
             content[..*at].ends_with(is_blank) && content[at + 2..].starts_with(is_blank)
         };
         let (colons, _) = content.match_indices("::").find(is_separator)?;
         let unit = content[..colons].trim_end_matches(is_blank);
         let rest = content[colons + 2..].trim_start_matches(is_blank);
-        if rest.is_empty() || !unit.split(',').all(|one| may_be_selector(one.trim_matches(is_blank))) {
-            return None;
-        }
-        Some(Head {
-            unit,
-            unit_at: at,
-            rest: without_backslash(rest),
-            rest_at: at + content.len() - rest.len(),
-        })
+        let may_be_one =
+            !rest.is_empty() && unit.split(',').all(|one| may_be_selector(one.trim_matches(is_blank)));
+        may_be_one.then(|| Head { unit, rest: without_backslash(rest) })
     }
 
     /// Whether an annotation begins here beyond doubt, so that it can't continue another one.
@@ -186,21 +173,21 @@ fn without_backslash(text: &str) -> &str {
 
 struct Lines<'a> {
     file: FileId,
+    text: &'a str,
     lines: Vec<Line<'a>>,
 }
 
 impl<'a> Lines<'a> {
     fn new(file: FileId, text: &'a str) -> Self {
-        let place = |line: &str| line.as_ptr().addr() - text.as_ptr().addr();
-        let mut lines: Vec<Line<'a>> = text.lines().map(|line| Line::new(line, place(line))).collect();
+        let mut lines: Vec<Line<'a>> = text.lines().map(Line::new).collect();
         let mut ahead = false;
         for line in lines.iter_mut().rev() {
-            let text = line.head().map(|head| head.rest).or(line.comment.map(|(content, _)| content));
+            let text = line.head().map(|head| head.rest).or(line.comment);
             let here = text.is_some_and(|text| text.contains("cgroupv2"));
             line.cgroup_ahead = here || (line.backslash().is_some() && ahead);
             ahead = line.cgroup_ahead && !line.begins_annotation();
         }
-        Self { file, lines }
+        Self { file, text, lines }
     }
 
     /// The annotation that begins at a line, and the line after it.
@@ -210,7 +197,7 @@ impl<'a> Lines<'a> {
         if !self.is_statement(first, &head, is_unit) {
             return None;
         }
-        let unit_span = self.span(head.unit_at, head.unit.len());
+        let unit_span = self.span(head.unit);
         let mut comment = Comment {
             unit: head.unit.to_owned(),
             unit_span,
@@ -224,28 +211,24 @@ impl<'a> Lines<'a> {
                 .help(format!("the types are {}", UNIT_TYPES.join(", ")));
             comment.diagnostics.push(diagnostic);
         }
-        comment.statement.push(head.rest, head.rest_at);
+        comment.statement.push(head.rest, self.span(head.rest).start);
         let next = self.join(first, &mut comment);
         Some((comment, next))
     }
 
     /// What else a comment may say.
     fn other(&self, at: usize) -> Option<(usize, Step)> {
-        let (content, start) = self.lines[at].comment?;
+        let content = self.lines[at].comment?;
+        let start = self.span(content).start;
         let found = match allow::read(content, start, self.file) {
             Some((codes, diagnostics)) => {
-                let line = self.after_allows(at) + 1;
-                Step::Allow(Allow { file: self.file, line, codes }, diagnostics)
+                let is_allow = |line: &&Line<'_>| line.comment.is_some_and(allow::is);
+                let allows = self.lines[at..].iter().take_while(is_allow).count();
+                Step::Allow(Allow { file: self.file, line: at + allows + 1, codes }, diagnostics)
             }
             None => Step::NearMiss(near_miss::read(content, start, self.file)?),
         };
         Some((start, found))
-    }
-
-    /// The first line after this one that is no `allow` itself.
-    fn after_allows(&self, at: usize) -> usize {
-        let is_allow = |line: &&Line<'_>| line.comment.is_some_and(|(content, _)| allow::is(content));
-        at + 1 + self.lines[at + 1..].iter().take_while(is_allow).count()
     }
 
     fn is_statement(&self, first: usize, head: &Head<'_>, is_unit: bool) -> bool {
@@ -271,8 +254,7 @@ impl<'a> Lines<'a> {
             if words.len() > 2 || line.backslash().is_none() || next.begins_annotation() {
                 break;
             }
-            let piece = next.piece().map_or("", |(piece, _)| piece);
-            words.extend(piece.split(is_blank).filter(|word| !word.is_empty()));
+            words.extend(next.piece().unwrap_or_default().split(is_blank).filter(|word| !word.is_empty()));
         }
         words
     }
@@ -281,12 +263,13 @@ impl<'a> Lines<'a> {
     fn join(&self, first: usize, comment: &mut Comment) -> usize {
         let mut at = first;
         while let Some(backslash) = self.lines[at].backslash() {
-            let span = self.span(backslash, 1);
-            if self.lines[at].trailing > 0 {
+            let span = self.span(backslash);
+            let trailing = self.lines[at].trailing;
+            if trailing > 0 {
                 comment.diagnostics.push(
                     Diagnostic::new(Code::BlankAfterBackslash, span, "blanks follow this `\\`")
                         .help("end the line with the `\\`")
-                        .fix(self.span(backslash + 1, self.lines[at].trailing), ""),
+                        .fix(Span { start: span.end, end: span.end + trailing, ..span }, ""),
                 );
             }
             at += 1;
@@ -294,10 +277,9 @@ impl<'a> Lines<'a> {
                 None => "the file ends after this `\\`",
                 Some((true, _)) => "another annotation begins after this `\\`",
                 Some((false, None)) => "the line after this `\\` is no comment",
-                Some((false, Some((piece, start)))) => {
-                    if !piece.is_empty() {
-                        comment.statement.push(piece, start);
-                    }
+                Some((false, Some(""))) => continue,
+                Some((false, Some(piece))) => {
+                    comment.statement.push(piece, self.span(piece).start);
                     continue;
                 }
             };
@@ -310,8 +292,10 @@ impl<'a> Lines<'a> {
         at + 1
     }
 
-    fn span(&self, start: usize, length: usize) -> Span {
-        Span { file: self.file, start, end: start + length }
+    /// Where a part of the text stands.
+    fn span(&self, part: &str) -> Span {
+        let start = part.as_ptr().addr() - self.text.as_ptr().addr();
+        Span { file: self.file, start, end: start + part.len() }
     }
 }
 
