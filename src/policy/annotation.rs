@@ -242,10 +242,10 @@ impl RuleStatement {
 
     /// The paths of all its cgroup matches.
     pub fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
-        let matches = self.body.iter().filter_map(|part| match part {
-            Part::Cgroup(cgroup) => Some(cgroup),
-            Part::Verbatim(_) | Part::Units(_) => None,
-        });
+        let matches = self
+            .body
+            .iter()
+            .filter_map(|part| if let Part::Cgroup(cgroup) = part { Some(cgroup) } else { None });
         matches.flat_map(|cgroup| cgroup.paths.iter().map(|(path, _)| path))
     }
 }

@@ -284,14 +284,12 @@ fn ranges(text: &str) -> Option<Addresses> {
     };
     match address {
         IpAddr::V4(address) => {
-            let host = u32::MAX.checked_shr(length.unwrap_or(32)).unwrap_or(0);
-            let (first, last) = (u32::from(address) & !host, u32::from(address) | host);
-            (length <= Some(32)).then_some((Ipv4Addr::from(first).into(), Ipv4Addr::from(last).into()))
+            let host = Ipv4Addr::from_bits(u32::MAX.checked_shr(length.unwrap_or(32)).unwrap_or(0));
+            (length <= Some(32)).then_some(((address & !host).into(), (address | host).into()))
         }
         IpAddr::V6(address) => {
-            let host = u128::MAX.checked_shr(length.unwrap_or(128)).unwrap_or(0);
-            let (first, last) = (u128::from(address) & !host, u128::from(address) | host);
-            (length <= Some(128)).then_some((Ipv6Addr::from(first).into(), Ipv6Addr::from(last).into()))
+            let host = Ipv6Addr::from_bits(u128::MAX.checked_shr(length.unwrap_or(128)).unwrap_or(0));
+            (length <= Some(128)).then_some(((address & !host).into(), (address | host).into()))
         }
     }
 }

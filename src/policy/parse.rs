@@ -164,13 +164,14 @@ impl Reader<'_> {
 
     fn annotation(&mut self, comment: Comment) -> Vec<Diagnostic> {
         let Comment { unit, unit_span, statement, mut diagnostics } = comment;
-        let selectors = selectors(&unit, unit_span, &mut diagnostics);
-        let read = statement::read(&statement, &self.variables, &mut diagnostics);
-        if let (Some((statement, last)), Some(selectors)) = (read, selectors) {
+        let selectors = selectors(&unit, unit_span).map_err(|diagnostic| diagnostics.push(diagnostic));
+        let read = statement::read(&statement, &self.variables, &mut diagnostics)
+            .map_err(|diagnostic| diagnostics.push(diagnostic));
+        if let (Ok((statement, last)), Ok(selectors)) = (read, selectors) {
             let span = unit_span.to(last);
             let annotation =
                 Annotation { unit: UnitName(unit.into()), selectors, unit_span, span, statement };
-            check_units_match(&annotation, &mut diagnostics);
+            diagnostics.extend(check_units_match(&annotation));
             if diagnostics.iter().all(|diagnostic| diagnostic.severity() != Severity::Error) {
                 self.policy.add(annotation);
             }
@@ -239,28 +240,27 @@ impl Reader<'_> {
 }
 
 /// What stands left of the `::`, which begins at a span.
-fn selectors(text: &str, place: Span, diagnostics: &mut Vec<Diagnostic>) -> Option<Selectors> {
+fn selectors(text: &str, place: Span) -> Result<Selectors, Diagnostic> {
     match Selectors::parse(text) {
-        Ok(selectors) => Some(selectors),
+        Ok(selectors) => Ok(selectors),
         // A label as ever, which no unit has.
         Err((_, SelectorError::Character)) if !text.contains([',', '*']) => {
             let which = Which::Unit(UnitName(text.into()));
-            Some(Selectors(vec![Selector { whose: Whose::Anybody, which }]))
+            Ok(Selectors(vec![Selector { whose: Whose::Anybody, which }]))
         }
         Err((range, error)) => {
             let span = Span { start: place.start + range.start, end: place.start + range.end, ..place };
-            diagnostics.push(Diagnostic::new(Code::Selector, span, error.to_string()).help(
+            Err(Diagnostic::new(Code::Selector, span, error.to_string()).help(
                 "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME` or `alice:app:ID`, where NAME may be \
                  a pattern",
-            ));
-            None
+            ))
         }
     }
 }
 
 /// `socket cgroupv2 unit` is for units whose manager is known: any user can give a unit any name.
-fn check_units_match(annotation: &Annotation, diagnostics: &mut Vec<Diagnostic>) {
-    let Some(span) = annotation.units_match().filter(|_| annotation.selectors.is_bare()) else { return };
+fn check_units_match(annotation: &Annotation) -> Option<Diagnostic> {
+    let span = annotation.units_match().filter(|_| annotation.selectors.is_bare())?;
     let text = &annotation.unit.0;
     let diagnostic =
         Diagnostic::new(Code::Whose, span, "`socket cgroupv2 unit` needs to know whose unit is meant");
@@ -270,10 +270,10 @@ fn check_units_match(annotation: &Annotation, diagnostics: &mut Vec<Diagnostic>)
     };
     let place = Span { end: annotation.unit_span.start, ..annotation.unit_span };
     let help = "write `system:`, a user's name and `:`, or `user:` in front";
-    diagnostics.push(match text.contains(',') {
+    Some(match text.contains(',') {
         false => diagnostic.help(help).fix(place, whose),
         true => diagnostic.help(format!("{help} of each unit")),
-    });
+    })
 }
 
 /// A file's text without its byte order mark.

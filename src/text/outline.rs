@@ -199,7 +199,17 @@ impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
             Some(Block::Chain(chain)) => ItemKind::Rule(chain.clone(), first),
             Some(_) if tokens[0].is("elements") => ItemKind::Elements,
             Some(_) => ItemKind::Property,
-            None => command(tokens, first),
+            None => match tokens {
+                [verb, what, rest @ ..] if verb.is_any(&["add", "insert", "replace"]) && what.is("rule") => {
+                    chain(rest).map_or(ItemKind::Command, |(chain, length)| {
+                        ItemKind::Rule(chain, first + 2 + length)
+                    })
+                }
+                [verb, what, ..] if verb.is_any(&["add", "create"]) && what.is("element") => {
+                    ItemKind::Elements
+                }
+                _ => ItemKind::Command,
+            },
         }
     }
 
@@ -225,17 +235,6 @@ impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
             None | Some(Block::Table(_)) if first.is_any(&OBJECTS) => Some(Block::Object),
             _ => None,
         }
-    }
-}
-
-/// A statement outside of blocks.
-fn command(tokens: &[Token], first: usize) -> ItemKind {
-    match tokens {
-        [verb, what, rest @ ..] if verb.is_any(&["add", "insert", "replace"]) && what.is("rule") => {
-            chain(rest).map_or(ItemKind::Command, |(chain, length)| ItemKind::Rule(chain, first + 2 + length))
-        }
-        [verb, what, ..] if verb.is_any(&["add", "create"]) && what.is("element") => ItemKind::Elements,
-        _ => ItemKind::Command,
     }
 }
 

@@ -46,10 +46,9 @@ fn unit_name(name: &str) -> Option<&str> {
 /// Whether these are all slices that a unit is in, from the top down, each in the one that its name says.
 fn is_nested(slices: &[&str], unit: &str) -> bool {
     let all: Vec<&str> = slices.iter().copied().chain(places::is_slice(unit).then_some(unit)).collect();
-    match all.last() {
-        None => true,
-        Some(last) => places::slice_path(last).is_some_and(|path| path.split('/').eq(all)),
-    }
+    all.last().is_none_or(|last| {
+        places::slice_path(last).is_some_and(|path| path.split('/').eq(all.iter().copied()))
+    })
 }
 
 #[cfg(test)]

@@ -101,12 +101,6 @@ struct Line<'a> {
     cgroup_ahead: bool,
 }
 
-/// The beginning of what may be an annotation.
-struct Head<'a> {
-    unit: &'a str,
-    rest: &'a str,
-}
-
 impl<'a> Line<'a> {
     fn new(line: &'a str) -> Self {
         let text = line.trim_matches(is_blank);
@@ -121,12 +115,8 @@ impl<'a> Line<'a> {
         self.comment.filter(|content| content.ends_with('\\')).map(|content| &content[content.len() - 1..])
     }
 
-    /// Its text without the `\`.
-    fn piece(&self) -> Option<&'a str> {
-        self.comment.map(without_backslash)
-    }
-
-    fn head(&self) -> Option<Head<'a>> {
+    /// The selectors and the text behind the `::` of what may be an annotation.
+    fn head(&self) -> Option<(&'a str, &'a str)> {
         let content = self.comment?;
         let is_separator = |(at, _): &(usize, &str)| {
             content[..*at].ends_with(is_blank) && content[at + 2..].starts_with(is_blank)
@@ -136,13 +126,13 @@ impl<'a> Line<'a> {
         let rest = content[colons + 2..].trim_start_matches(is_blank);
         let may_be_one =
             !rest.is_empty() && unit.split(',').all(|one| may_be_selector(one.trim_matches(is_blank)));
-        may_be_one.then(|| Head { unit, rest: without_backslash(rest) })
+        may_be_one.then(|| (unit, without_backslash(rest)))
     }
 
     /// Whether an annotation begins here beyond doubt, so that it can't continue another one.
     fn begins_annotation(&self) -> bool {
-        self.head().is_some_and(|head| {
-            let first = head.rest.split(is_blank).next().unwrap_or_default();
+        self.head().is_some_and(|(_, rest)| {
+            let first = rest.split(is_blank).next().unwrap_or_default();
             matches!(first, "add" | "insert") || is_family(first)
         })
     }
@@ -182,7 +172,7 @@ impl<'a> Lines<'a> {
         let mut lines: Vec<Line<'a>> = text.lines().map(Line::new).collect();
         let mut ahead = false;
         for line in lines.iter_mut().rev() {
-            let text = line.head().map(|head| head.rest).or(line.comment);
+            let text = line.head().map(|(_, rest)| rest).or(line.comment);
             let here = text.is_some_and(|text| text.contains("cgroupv2"));
             line.cgroup_ahead = here || (line.backslash().is_some() && ahead);
             ahead = line.cgroup_ahead && !line.begins_annotation();
@@ -192,26 +182,25 @@ impl<'a> Lines<'a> {
 
     /// The annotation that begins at a line, and the line after it.
     fn annotation(&self, first: usize) -> Option<(Comment, usize)> {
-        let head = self.lines[first].head()?;
-        let is_unit = names_units(head.unit);
-        if !self.is_statement(first, &head, is_unit) {
+        let (unit, rest) = self.lines[first].head()?;
+        let is_unit = names_units(unit);
+        if !self.is_statement(first, rest, is_unit) {
             return None;
         }
-        let unit_span = self.span(head.unit);
+        let unit_span = self.span(unit);
         let mut comment = Comment {
-            unit: head.unit.to_owned(),
+            unit: unit.to_owned(),
             unit_span,
             statement: Joined::new(self.file),
             diagnostics: Vec::new(),
         };
-        if !is_unit && !head.unit.contains(['*', ':', ',']) {
-            let message =
-                format!("{} is no type of a unit", quoted(&format!(".{}", places::kind(head.unit))));
+        if !is_unit && !unit.contains(['*', ':', ',']) {
+            let message = format!("{} is no type of a unit", quoted(&format!(".{}", places::kind(unit))));
             let diagnostic = Diagnostic::new(Code::UnitType, unit_span, message)
                 .help(format!("the types are {}", UNIT_TYPES.join(", ")));
             comment.diagnostics.push(diagnostic);
         }
-        comment.statement.push(head.rest, self.span(head.rest).start);
+        comment.statement.push(rest, self.span(rest).start);
         let next = self.join(first, &mut comment);
         Some((comment, next))
     }
@@ -231,9 +220,9 @@ impl<'a> Lines<'a> {
         Some((start, found))
     }
 
-    fn is_statement(&self, first: usize, head: &Head<'_>, is_unit: bool) -> bool {
+    fn is_statement(&self, first: usize, rest: &str, is_unit: bool) -> bool {
         let cgroup = self.lines[first].cgroup_ahead;
-        let words = self.first_words(first, head);
+        let words = self.first_words(first, rest);
         match words[..] {
             ["add" | "insert", second, ..] => {
                 matches!(second, "rule" | "element")
@@ -247,14 +236,16 @@ impl<'a> Lines<'a> {
     }
 
     /// Enough words of a statement to tell it from prose.
-    fn first_words(&self, first: usize, head: &Head<'a>) -> Vec<&'a str> {
+    fn first_words<'b>(&'b self, first: usize, rest: &'b str) -> Vec<&'b str> {
         const LINES: usize = 8;
-        let mut words: Vec<&str> = head.rest.split(is_blank).filter(|word| !word.is_empty()).collect();
+        let mut words: Vec<&str> = rest.split(is_blank).filter(|word| !word.is_empty()).collect();
         for (line, next) in self.lines[first..].iter().zip(&self.lines[first + 1..]).take(LINES) {
             if words.len() > 2 || line.backslash().is_none() || next.begins_annotation() {
                 break;
             }
-            words.extend(next.piece().unwrap_or_default().split(is_blank).filter(|word| !word.is_empty()));
+            words.extend(
+                next.comment.map_or("", without_backslash).split(is_blank).filter(|word| !word.is_empty()),
+            );
         }
         words
     }
@@ -273,7 +264,11 @@ impl<'a> Lines<'a> {
                 );
             }
             at += 1;
-            let problem = match self.lines.get(at).map(|next| (next.begins_annotation(), next.piece())) {
+            let problem = match self
+                .lines
+                .get(at)
+                .map(|next| (next.begins_annotation(), next.comment.map(without_backslash)))
+            {
                 None => "the file ends after this `\\`",
                 Some((true, _)) => "another annotation begins after this `\\`",
                 Some((false, None)) => "the line after this `\\` is no comment",

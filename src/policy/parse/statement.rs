@@ -24,31 +24,28 @@ use crate::{
     },
 };
 
-/// Reads an annotation's text; the statement and its last token's place. It is only good if no error
-/// is among the diagnostics.
+/// Reads an annotation's text; the statement and its last token's place. It is only good if no error is among the
+/// diagnostics.
+///
+/// # Errors
+/// What leaves no statement at all.
 pub(super) fn read(
     text: &Joined,
     variables: &Variables,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Option<(Statement, Span)> {
+) -> Read<(Statement, Span)> {
     let found = tokenize(text);
     if let Some(span) = found.unterminated {
         let quote = Span { end: span.start + 1, ..span };
-        diagnostics.push(
-            Diagnostic::new(Code::Nesting, quote, "nothing closes this quote").help("write another `\"`"),
+        return Err(
+            Diagnostic::new(Code::Nesting, quote, "nothing closes this quote").help("write another `\"`")
         );
-        return None;
     }
     if let Some(span) = found.comment.filter(|span| text.is_continued_after(*span)) {
         let sign = Span { end: span.start + 1, ..span };
-        diagnostics.push(
-            Diagnostic::new(
-                Code::CommentInside,
-                sign,
-                "this `#` makes a comment of all that follows, continued lines too",
-            )
-            .help("leave the comment out, or quote the `#`"),
-        );
+        let message = "this `#` makes a comment of all that follows, continued lines too";
+        let diagnostic = Diagnostic::new(Code::CommentInside, sign, message);
+        diagnostics.push(diagnostic.help("leave the comment out, or quote the `#`"));
     }
     let mut tokens = found.tokens;
     while tokens.last().is_some_and(|token| token.is(";")) {
@@ -58,13 +55,8 @@ pub(super) fn read(
     let end = tokens.last().map_or(text.end(), |token| token.span);
     let after = Span { start: end.end, ..end };
     let mut reader = Reader { tokens: &tokens, at: 0, after, variables, diagnostics };
-    match reader.check_shape().and_then(|()| reader.statement()) {
-        Ok(statement) => Some((statement, end)),
-        Err(diagnostic) => {
-            diagnostics.push(diagnostic);
-            None
-        }
-    }
+    reader.check_shape()?;
+    Ok((reader.statement()?, end))
 }
 
 struct Reader<'a> {
@@ -194,8 +186,7 @@ impl<'a> Reader<'a> {
         if !self.is_any(self.at, &["index", "handle", "position"]) {
             return Ok(if verb == "insert" { Placement::Beginning } else { Placement::End });
         }
-        let is_number = self.tokens.get(self.at + 1).is_some_and(|token| number(&token.text).is_some());
-        if !is_number {
+        if self.tokens.get(self.at + 1).is_none_or(|token| number(&token.text).is_none()) {
             let keyword = quoted(&self.tokens[self.at].text);
             return Err(no_statement(self.span(self.at), format!("{keyword} without a number")));
         }

@@ -43,14 +43,8 @@ fn of_desktop(unit: &str) -> Option<Vec<u8>> {
         ("service", Some(number), ["dbus", bus, id]) if is_bus(bus) && is_number(number) => id,
         ("service", Some(_), ["app", id] | ["app", _, id]) => id,
         ("scope", None, ["app", id, _] | ["app", _, id, _]) => id,
-        ("service" | "slice", None, ["app", id] | ["app", _, id, _]) => id,
-        ("service" | "slice", None, ["app", first, second]) => {
-            if is_random(second) {
-                first
-            } else {
-                second
-            }
-        }
+        ("service" | "slice", None, ["app", id, random]) if is_random(random) => id,
+        ("service" | "slice", None, ["app", id] | ["app", _, id] | ["app", _, id, _]) => id,
         _ => return None,
     };
     Some(unescaped(id))

@@ -59,17 +59,14 @@ fn class(text: &[u8]) -> Option<(bool, &[u8], &[u8])> {
 }
 
 fn has(mut members: &[u8], byte: u8) -> bool {
-    loop {
-        let (has, rest) = match members {
-            [] => return false,
-            [from, b'-', to, rest @ ..] => ((*from..=*to).contains(&byte), rest),
-            [member, rest @ ..] => (*member == byte, rest),
-        };
-        if has {
+    while let [from, rest @ ..] = members {
+        let (to, rest) = if let [b'-', to, rest @ ..] = rest { (to, rest) } else { (from, rest) };
+        if (*from..=*to).contains(&byte) {
             return true;
         }
         members = rest;
     }
+    false
 }
 
 fn has_name(members: &[u8]) -> bool {

@@ -25,7 +25,10 @@ pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Diagnost
     }
     let words: Vec<&str> = statement.split(is_blank).filter(|word| !word.is_empty()).take(4).collect();
     let has_type = places::has_type(unit) && UNIT_TYPES.contains(&places::kind(unit));
-    let (place, what, help, replaced, by) = match (has_type, is_right(separator)) {
+    let is_right = separator.trim_matches(is_blank) == "::"
+        && separator.starts_with(is_blank)
+        && separator.ends_with(is_blank);
+    let (place, what, help, replaced, by) = match (has_type, is_right) {
         (true, false) if is_statement(&words) => {
             let colons = separator.trim_matches(is_blank);
             let at = unit.len() + separator.find(':').unwrap_or_default();
@@ -49,12 +52,6 @@ pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Diagnost
     let span = |place: Range<usize>| Span { file, start: start + place.start, end: start + place.end };
     let message = format!("this comment is no annotation: {what}");
     Some(Diagnostic::new(Code::NearMiss, span(place), message).help(help).fix(span(replaced), by))
-}
-
-fn is_right(separator: &str) -> bool {
-    separator.trim_matches(is_blank) == "::"
-        && separator.starts_with(is_blank)
-        && separator.ends_with(is_blank)
 }
 
 /// Whether it could be a unit's name if it had a type.
