@@ -242,11 +242,11 @@ impl RuleStatement {
 
     /// The paths of all its cgroup matches.
     pub fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
-        let matches = self
-            .body
-            .iter()
-            .filter_map(|part| if let Part::Cgroup(cgroup) = part { Some(cgroup) } else { None });
-        matches.flat_map(|cgroup| cgroup.paths.iter().map(|(path, _)| path))
+        let paths = self.body.iter().flat_map(|part| match part {
+            Part::Cgroup(cgroup) => &cgroup.paths[..],
+            Part::Verbatim(_) | Part::Units(_) => &[],
+        });
+        paths.map(|(path, _)| path)
     }
 }
 

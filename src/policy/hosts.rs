@@ -42,18 +42,17 @@ impl Policy {
 
     /// A diagnostic for each place of each of these names.
     pub fn unresolved(&self, say: impl Fn(&HostName) -> Option<String>) -> Vec<Diagnostic> {
-        let each = |found: &HostMatch| {
-            let diagnostic = |(host, span): &(HostName, Span)| {
-                let help = if found.negated {
-                    "scnpm leaves the annotation out until it has an address, and asks again and again"
-                } else {
-                    "the rule matches nothing until it has an address; scnpm asks again and again"
-                };
-                Some(Diagnostic::new(Code::Unresolved, *span, say(host)?).help(help))
+        let places =
+            self.host_matches().flat_map(|found| found.names.iter().map(|name| (found.negated, name)));
+        let diagnostic = |(negated, (host, span)): (bool, &(HostName, Span))| {
+            let help = if negated {
+                "scnpm leaves the annotation out until it has an address, and asks again and again"
+            } else {
+                "the rule matches nothing until it has an address; scnpm asks again and again"
             };
-            found.names.iter().filter_map(diagnostic).collect::<Vec<_>>()
+            Some(Diagnostic::new(Code::Unresolved, *span, say(host)?).help(help))
         };
-        self.host_matches().flat_map(each).collect()
+        places.filter_map(diagnostic).collect()
     }
 }
 

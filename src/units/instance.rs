@@ -20,11 +20,16 @@ impl Instance {
         let names: Vec<&str> = below.split('/').collect();
         let (last, above) = names.split_last()?;
         let unit = unit_name(last)?;
-        let slices: Vec<&str> = above
-            .iter()
-            .map(|name| unit_name(name).filter(|unit| places::is_slice(unit)))
-            .collect::<Option<_>>()?;
-        is_nested(&slices, unit).then(|| Self { manager, unit: UnitName(unit.into()), path: path.clone() })
+        let above = above.iter().map(|name| unit_name(name).filter(|unit| places::is_slice(unit)));
+        let mut slices = above.collect::<Option<Vec<&str>>>()?;
+        slices.extend(Some(unit).filter(|unit| places::is_slice(unit)));
+        // Each slice is in the one that its name says.
+        if let Some(last) = slices.last()
+            && !places::slice_path(last)?.split('/').eq(slices.iter().copied())
+        {
+            return None;
+        }
+        Some(Self { manager, unit: UnitName(unit.into()), path: path.clone() })
     }
 }
 
@@ -41,14 +46,6 @@ fn unit_name(name: &str) -> Option<&str> {
         && !is_template
         && stem.chars().all(places::is_in_name))
     .then_some(unit)
-}
-
-/// Whether these are all slices that a unit is in, from the top down, each in the one that its name says.
-fn is_nested(slices: &[&str], unit: &str) -> bool {
-    let all: Vec<&str> = slices.iter().copied().chain(places::is_slice(unit).then_some(unit)).collect();
-    all.last().is_none_or(|last| {
-        places::slice_path(last).is_some_and(|path| path.split('/').eq(all.iter().copied()))
-    })
 }
 
 #[cfg(test)]

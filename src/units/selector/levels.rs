@@ -24,10 +24,11 @@ fn of_system(which: &Which) -> BTreeSet<u32> {
     match which {
         Which::Unit(unit) if places::is_slice(&unit.0) => of_slice(&unit.0).into_iter().collect(),
         Which::Unit(unit) if *unit.0 == *"init.scope" => BTreeSet::from([1]),
-        Which::Unit(unit) if is_session(&unit.0) || places::user_of(&unit.0).is_some() => BTreeSet::from([3]),
-        Which::Unit(unit) => BTreeSet::from([count(&places::default_path(&unit.0))]),
+        Which::Unit(unit) if is_session(&unit.0) || places::template(&unit.0).is_some() => {
+            BTreeSet::from([3])
+        }
         Which::Glob(glob) if glob.contains('@') => BTreeSet::from([2, 3]),
-        Which::Glob(_) | Which::App(_) => BTreeSet::from([2]),
+        Which::Unit(_) | Which::Glob(_) | Which::App(_) => BTreeSet::from([2]),
     }
 }
 
@@ -53,11 +54,7 @@ fn of_user(which: &Which) -> BTreeSet<u32> {
 
 /// The level of a slice; the root, `-.slice`, has none.
 fn of_slice(name: &str) -> Option<u32> {
-    places::slice_path(name).filter(|path| !path.is_empty()).map(|path| count(&path))
-}
-
-fn count(path: &str) -> u32 {
-    path.split('/').map(|_| 1).sum()
+    places::slice_path(name).filter(|path| !path.is_empty()).map(|path| path.split('/').map(|_| 1).sum())
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub(super) fn selectors(text: &str) -> Result<Selectors, (Range<usize>, Selector
 }
 
 fn selector(piece: &str) -> Result<Selector, Mistake<'_>> {
-    let whole = piece.trim_matches(is_blank);
+    let whole = piece.trim_matches([' ', '\t', '\r']);
     if whole.is_empty() {
         return Err((piece, SelectorError::Empty));
     }
@@ -77,10 +77,6 @@ fn check(text: &str, is_allowed: impl Fn(char) -> bool) -> Result<(), Mistake<'_
     other.map_or(Ok(()), |(at, character)| {
         Err((&text[at..at + character.len_utf8()], SelectorError::Character))
     })
-}
-
-fn is_blank(character: char) -> bool {
-    matches!(character, ' ' | '\t' | '\r')
 }
 
 fn is_in_id(character: char) -> bool {
