@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use derive_more::{Display, Error};
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 /// Where the cgroup v2 hierarchy is mounted; libnftables has the same path built in.
@@ -44,33 +44,20 @@ pub struct UnitName(pub Arc<str>);
 #[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CgroupPath(Arc<str>);
 
-/// Why a text is not a [`CgroupPath`].
-#[derive(Debug, Display, Error, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupPathError {
-    /// It names the root of the hierarchy, or nothing.
-    #[display("the cgroup's path is empty")]
-    Empty,
-    /// It has a NUL in it.
-    #[display("a NUL in a cgroup's path")]
-    Nul,
-    /// It has a `..` in it.
-    #[display("`..` in a cgroup's path")]
-    Parent,
-}
-
 impl FromStr for CgroupPath {
-    type Err = CgroupPathError;
+    /// Why it is none.
+    type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
         if text.contains('\0') {
-            return Err(CgroupPathError::Nul);
+            return Err("a NUL in a cgroup's path");
         }
         if parts.is_empty() {
-            return Err(CgroupPathError::Empty);
+            return Err("the cgroup's path is empty");
         }
         if parts.contains(&"..") {
-            return Err(CgroupPathError::Parent);
+            return Err("`..` in a cgroup's path");
         }
         Ok(Self(parts.join("/").into()))
     }

@@ -66,7 +66,7 @@ pub fn read(files: &dyn Files, paths: &[&Path]) -> Result<Policy, Unreadable> {
     }
     let mut policy = reader.policy;
     policy.annotations.shrink_to_fit();
-    policy.defines = reader.variables.into_defines();
+    policy.defines = reader.variables.defines;
     policy.diagnostics.sort_by_key(|diagnostic| diagnostic.span);
     policy.diagnostics.dedup();
     Ok(policy)

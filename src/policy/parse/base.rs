@@ -23,11 +23,11 @@ fn statement(tokens: &[Token]) -> Option<Step> {
             Some(Step::Include(path.unquoted().to_owned(), keyword.span.to(path.span)))
         }
         [name, ..] if keyword.is("undefine") && is_name(name) => Some(Step::Undefine(name.text.to_string())),
-        [name, equals, value @ .., last]
-            if (keyword.is("define") || keyword.is("redefine")) && is_name(name) && equals.is("=") =>
+        [name, equals, value @ ..]
+            if keyword.is_any(&["define", "redefine"]) && is_name(name) && equals.is("=") =>
         {
-            let value = [value, std::slice::from_ref(last)].concat();
-            (!spoils(&value)).then(|| Step::Define(name.text.to_string(), value, keyword.span.to(last.span)))
+            let span = keyword.span.to(value.last()?.span);
+            (!spoils(value)).then(|| Step::Define(name.text.to_string(), value.to_vec(), span))
         }
         _ => None,
     }

@@ -30,16 +30,16 @@ pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < lines.lines.len() {
-        match lines.annotation(at) {
+        at = match lines.annotation(at) {
             Some((comment, next)) => {
                 found.push((comment.unit_span.start, Step::Annotation(comment)));
-                at = next;
+                next
             }
             None => {
                 found.extend(lines.other(at));
-                at += 1;
+                at + 1
             }
-        }
+        };
     }
     found
 }
@@ -86,7 +86,7 @@ pub(super) fn is_other_statement(words: &[&str]) -> bool {
     }
 }
 
-fn is_family(word: &str) -> bool {
+pub(super) fn is_family(word: &str) -> bool {
     word.parse::<Family>().is_ok()
 }
 

@@ -44,7 +44,7 @@ pub(super) fn check(written: &Written, diagnostics: &mut Vec<Diagnostic>) -> Opt
                 .fix(written.span, rest)
         }),
         Err(error) => Some(
-            Diagnostic::new(Code::Path, written.span, error.to_string())
+            Diagnostic::new(Code::Path, written.span, *error)
                 .help("write a path such as \"system.slice/postfix.service\""),
         ),
     };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    comments::is_other_statement,
+    comments::{is_family, is_other_statement},
     paths::{self, Written},
     variables::Variables,
 };
@@ -109,7 +109,6 @@ impl<'a> Reader<'a> {
 
     fn statement(&mut self) -> Read<Statement> {
         let words: Vec<&str> = self.tokens.iter().take(3).map(|token| &*token.text).collect();
-        let is_family = |word: &str| word.parse::<Family>().is_ok();
         match words[..] {
             [] => Err(self.missing("statement")),
             ["add", "element", ..] => self.element(),

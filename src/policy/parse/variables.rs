@@ -16,7 +16,8 @@ use crate::{
 pub(super) struct Variables {
     /// From the outermost block to the innermost: the user's names and where in `defines` they are.
     scopes: Vec<BTreeMap<String, usize>>,
-    defines: Vec<Define>,
+    /// In the order in which nft reads them.
+    pub(super) defines: Vec<Define>,
     /// The last number that made a name unique.
     numbers: BTreeMap<String, usize>,
     /// Unique names, and where in `defines` they are.
@@ -91,10 +92,6 @@ impl Variables {
     /// A variable by its unique name.
     pub(super) fn get(&self, unique: &str) -> Option<&Define> {
         self.index.get(unique).map(|&at| &self.defines[at])
-    }
-
-    pub(super) fn into_defines(self) -> Vec<Define> {
-        self.defines
     }
 
     fn lookup(&self, name: &str) -> Option<&Define> {
