@@ -18,7 +18,7 @@ pub struct Outline {
     pub items: Vec<Item>,
     /// The blocks of chains and flowtables.
     pub blocks: Vec<OutlinedBlock>,
-    /// The bytes at which tables and chains, which have variables of their own, begin (`true`) and end.
+    /// The bytes at which the braces of tables and chains, which have variables of their own, open (`true`) and close.
     pub scopes: Vec<(usize, bool)>,
 }
 
@@ -152,8 +152,8 @@ impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
                 && token.is("{")
                 && let Some(block) = self.block(&self.outline.tokens[first..])
             {
-                if let Block::Table(_) | Block::Chain(_) = block {
-                    self.outline.scopes.push((self.outline.tokens[first].span.start, true));
+                if has_variables(&self.outline.tokens[first..]) {
+                    self.outline.scopes.push((token.span.start, true));
                 }
                 self.blocks.push((block, first));
                 return true;
@@ -168,7 +168,7 @@ impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
     /// Closes the innermost block; if there is none here, one of a file that includes this one.
     fn close(&mut self, brace: Span) {
         let block = self.blocks.pop();
-        if let None | Some((Block::Table(_) | Block::Chain(_), _)) = block {
+        if block.as_ref().is_none_or(|(_, first)| has_variables(&self.outline.tokens[*first..])) {
             self.outline.scopes.push((brace.start, false));
         }
         let (is_flowtable, name, first) = match block {
@@ -215,11 +215,7 @@ impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
 
     /// The block that a `{` behind these words opens; none if it only opens a list.
     fn block(&self, words: &[Token]) -> Option<Block> {
-        let words = match words {
-            [verb, rest @ ..] if verb.is("add") || verb.is("create") => rest,
-            words => words,
-        };
-        let (first, rest) = words.split_first()?;
+        let (first, rest) = without_verb(words).split_first()?;
         match self.innermost() {
             None if first.is("table") => Some(Block::Table(table(rest)?.0)),
             None if first.is("chain") => {
@@ -236,6 +232,16 @@ impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
             _ => None,
         }
     }
+}
+
+fn without_verb(words: &[Token]) -> &[Token] {
+    let has_verb = words.first().is_some_and(|word| word.is_any(&["add", "create"]));
+    &words[usize::from(has_verb)..]
+}
+
+/// Whether the block behind these words has variables of its own; it may be one of a table that includes the file.
+fn has_variables(words: &[Token]) -> bool {
+    without_verb(words).first().is_some_and(|word| word.is_any(&["table", "chain"]))
 }
 
 /// `[FAMILY] TABLE`, and how many words that are.

@@ -77,6 +77,12 @@ mod tests {
     }
 
     #[test]
+    fn blocks_of_a_table_that_includes_the_file_have_variables_too() {
+        assert_eq!(found("chain c { define a = 1; }\n}"), ["scope", "a = 1", "}", "}"]);
+        assert_eq!(found("set s { define a = 1; }"), ["a = 1"]);
+    }
+
+    #[test]
     fn values_go_on_after_a_backslash() {
         assert_eq!(found("define a = 1 - \\\n2\ndefine b = \\\r\n 3\r\n"), ["a = 1 - 2", "b = 3"]);
     }
