@@ -151,12 +151,8 @@ impl<'a> Reader<'a> {
     fn name(&mut self, what: &str) -> Read<&'a Token> {
         let token = self.tokens.get(self.at).ok_or_else(|| self.missing(&format!("{what}'s name")))?;
         if token.kind != TokenKind::Word || !is_identifier(&token.text) {
-            return Err(Diagnostic::new(
-                Code::Name,
-                token.span,
-                format!("{} can't be the name of a {what}", quoted(&token.text)),
-            )
-            .help("a name is a letter, then letters, digits, `/`, `-`, `_` and `.`"));
+            return Err(no_name(token.span, &token.text, what)
+                .help("a name is a letter, then letters, digits, `/`, `-`, `_` and `.`"));
         }
         self.at += 1;
         Ok(token)
@@ -382,8 +378,7 @@ impl<'a> Reader<'a> {
             [verb @ ("jump" | "goto"), _] => {
                 let name = self.value(&tokens[1])?;
                 if !is_identifier(&name) {
-                    let message = format!("{} can't be the name of a chain", quoted(&name));
-                    return Err(Diagnostic::new(Code::Name, tokens[1].span, message));
+                    return Err(no_name(tokens[1].span, &name, "chain"));
                 }
                 Ok(if verb == "jump" { Data::Jump(name) } else { Data::Goto(name) })
             }
@@ -420,6 +415,10 @@ fn no_statement(span: Span, message: impl Into<String>) -> Diagnostic {
 
 fn no_element(span: Span, message: impl Into<String>) -> Diagnostic {
     Diagnostic::new(Code::Element, span, message)
+}
+
+fn no_name(span: Span, text: &str, what: &str) -> Diagnostic {
+    Diagnostic::new(Code::Name, span, format!("{} can't be the name of a {what}", quoted(text)))
 }
 
 fn unsupported(span: Span) -> Diagnostic {
