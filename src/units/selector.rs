@@ -13,10 +13,7 @@
 //! Several are separated by commas. What stands before the first colon is a manager only if it can be one: names of
 //! units hold colons too, as `dbus-:1.2-org.example@0.service` does.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use derive_more::{Display, Error};
 use serde::{Deserialize, Serialize};
@@ -28,6 +25,8 @@ mod app;
 mod glob;
 mod levels;
 mod parse;
+
+pub use app::id as app_id;
 
 /// Selectors, as they are written.
 #[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -125,14 +124,6 @@ impl Reach {
 }
 
 impl Selectors {
-    /// Reads what stands left of the `::`.
-    ///
-    /// # Errors
-    /// The first diagnostic, and the bytes of the text that it is about.
-    pub fn parse(text: &str) -> Result<Self, (Range<usize>, SelectorError)> {
-        parse::selectors(text)
-    }
-
     /// Whether an instance is meant.
     pub fn select(&self, instance: &Instance, users: &Users) -> bool {
         self.0.iter().any(|selector| selector.selects(instance, users))
@@ -245,11 +236,6 @@ impl Which {
             Self::App(id) => app::names(id, &unit.0),
         }
     }
-}
-
-/// An id by which a unit's application is selected, as far as the unit's name tells.
-pub fn app_id(unit: &UnitName) -> Option<String> {
-    app::id(&unit.0)
 }
 
 #[cfg(test)]

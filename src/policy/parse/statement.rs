@@ -69,9 +69,7 @@ struct Reader<'a> {
 }
 
 type Read<T> = Result<T, Diagnostic>;
-
-/// As in [`ElementStatement::elements`].
-type RawElement = (CgroupPath, Span, Option<Data>);
+type Elements = Vec<(CgroupPath, Span, Option<Data>)>;
 
 impl<'a> Reader<'a> {
     fn is(&self, at: usize, text: &str) -> bool {
@@ -293,7 +291,7 @@ impl<'a> Reader<'a> {
         Ok(Statement::Element(ElementStatement { set: SetRef { table, name }, set_span, elements }))
     }
 
-    fn elements(&mut self, elements: &mut Vec<RawElement>) -> Read<()> {
+    fn elements(&mut self, elements: &mut Elements) -> Read<()> {
         self.at += 1;
         while !self.is(self.at, "}") {
             let known = elements.len();
@@ -312,7 +310,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn keep_each_once(&mut self, elements: &mut Vec<RawElement>) {
+    fn keep_each_once(&mut self, elements: &mut Elements) {
         let mut known: BTreeMap<CgroupPath, Option<Data>> = BTreeMap::new();
         elements.retain(|(path, span, data)| match known.get(path) {
             None => known.insert(path.clone(), data.clone()).is_none(),
@@ -327,7 +325,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A path, or a variable with one or several, as elements without data.
-    fn keys(&mut self, elements: &mut Vec<RawElement>) -> Read<()> {
+    fn keys(&mut self, elements: &mut Elements) -> Read<()> {
         let token = &self.tokens[self.at];
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok() || number(text).is_some();
         if token.kind == TokenKind::Word && is_address(&token.text) {

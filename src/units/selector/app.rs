@@ -20,8 +20,8 @@ pub(super) fn names(id: &str, unit: &str) -> bool {
     is(id) || id.strip_suffix(".desktop").is_some_and(is)
 }
 
-/// An id that [`names`] a unit: what a desktop calls its application, or its snap.
-pub(super) fn id(unit: &str) -> Option<String> {
+/// An id by which a unit's application is selected: what a desktop calls it, or its snap.
+pub fn id(unit: &str) -> Option<String> {
     match of_desktop(unit) {
         Some(id) => String::from_utf8(id).ok(),
         None => of_snap(unit).map(|(snap, _)| snap.to_owned()),

@@ -14,12 +14,17 @@ type Mistake<'a> = (&'a str, SelectorError);
 /// The longest name of a user, as useradd(8) has it.
 const USER_NAME_MAX: usize = 32;
 
-/// Reads selectors between commas, with blanks around each.
-pub(super) fn selectors(text: &str) -> Result<Selectors, (Range<usize>, SelectorError)> {
-    text.split(',').map(selector).collect::<Result<_, _>>().map(Selectors).map_err(|(part, error)| {
-        let start = part.as_ptr().addr() - text.as_ptr().addr();
-        (start..start + part.len(), error)
-    })
+impl Selectors {
+    /// Reads what stands left of the `::`: selectors between commas, with blanks around each.
+    ///
+    /// # Errors
+    /// The first diagnostic, and the bytes of the text that it is about.
+    pub fn parse(text: &str) -> Result<Self, (Range<usize>, SelectorError)> {
+        text.split(',').map(selector).collect::<Result<_, _>>().map(Self).map_err(|(part, error)| {
+            let start = part.as_ptr().addr() - text.as_ptr().addr();
+            (start..start + part.len(), error)
+        })
+    }
 }
 
 fn selector(piece: &str) -> Result<Selector, Mistake<'_>> {
@@ -88,6 +93,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn selectors(text: &str) -> Result<Selectors, (Range<usize>, SelectorError)> {
+        Selectors::parse(text)
+    }
 
     fn one(text: &str) -> Selector {
         let Selectors(mut selectors) = selectors(text).unwrap();
