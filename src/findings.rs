@@ -113,7 +113,7 @@ pub fn chain_of_cgroups(annotation: &Annotation) -> Option<&ChainRef> {
     let is_particular =
         |part: &Part| matches!(part, Part::Verbatim(token) if PARTICULAR.iter().any(|word| token.is(word)));
     match &annotation.statement {
-        Statement::Rule(rule) if annotation.statement.matches_cgroup() => {
+        Statement::Rule(rule) if annotation.matches_cgroup() => {
             (!rule.body.iter().any(is_particular)).then_some(&rule.chain)
         }
         _ => None,

@@ -5,13 +5,13 @@
 use std::{
     borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::IpAddr,
     path::PathBuf,
     str::FromStr,
     sync::Arc,
 };
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 /// Where the cgroup v2 hierarchy is mounted; libnftables has the same path built in.
@@ -36,50 +36,28 @@ pub const UNIT_TYPES: [&str; 11] = [
 ];
 
 /// A unit's full name as in systemd.unit(5), such as `postfix.service`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UnitName(pub Arc<str>);
 
-impl fmt::Display for UnitName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A cgroup's path below [`CGROUP_ROOT`]: not empty, without leading, trailing or doubled slashes,
-/// `.` or `..`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A cgroup's path below [`CGROUP_ROOT`]: not empty, without NUL, leading, trailing or doubled
+/// slashes, `.` or `..`.
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CgroupPath(Arc<str>);
 
-/// Why a text is not a [`CgroupPath`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupPathError {
-    /// It names the root of the hierarchy, or nothing.
-    Empty,
-    /// It has a `..` in it.
-    Parent,
-}
-
-impl fmt::Display for CgroupPathError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "the cgroup's path is empty",
-            Self::Parent => "`..` in a cgroup's path",
-        })
-    }
-}
-
-impl std::error::Error for CgroupPathError {}
-
 impl FromStr for CgroupPath {
-    type Err = CgroupPathError;
+    /// Why it is none.
+    type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        if text.contains('\0') {
+            return Err("a NUL in a cgroup's path");
+        }
         if parts.is_empty() {
-            return Err(CgroupPathError::Empty);
+            return Err("the cgroup's path is empty");
         }
         if parts.contains(&"..") {
-            return Err(CgroupPathError::Parent);
+            return Err("`..` in a cgroup's path");
         }
         Ok(Self(parts.join("/").into()))
     }
@@ -119,29 +97,15 @@ impl CgroupPath {
     }
 }
 
-impl fmt::Display for CgroupPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// A manager of units: systemd as PID 1, or as a user's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Manager {
     /// The system's.
+    #[display("system")]
     System,
     /// `user@UID.service` of this user.
     User(u32),
-}
-
-impl fmt::Display for Manager {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System => f.write_str("system"),
-            Self::User(uid) => uid.fmt(f),
-        }
-    }
 }
 
 /// A cgroup that a manager has made for a unit.
@@ -157,18 +121,13 @@ pub struct Instance {
 
 /// A cgroup's number: the inode number of its directory. Unique, increasing, never reused
 /// (kernfs, `fs/kernfs/dir.c`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CgroupId(pub u64);
 
-impl fmt::Display for CgroupId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 /// An nft address family, as nft(8) lists them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[display(rename_all = "lowercase")]
 pub enum Family {
     /// IPv4; what nft takes where no family is written.
     Ip,
@@ -184,39 +143,25 @@ pub enum Family {
     Netdev,
 }
 
-impl Family {
-    /// As nft spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ip => "ip",
-            Self::Ip6 => "ip6",
-            Self::Inet => "inet",
-            Self::Arp => "arp",
-            Self::Bridge => "bridge",
-            Self::Netdev => "netdev",
-        }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 impl FromStr for Family {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::Ip, Self::Ip6, Self::Inet, Self::Arp, Self::Bridge, Self::Netdev]
-            .into_iter()
-            .find(|family| family.as_str() == text)
-            .ok_or(())
+        match text {
+            "ip" => Ok(Self::Ip),
+            "ip6" => Ok(Self::Ip6),
+            "inet" => Ok(Self::Inet),
+            "arp" => Ok(Self::Arp),
+            "bridge" => Ok(Self::Bridge),
+            "netdev" => Ok(Self::Netdev),
+            _ => Err(()),
+        }
     }
 }
 
 /// A table.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[display("{family} {name}")]
 pub struct TableRef {
     /// Its family.
     pub family: Family,
@@ -224,14 +169,9 @@ pub struct TableRef {
     pub name: Arc<str>,
 }
 
-impl fmt::Display for TableRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.family, self.name)
-    }
-}
-
 /// A chain of a table.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[display("{table} {name}")]
 pub struct ChainRef {
     /// The table that it is in.
     pub table: TableRef,
@@ -239,25 +179,14 @@ pub struct ChainRef {
     pub name: Arc<str>,
 }
 
-impl fmt::Display for ChainRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.table, self.name)
-    }
-}
-
 /// A set or a map of a table (nft keeps both in one name space).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[display("{table} {name}")]
 pub struct SetRef {
     /// The table that it is in.
     pub table: TableRef,
     /// Its name.
     pub name: Arc<str>,
-}
-
-impl fmt::Display for SetRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.table, self.name)
-    }
 }
 
 impl SetRef {
@@ -284,7 +213,8 @@ impl Key {
 }
 
 /// What a map's element leads to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[display(rename_all = "lowercase")]
 pub enum Data {
     /// Take the packet.
     Accept,
@@ -295,25 +225,14 @@ pub enum Data {
     /// Go back to the calling chain.
     Return,
     /// Call a chain.
+    #[display("jump {_0}")]
     Jump(String),
     /// Go to a chain for good.
+    #[display("goto {_0}")]
     Goto(String),
     /// A value of the map's data type, in nft's words; several are a concatenation.
+    #[display("{}", _0.join(" . "))]
     Value(Vec<String>),
-}
-
-impl fmt::Display for Data {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Accept => f.write_str("accept"),
-            Self::Drop => f.write_str("drop"),
-            Self::Continue => f.write_str("continue"),
-            Self::Return => f.write_str("return"),
-            Self::Jump(chain) => write!(f, "jump {chain}"),
-            Self::Goto(chain) => write!(f, "goto {chain}"),
-            Self::Value(words) => f.write_str(&words.join(" . ")),
-        }
-    }
 }
 
 /// An element of a set or map, by name: what should be in the kernel under a [`Condition`].
@@ -328,31 +247,25 @@ pub struct Element {
 }
 
 /// When an element is due.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Condition {
     /// While the cgroup exists.
+    #[display("{_0} exists")]
     Cgroup(CgroupPath),
     /// While all of them exist.
+    #[display(
+        "{} exist{}",
+        _0.iter().map(CgroupPath::as_str).collect::<Vec<_>>().join(" and "),
+        if _0.len() == 1 { "s" } else { "" }
+    )]
     AllCgroups(BTreeSet<CgroupPath>),
     /// While the ActiveState of the system's unit is neither `inactive` nor `failed`.
+    #[display("{_0} is active")]
     UnitActive(UnitName),
     /// While the cgroup of a user's unit exists and the system has no unit of that name: nobody is to open a system unit's
     /// rules by giving a unit of their own its name.
+    #[display("{_0} exists")]
     UsersUnit(CgroupPath, UnitName),
-}
-
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cgroup(path) | Self::UsersUnit(path, _) => write!(f, "{path} exists"),
-            Self::AllCgroups(paths) => {
-                let paths: Vec<&str> = paths.iter().map(CgroupPath::as_str).collect();
-                let verb = if paths.len() == 1 { "exists" } else { "exist" };
-                write!(f, "{} {verb}", paths.join(" and "))
-            }
-            Self::UnitActive(unit) => write!(f, "{unit} is active"),
-        }
-    }
 }
 
 impl Condition {
@@ -395,18 +308,13 @@ impl Condition {
 pub struct AnnotationId(pub usize);
 
 /// The line that a thing comes from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[display("{file}:{line}")]
 pub struct Location {
     /// The file, as it was named.
     pub file: String,
     /// The line, from 1.
     pub line: usize,
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
-    }
 }
 
 /// An element, when it is due, and whose it is: what a policy wants of the kernel.
@@ -461,8 +369,9 @@ impl UnitState {
 }
 
 /// Where the daemon learns of changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[display("{}", self.as_str())]
 pub enum Source {
     /// cgroupfs, by inotify(7).
     Cgroup,
@@ -486,11 +395,6 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 /// A host name and the family that its place asks for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostName {

@@ -489,9 +489,9 @@ mod gates {
                 add(&mut kernel, &[open(&gate)]);
                 add(&mut kernel, &[open(&gate)]);
                 add(&mut kernel, &[open(&by_libnftables)]);
-                let family = family.as_str();
+                let family = family.to_string();
                 let elements = |name| {
-                    let listed = sandbox.nft(&["list", "set", family, "t", name]);
+                    let listed = sandbox.nft(&["list", "set", &family, "t", name]);
                     listed.lines().find(|line| line.contains("elements")).map(|line| line.trim().to_owned())
                 };
                 assert!(elements("scnpm.gate").is_some(), "{family}");

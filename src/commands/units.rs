@@ -192,7 +192,7 @@ impl Pattern {
     fn is_part(&self, row: &Row) -> bool {
         let Instance { unit, path, .. } = &row.instance;
         // A path ends with the unit's name. What is escaped in that is not in the application's id.
-        path.as_str().contains(&self.text) || app_id(unit).is_some_and(|id| id.contains(&self.text))
+        path.as_str().contains(&self.text) || app_id(&unit.0).is_some_and(|id| id.contains(&self.text))
     }
 }
 

@@ -72,7 +72,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     let mut kernel = Nftables::open().map_err(missing)?;
     probe::require_net_admin().map_err(missing)?;
     probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(missing)?;
-    if policy.iter().any(|(_, annotation)| annotation.statement.matches_cgroup()) {
+    if policy.iter().any(|(_, annotation)| annotation.matches_cgroup()) {
         probe::require_nft_socket(&mut kernel).map_err(missing)?;
     }
     let mut sources = Sources::open(&options, &mut kernel)?;

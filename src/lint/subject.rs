@@ -56,7 +56,7 @@ impl Verdict {
 impl<'a> Subject<'a> {
     /// Whether it is about cgroups at all.
     pub(super) fn matches_cgroup(&self) -> bool {
-        self.annotation.statement.matches_cgroup()
+        self.annotation.matches_cgroup()
     }
 
     /// The only cgroup match, unless it is negated.

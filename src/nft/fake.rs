@@ -167,7 +167,7 @@ impl Kernel for Fake {
     fn list(&mut self) -> Result<Listing, Vec<Complaint>> {
         let mut all = Vec::new();
         for (table, content) in &self.tables {
-            let (family, name) = (table.family.as_str(), &table.name);
+            let (family, name) = (table.family.to_string(), &table.name);
             all.push(json!({"table": {"family": family, "name": name}}));
             for chain in content.chains.keys() {
                 all.push(json!({"chain": {"family": family, "table": name, "name": chain}}));

@@ -85,14 +85,8 @@ impl Policy {
 
     /// The tokens of all annotations, as far as they are nft's business.
     pub fn tokens(&self) -> impl Iterator<Item = &Token> {
-        let rules = self.annotations.iter().filter_map(|annotation| match &annotation.statement {
-            Statement::Rule(rule) => Some(&rule.body),
-            Statement::Element(_) => None,
-        });
-        rules.flatten().filter_map(|part| match part {
-            Part::Verbatim(token) => Some(token),
-            Part::Cgroup(_) | Part::Units(_) => None,
-        })
+        let parts = self.annotations.iter().filter_map(Annotation::rule).flat_map(|rule| &rule.body);
+        parts.filter_map(|part| if let Part::Verbatim(token) = part { Some(token) } else { None })
     }
 
     /// All annotations with their ids.
@@ -143,14 +137,6 @@ impl Statement {
         match self {
             Self::Rule(rule) => &rule.chain.table,
             Self::Element(element) => &element.set.table,
-        }
-    }
-
-    /// Whether it is a rule with a cgroup match.
-    pub fn matches_cgroup(&self) -> bool {
-        match self {
-            Self::Rule(rule) => !rule.body.iter().all(|part| matches!(part, Part::Verbatim(_))),
-            Self::Element(_) => false,
         }
     }
 }
@@ -206,6 +192,16 @@ impl Annotation {
         }
     }
 
+    /// The rule, if it is one.
+    pub fn rule(&self) -> Option<&RuleStatement> {
+        if let Statement::Rule(rule) = &self.statement { Some(rule) } else { None }
+    }
+
+    /// Whether it is a rule with a cgroup match.
+    pub fn matches_cgroup(&self) -> bool {
+        self.rule().is_some_and(RuleStatement::matches_cgroup)
+    }
+
     /// The unit, if it is the only one that is selected, by name, and none of a user's.
     pub fn only_unit(&self) -> Option<&UnitName> {
         match &self.selectors.0[..] {
@@ -231,7 +227,7 @@ impl Annotation {
 
     /// Whether it is a rule that is in force while its units run, whatever their cgroups.
     fn is_pathless(&self) -> bool {
-        matches!(&self.statement, Statement::Rule(_)) && !self.statement.matches_cgroup()
+        self.rule().is_some_and(|rule| !rule.matches_cgroup())
     }
 
     /// Where the unit's name stands, without whose it is.
@@ -242,22 +238,25 @@ impl Annotation {
 
     /// Where `socket cgroupv2 unit` stands in it.
     pub fn units_match(&self) -> Option<Span> {
-        let Statement::Rule(rule) = &self.statement else { return None };
-        rule.body.iter().find_map(|part| match part {
-            Part::Units(span) => Some(*span),
-            _ => None,
-        })
+        self.rule()?
+            .body
+            .iter()
+            .find_map(|part| if let Part::Units(span) = part { Some(*span) } else { None })
     }
 }
 
 impl RuleStatement {
+    fn matches_cgroup(&self) -> bool {
+        self.body.iter().any(|part| !matches!(part, Part::Verbatim(_)))
+    }
+
     /// The paths of all its cgroup matches.
     pub fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
-        let matches = self.body.iter().filter_map(|part| match part {
-            Part::Cgroup(cgroup) => Some(cgroup),
-            Part::Verbatim(_) | Part::Units(_) => None,
+        let paths = self.body.iter().flat_map(|part| match part {
+            Part::Cgroup(cgroup) => &cgroup.paths[..],
+            Part::Verbatim(_) | Part::Units(_) => &[],
         });
-        matches.flat_map(|cgroup| cgroup.paths.iter().map(|(path, _)| path))
+        paths.map(|(path, _)| path)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     ops::Range,
 };
 
-use super::annotation::{Part, Policy, Statement};
+use super::annotation::{Annotation, Part, Policy};
 pub use crate::model::{Addresses, HostName, Hosts};
 use crate::text::{
     Code, Span, Token, TokenKind,
@@ -32,10 +32,7 @@ pub struct HostMatch {
 impl Policy {
     /// All comparisons with host names.
     pub fn host_matches(&self) -> impl Iterator<Item = &HostMatch> {
-        self.annotations.iter().flat_map(|annotation| match &annotation.statement {
-            Statement::Rule(rule) => &rule.hosts[..],
-            Statement::Element(_) => &[],
-        })
+        self.annotations.iter().filter_map(Annotation::rule).flat_map(|rule| &rule.hosts)
     }
 
     /// The host names whose addresses it needs.
@@ -45,19 +42,17 @@ impl Policy {
 
     /// A diagnostic for each place of each of these names.
     pub fn unresolved(&self, say: impl Fn(&HostName) -> Option<String>) -> Vec<Diagnostic> {
-        let each = |found: &HostMatch| {
-            let diagnostic = |(host, span): &(HostName, Span)| {
-                let help = match found.negated {
-                    true => {
-                        "scnpm leaves the annotation out until it has an address, and asks again and again"
-                    }
-                    false => "the rule matches nothing until it has an address; scnpm asks again and again",
-                };
-                Some(Diagnostic::new(Code::Unresolved, *span, say(host)?).help(help))
+        let places =
+            self.host_matches().flat_map(|found| found.names.iter().map(|name| (found.negated, name)));
+        let diagnostic = |(negated, (host, span)): (bool, &(HostName, Span))| {
+            let help = if negated {
+                "scnpm leaves the annotation out until it has an address, and asks again and again"
+            } else {
+                "the rule matches nothing until it has an address; scnpm asks again and again"
             };
-            found.names.iter().filter_map(diagnostic).collect::<Vec<_>>()
+            Some(Diagnostic::new(Code::Unresolved, *span, say(host)?).help(help))
         };
-        self.host_matches().flat_map(each).collect()
+        places.filter_map(diagnostic).collect()
     }
 }
 
@@ -107,7 +102,7 @@ impl<'a> Finder<'a, '_> {
     }
 
     fn is_any(&self, at: usize, words: &[&str]) -> bool {
-        self.token(at).is_some_and(|token| words.iter().any(|word| token.is(word)))
+        self.token(at).is_some_and(|token| token.is_any(words))
     }
 
     /// What follows `ip saddr` and the like, here.
@@ -134,7 +129,7 @@ impl<'a> Finder<'a, '_> {
             HostMatch { parts: next..end, negated, v6, names: Vec::new(), ranges: BTreeSet::new() };
         let mut other = None;
         let flat = self.flat(first..end);
-        for element in flat.split(|(token, _)| [",", "{", "}"].iter().any(|sign| token.is(sign))) {
+        for element in flat.split(|(token, _)| token.is_any(&[",", "{", "}"])) {
             match element {
                 [] => {}
                 [(token, span)] if is_host(token) => {
@@ -152,15 +147,13 @@ impl<'a> Finder<'a, '_> {
         match other {
             _ if found.names.is_empty() => Ok(None),
             None => Ok(Some(found)),
-            Some((text, span)) => Err(Diagnostic::new(
-                Code::HostPlace,
-                span,
-                format!("{} in a list with host names", quoted(&text)),
-            )
-            .help(format!(
-                "beside host names a list may have IPv{} addresses, prefixes and ranges",
-                if v6 { 6 } else { 4 }
-            ))),
+            Some((text, span)) => {
+                let message = format!("{} in a list with host names", quoted(&text));
+                let version = if v6 { 6 } else { 4 };
+                Err(Diagnostic::new(Code::HostPlace, span, message).help(format!(
+                    "beside host names a list may have IPv{version} addresses, prefixes and ranges"
+                )))
+            }
         }
     }
 
@@ -179,21 +172,14 @@ impl<'a> Finder<'a, '_> {
 
     /// Adds a token, or its value if it is a variable; `None` if that has no (sensible) end.
     fn inline(&self, token: &'a Token, depth: usize, values: &mut Vec<&'a Token>) -> Option<()> {
-        let define = match token.kind {
-            TokenKind::Variable => (self.define)(&token.text[1..]),
-            _ => None,
-        };
+        let define = if token.kind == TokenKind::Variable { (self.define)(&token.text[1..]) } else { None };
         match define {
             _ if depth > DEEPEST => return None,
             None => {
                 self.room.set(self.room.get().checked_sub(1)?);
                 values.push(token);
             }
-            Some(value) => {
-                for inner in value {
-                    self.inline(inner, depth + 1, values)?;
-                }
-            }
+            Some(value) => value.iter().try_for_each(|inner| self.inline(inner, depth + 1, values))?,
         }
         Some(())
     }
@@ -297,14 +283,12 @@ fn ranges(text: &str) -> Option<Addresses> {
     };
     match address {
         IpAddr::V4(address) => {
-            let host = u32::MAX.checked_shr(length.unwrap_or(32)).unwrap_or(0);
-            let (first, last) = (u32::from(address) & !host, u32::from(address) | host);
-            (length <= Some(32)).then_some((Ipv4Addr::from(first).into(), Ipv4Addr::from(last).into()))
+            let host = Ipv4Addr::from_bits(u32::MAX.checked_shr(length.unwrap_or(32)).unwrap_or(0));
+            (length <= Some(32)).then_some(((address & !host).into(), (address | host).into()))
         }
         IpAddr::V6(address) => {
-            let host = u128::MAX.checked_shr(length.unwrap_or(128)).unwrap_or(0);
-            let (first, last) = (u128::from(address) & !host, u128::from(address) | host);
-            (length <= Some(128)).then_some((Ipv6Addr::from(first).into(), Ipv6Addr::from(last).into()))
+            let host = Ipv6Addr::from_bits(u128::MAX.checked_shr(length.unwrap_or(128)).unwrap_or(0));
+            (length <= Some(128)).then_some(((address & !host).into(), (address | host).into()))
         }
     }
 }

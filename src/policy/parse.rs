@@ -6,27 +6,23 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    io,
     path::{Path, PathBuf},
 };
 
+use derive_more::{Display, Error};
 use nix::errno::Errno;
 
-use self::{
-    base::Statement,
-    comments::{Comment, Found},
-    variables::Variables,
-};
+use self::{comments::Comment, variables::Variables};
 use super::{
-    annotation::{Annotation, Policy},
+    annotation::{Allow, Annotation, Policy},
     files::Files,
 };
 use crate::{
     model::UnitName,
     text::{
-        Code, FileId, Span,
+        Code, FileId, Span, Token,
         diagnostic::{Diagnostic, Severity, quoted},
-        token::Joined,
     },
     units::selector::{Selector, SelectorError, Selectors, Which, Whose},
 };
@@ -38,25 +34,17 @@ mod statement;
 mod variables;
 
 /// A file named on the command line that cannot be read.
-#[derive(Debug)]
+#[derive(Debug, Display, Error)]
+#[display("{}: {}", path.display(), match error.raw_os_error() {
+    Some(number) => Errno::from_raw(number).desc().to_owned(),
+    None => error.to_string(),
+})]
 pub struct Unreadable {
     /// The file.
     pub path: PathBuf,
     /// Why.
     pub error: io::Error,
 }
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = match self.error.raw_os_error() {
-            Some(number) => Errno::from_raw(number).desc().to_owned(),
-            None => self.error.to_string(),
-        };
-        write!(f, "{}: {reason}", self.path.display())
-    }
-}
-
-impl std::error::Error for Unreadable {}
 
 /// Reads files, and what they include, as one policy.
 ///
@@ -78,7 +66,7 @@ pub fn read(files: &dyn Files, paths: &[&Path]) -> Result<Policy, Unreadable> {
     }
     let mut policy = reader.policy;
     policy.annotations.shrink_to_fit();
-    policy.defines = reader.variables.into_defines();
+    policy.defines = reader.variables.defines;
     policy.diagnostics.sort_by_key(|diagnostic| diagnostic.span);
     policy.diagnostics.dedup();
     Ok(policy)
@@ -106,9 +94,24 @@ struct Reader<'a> {
 }
 
 /// What the reader comes across, in nft's order.
+#[derive(Debug)]
 enum Step {
-    Base(Statement, Span),
-    Comment(Found),
+    /// `table … {` or `chain … {`: what is defined from here on ends with the block.
+    Open,
+    /// Its `}`.
+    Close,
+    /// `define NAME = …`, `redefine NAME = …`.
+    Define(String, Vec<Token>, Span),
+    /// `undefine NAME`.
+    Undefine(String),
+    /// `include "…"`, with the text in the quotes.
+    Include(String, Span),
+    /// An annotation.
+    Annotation(Comment),
+    /// A comment that would be one, but for a slip.
+    NearMiss(Diagnostic),
+    /// `# scnpm: allow(…)`, and what is wrong with it.
+    Allow(Allow, Vec<Diagnostic>),
 }
 
 impl Reader<'_> {
@@ -118,91 +121,62 @@ impl Reader<'_> {
         let known = self.known.get(&identity).copied();
         let id = known.unwrap_or_else(|| self.policy.sources.add(path.to_string_lossy(), text_of(bytes)));
         self.known.insert(identity.clone(), id);
-        self.policy.sources.files[id.0].is_included |= !self.open.is_empty();
+        let file = &mut self.policy.sources.files[id.0];
+        file.is_included |= !self.open.is_empty();
+        let mut steps = base::find(id, &file.text);
+        if known.is_none() {
+            steps.extend(comments::find(id, &file.text));
+            steps.sort_by_key(|step| step.0);
+        }
         self.readings += 1;
         self.open.push(identity);
-        for step in self.steps(id) {
-            match step {
-                Step::Base(statement, span) => self.base(statement, span, known.is_none()),
-                Step::Comment(found) if known.is_none() => self.comment(found),
-                Step::Comment(_) => {}
+        for (_, step) in steps {
+            let diagnostics = self.step(step);
+            if known.is_none() {
+                self.policy.diagnostics.extend(diagnostics);
             }
         }
         self.open.pop();
     }
 
-    fn steps(&self, id: FileId) -> Vec<Step> {
-        let text = &self.policy.sources.file(id).text;
-        let mut whole = Joined::new(id);
-        whole.push(text, 0);
-        let base = base::find(&whole).into_iter().map(|(found, span)| (span.start, Step::Base(found, span)));
-        let comments = comments::find(id, text).into_iter().map(|(at, found)| (at, Step::Comment(found)));
-        let mut steps: Vec<(usize, Step)> = base.chain(comments).collect();
-        steps.sort_by_key(|step| step.0);
-        steps.into_iter().map(|step| step.1).collect()
-    }
-
-    fn base(&mut self, statement: Statement, span: Span, is_first_reading: bool) {
-        let diagnostics = match statement {
-            Statement::Open => {
-                self.variables.open(true);
-                return;
+    /// What is wrong with a step.
+    fn step(&mut self, step: Step) -> Vec<Diagnostic> {
+        match step {
+            Step::Open => self.variables.open(),
+            Step::Close => self.variables.close(),
+            Step::Undefine(name) => self.variables.undefine(&name),
+            // nft refuses the file; the annotations that use the variable fail by themselves.
+            Step::Define(name, value, span) => {
+                let mut diagnostics = self.variables.define(&name, value, span).err().unwrap_or_default();
+                diagnostics.iter_mut().for_each(|diagnostic| diagnostic.code = Code::BaseVariable);
+                return diagnostics;
             }
-            Statement::OpenOther => {
-                self.variables.open(false);
-                return;
-            }
-            Statement::Close => {
-                self.variables.close();
-                return;
-            }
-            Statement::Define(name, value) => match self.variables.define(&name, value, span) {
-                Ok(()) => return,
-                // nft refuses the file; the annotations that use the variable fail by themselves.
-                Err(diagnostics) => diagnostics
-                    .into_iter()
-                    .map(|diagnostic| Diagnostic { code: Code::BaseVariable, ..diagnostic })
-                    .collect(),
-            },
-            Statement::Undefine(name) => {
-                self.variables.undefine(&name);
-                return;
-            }
-            Statement::Include(path) => match self.include(&path, span) {
-                Ok(()) => return,
-                Err(diagnostic) => vec![diagnostic],
-            },
-        };
-        if is_first_reading {
-            self.policy.diagnostics.extend(diagnostics);
-        }
-    }
-
-    fn comment(&mut self, found: Found) {
-        match found {
-            Found::Annotation(comment) => self.annotation(comment),
-            Found::NearMiss(diagnostic) => self.policy.diagnostics.push(diagnostic),
-            Found::Allow(allow, mut diagnostics) => {
+            Step::Include(path, span) => return self.include(&path, span).err().into_iter().collect(),
+            Step::Annotation(comment) => return self.annotation(comment),
+            Step::NearMiss(diagnostic) => return vec![diagnostic],
+            Step::Allow(allow, diagnostics) => {
                 self.policy.allows.push(allow);
-                self.policy.diagnostics.append(&mut diagnostics);
+                return diagnostics;
             }
         }
+        Vec::new()
     }
 
-    fn annotation(&mut self, comment: Comment) {
+    fn annotation(&mut self, comment: Comment) -> Vec<Diagnostic> {
         let Comment { unit, unit_span, statement, mut diagnostics } = comment;
-        let selectors = selectors(&unit, unit_span, &mut diagnostics);
-        let read = statement::read(&statement, &self.variables, &mut diagnostics);
-        if let (Some((statement, last)), Some(selectors)) = (read, selectors) {
+        let selectors = selectors(&unit, unit_span).map_err(|diagnostic| diagnostics.push(diagnostic));
+        let read = statement::read(&statement, &self.variables, &mut diagnostics)
+            .map_err(|diagnostic| diagnostics.push(diagnostic));
+        if let (Ok((statement, last)), Ok(selectors)) = (read, selectors) {
             let span = unit_span.to(last);
             let annotation =
                 Annotation { unit: UnitName(unit.into()), selectors, unit_span, span, statement };
-            check_units_match(&annotation, &mut diagnostics);
+            diagnostics.extend(check_units_match(&annotation));
             if diagnostics.iter().all(|diagnostic| diagnostic.severity() != Severity::Error) {
                 self.policy.add(annotation);
             }
         }
-        self.policy.diagnostics.append(&mut diagnostics);
+        diagnostics
     }
 
     /// Follows an include to the first place where something is.
@@ -215,61 +189,47 @@ impl Reader<'_> {
             )
             .help("nft refuses such files"));
         }
-        if name.contains(['*', '?', '[']) {
-            return self.include_pattern(name, span);
+        let is_pattern = name.contains(['*', '?', '[']);
+        let places = self.places(name, span, is_pattern);
+        if is_pattern {
+            let found = places.iter().map(|place| self.files.glob(&place.to_string_lossy()));
+            let found = found.into_iter().find(|found| !found.is_empty()).unwrap_or_default();
+            let each = found.iter().map(|path| self.included(path, self.files.read(path), span));
+            return each.fold(Ok(()), Result::and);
         }
-        for path in self.places(name, span, str::to_owned) {
+        for path in places {
             match self.files.read(&path) {
-                Ok(bytes) => return self.included(&path, &bytes, span),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(unreadable(&path.to_string_lossy(), &error, span)),
+                read => return self.included(&path, read, span),
             }
         }
         Err(unreadable(name, &io::ErrorKind::NotFound.into(), span))
     }
 
-    fn include_pattern(&mut self, pattern: &str, span: Span) -> Result<(), Diagnostic> {
-        let found = self
-            .places(pattern, span, literally)
-            .iter()
-            .map(|place| self.files.glob(&place.to_string_lossy()))
-            .find(|found| !found.is_empty());
-        let mut result = Ok(());
-        for path in found.unwrap_or_default() {
-            let one = match self.files.read(&path) {
-                Ok(bytes) => self.included(&path, &bytes, span),
-                Err(error) => Err(unreadable(&path.to_string_lossy(), &error, span)),
-            };
-            result = result.and(one);
-        }
-        result
-    }
-
-    fn included(&mut self, path: &Path, bytes: &[u8], span: Span) -> Result<(), Diagnostic> {
+    fn included(&mut self, path: &Path, read: io::Result<Vec<u8>>, span: Span) -> Result<(), Diagnostic> {
+        let bytes = read.map_err(|error| unreadable(&path.to_string_lossy(), &error, span))?;
         if self.open.contains(&self.files.identity(path)) {
             let path = quoted(&path.to_string_lossy());
             return Err(Diagnostic::new(Code::Include, span, format!("{path} includes itself here"))
                 .help("leave this include out: nft refuses such files"));
         }
         if self.readings >= MAX_READINGS {
-            return Err(Diagnostic::new(
-                Code::Include,
-                span,
-                format!("more than {MAX_READINGS} files are included"),
-            ));
+            let message = format!("more than {MAX_READINGS} files are included");
+            return Err(Diagnostic::new(Code::Include, span, message));
         }
-        self.file(path, bytes);
+        self.file(path, &bytes);
         Ok(())
     }
 
     /// Where an included file may be: where nft looks, and then beside the file that includes it.
-    fn places(&self, name: &str, span: Span, escape: fn(&str) -> String) -> Vec<PathBuf> {
+    fn places(&self, name: &str, span: Span, is_pattern: bool) -> Vec<PathBuf> {
         let path = PathBuf::from(name);
         if path.is_absolute() {
             return vec![path];
         }
         let including = Path::new(&self.policy.sources.file(span.file).path);
-        let directory = including.parent().map_or(String::new(), |parent| escape(&parent.to_string_lossy()));
+        let directory = including.parent().map_or("".into(), Path::to_string_lossy);
+        let directory = if is_pattern { literally(&directory) } else { directory.into_owned() };
         let beside = Path::new(&directory).join(name.trim_start_matches("./"));
         if name.starts_with("./") || name.starts_with("../") {
             vec![path, beside]
@@ -280,28 +240,27 @@ impl Reader<'_> {
 }
 
 /// What stands left of the `::`, which begins at a span.
-fn selectors(text: &str, place: Span, diagnostics: &mut Vec<Diagnostic>) -> Option<Selectors> {
+fn selectors(text: &str, place: Span) -> Result<Selectors, Diagnostic> {
     match Selectors::parse(text) {
-        Ok(selectors) => Some(selectors),
+        Ok(selectors) => Ok(selectors),
         // A label as ever, which no unit has.
         Err((_, SelectorError::Character)) if !text.contains([',', '*']) => {
             let which = Which::Unit(UnitName(text.into()));
-            Some(Selectors(vec![Selector { whose: Whose::Anybody, which }]))
+            Ok(Selectors(vec![Selector { whose: Whose::Anybody, which }]))
         }
         Err((range, error)) => {
             let span = Span { start: place.start + range.start, end: place.start + range.end, ..place };
-            diagnostics.push(Diagnostic::new(Code::Selector, span, error.to_string()).help(
+            Err(Diagnostic::new(Code::Selector, span, error.to_string()).help(
                 "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME` or `alice:app:ID`, where NAME may be \
                  a pattern",
-            ));
-            None
+            ))
         }
     }
 }
 
 /// `socket cgroupv2 unit` is for units whose manager is known: any user can give a unit any name.
-fn check_units_match(annotation: &Annotation, diagnostics: &mut Vec<Diagnostic>) {
-    let Some(span) = annotation.units_match().filter(|_| annotation.selectors.is_bare()) else { return };
+fn check_units_match(annotation: &Annotation) -> Option<Diagnostic> {
+    let span = annotation.units_match().filter(|_| annotation.selectors.is_bare())?;
     let text = &annotation.unit.0;
     let diagnostic =
         Diagnostic::new(Code::Whose, span, "`socket cgroupv2 unit` needs to know whose unit is meant");
@@ -310,12 +269,11 @@ fn check_units_match(annotation: &Annotation, diagnostics: &mut Vec<Diagnostic>)
         _ => "system:",
     };
     let place = Span { end: annotation.unit_span.start, ..annotation.unit_span };
-    diagnostics.push(match text.contains(',') {
-        false => {
-            diagnostic.help("write `system:`, a user's name and `:`, or `user:` in front").fix(place, whose)
-        }
-        true => diagnostic.help("write `system:`, a user's name and `:`, or `user:` in front of each unit"),
-    });
+    let help = "write `system:`, a user's name and `:`, or `user:` in front";
+    Some(match text.contains(',') {
+        false => diagnostic.help(help).fix(place, whose),
+        true => diagnostic.help(format!("{help} of each unit")),
+    })
 }
 
 /// A file's text without its byte order mark.

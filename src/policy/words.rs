@@ -7,8 +7,8 @@ use crate::text::{Token, TokenKind};
 pub fn only_matches(before: &[&Token]) -> bool {
     let Some(first) = before.first() else { return true };
     let is_word = |token: &&&Token| token.kind == TokenKind::Word;
-    let does_more = |word: &str| EFFECTS.contains(&word) || DECISIONS.contains(&word);
-    MATCHES.contains(&&*first.text) && !before.iter().filter(is_word).any(|token| does_more(&token.text))
+    MATCHES.contains(&&*first.text)
+        && !before.iter().filter(is_word).any(|token| OTHERS.contains(&&*token.text))
 }
 
 /// Matches without any effect or memory of their own, by the words that they begin with.
@@ -18,8 +18,9 @@ const MATCHES: [&str; 26] = [
     "fib",
 ];
 
-/// Words that count, remember, log or change something wherever they stand.
-const EFFECTS: [&str; 24] = [
+/// Words that count, remember, log, change or decide something wherever they stand, or that stand for what is not known
+/// here.
+const OTHERS: [&str; 38] = [
     "set",
     "counter",
     "limit",
@@ -44,10 +45,6 @@ const EFFECTS: [&str; 24] = [
     "snat",
     "dnat",
     "reset",
-];
-
-/// Words that decide, or that stand for what is not known here.
-const DECISIONS: [&str; 14] = [
     "accept",
     "drop",
     "return",

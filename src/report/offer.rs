@@ -63,7 +63,7 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
 fn is_of_a_slice(row: &Row, slices: &[&Row]) -> bool {
     let Instance { manager, unit, path } = &row.instance;
     let holds = |slice: &&Row| slice.instance.manager == *manager && path.is_within(&slice.instance.path);
-    unit.0.ends_with(".scope") && app_id(unit).is_none() && slices.iter().any(holds)
+    unit.0.ends_with(".scope") && app_id(&unit.0).is_none() && slices.iter().any(holds)
 }
 
 fn by_path(row: &Row, chain: &str) -> String {
@@ -83,7 +83,7 @@ fn selector(row: &Row) -> Option<Selector> {
     };
     let app = match row.instance.manager {
         Manager::System => None,
-        Manager::User(_) => app_id(unit).map(Which::App),
+        Manager::User(_) => app_id(&unit.0).map(Which::App),
     };
     let ways = app.into_iter().chain([Which::Unit(unit.clone())]);
     ways.flat_map(|which| {

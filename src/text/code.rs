@@ -2,8 +2,9 @@
 //!
 //! `E…` are errors, `W…` warnings. docs/codes.md explains each of them, and `scnpm check --explain` prints that.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
+use derive_more::{Display, Error};
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::Severity;
@@ -11,9 +12,9 @@ use super::diagnostic::Severity;
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $name:ident = $code:literal,)*) => {
         /// A kind of diagnostic.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Code {
-            $($(#[doc = $doc])+ #[serde(rename = $code)] $name,)*
+            $($(#[doc = $doc])+ #[serde(rename = $code)] #[display($code)] $name,)*
         }
 
         impl Code {
@@ -133,23 +134,10 @@ impl Code {
 
 const EXPLANATIONS: &str = include_str!("../../docs/codes.md");
 
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// Not a code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Display, Error, Clone, Copy, PartialEq, Eq)]
+#[display("no such code: the codes are in docs/codes.md")]
 pub struct UnknownCode;
-
-impl fmt::Display for UnknownCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no such code: the codes are in docs/codes.md")
-    }
-}
-
-impl std::error::Error for UnknownCode {}
 
 impl FromStr for Code {
     type Err = UnknownCode;

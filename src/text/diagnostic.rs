@@ -1,15 +1,16 @@
 //! A diagnostic, its place and its rendering.
 
-use std::fmt;
+use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
-
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
-use super::{Code, SourceMap, Span};
+use super::{Code, SourceFile, SourceMap, Span};
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[display(rename_all = "lowercase")]
 pub enum Severity {
     /// The annotation is left out.
     Error,
@@ -73,11 +74,8 @@ impl Diagnostic {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let shown = Shown::new(sources, self.span);
-        let snippet = Snippet::source(shown.text)
-            .line_start(shown.line)
-            .path(sources.file(self.span.file).path.as_str())
-            .annotation(AnnotationKind::Primary.span(shown.range(self.span)));
+        let (snippet, range) = snippet(sources, self.span);
+        let snippet = snippet.annotation(AnnotationKind::Primary.span(range));
         let mut title = level.primary_title(&*self.message).id(self.code.as_str()).element(snippet);
         if let (Some(help), None) = (&self.help, &self.fix) {
             title = title.element(Level::HELP.message(help.as_str()));
@@ -97,45 +95,19 @@ impl Diagnostic {
 }
 
 fn render_fix<'a>(sources: &'a SourceMap, help: Option<&'a str>, fix: &'a Fix) -> Group<'a> {
-    let shown = Shown::new(sources, fix.span);
-    let snippet = Snippet::source(shown.text)
-        .line_start(shown.line)
-        .path(sources.file(fix.span.file).path.as_str())
-        .patch(Patch::new(shown.range(fix.span), &*fix.text));
+    let (snippet, range) = snippet(sources, fix.span);
+    let snippet = snippet.patch(Patch::new(range, &*fix.text));
     Level::HELP.secondary_title(help.unwrap_or("write")).element(snippet)
 }
 
-/// The lines that a span is in.
-struct Shown<'a> {
-    text: &'a str,
-    /// The number of the first one.
-    line: usize,
-    /// Its first byte in the file.
-    start: usize,
-}
-
-impl<'a> Shown<'a> {
-    fn new(sources: &'a SourceMap, span: Span) -> Self {
-        let text = sources.file(span.file).text.as_str();
-        let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
-        let end = text[span.end..].find('\n').map_or(text.len(), |at| span.end + at);
-        let line = sources.line_column(span).0;
-        Self { text: text[start..end].trim_end_matches('\r'), line, start }
-    }
-
-    fn range(&self, span: Span) -> std::ops::Range<usize> {
-        let [start, end] = [span.start, span.end].map(|at| (at - self.start).min(self.text.len()));
-        start..end
-    }
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-        })
-    }
+/// The lines that a span is in, and where it is in them.
+fn snippet<T: Clone>(sources: &SourceMap, span: Span) -> (Snippet<'_, T>, Range<usize>) {
+    let SourceFile { path, text, .. } = sources.file(span.file);
+    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[span.end..].find('\n').map_or(text.len(), |at| span.end + at);
+    let lines = text[start..end].trim_end_matches('\r');
+    let [from, to] = [span.start, span.end].map(|at| (at - start).min(lines.len()));
+    (Snippet::source(lines).line_start(sources.line_column(span).0).path(path), from..to)
 }
 
 /// A piece of a file's text for a message: in backticks, in one line, not too long.

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{
-    FileId, Span, Token, TokenKind,
+    FileId, Span, Token,
     token::{Joined, Piece, pieces},
 };
 use crate::model::{ChainRef, Family, TableRef};
@@ -18,6 +18,8 @@ pub struct Outline {
     pub items: Vec<Item>,
     /// The blocks of chains and flowtables.
     pub blocks: Vec<OutlinedBlock>,
+    /// The bytes at which the braces of tables and chains, which have variables of their own, open (`true`) and close.
+    pub scopes: Vec<(usize, bool)>,
 }
 
 /// A block of a chain or a flowtable.
@@ -69,11 +71,8 @@ impl Outline {
     pub fn of(file: FileId, text: &str) -> Self {
         let mut whole = Joined::new(file);
         whole.push(text, 0);
-        let mut reader = Reader {
-            pieces: pieces(&whole).into_iter().peekable(),
-            blocks: Vec::new(),
-            outline: Self::default(),
-        };
+        let mut reader =
+            Reader { pieces: pieces(&whole), blocks: Vec::new(), is_broken: false, outline: Self::default() };
         while reader.statement() {}
         reader.outline
     }
@@ -105,24 +104,41 @@ const OBJECTS: [&str; 9] = ["chain", "set", "map", "counter", "quota", "limit", 
 /// What says something of a chain itself.
 const CHAIN_PROPERTIES: [&str; 6] = ["type", "policy", "device", "devices", "flags", "comment"];
 
-struct Reader {
-    pieces: std::iter::Peekable<std::vec::IntoIter<Piece>>,
+struct Reader<I> {
+    pieces: I,
     /// The open blocks, and the first token of each.
     blocks: Vec<(Block, usize)>,
+    /// Whether nothing closes a list: then every line's end is a statement's.
+    is_broken: bool,
     outline: Outline,
 }
 
-impl Reader {
-    /// Reads a statement up to its end, or to the block that it opens; whether there was anything.
+impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
+    /// Reads a statement up to its end, or to the block that it opens; whether there may be another.
     fn statement(&mut self) -> bool {
         let first = self.outline.tokens.len();
         let mut depth = 0_usize;
-        while let Some((piece, _)) = self.pieces.next() {
-            let Some(token) = piece else {
-                if depth == 0 && self.outline.tokens.len() > first {
+        let mut line = None;
+        loop {
+            let token = match self.pieces.next() {
+                Some(Piece::Token(token) | Piece::Unterminated(token)) => token,
+                Some(Piece::Comment(_)) => continue,
+                Some(Piece::LineEnd) if depth > 0 && !self.is_broken => {
+                    line.get_or_insert_with(|| (self.pieces.clone(), self.outline.tokens.len()));
+                    continue;
+                }
+                Some(Piece::LineEnd) if self.outline.tokens.len() == first => continue,
+                Some(Piece::LineEnd) => break,
+                None => {
+                    self.is_broken = depth > 0;
+                    let Some((pieces, end)) = line.filter(|_| depth > 0) else {
+                        self.item(first);
+                        return false;
+                    };
+                    self.pieces = pieces;
+                    self.outline.tokens.truncate(end);
                     break;
                 }
-                continue;
             };
             if depth == 0 && token.is(";") {
                 break;
@@ -136,6 +152,9 @@ impl Reader {
                 && token.is("{")
                 && let Some(block) = self.block(&self.outline.tokens[first..])
             {
+                if has_variables(&self.outline.tokens[first..]) {
+                    self.outline.scopes.push((token.span.start, true));
+                }
                 self.blocks.push((block, first));
                 return true;
             }
@@ -143,18 +162,21 @@ impl Reader {
             self.outline.tokens.push(token);
         }
         self.item(first);
-        self.pieces.peek().is_some()
+        true
     }
 
-    /// Closes the innermost block.
+    /// Closes the innermost block; if there is none here, one of a file that includes this one.
     fn close(&mut self, brace: Span) {
-        let Some((block, first)) = self.blocks.pop() else { return };
-        let (is_flowtable, name) = match block {
-            Block::Chain(chain) => (false, chain.name.to_string()),
-            Block::Flowtable(name) => (true, name),
-            Block::Table(_) | Block::Object => return,
+        let block = self.blocks.pop();
+        if block.as_ref().is_none_or(|(_, first)| has_variables(&self.outline.tokens[*first..])) {
+            self.outline.scopes.push((brace.start, false));
+        }
+        let (is_flowtable, name, first) = match block {
+            Some((Block::Chain(chain), first)) => (false, chain.name.to_string(), first),
+            Some((Block::Flowtable(name), first)) => (true, name, first),
+            _ => return,
         };
-        let span = self.outline.tokens.get(first).map_or(brace, |token| token.span.to(brace));
+        let span = self.outline.tokens[first].span.to(brace);
         self.outline.blocks.push(OutlinedBlock { is_flowtable, name, span });
     }
 
@@ -173,21 +195,27 @@ impl Reader {
 
     fn kind(&self, tokens: &[Token], first: usize) -> ItemKind {
         match self.innermost() {
-            Some(Block::Chain(_)) if is_one_of(&tokens[0], &CHAIN_PROPERTIES) => ItemKind::ChainProperty,
+            Some(Block::Chain(_)) if tokens[0].is_any(&CHAIN_PROPERTIES) => ItemKind::ChainProperty,
             Some(Block::Chain(chain)) => ItemKind::Rule(chain.clone(), first),
             Some(_) if tokens[0].is("elements") => ItemKind::Elements,
             Some(_) => ItemKind::Property,
-            None => command(tokens, first),
+            None => match tokens {
+                [verb, what, rest @ ..] if verb.is_any(&["add", "insert", "replace"]) && what.is("rule") => {
+                    chain(rest).map_or(ItemKind::Command, |(chain, length)| {
+                        ItemKind::Rule(chain, first + 2 + length)
+                    })
+                }
+                [verb, what, ..] if verb.is_any(&["add", "create"]) && what.is("element") => {
+                    ItemKind::Elements
+                }
+                _ => ItemKind::Command,
+            },
         }
     }
 
     /// The block that a `{` behind these words opens; none if it only opens a list.
     fn block(&self, words: &[Token]) -> Option<Block> {
-        let words = match words {
-            [verb, rest @ ..] if verb.is("add") || verb.is("create") => rest,
-            words => words,
-        };
-        let (first, rest) = words.split_first()?;
+        let (first, rest) = without_verb(words).split_first()?;
         match self.innermost() {
             None if first.is("table") => Some(Block::Table(table(rest)?.0)),
             None if first.is("chain") => {
@@ -200,26 +228,20 @@ impl Reader {
             None | Some(Block::Table(_)) if first.is("flowtable") => {
                 Some(Block::Flowtable(rest.last().map(|token| token.text.to_string()).unwrap_or_default()))
             }
-            None if is_one_of(first, &OBJECTS) => Some(Block::Object),
-            Some(Block::Table(_)) if is_one_of(first, &OBJECTS) => Some(Block::Object),
+            None | Some(Block::Table(_)) if first.is_any(&OBJECTS) => Some(Block::Object),
             _ => None,
         }
     }
 }
 
-fn is_one_of(token: &Token, words: &[&str]) -> bool {
-    token.kind == TokenKind::Word && words.contains(&&*token.text)
+fn without_verb(words: &[Token]) -> &[Token] {
+    let has_verb = words.first().is_some_and(|word| word.is_any(&["add", "create"]));
+    &words[usize::from(has_verb)..]
 }
 
-/// A statement outside of blocks.
-fn command(tokens: &[Token], first: usize) -> ItemKind {
-    match tokens {
-        [verb, what, rest @ ..] if is_one_of(verb, &["add", "insert", "replace"]) && what.is("rule") => {
-            chain(rest).map_or(ItemKind::Command, |(chain, length)| ItemKind::Rule(chain, first + 2 + length))
-        }
-        [verb, what, ..] if is_one_of(verb, &["add", "create"]) && what.is("element") => ItemKind::Elements,
-        _ => ItemKind::Command,
-    }
+/// Whether the block behind these words has variables of its own; it may be one of a table that includes the file.
+fn has_variables(words: &[Token]) -> bool {
+    without_verb(words).first().is_some_and(|word| word.is_any(&["table", "chain"]))
 }
 
 /// `[FAMILY] TABLE`, and how many words that are.

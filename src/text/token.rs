@@ -38,6 +38,11 @@ impl Token {
         self.kind != TokenKind::Quoted && *self.text == *text
     }
 
+    /// Whether it is one of these words or signs.
+    pub fn is_any(&self, texts: &[&str]) -> bool {
+        texts.iter().any(|text| self.is(text))
+    }
+
     /// Its text without quotes.
     pub fn unquoted(&self) -> &str {
         match self.kind {
@@ -114,54 +119,57 @@ pub struct Tokenized {
 /// The tokens of one statement.
 pub fn tokenize(joined: &Joined) -> Tokenized {
     let mut found = Tokenized::default();
-    let mut spaced = false;
-    for (lexeme, range) in Lexer::new(joined.text()) {
-        match lexeme {
-            Lexeme::Blank | Lexeme::Newline | Lexeme::Continued => spaced = true,
-            Lexeme::Comment => {
-                found.comment = Some(joined.span(range));
+    for piece in pieces(joined) {
+        match piece {
+            Piece::Token(token) => found.tokens.push(token),
+            Piece::LineEnd => {}
+            Piece::Comment(span) => {
+                found.comment = Some(span);
                 break;
             }
-            Lexeme::Unterminated => {
-                found.unterminated = Some(joined.span(range.start..joined.text().len()));
+            Piece::Unterminated(quote) => {
+                found.unterminated = Some(quote.span.to(joined.end()));
                 break;
-            }
-            Lexeme::Token(kind) => {
-                found.tokens.push(token(kind, &joined.text()[range.clone()], joined.span(range), spaced));
-                spaced = false;
             }
         }
     }
     found
 }
 
-/// A token or a line's end (`None`).
-pub(crate) type Piece = (Option<Token>, Range<usize>);
+/// What a text consists of, but for blanks.
+pub(crate) enum Piece {
+    /// A token.
+    Token(Token),
+    /// A line's end without a `\` in front of it.
+    LineEnd,
+    /// A `#` and the rest of its line.
+    Comment(Span),
+    /// A quote that nothing closes. nft takes it as a character of its own, and refuses the file.
+    Unterminated(Token),
+}
 
-/// A text's tokens and line ends.
-pub(crate) fn pieces(joined: &Joined) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    let mut spaced = false;
-    for (lexeme, range) in Lexer::new(joined.text()) {
-        let kind = match lexeme {
-            Lexeme::Blank | Lexeme::Continued | Lexeme::Comment => {
-                spaced = true;
-                continue;
-            }
-            Lexeme::Newline => {
-                pieces.push((None, range));
-                spaced = true;
-                continue;
-            }
-            // nft takes it as a character of its own, and refuses the file.
-            Lexeme::Unterminated => TokenKind::Punctuation,
-            Lexeme::Token(kind) => kind,
-        };
-        let text = &joined.text()[range.clone()];
-        pieces.push((Some(token(kind, text, joined.span(range.clone()), spaced)), range));
-        spaced = false;
-    }
-    pieces
+/// Cuts a text where nft's scanner would, or less finely: what it leaves whole, nft may still cut.
+pub(crate) fn pieces(joined: &Joined) -> impl Iterator<Item = Piece> + Clone {
+    let (mut at, mut spaced) = (0, false);
+    std::iter::from_fn(move || {
+        loop {
+            let rest = &joined.text()[at..];
+            let (lexeme, length) = lexeme(rest, rest.chars().next()?);
+            let span = joined.span(at..at + length);
+            at += length;
+            let is_token = matches!(lexeme, Lexeme::Token(_) | Lexeme::Unterminated);
+            let spaced = std::mem::replace(&mut spaced, !is_token);
+            return Some(match lexeme {
+                Lexeme::Blank => continue,
+                Lexeme::LineEnd => Piece::LineEnd,
+                Lexeme::Comment => Piece::Comment(span),
+                Lexeme::Unterminated => {
+                    Piece::Unterminated(token(TokenKind::Punctuation, &rest[..length], span, spaced))
+                }
+                Lexeme::Token(kind) => Piece::Token(token(kind, &rest[..length], span, spaced)),
+            });
+        }
+    })
 }
 
 /// The text of tokens, equal to the original in nft's eyes.
@@ -190,56 +198,24 @@ pub fn is_identifier(text: &str) -> bool {
     text.starts_with(is_name_start) && text.chars().all(is_name)
 }
 
-/// What a [`Lexer`] tells apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lexeme {
-    /// White space within a line.
+/// What begins a text.
+enum Lexeme {
+    /// White space within a line, or a line's end with a `\` in front of it.
     Blank,
-    /// A line's end.
-    Newline,
-    /// A line's end with a `\` in front of it.
-    Continued,
-    /// A `#` and the rest of its line.
+    LineEnd,
     Comment,
-    /// A quote that nothing closes.
     Unterminated,
-    /// A token.
     Token(TokenKind),
-}
-
-/// Cuts a text where nft's scanner would, or less finely: what it leaves whole, nft may still cut.
-#[derive(Debug)]
-pub(crate) struct Lexer<'a> {
-    text: &'a str,
-    at: usize,
-}
-
-impl<'a> Lexer<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
-    }
-}
-
-impl Iterator for Lexer<'_> {
-    type Item = (Lexeme, Range<usize>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let rest = &self.text[self.at..];
-        let (lexeme, length) = lexeme(rest, rest.chars().next()?);
-        let start = self.at;
-        self.at += length;
-        Some((lexeme, start..self.at))
-    }
 }
 
 fn lexeme(rest: &str, first: char) -> (Lexeme, usize) {
     let length_while = |test: fn(char) -> bool| rest.find(|c| !test(c)).unwrap_or(rest.len());
     match first {
-        '\n' => (Lexeme::Newline, 1),
-        ' ' | '\t' | '\r' => (Lexeme::Blank, length_while(|c| matches!(c, ' ' | '\t' | '\r'))),
+        '\n' => (Lexeme::LineEnd, 1),
+        ' ' | '\t' | '\r' => (Lexeme::Blank, length_while(is_blank)),
         '#' => (Lexeme::Comment, length_while(|c| c != '\n')),
-        '\\' if rest[1..].starts_with('\n') => (Lexeme::Continued, 2),
-        '\\' if rest[1..].starts_with("\r\n") => (Lexeme::Continued, 3),
+        '\\' if rest[1..].starts_with('\n') => (Lexeme::Blank, 2),
+        '\\' if rest[1..].starts_with("\r\n") => (Lexeme::Blank, 3),
         '"' => match rest[1..].find('"') {
             Some(end) => (Lexeme::Token(TokenKind::Quoted), end + 2),
             None => (Lexeme::Unterminated, 1),
@@ -295,6 +271,11 @@ fn is_in_word(rest: &str, at: usize, c: char) -> bool {
 fn punctuation(rest: &str, first: char) -> usize {
     let double = ["==", "!=", "<=", ">=", "<<", ">>"].iter().any(|operator| rest.starts_with(operator));
     if double { 2 } else { first.len_utf8() }
+}
+
+/// Whether it is white space within a line.
+pub(crate) fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\r')
 }
 
 fn is_name_start(c: char) -> bool {

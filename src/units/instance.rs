@@ -20,8 +20,16 @@ impl Instance {
         let names: Vec<&str> = below.split('/').collect();
         let (last, above) = names.split_last()?;
         let unit = unit_name(last)?;
-        let slices: Vec<&str> = above.iter().map(|name| slice_name(name)).collect::<Option<_>>()?;
-        is_nested(&slices, unit).then(|| Self { manager, unit: UnitName(unit.into()), path: path.clone() })
+        let above = above.iter().map(|name| unit_name(name).filter(|unit| places::is_slice(unit)));
+        let mut slices = above.collect::<Option<Vec<&str>>>()?;
+        slices.extend(Some(unit).filter(|unit| places::is_slice(unit)));
+        // Each slice is in the one that its name says.
+        if let Some(last) = slices.last()
+            && !places::slice_path(last)?.split('/').eq(slices.iter().copied())
+        {
+            return None;
+        }
+        Some(Self { manager, unit: UnitName(unit.into()), path: path.clone() })
     }
 }
 
@@ -31,27 +39,13 @@ fn unit_name(name: &str) -> Option<&str> {
     let unit = name.strip_prefix('_').unwrap_or(name);
     let (stem, kind) = unit.rsplit_once('.')?;
     let is_template = stem.split_once('@').is_some_and(|(_, instance)| instance.is_empty());
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
     (name.len() <= NAME_MAX
         && CGROUP_TYPES.contains(&kind)
         && !stem.is_empty()
         && !stem.starts_with('@')
         && !is_template
-        && stem.bytes().all(is_allowed))
+        && stem.chars().all(places::is_in_name))
     .then_some(unit)
-}
-
-fn slice_name(name: &str) -> Option<&str> {
-    unit_name(name).filter(|unit| places::is_slice(unit))
-}
-
-/// Whether these are all slices that a unit is in, from the top down, each in the one that its name says.
-fn is_nested(slices: &[&str], unit: &str) -> bool {
-    let all: Vec<&str> = slices.iter().copied().chain(places::is_slice(unit).then_some(unit)).collect();
-    match all.last() {
-        None => true,
-        Some(last) => places::slice_path(last).is_some_and(|path| path.split('/').eq(all)),
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,17 @@ pub(crate) fn kind(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(_, kind)| kind)
 }
 
+/// Whether a name ends in a dot and letters; which letters is not looked at.
+pub(crate) fn has_type(name: &str) -> bool {
+    let kind = kind(name);
+    !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_alphabetic()) && name.len() > kind.len() + 1
+}
+
+/// Whether units' names may have such a character (systemd.unit(5)).
+pub(crate) fn is_in_name(character: char) -> bool {
+    character.is_ascii_alphanumeric() || ":-_.\\@".contains(character)
+}
+
 /// The template that a unit is an instance of.
 pub(crate) fn template(name: &str) -> Option<String> {
     let (prefix, rest) = name.split_once('@')?;
@@ -35,8 +46,7 @@ pub(crate) fn user_of_slice(path: &str) -> Option<u32> {
 
 /// The user whose manager has its cgroup at a path.
 pub(crate) fn user_of_manager(path: &str) -> Option<u32> {
-    let (slice, service) = path.rsplit_once('/')?;
-    user_of(service).filter(|uid| user_of_slice(slice) == Some(*uid))
+    user_of(path.rsplit_once('/')?.1).filter(|uid| top(Manager::User(*uid)) == path)
 }
 
 /// Where a manager's hierarchy begins.
@@ -59,18 +69,10 @@ pub(crate) fn owner(path: &str) -> (Manager, &str) {
 
 /// The part of a path that ends with the manager that the rest belongs to: a user's or a container's.
 pub(crate) fn manager(path: &str) -> &str {
-    let mut end = 0;
-    let mut from = 0;
-    let mut names = path.split('/').peekable();
-    while let Some(name) = names.next() {
-        let next = names.peek();
-        let is_manager = user_of(name).is_some() || next.is_some_and(|next| is_slice(next));
-        if !is_slice(name) && is_manager && next.is_some() {
-            end = from + name.len();
-        }
-        from += name.len() + 1;
-    }
-    &path[..end]
+    let names: Vec<&str> = path.split('/').collect();
+    let is_manager = |pair: &[&str]| !is_slice(pair[0]) && (user_of(pair[0]).is_some() || is_slice(pair[1]));
+    let end = names.windows(2).rposition(is_manager).and_then(|last| path.match_indices('/').nth(last));
+    end.map_or("", |(at, _)| &path[..at])
 }
 
 /// Whether there may be units below one: it is a slice, or a user's manager.

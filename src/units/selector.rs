@@ -13,12 +13,9 @@
 //! Several are separated by commas. What stands before the first colon is a manager only if it can be one: names of
 //! units hold colons too, as `dbus-:1.2-org.example@0.service` does.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    ops::Range,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
+use derive_more::{Display, Error};
 use serde::{Deserialize, Serialize};
 
 use super::places;
@@ -29,12 +26,16 @@ mod glob;
 mod levels;
 mod parse;
 
+pub use app::id as app_id;
+
 /// Selectors, as they are written.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[display("{}", _0.iter().map(Selector::to_string).collect::<Vec<_>>().join(","))]
 pub struct Selectors(pub Vec<Selector>);
 
 /// One of them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[display("{whose}{which}")]
 pub struct Selector {
     /// Whose units.
     pub whose: Whose,
@@ -43,28 +44,34 @@ pub struct Selector {
 }
 
 /// Whose units a selector is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Whose {
     /// Not said: any manager's. Enough for a rule that names its cgroup, not for `socket cgroupv2 unit`.
+    #[display("")]
     Anybody,
     /// `system:`
+    #[display("system:")]
     System,
     /// `user:`, any user.
+    #[display("user:")]
     AnyUser,
     /// A number.
+    #[display("{_0}:")]
     Uid(u32),
     /// A name.
+    #[display("{_0}:")]
     User(String),
 }
 
 /// Which units a selector is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Which {
     /// The one of this name; a slice with everything below it.
     Unit(UnitName),
     /// Those whose name matches a glob.
     Glob(String),
     /// Those of an application, by its id.
+    #[display("app:{_0}")]
     App(String),
 }
 
@@ -72,88 +79,51 @@ pub enum Which {
 pub type Users = BTreeMap<String, u32>;
 
 /// Why a text is not a selector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Display, Error, Clone, Copy, PartialEq, Eq)]
 pub enum SelectorError {
     /// Nothing between commas, or behind a colon.
+    #[display("the unit's name is missing")]
     Empty,
     /// A unit's name without a type.
+    #[display("a unit's name ends in its type, such as `.service`")]
     NoType,
     /// A `[` that nothing closes, or that holds a class by name, as in `[[:alpha:]]`.
+    #[display("this `[` is no class of characters")]
     Glob,
     /// A character that no name of a unit has, or no glob, or no application's id.
+    #[display("no unit and no application has such a character in its name")]
     Character,
 }
 
-impl fmt::Display for SelectorError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "the unit's name is missing",
-            Self::NoType => "a unit's name ends in its type, such as `.service`",
-            Self::Glob => "this `[` is no class of characters",
-            Self::Character => "no unit and no application has such a character in its name",
-        })
-    }
-}
-
-impl std::error::Error for SelectorError {}
-
 /// Which managers' units can be meant: what is worth looking at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reach {
     /// Whether the system's.
     pub system: bool,
-    /// Which users'.
-    pub users: Uids,
-}
-
-/// Users, by their numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Uids {
-    /// All there may ever be.
-    All,
-    /// These.
-    Some(BTreeSet<u32>),
-}
-
-impl Default for Reach {
-    fn default() -> Self {
-        Self { system: false, users: Uids::Some(BTreeSet::new()) }
-    }
+    /// Whether those of all users there may ever be.
+    pub all_users: bool,
+    /// Which users', besides.
+    pub users: BTreeSet<u32>,
 }
 
 impl Reach {
     /// Whether a manager's units can be meant.
     pub fn covers(&self, manager: Manager) -> bool {
-        match (manager, &self.users) {
-            (Manager::System, _) => self.system,
-            (Manager::User(_), Uids::All) => true,
-            (Manager::User(uid), Uids::Some(uids)) => uids.contains(&uid),
+        match manager {
+            Manager::System => self.system,
+            Manager::User(uid) => self.all_users || self.users.contains(&uid),
         }
     }
 
     /// What one or the other reaches.
     #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        let users = match (self.users, other.users) {
-            (Uids::Some(mut uids), Uids::Some(more)) => {
-                uids.extend(more);
-                Uids::Some(uids)
-            }
-            _ => Uids::All,
-        };
-        Self { system: self.system || other.system, users }
+    pub fn or(mut self, other: Self) -> Self {
+        self.users.extend(other.users);
+        Self { system: self.system || other.system, all_users: self.all_users || other.all_users, ..self }
     }
 }
 
 impl Selectors {
-    /// Reads what stands left of the `::`.
-    ///
-    /// # Errors
-    /// The first diagnostic, and the bytes of the text that it is about.
-    pub fn parse(text: &str) -> Result<Self, (Range<usize>, SelectorError)> {
-        parse::selectors(text)
-    }
-
     /// Whether an instance is meant.
     pub fn select(&self, instance: &Instance, users: &Users) -> bool {
         self.0.iter().any(|selector| selector.selects(instance, users))
@@ -161,7 +131,13 @@ impl Selectors {
 
     /// The names of users that they have.
     pub fn user_names(&self) -> BTreeSet<&str> {
-        self.0.iter().filter_map(|selector| selector.whose.user_name()).collect()
+        self.0
+            .iter()
+            .filter_map(|selector| match &selector.whose {
+                Whose::User(name) => Some(name.as_str()),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Which managers' units they can mean.
@@ -185,8 +161,12 @@ impl Selectors {
     }
 
     /// The names of the units, if none is selected by anything else.
-    pub fn only_names(&self) -> Option<Vec<&UnitName>> {
-        self.0.iter().map(|selector| selector.which.only_name()).collect()
+    pub fn only_names<'a>(&'a self) -> Option<Vec<&'a UnitName>> {
+        let name = |selector: &'a Selector| match &selector.which {
+            Which::Unit(name) => Some(name),
+            _ => None,
+        };
+        self.0.iter().map(name).collect()
     }
 
     /// Whether other units may be below one that is selected, as far as names tell: below a slice or a user's manager.
@@ -218,28 +198,20 @@ impl Whose {
         }
     }
 
-    fn user_name(&self) -> Option<&str> {
-        if let Self::User(name) = self { Some(name) } else { None }
-    }
-
     fn reach(&self, users: &Users) -> Reach {
-        let (system, users) = match self {
-            Self::Anybody => (true, Uids::All),
-            Self::System => (true, Uids::Some(BTreeSet::new())),
-            Self::AnyUser => (false, Uids::All),
-            Self::Uid(uid) => (false, Uids::Some(BTreeSet::from([*uid]))),
-            Self::User(name) => (false, Uids::Some(users.get(name).copied().into_iter().collect())),
-        };
-        Reach { system, users }
+        Reach {
+            system: matches!(self, Self::Anybody | Self::System),
+            all_users: matches!(self, Self::Anybody | Self::AnyUser),
+            users: match self {
+                Self::Uid(uid) => BTreeSet::from([*uid]),
+                Self::User(name) => users.get(name).copied().into_iter().collect(),
+                _ => BTreeSet::new(),
+            },
+        }
     }
 }
 
 impl Which {
-    /// The unit's name, if it is the only one.
-    fn only_name(&self) -> Option<&UnitName> {
-        if let Self::Unit(name) = self { Some(name) } else { None }
-    }
-
     fn may_hold_others(&self) -> bool {
         const MANAGER: &str = "user@";
         match self {
@@ -262,40 +234,6 @@ impl Which {
             Self::Unit(name) => name == unit,
             Self::Glob(glob) => glob::matches(glob, &unit.0),
             Self::App(id) => app::names(id, &unit.0),
-        }
-    }
-}
-
-/// An id by which a unit's application is selected, as far as the unit's name tells.
-pub fn app_id(unit: &UnitName) -> Option<String> {
-    app::id(&unit.0)
-}
-
-impl fmt::Display for Selectors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, selector) in self.0.iter().enumerate() {
-            if number > 0 {
-                f.write_str(",")?;
-            }
-            selector.fmt(f)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.whose {
-            Whose::Anybody => {}
-            Whose::System => f.write_str("system:")?,
-            Whose::AnyUser => f.write_str("user:")?,
-            Whose::Uid(uid) => write!(f, "{uid}:")?,
-            Whose::User(name) => write!(f, "{name}:")?,
-        }
-        match &self.which {
-            Which::Unit(unit) => unit.fmt(f),
-            Which::Glob(glob) => f.write_str(glob),
-            Which::App(id) => write!(f, "app:{id}"),
         }
     }
 }
@@ -351,16 +289,16 @@ mod tests {
     #[test]
     fn managers_are_told() {
         let reach = |text: &str| Selectors::parse(text).unwrap().depend_on(&users());
-        let some = |uids: &[u32]| Uids::Some(uids.iter().copied().collect());
-        for (text, system, uids) in [
-            ("a.service", true, Uids::All),
-            ("system:a.service", true, some(&[])),
-            ("user:a.service", false, Uids::All),
-            ("alice:a.service,1001:b.service,carol:c.service", false, some(&[1000, 1001])),
-            ("alice:a.service,system:b.service", true, some(&[1000])),
-            ("alice:a.service,user:b.service", false, Uids::All),
+        for (text, system, all_users, uids) in [
+            ("a.service", true, true, &[][..]),
+            ("system:a.service", true, false, &[]),
+            ("user:a.service", false, true, &[]),
+            ("alice:a.service,1001:b.service,carol:c.service", false, false, &[1000, 1001]),
+            ("alice:a.service,system:b.service", true, false, &[1000]),
+            ("alice:a.service,user:b.service", false, true, &[1000]),
         ] {
-            assert_eq!(reach(text), Reach { system, users: uids }, "{text}");
+            let users = uids.iter().copied().collect();
+            assert_eq!(reach(text), Reach { system, all_users, users }, "{text}");
         }
         let names = Selectors::parse("alice:a.service,1001:b.service,carol:app:c,user:d.service").unwrap();
         assert_eq!(names.user_names(), BTreeSet::from(["alice", "carol"]));

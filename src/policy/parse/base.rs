@@ -1,155 +1,66 @@
 //! Finds what matters in nft's own statements of a file: `define`, `include`, and where blocks begin and end.
 
-use crate::text::{
-    Span, Token, TokenKind,
-    token::{Joined, Piece, is_identifier, pieces},
-};
+use super::Step;
+use crate::text::{FileId, Outline, Token, TokenKind, token::is_identifier};
 
-/// A statement of the file.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Statement {
-    /// `table … {` or `chain … {`: what is defined from here on ends with the block.
-    Open,
-    /// Another `{`.
-    OpenOther,
-    /// `}`.
-    Close,
-    /// `define NAME = …`, `redefine NAME = …`.
-    Define(String, Vec<Token>),
-    /// `undefine NAME`.
-    Undefine(String),
-    /// `include "…"`, with the text in the quotes.
-    Include(String),
+/// The statements of a file, in order, each with the byte that it begins at.
+pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
+    let outline = Outline::of(file, text);
+    let scope = |&(at, opens): &(usize, bool)| (at, if opens { Step::Open } else { Step::Close });
+    let statements = outline.items.iter().filter_map(|item| {
+        let step = statement(outline.tokens_of(item))?;
+        Some((item.span.start, step))
+    });
+    let mut steps: Vec<(usize, Step)> = statements.chain(outline.scopes.iter().map(scope)).collect();
+    steps.sort_by_key(|step| step.0);
+    steps
 }
 
-/// The statements of a file, in order, with their places.
-pub(super) fn find(text: &Joined) -> Vec<(Statement, Span)> {
-    let mut reader = Reader { text, pieces: pieces(text), at: 0, found: Vec::new() };
-    while reader.at < reader.pieces.len() {
-        reader.statement();
-    }
-    reader.found
-}
-
-struct Reader<'a> {
-    text: &'a Joined,
-    pieces: Vec<Piece>,
-    at: usize,
-    found: Vec<(Statement, Span)>,
-}
-
-impl Reader<'_> {
-    fn token(&self, at: usize) -> Option<&Token> {
-        self.pieces.get(at).and_then(|piece| piece.0.as_ref())
-    }
-
-    fn is(&self, at: usize, text: &str) -> bool {
-        self.token(at).is_some_and(|token| token.is(text))
-    }
-
-    fn name(&self, at: usize) -> Option<String> {
-        let token = self.token(at).filter(|token| token.kind == TokenKind::Word)?;
-        is_identifier(&token.text).then(|| token.text.to_string())
-    }
-
-    /// Keeps a statement that ends before the piece `next`.
-    fn keep(&mut self, statement: Statement, next: usize) {
-        let range = self.pieces[self.at].1.start..self.pieces[next - 1].1.end;
-        self.found.push((statement, self.text.span(range)));
-        self.at = next;
-    }
-
-    fn statement(&mut self) {
-        if self.is(self.at, "}") {
-            return self.keep(Statement::Close, self.at + 1);
+fn statement(tokens: &[Token]) -> Option<Step> {
+    let (keyword, rest) = tokens.split_first()?;
+    match rest {
+        [path, ..] if keyword.is("include") && path.kind == TokenKind::Quoted => {
+            Some(Step::Include(path.unquoted().to_owned(), keyword.span.to(path.span)))
         }
-        if self.is(self.at, "include") {
-            if let Some(path) = self.token(self.at + 1).filter(|token| token.kind == TokenKind::Quoted) {
-                let path = path.text[1..path.text.len() - 1].to_owned();
-                return self.keep(Statement::Include(path), self.at + 2);
-            }
-        } else if self.is(self.at, "undefine") {
-            if let Some(name) = self.name(self.at + 1) {
-                return self.keep(Statement::Undefine(name), self.at + 2);
-            }
-        } else if (self.is(self.at, "define") || self.is(self.at, "redefine")) && self.is(self.at + 2, "=") {
-            let (value, next) = self.value(self.at + 3);
-            if let (Some(name), false) = (self.name(self.at + 1), value.is_empty()) {
-                return self.keep(Statement::Define(name, value), next);
-            }
+        [name, ..] if keyword.is("undefine") && is_name(name) => Some(Step::Undefine(name.text.to_string())),
+        [name, equals, value @ ..]
+            if keyword.is_any(&["define", "redefine"]) && is_name(name) && equals.is("=") =>
+        {
+            let span = keyword.span.to(value.last()?.span);
+            (!spoils(value)).then(|| Step::Define(name.text.to_string(), value.to_vec(), span))
         }
-        self.other();
-    }
-
-    /// The tokens up to the statement's end, which is no line's end within braces. None if they
-    /// would change what follows them: nft refuses such a file.
-    fn value(&self, first: usize) -> (Vec<Token>, usize) {
-        let mut value: Vec<Token> = Vec::new();
-        let mut depth = 0_usize;
-        let mut at = first;
-        while let Some((token, _)) = self.pieces.get(at) {
-            match token {
-                None if depth == 0 => break,
-                None => {}
-                Some(token) if depth == 0 && (token.is(";") || token.is("}")) => break,
-                Some(token) => {
-                    depth = depth + usize::from(token.is("{")) - usize::from(token.is("}"));
-                    value.push(token.clone());
-                }
-            }
-            at += 1;
-        }
-        if depth > 0 || value.iter().any(spoils_what_follows) {
-            value.clear();
-        }
-        (value, at)
-    }
-
-    /// Passes over another statement up to its end or its block's beginning.
-    fn other(&mut self) {
-        let first = self.at;
-        while let Some(token) = self.token(self.at) {
-            if token.is("{") {
-                let keyword =
-                    if self.is(first, "add") || self.is(first, "create") { first + 1 } else { first };
-                let has_scope = self.is(keyword, "table") || self.is(keyword, "chain");
-                let statement = if has_scope { Statement::Open } else { Statement::OpenOther };
-                return self.keep(statement, self.at + 1);
-            }
-            if token.is("}") {
-                return;
-            }
-            self.at += 1;
-            if self.is(self.at - 1, ";") {
-                return;
-            }
-        }
-        self.at += 1;
+        _ => None,
     }
 }
 
-/// A quote that nothing closes, or a `\` that may join the next line.
-fn spoils_what_follows(token: &Token) -> bool {
-    token.is("\"") || (token.kind != TokenKind::Quoted && token.text.ends_with('\\'))
+fn is_name(token: &Token) -> bool {
+    token.kind == TokenKind::Word && is_identifier(&token.text)
+}
+
+/// Whether a value would change what follows it, with a brace or a quote that nothing closes or a `\` that may join the
+/// next line: nft refuses such a file.
+fn spoils(value: &[Token]) -> bool {
+    let count = |brace: &str| value.iter().filter(|token| token.is(brace)).count();
+    let is_open =
+        |token: &Token| token.is("\"") || (token.kind != TokenKind::Quoted && token.text.ends_with('\\'));
+    count("{") != count("}") || value.iter().any(is_open)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::{FileId, token::text_of};
+    use crate::text::token::text_of;
 
     fn found(text: &str) -> Vec<String> {
-        let mut joined = Joined::new(FileId(0));
-        joined.push(text, 0);
-        find(&joined)
+        find(FileId(0), text)
             .into_iter()
-            .map(|(statement, _)| match statement {
-                Statement::Open => "scope".to_owned(),
-                Statement::OpenOther => "{".to_owned(),
-                Statement::Close => "}".to_owned(),
-                Statement::Define(name, value) => format!("{name} = {}", text_of(&value)),
-                Statement::Undefine(name) => format!("-{name}"),
-                Statement::Include(path) => format!("<{path}>"),
+            .map(|(_, step)| match step {
+                Step::Open => "scope".to_owned(),
+                Step::Close => "}".to_owned(),
+                Step::Define(name, value, _) => format!("{name} = {}", text_of(&value)),
+                Step::Undefine(name) => format!("-{name}"),
+                Step::Include(path, _) => format!("<{path}>"),
+                step => format!("{step:?}"),
             })
             .collect()
     }
@@ -163,6 +74,12 @@ mod tests {
             ),
             ["a = 1", "a = \"x\"", "<one>", "scope", "b = { 1, 2 }", "scope", "<two>", "}", "}", "-a"]
         );
+    }
+
+    #[test]
+    fn blocks_of_a_table_that_includes_the_file_have_variables_too() {
+        assert_eq!(found("chain c { define a = 1; }\n}"), ["scope", "a = 1", "}", "}"]);
+        assert_eq!(found("set s { define a = 1; }"), ["a = 1"]);
     }
 
     #[test]
@@ -184,7 +101,7 @@ mod tests {
             found(
                 "define\ndefine a\ndefine a =\ndefine 1 = 2\ninclude a\n}\n\"\ndefine b = 1\ndefine f = \\ # x\ndefine c = { 1"
             ),
-            ["}", "b = 1", "{"]
+            ["}", "b = 1"]
         );
     }
 }

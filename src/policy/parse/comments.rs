@@ -2,12 +2,13 @@
 
 use crate::{
     model::{Family, UNIT_TYPES},
-    policy::annotation::Allow,
+    policy::{annotation::Allow, parse::Step},
     text::{
         Code, FileId, Span,
         diagnostic::{Diagnostic, quoted},
-        token::Joined,
+        token::{Joined, is_blank},
     },
+    units::places,
 };
 
 /// A comment that is an annotation.
@@ -23,33 +24,22 @@ pub(super) struct Comment {
     pub(super) diagnostics: Vec<Diagnostic>,
 }
 
-/// A comment that says something to us.
-#[derive(Debug)]
-pub(super) enum Found {
-    /// An annotation.
-    Annotation(Comment),
-    /// What would be one, but for a slip.
-    NearMiss(Diagnostic),
-    /// `scnpm: allow(…)`, and what is wrong with it.
-    Allow(Allow, Vec<Diagnostic>),
-}
-
 /// The comments of a file that say something to us, in order, each with the byte that it begins at.
-pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Found)> {
+pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
     let lines = Lines::new(file, text);
     let mut found = Vec::new();
     let mut at = 0;
     while at < lines.lines.len() {
-        match lines.annotation(at) {
+        at = match lines.annotation(at) {
             Some((comment, next)) => {
-                found.push((comment.unit_span.start, Found::Annotation(comment)));
-                at = next;
+                found.push((comment.unit_span.start, Step::Annotation(comment)));
+                next
             }
             None => {
                 found.extend(lines.other(at));
-                at += 1;
+                at + 1
             }
-        }
+        };
     }
     found
 }
@@ -96,14 +86,14 @@ pub(super) fn is_other_statement(words: &[&str]) -> bool {
     }
 }
 
-fn is_family(word: &str) -> bool {
+pub(super) fn is_family(word: &str) -> bool {
     word.parse::<Family>().is_ok()
 }
 
 /// A line of a file.
 struct Line<'a> {
-    /// What follows the `#` and blanks, without trailing blanks, and its place; if it is a comment.
-    comment: Option<(&'a str, usize)>,
+    /// What follows the `#` and blanks, without trailing blanks; if it is a comment.
+    comment: Option<&'a str>,
     /// How many blanks follow.
     trailing: usize,
     /// Whether the statement that it may be part of names `cgroupv2` here or in a continued line.
@@ -111,61 +101,38 @@ struct Line<'a> {
     cgroup_ahead: bool,
 }
 
-/// The beginning of what may be an annotation.
-struct Head<'a> {
-    unit: &'a str,
-    unit_at: usize,
-    rest: &'a str,
-    rest_at: usize,
-}
-
 impl<'a> Line<'a> {
-    fn new(line: &'a str, start: usize) -> Self {
-        let text = line.trim_start_matches(is_blank);
-        let content = text.trim_start_matches('#');
-        if content.len() == text.len() {
-            return Self { comment: None, trailing: 0, cgroup_ahead: false };
-        }
-        let content = content.trim_start_matches(is_blank);
-        let at = start + line.len() - content.len();
-        let trimmed = content.trim_end_matches(is_blank);
-        Self { comment: Some((trimmed, at)), trailing: content.len() - trimmed.len(), cgroup_ahead: false }
+    fn new(line: &'a str) -> Self {
+        let text = line.trim_matches(is_blank);
+        let comment =
+            text.starts_with('#').then(|| text.trim_start_matches('#').trim_start_matches(is_blank));
+        let trailing = line.len() - line.trim_end_matches(is_blank).len();
+        Self { comment, trailing, cgroup_ahead: false }
     }
 
-    /// Where its `\` stands, if it is continued.
-    fn backslash(&self) -> Option<usize> {
-        let (content, at) = self.comment?;
-        content.ends_with('\\').then(|| at + content.len() - 1)
+    /// The `\` at its end, if it is continued.
+    fn backslash(&self) -> Option<&'a str> {
+        self.comment.filter(|content| content.ends_with('\\')).map(|content| &content[content.len() - 1..])
     }
 
-    /// Its text without the `\`.
-    fn piece(&self) -> Option<(&'a str, usize)> {
-        self.comment.map(|(content, at)| (without_backslash(content), at))
-    }
-
-    fn head(&self) -> Option<Head<'a>> {
-        let (content, at) = self.comment?;
+    /// The selectors and the text behind the `::` of what may be an annotation.
+    fn head(&self) -> Option<(&'a str, &'a str)> {
+        let content = self.comment?;
         let is_separator = |(at, _): &(usize, &str)| {
             content[..*at].ends_with(is_blank) && content[at + 2..].starts_with(is_blank)
         };
         let (colons, _) = content.match_indices("::").find(is_separator)?;
         let unit = content[..colons].trim_end_matches(is_blank);
         let rest = content[colons + 2..].trim_start_matches(is_blank);
-        if rest.is_empty() || !unit.split(',').all(|one| may_be_selector(one.trim_matches(is_blank))) {
-            return None;
-        }
-        Some(Head {
-            unit,
-            unit_at: at,
-            rest: without_backslash(rest),
-            rest_at: at + content.len() - rest.len(),
-        })
+        let may_be_one =
+            !rest.is_empty() && unit.split(',').all(|one| may_be_selector(one.trim_matches(is_blank)));
+        may_be_one.then(|| (unit, without_backslash(rest)))
     }
 
     /// Whether an annotation begins here beyond doubt, so that it can't continue another one.
     fn begins_annotation(&self) -> bool {
-        self.head().is_some_and(|head| {
-            let first = head.rest.split(is_blank).next().unwrap_or_default();
+        self.head().is_some_and(|(_, rest)| {
+            let first = rest.split(is_blank).next().unwrap_or_default();
             matches!(first, "add" | "insert") || is_family(first)
         })
     }
@@ -173,11 +140,8 @@ impl<'a> Line<'a> {
 
 /// Whether a word may name units: by a unit's name, a pattern of names, or an application.
 fn may_be_selector(word: &str) -> bool {
-    let has_suffix = word.rsplit_once('.').is_some_and(|(name, suffix)| {
-        !name.is_empty() && !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_alphabetic())
-    });
     let is_pattern = word.contains('*') && word.len() > 1;
-    !word.contains(is_blank) && (has_suffix || is_pattern || is_app(word))
+    !word.contains(is_blank) && (places::has_type(word) || is_pattern || is_app(word))
 }
 
 fn is_app(word: &str) -> bool {
@@ -187,13 +151,10 @@ fn is_app(word: &str) -> bool {
 /// Whether a text says beyond doubt that it names units.
 fn names_units(selectors: &str) -> bool {
     selectors.split(',').map(|one| one.trim_matches(is_blank)).all(|word| {
-        let suffix = word.rsplit_once('.').map_or("", |(_, suffix)| suffix);
-        UNIT_TYPES.contains(&suffix) || is_app(word) || (word.contains(':') && word.ends_with('*'))
+        UNIT_TYPES.contains(&places::kind(word))
+            || is_app(word)
+            || (word.contains(':') && word.ends_with('*'))
     })
-}
-
-fn is_blank(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\r')
 }
 
 fn without_backslash(text: &str) -> &str {
@@ -202,83 +163,66 @@ fn without_backslash(text: &str) -> &str {
 
 struct Lines<'a> {
     file: FileId,
+    text: &'a str,
     lines: Vec<Line<'a>>,
 }
 
 impl<'a> Lines<'a> {
     fn new(file: FileId, text: &'a str) -> Self {
-        let mut lines: Vec<Line<'a>> = Vec::new();
-        let mut start = 0;
-        for line in text.split_inclusive('\n') {
-            let without_end = line.strip_suffix('\n').unwrap_or(line);
-            lines.push(Line::new(without_end.strip_suffix('\r').unwrap_or(without_end), start));
-            start += line.len();
-        }
+        let mut lines: Vec<Line<'a>> = text.lines().map(Line::new).collect();
         let mut ahead = false;
         for line in lines.iter_mut().rev() {
-            let here = match (line.head(), line.comment) {
-                (Some(head), _) => head.rest.contains("cgroupv2"),
-                (None, Some((content, _))) => content.contains("cgroupv2"),
-                (None, None) => false,
-            };
+            let text = line.head().map(|(_, rest)| rest).or(line.comment);
+            let here = text.is_some_and(|text| text.contains("cgroupv2"));
             line.cgroup_ahead = here || (line.backslash().is_some() && ahead);
             ahead = line.cgroup_ahead && !line.begins_annotation();
         }
-        Self { file, lines }
+        Self { file, text, lines }
     }
 
     /// The annotation that begins at a line, and the line after it.
     fn annotation(&self, first: usize) -> Option<(Comment, usize)> {
-        let head = self.lines[first].head()?;
-        let suffix = head.unit.rsplit_once('.').map_or("", |(_, suffix)| suffix);
-        let is_unit = names_units(head.unit);
-        if !self.is_statement(first, &head, is_unit) {
+        let (unit, rest) = self.lines[first].head()?;
+        let is_unit = names_units(unit);
+        if !self.is_statement(first, rest, is_unit) {
             return None;
         }
-        let unit_span = self.span(head.unit_at, head.unit.len());
+        let unit_span = self.span(unit);
         let mut comment = Comment {
-            unit: head.unit.to_owned(),
+            unit: unit.to_owned(),
             unit_span,
             statement: Joined::new(self.file),
             diagnostics: Vec::new(),
         };
-        if !is_unit && !head.unit.contains(['*', ':', ',']) {
-            comment.diagnostics.push(
-                Diagnostic::new(
-                    Code::UnitType,
-                    unit_span,
-                    format!("{} is no type of a unit", quoted(&format!(".{suffix}"))),
-                )
-                .help(format!("the types are {}", UNIT_TYPES.join(", "))),
-            );
+        if !is_unit && !unit.contains(['*', ':', ',']) {
+            let message = format!("{} is no type of a unit", quoted(&format!(".{}", places::kind(unit))));
+            let diagnostic = Diagnostic::new(Code::UnitType, unit_span, message)
+                .help(format!("the types are {}", UNIT_TYPES.join(", ")));
+            comment.diagnostics.push(diagnostic);
         }
-        comment.statement.push(head.rest, head.rest_at);
+        comment.statement.push(rest, self.span(rest).start);
         let next = self.join(first, &mut comment);
         Some((comment, next))
     }
 
     /// What else a comment may say.
-    fn other(&self, at: usize) -> Option<(usize, Found)> {
-        let (content, start) = self.lines[at].comment?;
+    fn other(&self, at: usize) -> Option<(usize, Step)> {
+        let content = self.lines[at].comment?;
+        let start = self.span(content).start;
         let found = match allow::read(content, start, self.file) {
             Some((codes, diagnostics)) => {
-                let line = self.after_allows(at) + 1;
-                Found::Allow(Allow { file: self.file, line, codes }, diagnostics)
+                let is_allow = |line: &&Line<'_>| line.comment.is_some_and(allow::is);
+                let allows = self.lines[at..].iter().take_while(is_allow).count();
+                Step::Allow(Allow { file: self.file, line: at + allows + 1, codes }, diagnostics)
             }
-            None => Found::NearMiss(near_miss::read(content, start, self.file)?),
+            None => Step::NearMiss(near_miss::read(content, start, self.file)?),
         };
         Some((start, found))
     }
 
-    /// The first line after this one that is no `allow` itself.
-    fn after_allows(&self, at: usize) -> usize {
-        let is_allow = |line: &&Line<'_>| line.comment.is_some_and(|(content, _)| allow::is(content));
-        at + 1 + self.lines[at + 1..].iter().take_while(is_allow).count()
-    }
-
-    fn is_statement(&self, first: usize, head: &Head<'_>, is_unit: bool) -> bool {
+    fn is_statement(&self, first: usize, rest: &str, is_unit: bool) -> bool {
         let cgroup = self.lines[first].cgroup_ahead;
-        let words = self.first_words(first, head);
+        let words = self.first_words(first, rest);
         match words[..] {
             ["add" | "insert", second, ..] => {
                 matches!(second, "rule" | "element")
@@ -292,15 +236,16 @@ impl<'a> Lines<'a> {
     }
 
     /// Enough words of a statement to tell it from prose.
-    fn first_words(&self, first: usize, head: &Head<'a>) -> Vec<&'a str> {
+    fn first_words<'b>(&'b self, first: usize, rest: &'b str) -> Vec<&'b str> {
         const LINES: usize = 8;
-        let mut words: Vec<&str> = head.rest.split(is_blank).filter(|word| !word.is_empty()).collect();
+        let mut words: Vec<&str> = rest.split(is_blank).filter(|word| !word.is_empty()).collect();
         for (line, next) in self.lines[first..].iter().zip(&self.lines[first + 1..]).take(LINES) {
             if words.len() > 2 || line.backslash().is_none() || next.begins_annotation() {
                 break;
             }
-            let piece = next.piece().map_or("", |(piece, _)| piece);
-            words.extend(piece.split(is_blank).filter(|word| !word.is_empty()));
+            words.extend(
+                next.comment.map_or("", without_backslash).split(is_blank).filter(|word| !word.is_empty()),
+            );
         }
         words
     }
@@ -309,27 +254,29 @@ impl<'a> Lines<'a> {
     fn join(&self, first: usize, comment: &mut Comment) -> usize {
         let mut at = first;
         while let Some(backslash) = self.lines[at].backslash() {
-            let span = self.span(backslash, 1);
-            if self.lines[at].trailing > 0 {
+            let span = self.span(backslash);
+            let trailing = self.lines[at].trailing;
+            if trailing > 0 {
                 comment.diagnostics.push(
                     Diagnostic::new(Code::BlankAfterBackslash, span, "blanks follow this `\\`")
                         .help("end the line with the `\\`")
-                        .fix(self.span(backslash + 1, self.lines[at].trailing), ""),
+                        .fix(Span { start: span.end, end: span.end + trailing, ..span }, ""),
                 );
             }
             at += 1;
-            let problem = match self.lines.get(at) {
+            let problem = match self
+                .lines
+                .get(at)
+                .map(|next| (next.begins_annotation(), next.comment.map(without_backslash)))
+            {
                 None => "the file ends after this `\\`",
-                Some(next) if next.begins_annotation() => "another annotation begins after this `\\`",
-                Some(next) => match next.piece() {
-                    None => "the line after this `\\` is no comment",
-                    Some((piece, start)) => {
-                        if !piece.is_empty() {
-                            comment.statement.push(piece, start);
-                        }
-                        continue;
-                    }
-                },
+                Some((true, _)) => "another annotation begins after this `\\`",
+                Some((false, None)) => "the line after this `\\` is no comment",
+                Some((false, Some(""))) => continue,
+                Some((false, Some(piece))) => {
+                    comment.statement.push(piece, self.span(piece).start);
+                    continue;
+                }
             };
             comment.diagnostics.push(
                 Diagnostic::new(Code::Continuation, span, problem)
@@ -340,8 +287,10 @@ impl<'a> Lines<'a> {
         at + 1
     }
 
-    fn span(&self, start: usize, length: usize) -> Span {
-        Span { file: self.file, start, end: start + length }
+    /// Where a part of the text stands.
+    fn span(&self, part: &str) -> Span {
+        let start = part.as_ptr().addr() - self.text.as_ptr().addr();
+        Span { file: self.file, start, end: start + part.len() }
     }
 }
 
@@ -351,7 +300,7 @@ mod tests {
 
     fn annotations(text: &str) -> impl Iterator<Item = Comment> {
         find(FileId(0), text).into_iter().filter_map(|(_, found)| match found {
-            Found::Annotation(comment) => Some(comment),
+            Step::Annotation(comment) => Some(comment),
             _ => None,
         })
     }

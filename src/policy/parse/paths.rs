@@ -27,39 +27,29 @@ const LONGEST: usize = 4096;
 /// twice is there once.
 pub(super) fn list(variables: &Variables, tokens: &[Token], at: usize) -> Option<(Vec<Written>, usize)> {
     let mut list = Vec::new();
-    let next = List { variables, via: None, found: &mut list }.read(tokens, at, 0)?;
+    let length = read(variables, &tokens[at..], None, 0, &mut list)?;
     let mut known = BTreeSet::new();
     list.retain(|written| known.insert(written.clone()));
-    Some((list, next))
+    Some((list, at + length))
 }
 
 /// A path that cgroups can have.
 pub(super) fn check(written: &Written, diagnostics: &mut Vec<Diagnostic>) -> Option<CgroupPath> {
-    const EXAMPLE: &str = "write a path such as \"system.slice/postfix.service\"";
-    if written.text.contains('\0') {
-        diagnostics.push(Diagnostic::new(Code::Path, written.span, "a NUL in a cgroup's path").help(EXAMPLE));
-        return None;
-    }
-    match written.text.parse::<CgroupPath>() {
-        Ok(path) => {
-            if let Some(rest) = below_mount(&path) {
-                diagnostics.push(
-                    Diagnostic::new(
-                        Code::MountPrefix,
-                        written.span,
-                        format!("{} is looked for below {CGROUP_ROOT}", quoted(path.as_str())),
-                    )
-                    .help(format!("leave out {CGROUP_ROOT}"))
-                    .fix(written.span, rest),
-                );
-            }
-            Some(path)
-        }
-        Err(error) => {
-            diagnostics.push(Diagnostic::new(Code::Path, written.span, error.to_string()).help(EXAMPLE));
-            None
-        }
-    }
+    let path = written.text.parse::<CgroupPath>();
+    let diagnostic = match &path {
+        Ok(path) => below_mount(path).map(|rest| {
+            let message = format!("{} is looked for below {CGROUP_ROOT}", quoted(path.as_str()));
+            Diagnostic::new(Code::MountPrefix, written.span, message)
+                .help(format!("leave out {CGROUP_ROOT}"))
+                .fix(written.span, rest)
+        }),
+        Err(error) => Some(
+            Diagnostic::new(Code::Path, written.span, *error)
+                .help("write a path such as \"system.slice/postfix.service\""),
+        ),
+    };
+    diagnostics.extend(diagnostic);
+    path.ok()
 }
 
 /// What follows in a path that begins with the place where cgroups are mounted.
@@ -77,48 +67,41 @@ fn inner(token: &Token) -> Span {
     }
 }
 
-struct List<'a> {
-    variables: &'a Variables,
-    /// The variable in the annotation through which the list is read.
+/// Adds the list that tokens begin with to those found, and says how many tokens it has. What is read by way of a
+/// variable in the annotation has that one's place.
+fn read(
+    variables: &Variables,
+    tokens: &[Token],
     via: Option<Span>,
-    found: &'a mut Vec<Written>,
-}
-
-impl List<'_> {
-    fn read(&mut self, tokens: &[Token], at: usize, depth: usize) -> Option<usize> {
-        if !tokens.get(at)?.is("{") {
-            return self.item(tokens, at, depth);
-        }
-        let mut at = at + 1;
-        loop {
-            if tokens.get(at)?.is("}") {
-                return Some(at + 1);
-            }
-            at = self.item(tokens, at, depth)?;
-            if tokens.get(at)?.is(",") {
-                at += 1;
-            } else if !tokens[at].is("}") {
-                return None;
-            }
-        }
-    }
-
-    fn item(&mut self, tokens: &[Token], at: usize, depth: usize) -> Option<usize> {
+    depth: usize,
+    found: &mut Vec<Written>,
+) -> Option<usize> {
+    let is_braced = tokens.first()?.is("{");
+    let mut at = usize::from(is_braced);
+    while !(is_braced && tokens.get(at)?.is("}")) {
         let token = tokens.get(at)?;
-        let span = self.via.unwrap_or_else(|| inner(token));
+        let span = via.unwrap_or_else(|| inner(token));
         match token.kind {
-            TokenKind::Quoted | TokenKind::Word if self.found.len() < LONGEST => {
-                self.found.push(Written { text: token.unquoted().to_owned(), span });
+            TokenKind::Quoted | TokenKind::Word if found.len() < LONGEST => {
+                found.push(Written { text: token.unquoted().to_owned(), span });
             }
             TokenKind::Variable if depth < DEEPEST => {
-                let value = &self.variables.get(&token.text[1..])?.value;
-                let mut inside = List { variables: self.variables, via: Some(span), found: self.found };
-                if inside.read(value, 0, depth + 1)? != value.len() {
+                let value = &variables.get(&token.text[1..])?.value;
+                if read(variables, value, Some(span), depth + 1, found)? != value.len() {
                     return None;
                 }
             }
             _ => return None,
         }
-        Some(at + 1)
+        at += 1;
+        if !is_braced {
+            return Some(at);
+        }
+        match tokens.get(at)? {
+            next if next.is(",") => at += 1,
+            next if next.is("}") => {}
+            _ => return None,
+        }
     }
+    Some(at + 1)
 }

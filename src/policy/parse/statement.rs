@@ -3,10 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{
-    comments::is_other_statement,
+    comments::{is_family, is_other_statement},
     paths::{self, Written},
     variables::Variables,
 };
@@ -23,49 +24,39 @@ use crate::{
     },
 };
 
-/// Reads an annotation's text; the statement and its last token's place. It is only good if no error
-/// is among the diagnostics.
+/// Reads an annotation's text; the statement and its last token's place. It is only good if no error is among the
+/// diagnostics.
+///
+/// # Errors
+/// What leaves no statement at all.
 pub(super) fn read(
     text: &Joined,
     variables: &Variables,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Option<(Statement, Span)> {
+) -> Read<(Statement, Span)> {
     let found = tokenize(text);
     if let Some(span) = found.unterminated {
         let quote = Span { end: span.start + 1, ..span };
-        diagnostics.push(
-            Diagnostic::new(Code::Nesting, quote, "nothing closes this quote").help("write another `\"`"),
+        return Err(
+            Diagnostic::new(Code::Nesting, quote, "nothing closes this quote").help("write another `\"`")
         );
-        return None;
     }
     if let Some(span) = found.comment.filter(|span| text.is_continued_after(*span)) {
         let sign = Span { end: span.start + 1, ..span };
-        diagnostics.push(
-            Diagnostic::new(
-                Code::CommentInside,
-                sign,
-                "this `#` makes a comment of all that follows, continued lines too",
-            )
-            .help("leave the comment out, or quote the `#`"),
-        );
+        let message = "this `#` makes a comment of all that follows, continued lines too";
+        let diagnostic = Diagnostic::new(Code::CommentInside, sign, message);
+        diagnostics.push(diagnostic.help("leave the comment out, or quote the `#`"));
     }
     let mut tokens = found.tokens;
     while tokens.last().is_some_and(|token| token.is(";")) {
         tokens.pop();
     }
-    if let Err(unknown) = variables.rename(&mut tokens) {
-        diagnostics.extend(unknown);
-    }
+    diagnostics.extend(variables.rename(&mut tokens).err().into_iter().flatten());
     let end = tokens.last().map_or(text.end(), |token| token.span);
     let after = Span { start: end.end, ..end };
     let mut reader = Reader { tokens: &tokens, at: 0, after, variables, diagnostics };
-    match reader.check_shape().and_then(|()| reader.statement()) {
-        Ok(statement) => Some((statement, end)),
-        Err(diagnostic) => {
-            diagnostics.push(diagnostic);
-            None
-        }
-    }
+    reader.check_shape()?;
+    Ok((reader.statement()?, end))
 }
 
 struct Reader<'a> {
@@ -78,13 +69,15 @@ struct Reader<'a> {
 }
 
 type Read<T> = Result<T, Diagnostic>;
-
-/// As in [`ElementStatement::elements`].
-type RawElement = (CgroupPath, Span, Option<Data>);
+type Elements = Vec<(CgroupPath, Span, Option<Data>)>;
 
 impl<'a> Reader<'a> {
     fn is(&self, at: usize, text: &str) -> bool {
         self.tokens.get(at).is_some_and(|token| token.is(text))
+    }
+
+    fn is_any(&self, at: usize, texts: &[&str]) -> bool {
+        self.tokens.get(at).is_some_and(|token| token.is_any(texts))
     }
 
     fn span(&self, at: usize) -> Span {
@@ -93,37 +86,27 @@ impl<'a> Reader<'a> {
 
     /// Braces are closed, and there is one statement only.
     fn check_shape(&self) -> Read<()> {
+        let wrong = |token: &Token, message: &str| Diagnostic::new(Code::Nesting, token.span, message);
         let mut open: Vec<&Token> = Vec::new();
         for token in self.tokens {
             if token.is("{") {
                 open.push(token);
             } else if token.is("}") && open.pop().is_none() {
-                return Err(Diagnostic::new(Code::Nesting, token.span, "nothing opens this brace"));
+                return Err(wrong(token, "nothing opens this brace"));
             } else if token.is(";") && open.is_empty() {
-                return Err(Diagnostic::new(
-                    Code::Nesting,
-                    token.span,
-                    "more than one statement in an annotation",
-                )
-                .help("write an annotation for each of them"));
+                return Err(wrong(token, "more than one statement in an annotation")
+                    .help("write an annotation for each of them"));
             } else if token.kind != TokenKind::Quoted && token.text.ends_with('\\') {
                 // At a line's end it would make nft join the next statement to this one.
-                return Err(Diagnostic::new(Code::Nesting, token.span, "a `\\` that continues no line")
-                    .help("leave it out"));
+                return Err(wrong(token, "a `\\` that continues no line").help("leave it out"));
             }
         }
-        match open.last() {
-            Some(brace) => {
-                Err(Diagnostic::new(Code::Nesting, brace.span, "nothing closes this brace")
-                    .help("write a `}`"))
-            }
-            None => Ok(()),
-        }
+        let unclosed = |brace| Err(wrong(brace, "nothing closes this brace").help("write a `}`"));
+        open.pop().map_or(Ok(()), unclosed)
     }
 
     fn statement(&mut self) -> Read<Statement> {
         let words: Vec<&str> = self.tokens.iter().take(3).map(|token| &*token.text).collect();
-        let is_family = |word: &str| word.parse::<Family>().is_ok();
         match words[..] {
             [] => Err(self.missing("statement")),
             ["add", "element", ..] => self.element(),
@@ -132,12 +115,14 @@ impl<'a> Reader<'a> {
             ["insert", second, ..] if is_family(second) => self.rule("insert", 1),
             ["add", ..] if !is_other_statement(&words) => self.rule("add", 1),
             [first, ..] if is_family(first) => self.rule("add", 0),
-            ["insert", ..] => Err(Self::other_verb(self.span(0))),
-            _ if is_other_statement(&words) => Err(Self::other_verb(self.span(0))),
+            [first, ..] if first == "insert" || is_other_statement(&words) => Err(no_statement(
+                self.span(0),
+                "an annotation can `add rule`, `insert rule` or `add element`",
+            )
+            .help("write other statements outside the comments")),
             // nft's default family, as the original only puts `add rule` in front of what it finds.
-            [_, _, ..] if self.has_cgroup_match_after(2) => self.rule("add", 0),
-            _ => Err(Diagnostic::new(
-                Code::Statement,
+            [_, _, ..] if self.tokens[2..].windows(3).any(is_cgroup_match) => self.rule("add", 0),
+            _ => Err(no_statement(
                 self.span(0),
                 format!("{} is neither a verb nor a family", quoted(words[0])),
             )
@@ -145,51 +130,35 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn has_cgroup_match_after(&self, first: usize) -> bool {
-        (first..self.tokens.len()).any(|at| {
-            self.is(at, "socket")
-                && self.is(at + 1, "cgroupv2")
-                && (self.is(at + 2, "level") || self.is(at + 2, "unit"))
-        })
-    }
-
-    fn other_verb(span: Span) -> Diagnostic {
-        Diagnostic::new(Code::Statement, span, "an annotation can `add rule`, `insert rule` or `add element`")
-            .help("write other statements outside the comments")
-    }
-
     fn missing(&self, what: &str) -> Diagnostic {
-        Diagnostic::new(Code::Statement, self.after, format!("the {what} is missing"))
+        no_statement(self.after, format!("the {what} is missing"))
             .help("write `add rule FAMILY TABLE CHAIN RULE` or `add element FAMILY TABLE SET { \"PATH\" }`")
     }
 
-    /// The table, and its name's place from the family on. Without a family it is nft's default.
-    fn table(&mut self) -> Read<(TableRef, Span)> {
+    /// A table and the name of what is in it, and their place from the family on. Without a family it is nft's default.
+    fn object(&mut self, what: &str) -> Read<(TableRef, Arc<str>, Span)> {
         let start = self.span(self.at);
         let family = self.tokens.get(self.at).and_then(|token| token.text.parse::<Family>().ok());
         self.at += usize::from(family.is_some());
-        let (name, span) = self.name("table")?;
-        Ok((TableRef { family: family.unwrap_or(Family::Ip), name: name.into() }, start.to(span)))
+        let table = self.name("table")?.text.clone();
+        let name = self.name(what)?;
+        let table = TableRef { family: family.unwrap_or(Family::Ip), name: table.into() };
+        Ok((table, name.text.clone().into(), start.to(name.span)))
     }
 
-    fn name(&mut self, what: &str) -> Read<(String, Span)> {
+    fn name(&mut self, what: &str) -> Read<&'a Token> {
         let token = self.tokens.get(self.at).ok_or_else(|| self.missing(&format!("{what}'s name")))?;
         if token.kind != TokenKind::Word || !is_identifier(&token.text) {
-            return Err(Diagnostic::new(
-                Code::Name,
-                token.span,
-                format!("{} can't be the name of a {what}", quoted(&token.text)),
-            )
-            .help("a name is a letter, then letters, digits, `/`, `-`, `_` and `.`"));
+            return Err(no_name(token.span, &token.text, what)
+                .help("a name is a letter, then letters, digits, `/`, `-`, `_` and `.`"));
         }
         self.at += 1;
-        Ok((token.text.to_string(), token.span))
+        Ok(token)
     }
 
     fn rule(&mut self, verb: &str, first: usize) -> Read<Statement> {
         self.at = first;
-        let (table, table_span) = self.table()?;
-        let (name, name_span) = self.name("chain")?;
+        let (table, name, chain_span) = self.object("chain")?;
         let placement = self.placement(verb)?;
         if self.at == self.tokens.len() {
             return Err(self.missing("rule"));
@@ -199,25 +168,20 @@ impl<'a> Reader<'a> {
         let hosts = hosts::find(&body, &|name| self.variables.get(name).map(|define| &define.value[..]))?;
         Ok(Statement::Rule(RuleStatement {
             placement,
-            chain: ChainRef { table, name: name.into() },
-            chain_span: table_span.to(name_span),
+            chain: ChainRef { table, name },
+            chain_span,
             body,
             hosts,
         }))
     }
 
     fn placement(&mut self, verb: &str) -> Read<Placement> {
-        if !["index", "handle", "position"].iter().any(|word| self.is(self.at, word)) {
+        if !self.is_any(self.at, &["index", "handle", "position"]) {
             return Ok(if verb == "insert" { Placement::Beginning } else { Placement::End });
         }
-        let is_number = self.tokens.get(self.at + 1).is_some_and(|token| number(&token.text).is_some());
-        if !is_number {
+        if self.tokens.get(self.at + 1).is_none_or(|token| number(&token.text).is_none()) {
             let keyword = quoted(&self.tokens[self.at].text);
-            return Err(Diagnostic::new(
-                Code::Statement,
-                self.span(self.at),
-                format!("{keyword} without a number"),
-            ));
+            return Err(no_statement(self.span(self.at), format!("{keyword} without a number")));
         }
         let words = self.tokens[self.at..self.at + 2].to_vec();
         self.at += 2;
@@ -229,73 +193,45 @@ impl<'a> Reader<'a> {
         let mut depth = 0_usize;
         while let Some(token) = self.tokens.get(self.at) {
             depth = depth + usize::from(token.is("{")) - usize::from(token.is("}"));
-            if depth == 0 && self.is_units_match()? {
-                parts.push(Part::Units(self.span(self.at).to(self.span(self.at + 2))));
-                self.at += 3;
-                continue;
-            }
-            match if depth == 0 { self.cgroup_match()? } else { None } {
-                Some((cgroup_match, next)) => {
-                    parts.push(Part::Cgroup(Box::new(cgroup_match)));
-                    self.at = next;
-                }
-                None => {
-                    parts.push(Part::Verbatim(token.clone()));
-                    self.at += 1;
-                }
-            }
+            let found = if depth == 0 { self.cgroup_match()? } else { None };
+            let (part, next) = found.unwrap_or_else(|| (Part::Verbatim(token.clone()), self.at + 1));
+            parts.push(part);
+            self.at = next;
         }
         Ok(parts)
     }
 
-    /// Whether `socket cgroupv2 unit` is here.
-    fn is_units_match(&self) -> Read<bool> {
+    /// `socket cgroupv2 unit` or `socket cgroupv2 level N [==|!=|eq|ne] PATHS` here, and the token after it.
+    fn cgroup_match(&mut self) -> Read<Option<(Part, usize)>> {
         let at = self.at;
         if !(self.is(at, "socket") && self.is(at + 1, "cgroupv2")) {
-            return Ok(false);
+            return Ok(None);
         }
-        let is_compared = ["==", "!=", "eq", "ne"].iter().any(|sign| self.is(at + 2, sign));
-        if is_compared && self.is(at + 3, "unit") {
+        // A part of a key such as `ip daddr . socket cgroupv2 level 2`.
+        let is_in_key = at > 0 && self.is(at - 1, ".");
+        if self.is_any(at + 2, &OPERATORS) && self.is(at + 3, "unit") {
             let whole = self.span(at).to(self.span(at + 3));
-            return Err(Diagnostic::new(Code::Statement, whole, "`unit` is compared with nothing")
+            return Err(no_statement(whole, "`unit` is compared with nothing")
                 .help("write `socket cgroupv2 unit`")
                 .fix(whole, "socket cgroupv2 unit"));
         }
-        if !self.is(at + 2, "unit") {
-            return Ok(false);
+        if self.is(at + 2, "unit") {
+            if is_in_key || self.is(at + 3, ".") {
+                return Err(no_statement(self.span(at + 2), "`unit` can't be a part of a key")
+                    .help("write `socket cgroupv2 unit` as a match of its own"));
+            }
+            return Ok(Some((Part::Units(self.span(at).to(self.span(at + 2))), at + 3)));
         }
-        let is_key = (at > 0 && self.is(at - 1, ".")) || self.is(at + 3, ".");
-        if is_key {
-            return Err(Diagnostic::new(
-                Code::Statement,
-                self.span(at + 2),
-                "`unit` can't be a part of a key",
-            )
-            .help("write `socket cgroupv2 unit` as a match of its own"));
-        }
-        Ok(true)
-    }
-
-    /// `socket cgroupv2 level N [==|!=|eq|ne] PATHS` here, and the token after it.
-    fn cgroup_match(&mut self) -> Read<Option<(CgroupMatch, usize)>> {
-        let at = self.at;
-        let is_match = self.is(at, "socket") && self.is(at + 1, "cgroupv2") && self.is(at + 2, "level");
         let level = self.tokens.get(at + 3).and_then(|token| number(&token.text));
-        let (true, Some(level)) = (is_match, level) else { return Ok(None) };
-        // A part of a key such as `ip daddr . socket cgroupv2 level 2`.
-        if at > 0 && self.is(at - 1, ".") {
-            return Ok(None);
-        }
-        let negated = self.is(at + 4, "!=") || self.is(at + 4, "ne");
-        let operator = usize::from(negated || self.is(at + 4, "==") || self.is(at + 4, "eq"));
-        let first = at + 4 + operator;
-        if self.tokens.get(first).is_none_or(is_statement_keyword) {
+        let Some(level) = level.filter(|_| self.is(at + 2, "level") && !is_in_key) else { return Ok(None) };
+        let first = at + 4 + usize::from(self.is_any(at + 4, &OPERATORS));
+        if first == self.tokens.len() || self.is_any(first, &STATEMENTS) {
             let before = self.span(first - 1);
             let place = Span { start: before.end, ..before };
             return Err(Diagnostic::new(Code::Path, place, "the cgroup's path is missing")
                 .help(format!("write `socket cgroupv2 level {level} \"PATH\"`")));
         }
-        if operator == 0 && self.tokens.get(first).is_some_and(is_operator_keyword) {
+        if first == at + 4 && self.is_any(first, &OTHER_OPERATORS) {
             return Ok(None);
         }
         let Some((list, next)) = paths::list(self.variables, self.tokens, first) else { return Ok(None) };
@@ -309,7 +245,8 @@ impl<'a> Reader<'a> {
         if list.is_empty() {
             self.diagnostics.push(Diagnostic::new(Code::Path, span, "no cgroup's path between the braces"));
         }
-        Ok(Some((CgroupMatch { level, level_span, negated, paths, span }, next)))
+        let negated = self.is_any(at + 4, &["!=", "ne"]);
+        Ok(Some((Part::Cgroup(Box::new(CgroupMatch { level, level_span, negated, paths, span })), next)))
     }
 
     fn paths(&mut self, list: &[Written], level: u32, level_span: Span) -> Vec<(CgroupPath, Span)> {
@@ -320,18 +257,14 @@ impl<'a> Reader<'a> {
             if !known.insert(path.clone()) {
                 continue;
             }
-            let names =
-                paths::below_mount(&path).map_or(path.components().count(), |rest| rest.split('/').count());
+            let names = paths::below_mount(&path).unwrap_or(path.as_str()).split('/').count();
             if u32::try_from(names) != Ok(level) {
-                self.diagnostics.push(
-                    Diagnostic::new(
-                        Code::Level,
-                        written.span,
-                        format!("level {level} never matches a path with {names} name{}", plural(names)),
-                    )
+                let plural = if names == 1 { "" } else { "s" };
+                let message = format!("level {level} never matches a path with {names} name{plural}");
+                let diagnostic = Diagnostic::new(Code::Level, written.span, message)
                     .help(format!("write `level {names}`"))
-                    .fix(level_span, names.to_string()),
-                );
+                    .fix(level_span, names.to_string());
+                self.diagnostics.push(diagnostic);
             }
             paths.push((path, written.span));
         }
@@ -340,9 +273,7 @@ impl<'a> Reader<'a> {
 
     fn element(&mut self) -> Read<Statement> {
         self.at = 2;
-        let (table, table_span) = self.table()?;
-        let (name, name_span) = self.name("set")?;
-        let set_span = table_span.to(name_span);
+        let (table, name, set_span) = self.object("set")?;
         let mut elements = Vec::new();
         match self.tokens.get(self.at) {
             None => return Err(self.missing("element")),
@@ -350,21 +281,17 @@ impl<'a> Reader<'a> {
             Some(_) => self.keys(&mut elements)?,
         }
         if let Some(token) = self.tokens.get(self.at) {
-            return Err(Self::unsupported(token.span));
+            return Err(unsupported(token.span));
         }
         let is_good = self.diagnostics.iter().all(|diagnostic| diagnostic.severity() != Severity::Error);
         if elements.is_empty() && is_good {
             return Err(self.missing("element"));
         }
-        let elements = self.each_once(elements);
-        Ok(Statement::Element(ElementStatement {
-            set: SetRef { table, name: name.into() },
-            set_span,
-            elements,
-        }))
+        self.keep_each_once(&mut elements);
+        Ok(Statement::Element(ElementStatement { set: SetRef { table, name }, set_span, elements }))
     }
 
-    fn elements(&mut self, elements: &mut Vec<RawElement>) -> Read<()> {
+    fn elements(&mut self, elements: &mut Elements) -> Read<()> {
         self.at += 1;
         while !self.is(self.at, "}") {
             let known = elements.len();
@@ -376,44 +303,34 @@ impl<'a> Reader<'a> {
             if self.is(self.at, ",") {
                 self.at += 1;
             } else if !self.is(self.at, "}") {
-                return Err(Self::unsupported(self.span(self.at)));
+                return Err(unsupported(self.span(self.at)));
             }
         }
         self.at += 1;
         Ok(())
     }
 
-    fn each_once(&mut self, elements: Vec<RawElement>) -> Vec<RawElement> {
+    fn keep_each_once(&mut self, elements: &mut Elements) {
         let mut known: BTreeMap<CgroupPath, Option<Data>> = BTreeMap::new();
-        let mut kept = Vec::new();
-        for (path, span, data) in elements {
-            match known.get(&path) {
-                None => {
-                    known.insert(path.clone(), data.clone());
-                    kept.push((path, span, data));
+        elements.retain(|(path, span, data)| match known.get(path) {
+            None => known.insert(path.clone(), data.clone()).is_none(),
+            Some(earlier) => {
+                if earlier != data {
+                    let message = format!("{} is there already, with another value", quoted(path.as_str()));
+                    self.diagnostics.push(no_element(*span, message));
                 }
-                Some(earlier) if *earlier == data => {}
-                Some(_) => self.diagnostics.push(Diagnostic::new(
-                    Code::Element,
-                    span,
-                    format!("{} is there already, with another value", quoted(path.as_str())),
-                )),
+                false
             }
-        }
-        kept
+        });
     }
 
     /// A path, or a variable with one or several, as elements without data.
-    fn keys(&mut self, elements: &mut Vec<RawElement>) -> Read<()> {
+    fn keys(&mut self, elements: &mut Elements) -> Read<()> {
         let token = &self.tokens[self.at];
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok() || number(text).is_some();
         if token.kind == TokenKind::Word && is_address(&token.text) {
-            return Err(Diagnostic::new(
-                Code::Element,
-                token.span,
-                format!("{} is no cgroup's path", quoted(&token.text)),
-            )
-            .help("an annotation adds elements to sets and maps of `type cgroupsv2`"));
+            return Err(no_element(token.span, format!("{} is no cgroup's path", quoted(&token.text)))
+                .help("an annotation adds elements to sets and maps of `type cgroupsv2`"));
         }
         let list = if token.is("{") { None } else { paths::list(self.variables, self.tokens, self.at) };
         if token.kind == TokenKind::Variable && self.variables.get(&token.text[1..]).is_none() {
@@ -423,13 +340,11 @@ impl<'a> Reader<'a> {
         }
         let Some((list, next)) = list else {
             return Err(match token.kind {
-                TokenKind::Variable => Diagnostic::new(
-                    Code::Element,
-                    token.span,
-                    "this variable holds something else than paths of cgroups",
-                )
-                .help("write `define NAME = { \"PATH\", \"PATH\" }`"),
-                _ => Self::unsupported(token.span),
+                TokenKind::Variable => {
+                    no_element(token.span, "this variable holds something else than paths of cgroups")
+                        .help("write `define NAME = { \"PATH\", \"PATH\" }`")
+                }
+                _ => unsupported(token.span),
             });
         };
         for written in &list {
@@ -444,50 +359,37 @@ impl<'a> Reader<'a> {
     fn data(&mut self) -> Read<Data> {
         let colon = self.span(self.at);
         let first = self.at + 1;
-        while self.at < self.tokens.len() && !self.is(self.at, ",") && !self.is(self.at, "}") {
+        while self.at < self.tokens.len() && !self.is_any(self.at, &[",", "}"]) {
             if self.is(self.at, "{") {
-                return Err(Self::unsupported(self.span(self.at)));
+                return Err(unsupported(self.span(self.at)));
             }
             self.at += 1;
         }
         let tokens = &self.tokens[first..self.at];
-        let verdict = |word: &str| match word {
-            "accept" => Some(Data::Accept),
-            "drop" => Some(Data::Drop),
-            "continue" => Some(Data::Continue),
-            "return" => Some(Data::Return),
-            _ => None,
-        };
-        match tokens {
-            [] => Err(Diagnostic::new(Code::Element, colon, "the value after this `:` is missing")),
-            [token] if token.kind == TokenKind::Word && verdict(&token.text).is_some() => {
-                Ok(verdict(&token.text).unwrap_or(Data::Continue))
-            }
-            [verb, chain] if verb.is("jump") || verb.is("goto") => {
-                let name = self.value(chain)?;
+        let words: Vec<&str> = tokens.iter().map(|token| &*token.text).collect();
+        match words[..] {
+            [] => Err(no_element(colon, "the value after this `:` is missing")),
+            ["accept"] => Ok(Data::Accept),
+            ["drop"] => Ok(Data::Drop),
+            ["continue"] => Ok(Data::Continue),
+            ["return"] => Ok(Data::Return),
+            [verb @ ("jump" | "goto"), _] => {
+                let name = self.value(&tokens[1])?;
                 if !is_identifier(&name) {
-                    return Err(Diagnostic::new(
-                        Code::Name,
-                        chain.span,
-                        format!("{} can't be the name of a chain", quoted(&name)),
-                    ));
+                    return Err(no_name(tokens[1].span, &name, "chain"));
                 }
-                Ok(if verb.is("jump") { Data::Jump(name) } else { Data::Goto(name) })
+                Ok(if verb == "jump" { Data::Jump(name) } else { Data::Goto(name) })
             }
             _ => {
-                let (values, dots): (Vec<_>, Vec<_>) =
-                    tokens.iter().enumerate().partition(|(index, _)| index % 2 == 0);
-                if let Some((_, token)) = dots.iter().find(|(_, token)| !token.is(".")) {
-                    return Err(Self::unsupported(token.span));
+                if let Some(token) = tokens.iter().skip(1).step_by(2).find(|token| !token.is(".")) {
+                    return Err(unsupported(token.span));
                 }
-                if let Some((_, dot)) = dots.get(values.len() - 1) {
-                    return Err(Diagnostic::new(
-                        Code::Element,
-                        dot.span,
-                        "the value after this `.` is missing",
-                    ));
+                if tokens.len().is_multiple_of(2) {
+                    let dot = tokens[tokens.len() - 1].span;
+                    return Err(no_element(dot, "the value after this `.` is missing"));
                 }
-                Ok(Data::Value(values.into_iter().map(|(_, token)| self.value(token)).collect::<Read<_>>()?))
+                let values = tokens.iter().step_by(2).map(|token| self.value(token));
+                Ok(Data::Value(values.collect::<Read<_>>()?))
             }
         }
     }
@@ -498,18 +400,28 @@ impl<'a> Reader<'a> {
             TokenKind::Word | TokenKind::Quoted => Ok(token.unquoted().to_owned()),
             TokenKind::Variable => match paths::list(self.variables, std::slice::from_ref(token), 0) {
                 Some((list, _)) if list.len() == 1 => Ok(list[0].text.clone()),
-                _ => {
-                    Err(Diagnostic::new(Code::Element, token.span, "this variable holds more than one word"))
-                }
+                _ => Err(no_element(token.span, "this variable holds more than one word")),
             },
-            _ => Err(Self::unsupported(token.span)),
+            _ => Err(unsupported(token.span)),
         }
     }
+}
 
-    fn unsupported(span: Span) -> Diagnostic {
-        Diagnostic::new(Code::Element, span, "this form of an element isn't supported")
-            .help("write `{ \"PATH\", \"PATH\" }`, or `{ \"PATH\" : VALUE, \"PATH\" : VALUE }` for a map")
-    }
+fn no_statement(span: Span, message: impl Into<String>) -> Diagnostic {
+    Diagnostic::new(Code::Statement, span, message)
+}
+
+fn no_element(span: Span, message: impl Into<String>) -> Diagnostic {
+    Diagnostic::new(Code::Element, span, message)
+}
+
+fn no_name(span: Span, text: &str, what: &str) -> Diagnostic {
+    Diagnostic::new(Code::Name, span, format!("{} can't be the name of a {what}", quoted(text)))
+}
+
+fn unsupported(span: Span) -> Diagnostic {
+    no_element(span, "this form of an element isn't supported")
+        .help("write `{ \"PATH\", \"PATH\" }`, or `{ \"PATH\" : VALUE, \"PATH\" : VALUE }` for a map")
 }
 
 /// `unit` stands for what the selectors select, which another match in the same rule could only narrow to nothing.
@@ -521,51 +433,28 @@ fn check_matches(body: &[Part]) -> Read<()> {
     });
     match (matches.next(), matches.next()) {
         (Some((first, _)), Some((second, span))) if first || second => {
-            Err(Diagnostic::new(Code::Statement, span, "another cgroup match beside `socket cgroupv2 unit`")
+            Err(no_statement(span, "another cgroup match beside `socket cgroupv2 unit`")
                 .help("leave one of them out"))
         }
         _ => Ok(()),
     }
 }
 
-/// Whether another statement of the rule begins here, so that a value is missing.
-fn is_statement_keyword(token: &Token) -> bool {
-    token.kind == TokenKind::Word
-        && matches!(
-            &*token.text,
-            "accept"
-                | "drop"
-                | "reject"
-                | "return"
-                | "continue"
-                | "jump"
-                | "goto"
-                | "counter"
-                | "log"
-                | "queue"
-        )
+/// Whether `socket cgroupv2 level` or `socket cgroupv2 unit` is here.
+fn is_cgroup_match(words: &[Token]) -> bool {
+    words[0].is("socket") && words[1].is("cgroupv2") && words[2].is_any(&["level", "unit"])
 }
 
-/// Whether the cgroup is used in another way than compared with a path.
-fn is_operator_keyword(token: &Token) -> bool {
-    token.kind == TokenKind::Word
-        && matches!(
-            &*token.text,
-            "map"
-                | "vmap"
-                | "and"
-                | "or"
-                | "xor"
-                | "lshift"
-                | "rshift"
-                | "lt"
-                | "gt"
-                | "le"
-                | "ge"
-                | "mod"
-                | "seed"
-        )
-}
+/// How a cgroup is compared with paths.
+const OPERATORS: [&str; 4] = ["==", "!=", "eq", "ne"];
+
+/// What uses a cgroup in another way.
+const OTHER_OPERATORS: [&str; 13] =
+    ["map", "vmap", "and", "or", "xor", "lshift", "rshift", "lt", "gt", "le", "ge", "mod", "seed"];
+
+/// What begins another statement of the rule, so that a value is missing before it.
+const STATEMENTS: [&str; 10] =
+    ["accept", "drop", "reject", "return", "continue", "jump", "goto", "counter", "log", "queue"];
 
 /// As nft reads numbers: `0x` begins a hexadecimal one, `0` an octal one.
 fn number(text: &str) -> Option<u32> {
@@ -577,8 +466,4 @@ fn number(text: &str) -> Option<u32> {
         None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8).ok(),
         None => text.parse().ok(),
     }
-}
-
-fn plural(count: usize) -> &'static str {
-    if count == 1 { "" } else { "s" }
 }

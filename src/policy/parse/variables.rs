@@ -12,13 +12,12 @@ use crate::{
 };
 
 /// All variables so far, and those in force.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Variables {
     /// From the outermost block to the innermost: the user's names and where in `defines` they are.
     scopes: Vec<BTreeMap<String, usize>>,
-    /// The open braces, and whether each has variables of its own.
-    braces: Vec<bool>,
-    defines: Vec<Define>,
+    /// In the order in which nft reads them.
+    pub(super) defines: Vec<Define>,
     /// The last number that made a name unique.
     numbers: BTreeMap<String, usize>,
     /// Unique names, and where in `defines` they are.
@@ -27,33 +26,21 @@ pub(super) struct Variables {
 
 impl Variables {
     pub(super) fn new() -> Self {
-        Self {
-            scopes: vec![BTreeMap::new()],
-            braces: Vec::new(),
-            defines: Vec::new(),
-            numbers: BTreeMap::new(),
-            index: BTreeMap::new(),
-        }
+        Self { scopes: vec![BTreeMap::new()], ..Self::default() }
     }
 
-    /// A brace opens, with variables of its own or not.
-    pub(super) fn open(&mut self, has_scope: bool) {
-        self.braces.push(has_scope);
-        if has_scope {
-            self.scopes.push(BTreeMap::new());
-        }
+    /// A block with variables of its own opens.
+    pub(super) fn open(&mut self) {
+        self.scopes.push(BTreeMap::new());
     }
 
     /// It closes.
     pub(super) fn close(&mut self) {
-        if self.braces.pop() == Some(true) {
-            self.scopes.pop();
-        }
+        self.scopes.truncate((self.scopes.len() - 1).max(1));
     }
 
     /// A file of the command line ends, and with it the blocks that it left open.
     pub(super) fn close_all(&mut self) {
-        self.braces.clear();
         self.scopes.truncate(1);
     }
 
@@ -78,11 +65,7 @@ impl Variables {
 
     /// Forgets the innermost variable of a name.
     pub(super) fn undefine(&mut self, name: &str) {
-        for scope in self.scopes.iter_mut().rev() {
-            if scope.remove(name).is_some() {
-                return;
-            }
-        }
+        self.scopes.iter_mut().rev().find_map(|scope| scope.remove(name));
     }
 
     /// Gives references to variables the unique names of those in force.
@@ -111,10 +94,6 @@ impl Variables {
         self.index.get(unique).map(|&at| &self.defines[at])
     }
 
-    pub(super) fn into_defines(self) -> Vec<Define> {
-        self.defines
-    }
-
     fn lookup(&self, name: &str) -> Option<&Define> {
         self.scopes.iter().rev().find_map(|scope| scope.get(name)).map(|&at| &self.defines[at])
     }
@@ -131,19 +110,13 @@ impl Variables {
     }
 
     fn unknown(&self, token: &Token) -> Diagnostic {
-        let diagnostic = Diagnostic::new(
-            Code::Variable,
-            token.span,
-            format!("{} is not defined above", quoted(&token.text)),
-        );
-        match self.nearest(&token.text[1..]) {
+        let message = format!("{} is not defined above", quoted(&token.text));
+        let diagnostic = Diagnostic::new(Code::Variable, token.span, message);
+        let known = self.scopes.iter().flat_map(BTreeMap::keys).map(String::as_str);
+        match nearest(&token.text[1..], known) {
             Some(name) => diagnostic.help(format!("did you mean {}?", quoted(&format!("${name}")))),
             None => diagnostic.help("write `define NAME = …` outside the comments, above this line"),
         }
-    }
-
-    fn nearest(&self, name: &str) -> Option<&str> {
-        nearest(name, self.scopes.iter().flat_map(BTreeMap::keys).map(String::as_str))
     }
 
     /// nft expands variables in the quotes of `log prefix` too.
@@ -198,10 +171,8 @@ mod tests {
     #[test]
     fn variables_end_with_their_block() {
         let mut variables = Variables::new();
-        variables.open(true);
-        variables.open(false);
+        variables.open();
         variables.define("A", tokens("1"), NOWHERE).unwrap();
-        variables.close();
         variables.rename(&mut tokens("$A")).unwrap();
         variables.close();
         assert!(variables.rename(&mut tokens("$A")).is_err());

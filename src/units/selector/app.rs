@@ -20,8 +20,8 @@ pub(super) fn names(id: &str, unit: &str) -> bool {
     is(id) || id.strip_suffix(".desktop").is_some_and(is)
 }
 
-/// An id that [`names`] a unit: what a desktop calls its application, or its snap.
-pub(super) fn id(unit: &str) -> Option<String> {
+/// An id by which a unit's application is selected: what a desktop calls it, or its snap.
+pub fn id(unit: &str) -> Option<String> {
     match of_desktop(unit) {
         Some(id) => String::from_utf8(id).ok(),
         None => of_snap(unit).map(|(snap, _)| snap.to_owned()),
@@ -43,14 +43,8 @@ fn of_desktop(unit: &str) -> Option<Vec<u8>> {
         ("service", Some(number), ["dbus", bus, id]) if is_bus(bus) && is_number(number) => id,
         ("service", Some(_), ["app", id] | ["app", _, id]) => id,
         ("scope", None, ["app", id, _] | ["app", _, id, _]) => id,
-        ("service" | "slice", None, ["app", id] | ["app", _, id, _]) => id,
-        ("service" | "slice", None, ["app", first, second]) => {
-            if is_random(second) {
-                first
-            } else {
-                second
-            }
-        }
+        ("service" | "slice", None, ["app", id, random]) if is_random(random) => id,
+        ("service" | "slice", None, ["app", id] | ["app", _, id] | ["app", _, id, _]) => id,
         _ => return None,
     };
     Some(unescaped(id))

@@ -4,14 +4,13 @@
 
 /// The `[` that nothing closes, or that holds a class by name (`[[:alpha:]]`), which is not understood.
 pub(super) fn diagnostic(glob: &str) -> Option<usize> {
-    let bytes = glob.as_bytes();
-    let mut rest = bytes;
-    while let Some((piece, after)) = split(rest) {
-        match piece {
-            Piece::Byte(b'[') => return Some(bytes.len() - rest.len()),
-            Piece::Class { members, .. } if has_name(members) => return Some(bytes.len() - rest.len()),
-            _ => rest = after,
-        }
+    let mut rest = glob.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = match class(after) {
+            _ if *first != b'[' => after,
+            Some((_, members, after)) if !has_name(members) => after,
+            _ => return Some(glob.len() - rest.len()),
+        };
     }
     None
 }
@@ -21,85 +20,53 @@ pub(super) fn matches(glob: &str, name: &str) -> bool {
     let (mut glob, mut name) = (glob.as_bytes(), name.as_bytes());
     let mut again = None;
     loop {
-        match split(glob) {
-            None if name.is_empty() => return true,
-            Some((Piece::Any, after)) => {
-                again = Some((after, name));
-                glob = after;
-            }
-            Some((piece, after)) if name.first().is_some_and(|byte| piece.takes(*byte)) => {
-                (glob, name) = (after, &name[1..]);
-            }
-            _ => {
-                let Some((after, [_, rest @ ..])) = again else { return false };
-                again = Some((after, rest));
-                (glob, name) = (after, rest);
-            }
+        if let [b'*', after @ ..] = glob {
+            again = Some((after, name));
+            glob = after;
+        } else if let [byte, rest @ ..] = name
+            && let Some(after) = after_taking(*byte, glob)
+        {
+            (glob, name) = (after, rest);
+        } else if glob.is_empty() && name.is_empty() {
+            return true;
+        } else {
+            let Some((after, [_, rest @ ..])) = again else { return false };
+            again = Some((after, rest));
+            (glob, name) = (after, rest);
         }
     }
 }
 
-/// What a glob consists of.
-#[derive(Clone, Copy)]
-enum Piece<'a> {
-    /// `*`
-    Any,
-    /// `?`
-    One,
-    /// `[…]`
-    Class {
-        /// Whether it is `[!…]` or `[^…]`.
-        negated: bool,
-        /// What is between.
-        members: &'a [u8],
-    },
-    /// What stands for itself.
-    Byte(u8),
-}
-
-impl Piece<'_> {
-    fn takes(self, byte: u8) -> bool {
-        match self {
-            Self::Any | Self::One => true,
-            Self::Class { negated, members } => has(members, byte) != negated,
-            Self::Byte(own) => own == byte,
-        }
+/// What follows the beginning of a glob, no `*`, if that takes a byte.
+fn after_taking(byte: u8, glob: &[u8]) -> Option<&[u8]> {
+    let (first, after) = glob.split_first()?;
+    match (first, class(after)) {
+        (b'?', _) => Some(after),
+        (b'[', Some((negated, members, after))) => (has(members, byte) != negated).then_some(after),
+        (own, _) => (*own == byte).then_some(after),
     }
 }
 
-/// A glob's first piece, and the rest.
-fn split(glob: &[u8]) -> Option<(Piece<'_>, &[u8])> {
-    let (first, rest) = glob.split_first()?;
-    Some(match first {
-        b'*' => (Piece::Any, rest),
-        b'?' => (Piece::One, rest),
-        b'[' => class(rest).unwrap_or((Piece::Byte(b'['), rest)),
-        byte => (Piece::Byte(*byte), rest),
-    })
-}
-
-/// What follows a `[`. A `]` that comes first is a member.
-fn class(text: &[u8]) -> Option<(Piece<'_>, &[u8])> {
+/// Whether a class is `[!…]` or `[^…]`, its members, and what follows it; of what follows its `[`. A `]` that comes first
+/// is a member.
+fn class(text: &[u8]) -> Option<(bool, &[u8], &[u8])> {
     let (negated, text) = match text {
         [b'!' | b'^', rest @ ..] => (true, rest),
         _ => (false, text),
     };
     let end = 1 + text.get(1..)?.iter().position(|byte| *byte == b']')?;
-    Some((Piece::Class { negated, members: &text[..end] }, &text[end + 1..]))
+    Some((negated, &text[..end], &text[end + 1..]))
 }
 
 fn has(mut members: &[u8], byte: u8) -> bool {
-    loop {
-        let (has, rest) = match members {
-            [] => return false,
-            [from, b'-', to, rest @ ..] => ((*from..=*to).contains(&byte), rest),
-            [member, rest @ ..] => (*member == byte, rest),
-        };
-        if has {
+    while let [from, rest @ ..] = members {
+        let (to, rest) = if let [b'-', to, rest @ ..] = rest { (to, rest) } else { (from, rest) };
+        if (*from..=*to).contains(&byte) {
             return true;
         }
         members = rest;
     }
+    false
 }
 
 fn has_name(members: &[u8]) -> bool {
@@ -165,12 +132,12 @@ mod tests {
     }
 
     fn by_trying_all(glob: &[u8], name: &[u8]) -> bool {
-        match split(glob) {
-            None => name.is_empty(),
-            Some((Piece::Any, after)) => (0..=name.len()).any(|at| by_trying_all(after, &name[at..])),
-            Some((piece, after)) => name
-                .split_first()
-                .is_some_and(|(first, rest)| piece.takes(*first) && by_trying_all(after, rest)),
+        match glob {
+            [] => name.is_empty(),
+            [b'*', after @ ..] => (0..=name.len()).any(|at| by_trying_all(after, &name[at..])),
+            _ => name.split_first().is_some_and(|(first, rest)| {
+                after_taking(*first, glob).is_some_and(|after| by_trying_all(after, rest))
+            }),
         }
     }
 

@@ -22,24 +22,18 @@ pub(super) fn of(selector: &Selector) -> BTreeSet<u32> {
 
 fn of_system(which: &Which) -> BTreeSet<u32> {
     match which {
-        Which::Unit(unit) => of_system_unit(&unit.0).into_iter().collect(),
+        Which::Unit(unit) if places::is_slice(&unit.0) => of_slice(&unit.0).into_iter().collect(),
+        Which::Unit(unit) if *unit.0 == *"init.scope" => BTreeSet::from([1]),
+        Which::Unit(unit) if is_session(&unit.0) || places::template(&unit.0).is_some() => {
+            BTreeSet::from([3])
+        }
         Which::Glob(glob) if glob.contains('@') => BTreeSet::from([2, 3]),
-        Which::Glob(_) | Which::App(_) => BTreeSet::from([2]),
+        Which::Unit(_) | Which::Glob(_) | Which::App(_) => BTreeSet::from([2]),
     }
 }
 
-fn of_system_unit(name: &str) -> Option<u32> {
-    if places::is_slice(name) {
-        return of_slice(name);
-    }
-    if name == "init.scope" {
-        return Some(1);
-    }
-    let is_session = name.starts_with("session-") && name.ends_with(".scope");
-    if is_session || places::user_of(name).is_some() {
-        return Some(3);
-    }
-    Some(count(&places::default_path(name)))
+fn is_session(name: &str) -> bool {
+    name.starts_with("session-") && name.ends_with(".scope")
 }
 
 /// A user's manager puts units into `app.slice`, and instances of templates into a slice of their template in there,
@@ -51,7 +45,7 @@ fn of_user(which: &Which) -> BTreeSet<u32> {
         Which::Unit(unit) if places::is_slice(&unit.0) => {
             of_slice(&unit.0).into_iter().map(|level| USER + level).collect()
         }
-        Which::Unit(unit) if unit.0 == "init.scope".into() => BTreeSet::from([USER + 1]),
+        Which::Unit(unit) if *unit.0 == *"init.scope" => BTreeSet::from([USER + 1]),
         Which::Unit(unit) if places::template(&unit.0).is_none() => BTreeSet::from([UNIT]),
         Which::Glob(glob) if !glob.contains('@') => BTreeSet::from([UNIT]),
         Which::Unit(_) | Which::Glob(_) | Which::App(_) => BTreeSet::from([UNIT, INSTANCE]),
@@ -60,11 +54,7 @@ fn of_user(which: &Which) -> BTreeSet<u32> {
 
 /// The level of a slice; the root, `-.slice`, has none.
 fn of_slice(name: &str) -> Option<u32> {
-    places::slice_path(name).filter(|path| !path.is_empty()).map(|path| count(&path))
-}
-
-fn count(path: &str) -> u32 {
-    path.split('/').map(|_| 1).sum()
+    places::slice_path(name).filter(|path| !path.is_empty()).map(|path| path.split('/').map(|_| 1).sum())
 }
 
 #[cfg(test)]

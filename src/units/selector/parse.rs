@@ -3,74 +3,39 @@
 use std::ops::Range;
 
 use super::{Selector, SelectorError, Selectors, Which, Whose, glob};
-use crate::model::UnitName;
+use crate::{
+    model::UnitName,
+    units::places::{has_type, is_in_name},
+};
 
-/// What is wrong with a text, and which bytes of it.
-type Diagnostic = (Range<usize>, SelectorError);
+/// What is wrong with a text, and which part of it.
+type Mistake<'a> = (&'a str, SelectorError);
 
 /// The longest name of a user, as useradd(8) has it.
 const USER_NAME_MAX: usize = 32;
 
-/// Reads selectors between commas, with blanks around each.
-pub(super) fn selectors(text: &str) -> Result<Selectors, Diagnostic> {
-    let mut at = 0;
-    let mut selectors = Vec::new();
-    for piece in text.split(',') {
-        selectors.push(selector(Part { text: piece, at })?);
-        at += piece.len() + 1;
-    }
-    Ok(Selectors(selectors))
-}
-
-/// A part of the text, and the byte that it begins at.
-#[derive(Clone, Copy)]
-struct Part<'a> {
-    text: &'a str,
-    at: usize,
-}
-
-impl<'a> Part<'a> {
-    fn trimmed(self) -> Self {
-        let text = self.text.trim_start_matches(is_blank);
-        let at = self.at + self.text.len() - text.len();
-        Self { text: text.trim_end_matches(is_blank), at }
-    }
-
-    fn without(self, prefix: &str) -> Option<Self> {
-        let text = self.text.strip_prefix(prefix)?;
-        Some(Self { text, at: self.at + prefix.len() })
-    }
-
-    fn split_at_colon(self) -> Option<(&'a str, Self)> {
-        let (before, text) = self.text.split_once(':')?;
-        Some((before, Self { text, at: self.at + before.len() + 1 }))
-    }
-
-    fn diagnostic(self, error: SelectorError) -> Diagnostic {
-        (self.at..self.at + self.text.len(), error)
-    }
-
-    /// Every character must be allowed.
-    fn check(self, is_allowed: impl Fn(char) -> bool) -> Result<(), Diagnostic> {
-        match self.text.char_indices().find(|(_, character)| !is_allowed(*character)) {
-            None => Ok(()),
-            Some((at, character)) => {
-                let at = self.at + at;
-                Err((at..at + character.len_utf8(), SelectorError::Character))
-            }
-        }
+impl Selectors {
+    /// Reads what stands left of the `::`: selectors between commas, with blanks around each.
+    ///
+    /// # Errors
+    /// The first diagnostic, and the bytes of the text that it is about.
+    pub fn parse(text: &str) -> Result<Self, (Range<usize>, SelectorError)> {
+        text.split(',').map(selector).collect::<Result<_, _>>().map(Self).map_err(|(part, error)| {
+            let start = part.as_ptr().addr() - text.as_ptr().addr();
+            (start..start + part.len(), error)
+        })
     }
 }
 
-fn selector(piece: Part<'_>) -> Result<Selector, Diagnostic> {
-    let whole = piece.trimmed();
-    if whole.text.is_empty() {
-        return Err(piece.diagnostic(SelectorError::Empty));
+fn selector(piece: &str) -> Result<Selector, Mistake<'_>> {
+    let whole = piece.trim_matches([' ', '\t', '\r']);
+    if whole.is_empty() {
+        return Err((piece, SelectorError::Empty));
     }
-    let manager = whole.split_at_colon().and_then(|(before, rest)| Some((whose(before)?, rest)));
+    let manager = whole.split_once(':').and_then(|(before, rest)| Some((whose(before)?, rest)));
     let (whose, rest) = manager.unwrap_or((Whose::Anybody, whole));
-    if rest.text.is_empty() || rest.text == "app:" {
-        return Err(whole.diagnostic(SelectorError::Empty));
+    if rest.is_empty() || rest == "app:" {
+        return Err((whole, SelectorError::Empty));
     }
     Ok(Selector { whose, which: which(rest)? })
 }
@@ -96,47 +61,27 @@ fn is_user_name(text: &str) -> bool {
         && name.bytes().all(is_allowed)
 }
 
-fn which(part: Part<'_>) -> Result<Which, Diagnostic> {
-    if let Some(id) = part.without("app:") {
-        id.check(is_in_id)?;
-        return Ok(Which::App(id.text.to_owned()));
+fn which(text: &str) -> Result<Which, Mistake<'_>> {
+    if let Some(id) = text.strip_prefix("app:") {
+        return check(id, is_in_id).map(|()| Which::App(id.to_owned()));
     }
-    if !part.text.contains(['*', '?', '[']) {
-        part.check(is_in_unit)?;
-        return if has_type(part.text) {
-            Ok(Which::Unit(UnitName(part.text.into())))
-        } else {
-            Err(part.diagnostic(SelectorError::NoType))
-        };
+    let is_glob = text.contains(['*', '?', '[']);
+    check(text, |character| is_in_name(character) || (is_glob && "*?[]!^".contains(character)))?;
+    if let Some(at) = glob::diagnostic(text).filter(|_| is_glob) {
+        return Err((&text[at..], SelectorError::Glob));
     }
-    part.check(is_in_glob)?;
-    if let Some(at) = glob::diagnostic(part.text) {
-        return Err((part.at + at..part.at + part.text.len(), SelectorError::Glob));
+    if !has_type(text) && !text.ends_with('*') {
+        return Err((text, SelectorError::NoType));
     }
-    if part.text.ends_with('*') || has_type(part.text) {
-        Ok(Which::Glob(part.text.to_owned()))
-    } else {
-        Err(part.diagnostic(SelectorError::NoType))
-    }
+    Ok(if is_glob { Which::Glob(text.to_owned()) } else { Which::Unit(UnitName(text.into())) })
 }
 
-/// Whether a name ends in a dot and letters; which letters is not looked at.
-fn has_type(name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(stem, kind)| {
-        !stem.is_empty() && !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_alphabetic())
+/// Every character must be allowed.
+fn check(text: &str, is_allowed: impl Fn(char) -> bool) -> Result<(), Mistake<'_>> {
+    let other = text.char_indices().find(|(_, character)| !is_allowed(*character));
+    other.map_or(Ok(()), |(at, character)| {
+        Err((&text[at..at + character.len_utf8()], SelectorError::Character))
     })
-}
-
-fn is_blank(character: char) -> bool {
-    matches!(character, ' ' | '\t' | '\r')
-}
-
-fn is_in_unit(character: char) -> bool {
-    character.is_ascii_alphanumeric() || ":-_.\\@".contains(character)
-}
-
-fn is_in_glob(character: char) -> bool {
-    is_in_unit(character) || "*?[]!^".contains(character)
 }
 
 fn is_in_id(character: char) -> bool {
@@ -148,6 +93,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn selectors(text: &str) -> Result<Selectors, (Range<usize>, SelectorError)> {
+        Selectors::parse(text)
+    }
 
     fn one(text: &str) -> Selector {
         let Selectors(mut selectors) = selectors(text).unwrap();

@@ -1,5 +1,7 @@
 //! Comments that are annotations but for a slip: no ` :: `, no type of a unit, no verb.
 
+use std::ops::Range;
+
 use super::{is_blank, is_family};
 use crate::{
     model::UNIT_TYPES,
@@ -7,106 +9,69 @@ use crate::{
         Code, FileId, Span,
         diagnostic::{Diagnostic, quoted},
     },
+    units::places,
 };
 
 /// What is wrong with a comment, which stands at byte `start` and is no annotation, if it is nearly one.
 pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Diagnostic> {
-    let parts = Parts::of(content)?;
-    let place = |from: usize, to: usize| Span { file, start: start + from, end: start + to };
-    let Parts { unit, separator, statement } = parts;
+    let word = &content[..content.find(is_blank).unwrap_or(content.len())];
+    let unit = &word[..word.find("::").unwrap_or(word.trim_end_matches(':').len())];
+    let after = &content[unit.len()..];
+    let statement = after.trim_start_matches(|c| is_blank(c) || c == ':');
     let statement_at = content.len() - statement.len();
+    let separator = &content[unit.len()..statement_at];
+    if unit.is_empty() || separator.is_empty() || statement.is_empty() {
+        return None;
+    }
     let words: Vec<&str> = statement.split(is_blank).filter(|word| !word.is_empty()).take(4).collect();
-    match (has_type(unit), is_right(separator), likeness(&words)) {
-        (true, false, Likeness::Statement) => {
-            let colons = separator.trim_matches(is_blank);
-            let colons_at = unit.len() + separator.find(':').unwrap_or_default();
-            Some(
-                Diagnostic::new(
-                    Code::NearMiss,
-                    place(colons_at, colons_at + colons.len()),
-                    "this comment is no annotation: ` :: ` is missing",
-                )
-                .help("write ` :: ` between the unit and the statement")
-                .fix(place(unit.len(), statement_at), " :: "),
-            )
-        }
-        (true, true, Likeness::OtherVerb) => Some(
-            Diagnostic::new(
-                Code::NearMiss,
-                place(statement_at, statement_at + words[0].len()),
-                format!("this comment is no annotation: {} is no verb", quoted(words[0])),
-            )
-            .help("write `add`")
-            .fix(place(statement_at, statement_at + words[0].len()), "add"),
-        ),
-        (false, true, Likeness::Statement) if is_bare_name(unit) => Some(
-            Diagnostic::new(
-                Code::NearMiss,
-                place(0, unit.len()),
-                format!("this comment is no annotation: the unit's type is missing behind {}", quoted(unit)),
-            )
-            .help("write the unit's whole name")
-            .fix(place(0, unit.len()), format!("{}.service", unit.trim_end_matches('.'))),
-        ),
-        _ => None,
-    }
-}
-
-/// A comment cut where its unit ends and where its statement begins.
-struct Parts<'a> {
-    unit: &'a str,
-    separator: &'a str,
-    statement: &'a str,
-}
-
-impl<'a> Parts<'a> {
-    fn of(content: &'a str) -> Option<Self> {
-        let word = &content[..content.find(is_blank).unwrap_or(content.len())];
-        let unit = match word.find("::") {
-            Some(end) => &word[..end],
-            None => word.trim_end_matches(':'),
-        };
-        let after = &content[unit.len()..];
-        let statement = after.trim_start_matches(|c| is_blank(c) || c == ':');
-        let separator = &after[..after.len() - statement.len()];
-        let is_whole = !unit.is_empty() && !separator.is_empty() && !statement.is_empty();
-        is_whole.then_some(Self { unit, separator, statement })
-    }
-}
-
-fn is_right(separator: &str) -> bool {
-    separator.trim_matches(is_blank) == "::"
+    let has_type = places::has_type(unit) && UNIT_TYPES.contains(&places::kind(unit));
+    let is_right = separator.trim_matches(is_blank) == "::"
         && separator.starts_with(is_blank)
-        && separator.ends_with(is_blank)
-}
-
-fn has_type(unit: &str) -> bool {
-    unit.rsplit_once('.').is_some_and(|(name, suffix)| !name.is_empty() && UNIT_TYPES.contains(&suffix))
+        && separator.ends_with(is_blank);
+    let (place, what, help, replaced, by) = match (has_type, is_right) {
+        (true, false) if is_statement(&words) => {
+            let colons = separator.trim_matches(is_blank);
+            let at = unit.len() + separator.find(':').unwrap_or_default();
+            let help = "write ` :: ` between the unit and the statement";
+            let whole = unit.len()..statement_at;
+            (at..at + colons.len(), "` :: ` is missing".to_owned(), help, whole, " :: ".to_owned())
+        }
+        (true, true) if has_other_verb(&words) => {
+            let place = statement_at..statement_at + words[0].len();
+            let what = format!("{} is no verb", quoted(words[0]));
+            (place.clone(), what, "write `add`", place, "add".to_owned())
+        }
+        (false, true) if is_statement(&words) && is_bare_name(unit) => {
+            let place = 0..unit.len();
+            let what = format!("the unit's type is missing behind {}", quoted(unit));
+            let name = format!("{}.service", unit.trim_end_matches('.'));
+            (place.clone(), what, "write the unit's whole name", place, name)
+        }
+        _ => return None,
+    };
+    let span = |place: Range<usize>| Span { file, start: start + place.start, end: start + place.end };
+    let message = format!("this comment is no annotation: {what}");
+    Some(Diagnostic::new(Code::NearMiss, span(place), message).help(help).fix(span(replaced), by))
 }
 
 /// Whether it could be a unit's name if it had a type.
 fn is_bare_name(unit: &str) -> bool {
-    let has_suffix = unit.rsplit_once('.').is_some_and(|(_, suffix)| {
-        !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_alphabetic())
-    });
-    unit.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c)) && !has_suffix
+    let kind = places::kind(unit);
+    unit.chars().all(places::is_in_name)
+        && (kind.is_empty() || !kind.bytes().all(|byte| byte.is_ascii_alphabetic()))
 }
 
-enum Likeness {
-    Statement,
-    OtherVerb,
-    None,
-}
-
-/// How much a text's first words look like a statement of an annotation.
-fn likeness(words: &[&str]) -> Likeness {
+/// Whether a text's first words look like a statement of an annotation.
+fn is_statement(words: &[&str]) -> bool {
     match words {
-        ["add" | "insert", "rule" | "element", _, ..] => Likeness::Statement,
-        ["add" | "insert", family, _, ..] if is_family(family) => Likeness::Statement,
-        [family, _, _, _] if is_family(family) => Likeness::Statement,
-        [_, "rule" | "element", family, ..] if is_family(family) => Likeness::OtherVerb,
-        _ => Likeness::None,
+        ["add" | "insert", "rule" | "element", _, ..] => true,
+        ["add" | "insert", family, _, ..] | [family, _, _, _] => is_family(family),
+        _ => false,
     }
+}
+
+fn has_other_verb(words: &[&str]) -> bool {
+    matches!(words, [_, "rule" | "element", family, ..] if is_family(family)) && !is_statement(words)
 }
 
 #[cfg(test)]
