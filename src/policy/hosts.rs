@@ -95,10 +95,7 @@ struct Finder<'a, 'd> {
 
 impl<'a> Finder<'a, '_> {
     fn token(&self, at: usize) -> Option<&'a Token> {
-        match self.body.get(at)? {
-            Part::Verbatim(token) => Some(token),
-            Part::Cgroup(_) | Part::Units(_) => None,
-        }
+        if let Part::Verbatim(token) = self.body.get(at)? { Some(token) } else { None }
     }
 
     fn is_any(&self, at: usize, words: &[&str]) -> bool {

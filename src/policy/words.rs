@@ -1,14 +1,12 @@
 //! What nft's words do in a rule, as far as it matters whether they only match. Pure.
 
-use crate::text::{Token, TokenKind};
+use crate::text::Token;
 
 /// Whether tokens in front of a cgroup match are known to be nothing but matches, so that it makes no difference
 /// which is tested first. What is not known is taken for an effect.
 pub fn only_matches(before: &[&Token]) -> bool {
-    let Some(first) = before.first() else { return true };
-    let is_word = |token: &&&Token| token.kind == TokenKind::Word;
-    MATCHES.contains(&&*first.text)
-        && !before.iter().filter(is_word).any(|token| OTHERS.contains(&&*token.text))
+    before.first().is_none_or(|first| first.is_any(&MATCHES))
+        && !before.iter().any(|token| token.is_any(&OTHERS))
 }
 
 /// Matches without any effect or memory of their own, by the words that they begin with.
