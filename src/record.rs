@@ -58,6 +58,7 @@ impl Entry {
         match &self.step {
             Step::Snapshot(snapshot) => format!("- snapshot: {} elements", snapshot.rows.len()),
             Step::Event(event) => words_of(event),
+            Step::Actions(actions) if actions.is_empty() => "- nothing to do".to_owned(),
             Step::Actions(actions) => actions.iter().map(of_action).collect::<Vec<_>>().join("; "),
         }
     }

@@ -183,6 +183,7 @@ struct Machine {
     fails: bool,
     /// The same once more, from what is logged.
     replay: Replay,
+    is_told: bool,
     heard: Vec<Event>,
     /// The state of the system's `u2.service`.
     state: UnitState,
@@ -209,6 +210,7 @@ impl Machine {
             number: 0,
             fails: false,
             replay: Replay::default(),
+            is_told: false,
             heard: vec![],
             state: UnitState::Missing,
             now: Duration::ZERO,
@@ -272,6 +274,7 @@ impl Machine {
     fn tell(&mut self, event: Event) {
         self.now += Duration::from_millis(1);
         self.log(Logged::Event(event.clone()));
+        self.is_told = true;
         self.engine.handle(self.now, event);
     }
 
@@ -344,9 +347,11 @@ impl Machine {
     /// Does what the engine wants, once; while it is done, one cgroup is restarted whenever somebody looks at it, up to
     /// three times, and removed at the last.
     fn turn(&mut self, meanwhile: Option<usize>) -> usize {
+        let is_due = self.engine.timeout().is_some_and(|at| at <= self.now);
         let actions = self.engine.actions(self.now);
         let wishes = actions.len();
-        if wishes > 0 {
+        // As the daemon logs it.
+        if std::mem::take(&mut self.is_told) || is_due || wishes > 0 {
             assert_eq!(self.log(Logged::Actions(actions.clone())), None, "a replay decides otherwise");
         }
         for action in actions {

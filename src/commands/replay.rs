@@ -35,7 +35,6 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             Some(today) => {
                 differences += 1;
                 let today = Entry { at: entry.at, step: Step::Actions(today) }.words();
-                let today = if today.is_empty() { "nothing" } else { &today };
                 writeln!(out, "{number}: {seen}\n{number}: today: {today}")
             }
         };

@@ -360,10 +360,11 @@ impl Daemon {
             self.give_back();
         }
         let now = self.now();
+        let is_due = self.engine.timeout().is_some_and(|at| at <= now);
         let actions = self.engine.actions(now);
         let has_acted = !actions.is_empty();
-        if let Some(log) = self.state_log.as_mut().filter(|_| has_acted) {
-            log.actions(now, &actions);
+        if let Some(log) = &mut self.state_log {
+            log.actions(now, &actions, is_due);
         }
         actions.into_iter().for_each(|action| self.execute(action, sources));
         if let Some(log) = &mut self.state_log {

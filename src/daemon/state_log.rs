@@ -29,6 +29,8 @@ pub(super) struct StateLog {
     written: usize,
     /// Lines that are written when the work of a turn is done.
     pending: String,
+    /// Whether the engine was told something since it was last asked.
+    is_told: bool,
 }
 
 impl StateLog {
@@ -37,17 +39,22 @@ impl StateLog {
     /// # Errors
     /// As open(2), rename(2).
     pub(super) fn begin(path: PathBuf, now: Duration, engine: &Engine) -> io::Result<Self> {
-        let mut log = Self { path, file: None, written: 0, pending: String::new() };
+        let mut log = Self { path, file: None, written: 0, pending: String::new(), is_told: false };
         log.rotate(now, engine)?;
         Ok(log)
     }
 
     pub(super) fn event(&mut self, at: Duration, event: &Event) {
         self.push(at, Step::Event(event.clone()));
+        self.is_told = true;
     }
 
-    pub(super) fn actions(&mut self, at: Duration, actions: &[Action]) {
-        self.push(at, Step::Actions(actions.to_vec()));
+    /// What the engine decided. That it decided on nothing counts, too, if it had something to decide: it was told
+    /// something, or `is_due` was.
+    pub(super) fn actions(&mut self, at: Duration, actions: &[Action], is_due: bool) {
+        if std::mem::take(&mut self.is_told) || is_due || !actions.is_empty() {
+            self.push(at, Step::Actions(actions.to_vec()));
+        }
     }
 
     fn push(&mut self, at: Duration, step: Step) {

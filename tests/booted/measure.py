@@ -3,11 +3,13 @@
     measure.py starts N        N starts of a service that connects at once, idle, and N under load; all must get through
     measure.py journal N       the same with the journal as the only source: printed, nothing is required
     measure.py idle SECONDS    memory and context switches of the daemon while nothing happens
+    measure.py kills N         kill -9 N times at random moments, while units restart and one of them connects once a millisecond
     measure.py floods N        N first tries of a system unit and N of a user's application while two others flood
 """
 
 import os
 import pathlib
+import random
 import select
 import signal
 import sys
@@ -17,6 +19,7 @@ import time
 sys.path.insert(0, os.path.dirname(__file__))
 import floods
 import machine as m
+import soak
 
 NAME = "t-first.service"
 MEMORY_LIMIT_KB = 8192
@@ -106,6 +109,47 @@ def cpu(pid, seconds):
     return 100 * (ticks() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - began)
 
 
+def kills(count):
+    """Prints how many kills left a wrong state, and how often a unit that runs was refused; whether neither did."""
+    m.Listeners(range(7001, 7004))
+    units = [f"t-each-{number}.service" for number in range(10)]
+    for name in [*units, "t-kept.service", "t-stranger.service"]:
+        m.service(name, "ExecStart=/bin/sleep infinity")
+    m.service("t-gate.service", "Type=oneshot", "RemainAfterExit=yes", "ExecStart=/bin/true")
+    m.reload_units()
+    m.start("t-kept.service", "t-stranger.service", "t-gate.service")
+    m.write_policy(*[m.system_rule(name) for name in [*units, "t-kept.service"]], m.rule("t-gate.service", port=7003))
+    m.load_base()
+    m.configure_daemon(more="Restart=always\nRestartSec=0\n")
+    m.run("systemctl", "restart", "scnpm.service")
+    probes = {
+        "a unit of the policy": soak.Probe("system.slice/t-kept.service", 7001),
+        "a rule without a cgroup": soak.Probe("system.slice/t-stranger.service", 7003),
+    }
+    chance, wrong = random.Random(count), 0
+    for _ in range(count):
+        pid = m.daemon_pid()
+        m.run("systemctl", "--no-block", chance.choice(["start", "stop", "restart"]), chance.choice(units), ok=False)
+        if chance.random() < 0.2:
+            m.run("systemctl", "--no-block", "reload", "scnpm.service", ok=False)
+        time.sleep(chance.random() / 10)
+        os.kill(pid, signal.SIGKILL)
+        m.eventually(lambda: m.daemon_pid() not in [0, pid] and m.active("scnpm.service"), "it is not restarted")
+        try:
+            m.eventually(lambda: m.elements() == running(["t-kept.service", *units]), "a wrong state", 5)
+        except m.Failure:
+            wrong += 1
+    refused = [(name, change[2]) for name, probe in probes.items() for change in probe.end() if change[0] == "refused"]
+    for name, took in refused:
+        print(f"{name} was refused for {took:.1f} ms")
+    print(f"{count} times kill -9: {wrong} wrong states, {len(refused)} times a unit that runs was refused")
+    return not wrong and not refused
+
+
+def running(names):
+    return sorted(f"system.slice/{name}" for name in names if (m.CGROUPS / "system.slice" / name).exists())
+
+
 def application(count):
     """How many of so many scopes of a user get through at their first try."""
     for number in range(count):
@@ -163,6 +207,8 @@ def main(what, number):
             return 0
         case "idle":
             return 0 if idle(number) else 1
+        case "kills":
+            return 0 if kills(number) else 1
         case "floods":
             return 0 if floods_of_two_users(number) else 1
     print(__doc__, file=sys.stderr)

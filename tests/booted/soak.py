@@ -192,11 +192,12 @@ def soak(minutes, seed):
     ended, end = threading.Event(), time.monotonic() + 60 * minutes
     lives = threading.Thread(target=lambda: [life.step() for _ in iter(ended.is_set, True)])
     lives.start()
-    faults, windows = collections.Counter(), []
+    faults, windows, history = collections.Counter(), [], []
     while time.monotonic() < end:
         name = chance.choice(list(FAULTS))
         fault, limit = FAULTS[name]
         began = time.monotonic()
+        history.append((began, name))
         fault()
         faults[name] += 1
         time.sleep(chance.random() * 1.5 + 0.3)
@@ -204,7 +205,7 @@ def soak(minutes, seed):
             windows.append((began, time.monotonic()))
     ended.set()
     lives.join()
-    wrong = judge({name: probe.end() for name, probe in probes.items()}, windows)
+    wrong = judge({name: probe.end() for name, probe in probes.items()}, windows, history)
     m.stop(*SYSTEM, "t-first.service")
     # Of the daemon's last run: it was killed and restarted.
     m.run("systemctl", "restart", "scnpm.service")
@@ -220,20 +221,26 @@ def soak(minutes, seed):
     return not wrong
 
 
-def judge(times, windows):
+def after(at, history):
+    """Which fault came last before a time, and how many milliseconds before."""
+    begun, name = max((one for one in history if one[0] <= at), default=(at, "nothing"))
+    return f"{1000 * (at - begun):.0f} ms after {name}"
+
+
+def judge(times, windows, history):
     """What probes saw that docs/guarantees.md does not allow."""
     wrong = []
     for name, changes in times.items():
         if name == "a stranger":
             # Between flush and load there is no ruleset at all, which lets everybody through: the loader's doing.
             passed = [one for one in changes if one[0] == "passes" and not is_within(one, windows)]
-            wrong += [f"{name} got through for {took:.1f} ms" for _, _, took in passed]
+            wrong += [f"{name} got through for {took:.1f} ms, {after(at, history)}" for _, at, took in passed]
             continue
         refused = [one for one in changes if one[0] == "refused"]
         outside = [one for one in refused if not is_within(one, windows)]
         print(f"{name}: refused {len(refused)} times after resets, for {max([0, *[one[2] for one in refused]]):.1f} ms at most")
-        wrong += [f"{name} was refused for {took:.1f} ms" for _, _, took in outside if took > QUIET_LIMIT]
-        wrong += [f"{name} was refused for {took:.1f} ms after a reset" for _, _, took in refused if took > RESET_LIMIT]
+        wrong += [f"{name} was refused for {took:.1f} ms, {after(at, history)}" for _, at, took in outside if took > QUIET_LIMIT]
+        wrong += [f"{name} was refused for {took:.1f} ms, {after(at, history)}" for _, at, took in refused if took > RESET_LIMIT]
     return wrong
 
 
