@@ -188,6 +188,10 @@ const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long after a repair its memory is kept for another one.
 const CALM: Duration = Duration::from_secs(1);
 
+/// How long the first load waits for the states of units. What an earlier daemon left is in force meanwhile, and a systemd that
+/// does not answer starts no units either.
+const FIRST_STATES: Duration = Duration::from_secs(5);
+
 /// How an annotation that nft refuses is to be taken.
 #[derive(Debug, Clone, Copy)]
 enum Refusals {
@@ -266,7 +270,7 @@ impl Daemon {
     async fn learn_states(&mut self, sources: &mut Sources) -> Vec<DbusEvent> {
         let units = load::units_with_state(&self.policy);
         self.states.extend(active(&units).map(|unit| (unit, UnitState::Active)));
-        let heard = sources.first_states(units, FIRST_ANSWERS).await;
+        let heard = sources.first_states(units, FIRST_STATES).await;
         for event in &heard {
             if let DbusEvent::State { unit, state } = event {
                 self.states.insert(unit.clone(), *state);
