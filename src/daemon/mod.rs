@@ -46,11 +46,9 @@ use crate::{
     text::diagnostic::Severity,
     units::{places::user_of, selector::Users},
     watch::{
+        Heard,
         cgroups::{self, Cgroups, Seen},
-        dbus::DbusEvent,
         files,
-        journal::{JournalEvent, Kind},
-        reader::Read,
         resolver::Answer,
         subtrees::{self, Found},
     },
@@ -93,7 +91,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     daemon
         .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
         .map_err(|error| failed_load(&error))?;
-    heard.into_iter().for_each(|event| daemon.hear(event));
+    heard.into_iter().for_each(|event| daemon.hear(event, Source::Dbus));
     daemon.settle(&mut sources);
     if let Err(error) = process::raise_priority() {
         tracing::debug!("cannot take a real-time priority, but may be given one: {error}");
@@ -267,12 +265,12 @@ impl Daemon {
 
     /// Learns in what state the units are that rules depend on, so that the first load leaves open what an earlier daemon
     /// left open. Returns what the bus said.
-    async fn learn_states(&mut self, sources: &mut Sources) -> Vec<DbusEvent> {
+    async fn learn_states(&mut self, sources: &mut Sources) -> Vec<Heard> {
         let units = load::units_with_state(&self.policy);
         self.states.extend(active(&units).map(|unit| (unit, UnitState::Active)));
         let heard = sources.first_states(units, FIRST_STATES).await;
         for event in &heard {
-            if let DbusEvent::State { unit, state } = event {
+            if let Heard::State(unit, state) = event {
                 self.states.insert(unit.clone(), *state);
             }
         }
@@ -302,13 +300,13 @@ impl Daemon {
                     News::Files => self.files_changed(sources),
                     News::Cgroups(drained) => self.see_named(drained, sources),
                     News::Subtrees(drained) => self.see_selected(drained),
-                    News::Dbus(events) => {
+                    News::Dbus(all) => {
                         sources.subtrees.nudge();
-                        events.into_iter().for_each(|event| self.hear(event));
+                        all.into_iter().for_each(|heard| self.hear(heard, Source::Dbus));
                     }
-                    News::Journal(read) => {
+                    News::Journal(all) => {
                         sources.subtrees.nudge();
-                        self.read(read);
+                        all.into_iter().for_each(|heard| self.hear(heard, Source::Journal));
                     }
                     News::Ruleset => self.ruleset_changed(sources),
                     News::Host(answer) => self.host_answered(answer),
@@ -437,45 +435,28 @@ impl Daemon {
         }
     }
 
-    fn hear(&mut self, event: DbusEvent) {
-        let source = Source::Dbus;
-        match event {
-            DbusEvent::Connected => {
-                self.bus_is_lost = false;
-                tracing::debug!("connected to systemd on the system bus");
+    fn hear(&mut self, heard: Heard, source: Source) {
+        let event = match heard {
+            Heard::Resumed => {
+                if source == Source::Dbus {
+                    self.bus_is_lost = false;
+                    tracing::debug!("connected to systemd on the system bus");
+                }
+                Event::SourceResumed { source }
             }
-            DbusEvent::Resumed => self.tell(Event::SourceResumed { source }),
-            DbusEvent::Changed(unit) => self.tell(Event::UnitChanged { unit, source }),
-            DbusEvent::JobDone(unit) => self.tell(Event::UnitJobDone { unit, source }),
-            DbusEvent::State { unit, state } => self.tell(Event::UnitStateSeen { unit, state, source }),
-            DbusEvent::Lost(why) => {
-                if !std::mem::replace(&mut self.bus_is_lost, true) {
+            Heard::Changed(unit) => Event::UnitChanged { unit, source },
+            Heard::JobDone(unit) => Event::UnitJobDone { unit, source },
+            Heard::State(unit, state) => Event::UnitStateSeen { unit, state, source },
+            Heard::Lost(why) => {
+                if source != Source::Dbus {
+                    tracing::warn!("the journal cannot be read for now: {why}");
+                } else if !std::mem::replace(&mut self.bus_is_lost, true) {
                     tracing::warn!("the system bus is not there for now: {why}");
                 }
-                self.tell(Event::SourceLost { source });
+                Event::SourceLost { source }
             }
-        }
-    }
-
-    fn read(&mut self, read: Read) {
-        match read {
-            Read::Events(events) => events.into_iter().for_each(|event| self.read_of_unit(event)),
-            Read::Resumed => self.tell(Event::SourceResumed { source: Source::Journal }),
-            Read::Lost(why) => tracing::warn!("the journal cannot be read for now: {why}"),
-        }
-    }
-
-    fn read_of_unit(&mut self, event: JournalEvent) {
-        let source = Source::Journal;
-        let JournalEvent { unit, user, kind } = event;
-        self.tell(match kind {
-            // Of users' units only cgroups tell anything, since a user manager logs what its user likes.
-            _ if user => Event::UnitChanged { unit, source },
-            Kind::Changed => Event::UnitChanged { unit, source },
-            Kind::JobDone => Event::UnitJobDone { unit, source },
-            Kind::Active => Event::UnitStateSeen { unit, state: UnitState::Active, source },
-            Kind::Inactive => Event::UnitStateSeen { unit, state: UnitState::Inactive, source },
-        });
+        };
+        self.tell(event);
     }
 
     fn ruleset_changed(&mut self, sources: &mut Sources) {

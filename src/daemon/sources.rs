@@ -26,12 +26,13 @@ use crate::{
     nft::{Nftables, RulesetMonitor},
     policy::{Policy, hosts::HostName},
     watch::{
+        Heard,
         cgroups::{self, Cgroups},
-        dbus::{self, DbusEvent},
+        dbus,
         files::{ConfigFiles, SETTLE},
         hosts,
         readable::Readable,
-        reader::{Read, Reader},
+        reader::Reader,
         resolver::{Answer, Pace, Resolver},
         subtrees::{self, Subtrees},
     },
@@ -49,7 +50,7 @@ pub(super) struct Sources {
     /// The policy's files, if they are watched, and when they are to be looked at since something changed.
     pub(super) files: Option<ConfigFiles>,
     files_due: Option<Duration>,
-    dbus: Option<mpsc::Receiver<DbusEvent>>,
+    dbus: Option<mpsc::Receiver<Heard>>,
     pub(super) dbus_units: watch::Sender<BTreeSet<UnitName>>,
     pub(super) dbus_looks: mpsc::Sender<UnitName>,
     dbus_ends: Option<(watch::Receiver<BTreeSet<UnitName>>, mpsc::Receiver<UnitName>)>,
@@ -68,8 +69,8 @@ pub(super) enum News {
     Cgroups(cgroups::Drained),
     Subtrees(subtrees::Drained),
     Files,
-    Dbus(Vec<DbusEvent>),
-    Journal(Read),
+    Dbus(Vec<Heard>),
+    Journal(Vec<Heard>),
     Ruleset,
     Host(Answer<HostName, BTreeSet<IpAddr>>),
     User(Answer<String, Option<u32>>),
@@ -133,11 +134,7 @@ impl Sources {
     }
 
     /// What systemd says of the states of these units, as far as it says so within `limit`. Nothing if there is no bus yet.
-    pub(super) async fn first_states(
-        &mut self,
-        units: BTreeSet<UnitName>,
-        limit: Duration,
-    ) -> Vec<DbusEvent> {
+    pub(super) async fn first_states(&mut self, units: BTreeSet<UnitName>, limit: Duration) -> Vec<Heard> {
         let mut heard = Vec::new();
         if !units.is_empty() && dbus::is_there() {
             self.listen(units.clone());
@@ -147,7 +144,7 @@ impl Sources {
                     && let Some(dbus) = &mut self.dbus
                     && let Some(event) = dbus.recv().await
                 {
-                    if let DbusEvent::State { unit, .. } = &event {
+                    if let Heard::State(unit, _) = &event {
                         missing.remove(unit);
                     }
                     heard.push(event);

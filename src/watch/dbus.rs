@@ -5,13 +5,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    convert::Infallible,
     env, io,
     num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use futures_util::{StreamExt, future};
+use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
 use tokio::sync::{mpsc, watch};
 use zbus::{
@@ -21,31 +22,8 @@ use zbus::{
     message::{Flags, Header, Type},
 };
 
-use super::readable::Readable;
+use super::{Heard, readable::Readable};
 use crate::model::{UnitName, UnitState};
-
-/// Something heard from systemd, or about the connection to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DbusEvent {
-    /// The bus is there, and systemd on it.
-    Connected,
-    /// Signals come from now on, and may have been missed before. The states of all units of interest
-    /// follow.
-    Resumed,
-    /// A job of the unit began or ended.
-    Changed(UnitName),
-    /// A job of the unit ended with the result `done`.
-    JobDone(UnitName),
-    /// A unit's state. Of a unit that is not loaded: not active.
-    State {
-        /// The unit.
-        unit: UnitName,
-        /// What it is.
-        state: UnitState,
-    },
-    /// There is no connection. It is made again by itself.
-    Lost(String),
-}
 
 /// Starts the task, on the current tokio runtime. It ends when the receiver is dropped.
 ///
@@ -56,11 +34,14 @@ pub enum DbusEvent {
 pub fn spawn(
     interest: watch::Receiver<BTreeSet<UnitName>>,
     looks: mpsc::Receiver<UnitName>,
-) -> mpsc::Receiver<DbusEvent> {
+) -> mpsc::Receiver<Heard> {
     let (heard, receiver) = mpsc::channel(CHANNEL_SIZE);
-    let listener = Listener { interest, looks: Looks(looks), heard };
+    let listener = Listener { interest, looks, heard: heard.clone(), pause: FIRST_PAUSE };
     tokio::spawn(async move {
-        let _ = listener.run().await;
+        tokio::select! {
+            () = heard.closed() => {}
+            () = listener.run() => {}
+        }
     });
     receiver
 }
@@ -88,7 +69,6 @@ const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
-const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/";
 
 /// What the bus is to pass on. `UnitNew` and `UnitRemoved` are left out: they are about units being loaded,
 /// come for every unit at every daemon-reload, and even because somebody asked for a unit's state.
@@ -115,130 +95,69 @@ const AWAY: [&str; 5] = [
     "org.freedesktop.systemd1.ShuttingDown",
 ];
 
-/// Nobody listens any more.
-struct Unheard;
-
-/// Why a connection ended.
-enum End {
-    Unheard,
-    Lost(String),
-}
-
-impl From<zbus::Error> for End {
-    fn from(error: zbus::Error) -> Self {
-        Self::Lost(error.to_string())
-    }
-}
-
-impl From<Unheard> for End {
-    fn from(_: Unheard) -> Self {
-        Self::Unheard
-    }
-}
-
-/// Requests to look at a unit; none for ever once there is nobody to make any.
-struct Looks(mpsc::Receiver<UnitName>);
-
-impl Looks {
-    async fn next(&mut self) -> UnitName {
-        match self.0.recv().await {
-            Some(unit) => unit,
-            None => future::pending().await,
-        }
-    }
-}
-
 /// The task, with or without a connection.
 struct Listener {
     interest: watch::Receiver<BTreeSet<UnitName>>,
-    looks: Looks,
-    heard: mpsc::Sender<DbusEvent>,
+    looks: mpsc::Receiver<UnitName>,
+    heard: mpsc::Sender<Heard>,
+    /// How long to wait after the end of a connection.
+    pause: Duration,
 }
 
 impl Listener {
-    async fn run(mut self) -> Result<(), Unheard> {
+    async fn run(mut self) {
         let text = address();
         let address: Address = match text.parse() {
             Ok(address) => address,
-            Err(error) => return self.send(DbusEvent::Lost(format!("{text}: {error}"))).await,
+            Err(error) => return self.send(Heard::Lost(format!("{text}: {error}"))).await,
         };
-        let socket = socket_path(&address);
-        let mut pause = FIRST_PAUSE;
         loop {
-            if let Some(socket) = &socket
-                && let Err(error) = self.idle(appeared(socket)).await?
+            if let Some(socket) = socket_path(&address)
+                && let Err(error) = appeared(&socket).await
             {
-                self.send(DbusEvent::Lost(format!("cannot wait for {}: {error}", socket.display()))).await?;
+                self.send(Heard::Lost(format!("cannot wait for {}: {error}", socket.display()))).await;
             }
-            let (end, subscribed) = self.listen(&address).await;
-            if let End::Lost(why) = end {
-                self.send(DbusEvent::Lost(why)).await?;
-            } else {
-                return Err(Unheard);
-            }
-            if subscribed {
-                pause = FIRST_PAUSE;
-            }
-            self.idle(tokio::time::sleep(pause)).await?;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            let Err(error) = self.listen(&address).await;
+            self.send(Heard::Lost(error.to_string())).await;
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// Waits for something other than a connection.
-    async fn idle<R>(&mut self, wait: impl Future<Output = R>) -> Result<R, Unheard> {
-        tokio::pin!(wait);
-        loop {
-            tokio::select! {
-                result = &mut wait => return Ok(result),
-                _ = self.looks.next() => {}
-                () = self.heard.closed() => return Err(Unheard),
-            }
-        }
+    /// Once nobody listens any more, the task ends by itself.
+    async fn send(&self, heard: Heard) {
+        let _ = self.heard.send(heard).await;
     }
 
-    async fn send(&self, heard: DbusEvent) -> Result<(), Unheard> {
-        self.heard.send(heard).await.map_err(|_| Unheard)
-    }
-
-    /// Connects and listens until the connection ends. Also says whether systemd was there.
-    async fn listen(&mut self, address: &Address) -> (End, bool) {
+    /// Connects and listens until the connection ends.
+    async fn listen(&mut self, address: &Address) -> zbus::Result<Infallible> {
         let connect = connection::Builder::address(address.clone()).build();
-        let connection = match self.idle(tokio::time::timeout(CONNECT_TIMEOUT, connect)).await {
-            Ok(Ok(Ok(connection))) => connection,
-            Ok(Ok(Err(error))) => return (error.into(), false),
-            Ok(Err(_)) => return (End::Lost("the bus does not answer".to_owned()), false),
-            Err(unheard) => return (unheard.into(), false),
-        };
-        let mut session = Session {
+        let is_silent = |_| zbus::Error::Failure("the bus does not answer".to_owned());
+        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(is_silent)??;
+        let session = Session {
             stream: MessageStream::from(&connection),
             connection,
             listener: self,
             pending: BTreeMap::new(),
-            owner: None,
+            owner: String::new(),
             subscribed: false,
-            was_subscribed: false,
             known: BTreeSet::new(),
-            aliases: BTreeMap::new(),
+            names: BTreeMap::new(),
         };
-        let Err(end) = session.run().await;
-        (end, session.was_subscribed)
+        session.run().await
     }
 }
 
 /// The path of the bus's socket, if it is at a path.
 fn socket_path(address: &Address) -> Option<PathBuf> {
-    match address.transport() {
-        Transport::Unix(unix) => match unix.path() {
-            UnixSocket::File(path) => Some(path.into()),
-            _ => None,
-        },
-        _ => None,
-    }
+    let Transport::Unix(unix) = address.transport() else { return None };
+    let UnixSocket::File(path) = unix.path() else { return None };
+    Some(path.into())
 }
 
 /// Waits until there is a file at the path.
 async fn appeared(path: &Path) -> io::Result<()> {
-    loop {
+    while !path.exists() {
         // Each round anew, since directories on the way may have come and gone.
         let inotify = Inotify::init()?;
         let readable = Readable::of(&inotify)?;
@@ -247,16 +166,13 @@ async fn appeared(path: &Path) -> io::Result<()> {
             // Those that don't exist are seen to appear in those that do.
             let _ = inotify.watches().add(directory, mask);
         }
-        let found = path.exists();
-        if !found {
+        if !path.exists() {
             readable.ready().await?;
         }
         // Closing it waits for all who look at watches in the kernel, for 20 ms at worst.
         tokio::task::spawn_blocking(move || drop((readable, inotify)));
-        if found {
-            return Ok(());
-        }
     }
+    Ok(())
 }
 
 /// What a call asked for.
@@ -273,38 +189,32 @@ struct Session<'a> {
     connection: Connection,
     stream: MessageStream,
     pending: BTreeMap<NonZeroU32, Asked>,
-    /// systemd's unique name. Anybody can send us signals that look like systemd's.
-    owner: Option<String>,
+    /// systemd's unique name, or nothing. Anybody can send us signals that look like systemd's.
+    owner: String,
     subscribed: bool,
-    was_subscribed: bool,
     /// The units of interest whose state was asked for.
     known: BTreeSet<UnitName>,
-    /// The names that we know a unit by, under the one that systemd has for it.
-    aliases: BTreeMap<String, BTreeSet<UnitName>>,
+    /// The names that we know a unit by, under the one that systemd has for it and under its object's path.
+    names: BTreeMap<String, Vec<UnitName>>,
 }
 
 impl Session<'_> {
-    async fn run(&mut self) -> Result<std::convert::Infallible, End> {
+    async fn run(mut self) -> zbus::Result<Infallible> {
         for rule in MATCHES {
             self.call((BUS, BUS_PATH, BUS, "AddMatch"), &rule, Asked::Match).await?;
         }
         self.call((BUS, BUS_PATH, BUS, "GetNameOwner"), &SYSTEMD, Asked::Owner).await?;
         loop {
-            let Listener { interest, looks, heard } = &mut *self.listener;
+            let Listener { interest, looks, .. } = &mut *self.listener;
             tokio::select! {
                 message = self.stream.next() => match message {
-                    Some(message) => self.receive(&message?).await?,
-                    None => return Err(End::Lost("the bus closed the connection".to_owned())),
+                    Some(message) => self.receive(message?).await?,
+                    None => return Err(zbus::Error::Failure("the bus closed the connection".to_owned())),
                 },
-                unit = looks.next() => self.ask(vec![unit]).await?,
+                Some(unit) = looks.recv() => self.ask(vec![unit]).await?,
                 Ok(()) = interest.changed() => self.ask_for_new().await?,
-                () = heard.closed() => return Err(End::Unheard),
             }
         }
-    }
-
-    async fn send(&self, heard: DbusEvent) -> Result<(), End> {
-        Ok(self.listener.send(heard).await?)
     }
 
     /// Sends a call, whose answer will come through the stream.
@@ -313,152 +223,121 @@ impl Session<'_> {
         (destination, path, interface, member): (&str, &str, &str, &str),
         body: &B,
         asked: Asked,
-    ) -> Result<(), End> {
+    ) -> zbus::Result<()> {
         let message = Message::method_call(path, member)
             .destination(destination)
             .interface(interface)
             .with_flags(Flags::NO_AUTO_START)
             .build(body)?;
         self.pending.insert(message.primary_header().serial_num(), asked);
-        Ok(self.connection.send(&message).await?)
+        self.connection.send(&message).await
     }
 
-    async fn receive(&mut self, message: &Message) -> Result<(), End> {
+    async fn receive(&mut self, message: Message) -> zbus::Result<()> {
         let header = message.header();
-        match header.message_type() {
-            Type::Signal => self.receive_signal(&header, message).await,
-            Type::MethodReturn | Type::Error => {
-                let asked = header.reply_serial().and_then(|serial| self.pending.remove(&serial));
-                let error = header.error_name().map(|name| name.as_str());
-                match (asked, error) {
-                    (None, _) => Ok(()),
-                    (Some(asked), None) => self.receive_answer(asked, message).await,
-                    (Some(asked), Some(name)) => self.receive_error(asked, name, message).await,
-                }
+        if header.message_type() == Type::Signal {
+            return self.receive_signal(&header, &message).await;
+        }
+        let asked = header.reply_serial().and_then(|serial| self.pending.remove(&serial));
+        let Some(asked) = asked else { return Ok(()) };
+        match (asked, header.error_name().map(|name| name.as_str())) {
+            (Asked::Match, None) => Ok(()),
+            (Asked::Owner, None) => self.greet(message.body().deserialize()?).await,
+            (Asked::Subscribe, None | Some("org.freedesktop.systemd1.AlreadySubscribed")) => {
+                self.resume().await
             }
-            Type::MethodCall => Ok(()),
-        }
-    }
-
-    async fn receive_answer(&mut self, asked: Asked, message: &Message) -> Result<(), End> {
-        match asked {
-            Asked::Match => Ok(()),
-            Asked::Owner => self.greet(message.body().deserialize::<&str>()?).await,
-            Asked::Subscribe => self.resume().await,
-            Asked::States(units) => self.receive_states(units, message).await,
-        }
-    }
-
-    async fn receive_error(&mut self, asked: Asked, name: &str, message: &Message) -> Result<(), End> {
-        match asked {
-            _ if AWAY.contains(&name) => Ok(()),
-            Asked::Subscribe if name == "org.freedesktop.systemd1.AlreadySubscribed" => self.resume().await,
-            // One bad name spoils the call for all.
-            Asked::States(units) if units.len() > 1 => {
+            (Asked::States(units), None) => self.receive_states(units, &message).await,
+            (_, Some(name)) if AWAY.contains(&name) => Ok(()),
+            (Asked::States(units), Some(_)) => {
+                let is_alone = units.len() == 1;
                 for unit in units {
-                    self.ask(vec![unit]).await?;
+                    if is_alone {
+                        self.listener.send(Heard::State(unit, UnitState::Inactive)).await;
+                    } else {
+                        // One bad name spoils the call for all.
+                        self.ask(vec![unit]).await?;
+                    }
                 }
                 Ok(())
             }
-            Asked::States(units) => {
-                for unit in units {
-                    self.send(DbusEvent::State { unit, state: UnitState::Inactive }).await?;
-                }
-                Ok(())
-            }
-            Asked::Match | Asked::Owner | Asked::Subscribe => {
-                let body = message.body();
-                let text = body.deserialize::<&str>().unwrap_or("no details");
-                Err(End::Lost(format!("{name}: {text}")))
-            }
+            (Asked::Match | Asked::Owner | Asked::Subscribe, Some(_)) => Err(message.into()),
         }
     }
 
-    async fn receive_signal(&mut self, header: &Header<'_>, message: &Message) -> Result<(), End> {
-        let Some(sender) = header.sender() else { return Ok(()) };
-        let member = header.member().map(|member| member.as_str());
+    async fn receive_signal(&mut self, header: &Header<'_>, message: &Message) -> zbus::Result<()> {
+        let (Some(sender), Some(member)) = (header.sender(), header.member()) else { return Ok(()) };
         let body = message.body();
-        if sender.as_str() == BUS {
-            if member == Some("NameOwnerChanged") {
-                let (name, _, new) = body.deserialize::<(&str, &str, &str)>()?;
-                if name == SYSTEMD {
-                    self.greet(new).await?;
-                }
+        if sender.as_str() == BUS && member.as_str() == "NameOwnerChanged" {
+            let (name, _, new) = body.deserialize::<(&str, &str, &str)>()?;
+            if name == SYSTEMD {
+                self.greet(new).await?;
             }
+        }
+        if sender.as_str() != self.owner {
             return Ok(());
         }
-        if self.owner.as_deref() != Some(sender.as_str()) {
-            return Ok(());
-        }
-        match member {
-            Some("JobNew") => {
+        match member.as_str() {
+            "JobNew" => {
                 let (_, _, unit) = body.deserialize::<(u32, ObjectPath<'_>, &str)>()?;
-                self.send_for(unit, DbusEvent::Changed).await
+                self.send_for(unit, Heard::Changed).await;
             }
-            Some("JobRemoved") => {
+            "JobRemoved" => {
                 let (_, _, unit, result) = body.deserialize::<(u32, ObjectPath<'_>, &str, &str)>()?;
-                let heard = if result == "done" { DbusEvent::JobDone } else { DbusEvent::Changed };
-                self.send_for(unit, heard).await
+                self.send_for(unit, if result == "done" { Heard::JobDone } else { Heard::Changed }).await;
             }
-            Some("Reloading") => match body.deserialize::<bool>()? {
-                true => Ok(()),
-                false => self.ask_for_all().await,
-            },
-            Some("PropertiesChanged") => {
+            "Reloading" if !body.deserialize::<bool>()? => self.ask_for_all().await?,
+            "PropertiesChanged" => {
                 let path = header.path().map_or("", |path| path.as_str());
-                let Some(unit) = path.strip_prefix(UNIT_PATH).and_then(unescape) else { return Ok(()) };
-                if self.names(&unit).is_empty() {
+                if self.names_of(path).is_empty() {
                     return Ok(());
                 }
                 let (interface, changed, _) =
                     body.deserialize::<(&str, HashMap<&str, Variant<'_>>, Vec<&str>)>()?;
-                match changed.get("ActiveState") {
-                    Some(Variant::Str(state)) if interface == UNIT => {
-                        let state = UnitState::of(is_active(state));
-                        self.send_for(&unit, |unit| DbusEvent::State { unit, state }).await
-                    }
-                    _ => Ok(()),
+                if let Some(Variant::Str(state)) = changed.get("ActiveState")
+                    && interface == UNIT
+                {
+                    let state = UnitState::of(is_active(state));
+                    self.send_for(path, |unit| Heard::State(unit, state)).await;
                 }
             }
-            _ => Ok(()),
-        }
-    }
-
-    /// systemd is on the bus under this unique name; or has left it, if it is empty.
-    async fn greet(&mut self, owner: &str) -> Result<(), End> {
-        self.subscribed = false;
-        self.owner = (!owner.is_empty()).then(|| owner.to_owned());
-        if self.owner.is_some() {
-            self.call((SYSTEMD, MANAGER_PATH, MANAGER, "Subscribe"), &(), Asked::Subscribe).await?;
+            _ => {}
         }
         Ok(())
     }
 
-    /// systemd sends signals from now on.
-    async fn resume(&mut self) -> Result<(), End> {
-        if !self.was_subscribed {
-            self.send(DbusEvent::Connected).await?;
+    /// systemd is on the bus under this unique name; or has left it, if it is empty.
+    async fn greet(&mut self, owner: &str) -> zbus::Result<()> {
+        self.subscribed = false;
+        self.owner = owner.to_owned();
+        if owner.is_empty() {
+            return Ok(());
         }
+        self.call((SYSTEMD, MANAGER_PATH, MANAGER, "Subscribe"), &(), Asked::Subscribe).await
+    }
+
+    /// systemd sends signals from now on.
+    async fn resume(&mut self) -> zbus::Result<()> {
         self.subscribed = true;
-        self.was_subscribed = true;
-        self.send(DbusEvent::Resumed).await?;
+        self.listener.pause = FIRST_PAUSE;
+        self.listener.send(Heard::Resumed).await;
+        while self.listener.looks.try_recv().is_ok() {}
         self.ask_for_all().await
     }
 
-    async fn ask_for_all(&mut self) -> Result<(), End> {
+    async fn ask_for_all(&mut self) -> zbus::Result<()> {
         self.known.clear();
-        self.aliases.clear();
+        self.names.clear();
         self.ask_for_new().await
     }
 
-    async fn ask_for_new(&mut self) -> Result<(), End> {
+    async fn ask_for_new(&mut self) -> zbus::Result<()> {
         let units = self.listener.interest.borrow_and_update().clone();
         let new = units.difference(&self.known).cloned().collect();
         self.known = units;
         self.ask(new).await
     }
 
-    async fn ask(&mut self, units: Vec<UnitName>) -> Result<(), End> {
+    async fn ask(&mut self, units: Vec<UnitName>) -> zbus::Result<()> {
         if !self.subscribed || units.is_empty() {
             return Ok(());
         }
@@ -468,40 +347,40 @@ impl Session<'_> {
     }
 
     /// systemd answers in the order of the names.
-    async fn receive_states(&mut self, units: Vec<UnitName>, message: &Message) -> Result<(), End> {
+    async fn receive_states(&mut self, units: Vec<UnitName>, message: &Message) -> zbus::Result<()> {
         let body = message.body();
         let listed: Vec<Listed> = body.deserialize()?;
-        for (unit, (name, _, load_state, active_state, ..)) in units.into_iter().zip(listed) {
-            if self.known.contains(&unit) {
-                self.aliases.entry(name).or_default().insert(unit.clone());
+        for (unit, (name, _, load_state, active_state, _, _, path, ..)) in units.into_iter().zip(listed) {
+            for key in [name, path.to_string()] {
+                let names = self.names.entry(key).or_default();
+                if !names.contains(&unit) {
+                    names.push(unit.clone());
+                }
             }
             let state = match (load_state.as_str(), is_active(&active_state)) {
                 ("not-found", false) => UnitState::Missing,
                 (_, active) => UnitState::of(active),
             };
-            self.send(DbusEvent::State { unit, state }).await?;
+            self.listener.send(Heard::State(unit, state)).await;
         }
         Ok(())
     }
 
-    /// The names of interest of a unit.
-    fn names(&self, unit: &str) -> Vec<UnitName> {
+    /// The names of interest of a unit, which has this name or this object path.
+    fn names_of(&self, unit: &str) -> Vec<UnitName> {
         let unit = UnitName(unit.into());
-        let mut names: Vec<UnitName> = Vec::new();
-        if let Some(aliases) = self.aliases.get(&*unit.0) {
-            names.extend(aliases.iter().filter(|name| self.known.contains(name)).cloned());
-        }
-        if self.known.contains(&unit) && !names.contains(&unit) {
+        let mut names = self.names.get(&*unit.0).cloned().unwrap_or_default();
+        if !names.contains(&unit) {
             names.push(unit);
         }
+        names.retain(|name| self.known.contains(name));
         names
     }
 
-    async fn send_for(&self, unit: &str, heard: impl Fn(UnitName) -> DbusEvent) -> Result<(), End> {
-        for name in self.names(unit) {
-            self.send(heard(name)).await?;
+    async fn send_for(&self, unit: &str, heard: impl Fn(UnitName) -> Heard) {
+        for name in self.names_of(unit) {
+            self.listener.send(heard(name)).await;
         }
-        Ok(())
     }
 }
 
@@ -513,41 +392,9 @@ fn is_active(state: &str) -> bool {
     !matches!(state, "inactive" | "failed")
 }
 
-/// A unit's name from the last part of its object path, where systemd writes `_2e` for a dot
-/// (`bus_label_unescape`).
-fn unescape(label: &str) -> Option<String> {
-    if label == "_" {
-        return Some(String::new());
-    }
-    let mut name = Vec::with_capacity(label.len());
-    let mut bytes = label.bytes();
-    while let Some(byte) = bytes.next() {
-        name.push(match byte {
-            b'_' => hex_digit(bytes.next()?)? << 4 | hex_digit(bytes.next()?)?,
-            _ => byte,
-        });
-    }
-    String::from_utf8(name).ok()
-}
-
-fn hex_digit(byte: u8) -> Option<u8> {
-    u8::try_from(char::from(byte).to_digit(16)?).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn object_paths_give_unit_names() {
-        assert_eq!(unescape("postfix_2eservice").unwrap(), "postfix.service");
-        assert_eq!(unescape("user_401000_2eservice").unwrap(), "user@1000.service");
-        assert_eq!(unescape("a_5cx2db_5fc_2eslice").unwrap(), "a\\x2db_c.slice");
-        assert_eq!(unescape("_").unwrap(), "");
-        assert_eq!(unescape("a_2"), None);
-        assert_eq!(unescape("a_zz"), None);
-        assert_eq!(unescape("a_+f"), None);
-    }
 
     #[test]
     fn only_inactive_and_failed_units_are_not_active() {

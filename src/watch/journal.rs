@@ -10,115 +10,118 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use inotify::{Inotify, WatchMask};
 use systemd::journal::{JournalRef, JournalWaitResult, OpenFilesOptions};
 
-use super::{readable::Readable, sigbus};
-use crate::model::UnitName;
+use super::{Heard, readable::Readable, sigbus};
+use crate::model::{UnitName, UnitState};
 
-/// A reader of the machine's journal, at its end.
+/// A reader of the machine's journal. Must be used within a tokio runtime.
+#[derive(Default)]
 pub struct Journal {
-    state: State,
-}
-
-enum State {
-    Open(Open),
-    /// There is nothing to read, and this wakes when there may be.
-    Lost(Option<Directories>),
-}
-
-/// What an entry says about a unit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JournalEvent {
-    /// The unit.
-    pub unit: UnitName,
-    /// Whether a user manager says so: then it is a unit of that user, who can say what he likes.
-    pub user: bool,
-    /// What happened.
-    pub kind: Kind,
-}
-
-/// What happened to a unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Something.
-    Changed,
-    /// One of its jobs has the result `done`.
-    JobDone,
-    /// It was neither `inactive` nor `failed` when the entry was written.
-    Active,
-    /// It was `inactive` or `failed` when the entry was written; or about to be restarted by `Restart=`,
-    /// which the journal says only afterwards.
-    Inactive,
-}
-
-/// What [`Journal::drain`] read.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Drained {
-    /// In the order of the entries.
-    pub events: Vec<JournalEvent>,
-    /// Whether the journal had to be opened again, and entries may have been missed.
-    pub resumed: bool,
+    open: Option<Open>,
+    /// Where other files may come to be. Nothing only if it could not be watched.
+    directories: Option<Directories>,
+    /// Where to go on in other files.
+    last: Start,
+    /// Whether there is something to read, whatever the descriptors say.
+    more: bool,
 }
 
 impl Journal {
-    /// Opens the journal at its end. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    ///
-    /// There is no journal, or none that may be read.
-    pub fn open() -> io::Result<Self> {
-        Ok(Self { state: State::Open(Open::new(Start::Tail)?) })
-    }
-
-    /// A journal that is lost, for who could not open it and wants to read it once it is there.
-    pub fn lost() -> Self {
-        let directories = Directories::new().ok();
-        if let Some(directories) = &directories
-            && list().is_ok_and(|files| !files.is_empty())
-        {
-            directories.watch_writes();
-        }
-        Self { state: State::Lost(directories) }
-    }
-
     /// Waits until [`Self::drain`] may have something to read; if the journal is lost, until there may be
     /// one again. Dropping the future loses nothing.
     pub async fn ready(&self) {
-        let ready = match &self.state {
-            State::Open(open) => open.ready().await,
-            State::Lost(Some(directories)) => directories.readable.ready().await,
-            State::Lost(None) => Err(io::ErrorKind::NotConnected.into()),
+        if self.more {
+            return;
+        }
+        let ready = async |readable: Option<&Readable>| match readable {
+            Some(readable) if readable.ready().await.is_ok() => {}
+            _ => std::future::pending().await,
         };
-        if ready.is_err() {
-            std::future::pending().await
+        tokio::select! {
+            () = ready(self.open.as_ref().map(|open| &open.readable)) => {}
+            () = ready(self.directories.as_ref().map(|directories| &directories.readable)) => {}
         }
     }
 
-    /// Reads all new entries, without blocking. After very many it stops early, and [`Self::ready`] is
-    /// ready at once. A journal that became unreadable is opened again, at its end.
+    /// Reads all new entries, in their order and without blocking. After very many it stops early, and [`Self::ready`]
+    /// is ready at once. A journal that is not open or became unreadable is opened at its end.
     ///
     /// # Errors
     ///
-    /// It is lost and can't be opened again; the next call tries once more.
-    pub fn drain(&mut self) -> io::Result<Drained> {
-        let mut drained = Drained::default();
-        let start = match &mut self.state {
-            State::Open(open) => match open.drain(&mut drained.events) {
-                Ok(None) => return Ok(drained),
-                Ok(Some(start)) => start,
-                // What could not be read may be so again.
-                Err(_) => Start::Tail,
-            },
-            State::Lost(_) => Start::Tail,
+    /// There is no journal, or none that may be read; the next call tries once more.
+    pub fn drain(&mut self) -> io::Result<Vec<Heard>> {
+        let mut heard = Vec::new();
+        match self.read(&mut heard) {
+            Ok(true) => return Ok(heard),
+            Ok(false) => {}
+            // What could not be read may be so again.
+            Err(_) => self.last = Start::Tail,
+        }
+        self.close();
+        self.open()?;
+        heard.push(Heard::Resumed);
+        Ok(heard)
+    }
+
+    /// Reads what is open; whether that is still what there is to be read.
+    fn read(&mut self, heard: &mut Vec<Heard>) -> io::Result<bool> {
+        let (Some(open), Some(directories)) = (&mut self.open, &mut self.directories) else {
+            return Err(io::ErrorKind::NotConnected.into());
         };
-        // First the watch, then the look. This closes the journal, too.
-        *self = Self::lost();
-        self.state = State::Open(Open::new(start)?);
-        drained.resumed = true;
-        Ok(drained)
+        let (last, more) = (&mut self.last, &mut self.more);
+        guarded(|| {
+            // Before libsystemd notices that a file was renamed, and closes it.
+            *more = read(&mut open.journal, last, heard)?;
+            if *more {
+                return Ok(true);
+            }
+            let is_stirred = directories.is_stirred();
+            match process(&mut open.journal, &open.readable)? {
+                JournalWaitResult::Nop if !is_stirred => {}
+                _ if changed(&open.files, &open.refused, &list()?) => return Ok(false),
+                // What was written since the first look has woken nobody.
+                _ => *more = read(&mut open.journal, last, heard)?,
+            }
+            Ok(true)
+        })
+    }
+
+    /// Opens the files that there are now.
+    fn open(&mut self) -> io::Result<()> {
+        let directories = match &mut self.directories {
+            Some(directories) => directories,
+            none => none.insert(Directories::new()?),
+        };
+        // First the watch, then the look.
+        directories.is_stirred();
+        directories.watch(false);
+        let files = list()?;
+        directories.watch(!files.is_empty());
+        let (journal, refused, last) = guarded(|| open(&files, &self.last))?;
+        directories.watch(!refused.is_empty());
+        let readable = Readable::of(&journal.fd()?)?;
+        self.open = Some(Open { journal, readable, files, refused });
+        self.last = last;
+        // What was written since it was opened has woken nobody.
+        self.more = true;
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.more = false;
+        // Closing a file may read its header.
+        let _ = sigbus::guarded(|| self.open = None);
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -130,123 +133,36 @@ const DATA_THRESHOLD: usize = 1024;
 
 const ROOTS: [&str; 2] = ["/run/log/journal", "/var/log/journal"];
 
-/// A file that journald writes to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Name {
-    path: PathBuf,
-    inode: u64,
-}
+/// A file that journald writes to: its path and inode.
+type File = (PathBuf, u64);
 
-/// Size and time of the last change, for a file that libsystemd refuses: its header may be still to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    size: u64,
-    seconds: i64,
-    nanoseconds: i64,
-}
-
-type Files = BTreeMap<Name, Stamp>;
+/// Files with size and time of the last change, which are looked at if libsystemd refuses one.
+type Files = BTreeMap<File, (u64, SystemTime)>;
 
 /// An open journal: the files as they were when it was opened.
 struct Open {
-    /// Always there, except while it is dropped.
-    journal: Option<systemd::Journal>,
+    journal: systemd::Journal,
     readable: Readable,
-    directories: Directories,
     files: Files,
-    refused: BTreeSet<Name>,
-    /// Where to go on in other files.
-    last: Start,
-    /// Whether there is something to read, whatever the descriptors say.
-    more: bool,
-    /// Whether the files are to be compared in the next round.
-    fresh: bool,
+    refused: BTreeSet<File>,
 }
 
 /// Where to begin to read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 enum Start {
     Head,
     /// After the entry of this cursor.
     After(String),
+    #[default]
     Tail,
 }
 
-impl Open {
-    fn new(start: Start) -> io::Result<Self> {
-        let directories = Directories::new()?;
-        let files = list()?;
-        let (opened, faulted) = sigbus::guarded(|| open(&files, start))?;
-        let (journal, refused, last) = opened?;
-        if faulted {
-            return Err(truncated());
-        }
-        let readable = Readable::of(&journal.fd()?)?;
-        if !refused.is_empty() {
-            directories.watch_writes();
-        }
-        // What happened since it was opened has woken nobody.
-        let (journal, more, fresh) = (Some(journal), true, true);
-        Ok(Self { journal, readable, directories, files, refused, last, more, fresh })
+/// Runs what reads journal files. An error if one of them was truncated meanwhile.
+fn guarded<R>(read: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+    match sigbus::guarded(read)? {
+        (result, false) => result,
+        (_, true) => Err(io::Error::other("a journal file was truncated while it was read")),
     }
-
-    async fn ready(&self) -> io::Result<()> {
-        if self.more {
-            return Ok(());
-        }
-        tokio::select! {
-            ready = self.readable.ready() => ready,
-            ready = self.directories.readable.ready() => ready,
-        }
-    }
-
-    /// Says where to go on reading if other files are to be read from now on.
-    fn drain(&mut self, events: &mut Vec<JournalEvent>) -> io::Result<Option<Start>> {
-        let journal = self.journal.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let (readable, files, refused) = (&self.readable, &self.files, &self.refused);
-        let (last, more) = (&mut self.last, &mut self.more);
-        let compare = self.directories.is_stirred() | self.fresh;
-        self.fresh = false;
-        let (changed, faulted) = sigbus::guarded(|| -> io::Result<bool> {
-            // Before libsystemd notices that a file was renamed, and closes it.
-            *more = read(journal, last, events)?;
-            if *more {
-                self.fresh = compare;
-                return Ok(false);
-            }
-            match process(journal, readable)? {
-                JournalWaitResult::Nop if !compare => Ok(false),
-                _ if changed(files, refused, &list()?) => Ok(true),
-                // What was written since the first look has woken nobody.
-                _ => {
-                    *more = read(journal, last, events)?;
-                    Ok(false)
-                }
-            }
-        })?;
-        if faulted {
-            return Err(truncated());
-        }
-        Ok(changed?.then(|| self.last.clone()))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let journal = self.journal.take();
-        // Closing a file may read its header.
-        let _ = sigbus::guarded(|| drop(journal));
-    }
-}
-
-fn truncated() -> io::Error {
-    io::Error::other("a journal file was truncated while it was read")
-}
-
-fn no_journal() -> io::Error {
-    let text = "no journal in /run/log/journal or /var/log/journal that may be read \
-                (is the process in the group systemd-journal?)";
-    io::Error::new(io::ErrorKind::NotFound, text)
 }
 
 /// Watches the directories for other files. libsystemd only watches those of the files that it has opened.
@@ -255,25 +171,16 @@ struct Directories {
     readable: Readable,
 }
 
-const DIRECTORY_EVENTS: WatchMask =
-    WatchMask::CREATE.union(WatchMask::MOVED_TO).union(WatchMask::ATTRIB).union(WatchMask::ONLYDIR);
-
 impl Directories {
     fn new() -> io::Result<Self> {
         let inotify = Inotify::init()?;
-        let readable = Readable::of(&inotify)?;
-        let directories = Self { inotify, readable };
-        directories.watch(DIRECTORY_EVENTS);
-        Ok(directories)
+        Ok(Self { readable: Readable::of(&inotify)?, inotify })
     }
 
-    /// Watches also for what is written: a file that may be read was refused; perhaps its header is still
-    /// to come.
-    fn watch_writes(&self) {
-        self.watch(DIRECTORY_EVENTS | WatchMask::MODIFY);
-    }
-
-    fn watch(&self, mask: WatchMask) {
+    /// Watches those that exist, perhaps also for what is written: a file may be refused whose header is still to come.
+    fn watch(&self, with_writes: bool) {
+        let mut mask = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::ATTRIB | WatchMask::ONLYDIR;
+        mask.set(WatchMask::MODIFY, with_writes);
         for root in ROOTS {
             let above = Path::new(root).ancestors().map(Path::to_path_buf);
             for directory in above.chain(machine_directory(root).ok()) {
@@ -306,20 +213,19 @@ fn list() -> io::Result<Files> {
     for root in ROOTS {
         let Ok(entries) = fs::read_dir(machine_directory(root)?) else { continue };
         let online = entries.flatten().filter(|entry| is_online(entry.file_name().as_encoded_bytes()));
-        files.extend(online.filter_map(|entry| name(entry.path()).ok()));
+        files.extend(online.filter_map(|entry| file(entry.path()).ok()));
     }
     Ok(files)
 }
 
-fn name(path: PathBuf) -> io::Result<(Name, Stamp)> {
+fn file(path: PathBuf) -> io::Result<(File, (u64, SystemTime))> {
     let metadata = fs::File::open(&path)?.metadata()?;
-    let (size, seconds, nanoseconds) = (metadata.size(), metadata.mtime(), metadata.mtime_nsec());
-    Ok((Name { path, inode: metadata.ino() }, Stamp { size, seconds, nanoseconds }))
+    Ok(((path, metadata.ino()), (metadata.size(), metadata.modified()?)))
 }
 
 /// Whether there are other files now than were opened, or refused ones that changed.
-fn changed(opened: &Files, refused: &BTreeSet<Name>, now: &Files) -> bool {
-    !opened.keys().eq(now.keys()) || refused.iter().any(|name| opened.get(name) != now.get(name))
+fn changed(opened: &Files, refused: &BTreeSet<File>, now: &Files) -> bool {
+    !opened.keys().eq(now.keys()) || refused.iter().any(|file| opened.get(file) != now.get(file))
 }
 
 /// Archived files have an `@` in their names, and a `~` at the end if they were not closed well.
@@ -327,18 +233,21 @@ fn is_online(name: &[u8]) -> bool {
     name.ends_with(b".journal") && !name.contains(&b'@')
 }
 
-/// Opens those of the files that libsystemd does not refuse.
-fn open(files: &Files, start: Start) -> io::Result<(systemd::Journal, BTreeSet<Name>, Start)> {
+/// Opens those of the files that libsystemd does not refuse. Also returns the others, and where to go on if nothing is
+/// read.
+fn open(files: &Files, start: &Start) -> io::Result<(systemd::Journal, BTreeSet<File>, Start)> {
     if files.is_empty() {
-        return Err(no_journal());
+        let text = "no journal in /run/log/journal or /var/log/journal that may be read \
+                    (is the process in the group systemd-journal?)";
+        return Err(io::Error::new(io::ErrorKind::NotFound, text));
     }
     let mut refused = BTreeSet::new();
     let mut journal = match open_files(files.keys()) {
         Ok(journal) => journal,
         Err(_) => {
             // One bad file spoils the call for all.
-            refused = files.keys().filter(|name| open_files([*name]).is_err()).cloned().collect();
-            open_files(files.keys().filter(|name| !refused.contains(name)))?
+            refused = files.keys().filter(|file| open_files([*file]).is_err()).cloned().collect();
+            open_files(files.keys().filter(|file| !refused.contains(file)))?
         }
     };
     // Before the first look, so that no change goes unnoticed.
@@ -351,8 +260,8 @@ fn open(files: &Files, start: Start) -> io::Result<(systemd::Journal, BTreeSet<N
     Ok((journal, refused, last))
 }
 
-fn open_files<'a>(names: impl IntoIterator<Item = &'a Name>) -> io::Result<systemd::Journal> {
-    let paths = names.into_iter().map(|name| CString::new(name.path.as_os_str().as_encoded_bytes()));
+fn open_files<'a>(files: impl IntoIterator<Item = &'a File>) -> io::Result<systemd::Journal> {
+    let paths = files.into_iter().map(|(path, _)| CString::new(path.as_os_str().as_encoded_bytes()));
     let paths: Vec<CString> = paths.collect::<Result<_, _>>()?;
     if paths.is_empty() {
         return Err(io::Error::other("libsystemd can read none of the journal's files"));
@@ -360,9 +269,8 @@ fn open_files<'a>(names: impl IntoIterator<Item = &'a Name>) -> io::Result<syste
     Ok(OpenFilesOptions::default().open_files(&paths)?)
 }
 
-/// Returns where to go on if nothing is read.
-fn seek(journal: &mut JournalRef, start: Start) -> systemd::Result<Start> {
-    match &start {
+fn seek(journal: &mut JournalRef, start: &Start) -> systemd::Result<Start> {
+    match start {
         Start::Head => journal.seek_head()?,
         Start::After(cursor) => {
             journal.seek_cursor(cursor.as_str())?;
@@ -381,7 +289,7 @@ fn seek(journal: &mut JournalRef, start: Start) -> systemd::Result<Start> {
             return Ok(Start::After(journal.cursor()?));
         }
     }
-    Ok(start)
+    Ok(start.clone())
 }
 
 /// Lets libsystemd notice what happened to the files.
@@ -396,7 +304,7 @@ fn process(journal: &mut JournalRef, readable: &Readable) -> io::Result<JournalW
 }
 
 /// Reads the new entries; says whether there may be more.
-fn read(journal: &mut JournalRef, last: &mut Start, events: &mut Vec<JournalEvent>) -> io::Result<bool> {
+fn read(journal: &mut JournalRef, last: &mut Start, heard: &mut Vec<Heard>) -> io::Result<bool> {
     let mut count = 0;
     while count < ENTRIES_AT_ONCE && journal.next()? > 0 {
         count += 1;
@@ -409,7 +317,7 @@ fn read(journal: &mut JournalRef, last: &mut Start, events: &mut Vec<JournalEven
             message_id: field(journal, c"MESSAGE_ID")?,
             message: field(journal, c"MESSAGE")?,
         };
-        events.extend(events_of(entry));
+        heard.extend(heard_of(entry));
     }
     if count > 0 {
         *last = Start::After(journal.cursor()?);
@@ -443,18 +351,22 @@ const SUCCESS: &str = "7ad2d189f7e94e70a38c781354912448";
 /// A unit ended badly (SD_MESSAGE_UNIT_FAILURE_RESULT).
 const FAILURE: &str = "d9b373ed55a64feb8242e02dbe79a49c";
 
-fn events_of(entry: Entry) -> Vec<JournalEvent> {
-    let Some(name) = entry.unit else { return Vec::new() };
-    let done = entry.job_result.as_deref() == Some("done");
+fn heard_of(entry: Entry) -> Vec<Heard> {
+    let Some(unit) = entry.unit.map(|name| UnitName(name.into())) else { return Vec::new() };
+    if entry.user {
+        // Of users' units only cgroups tell anything, since a user manager logs what its user likes.
+        return vec![Heard::Changed(unit)];
+    }
     let state = match entry.message_id.as_deref() {
-        Some(STARTING) => Some(Kind::Active),
-        Some(STARTED) => entry.message.is_some_and(|text| says_active(&text)).then_some(Kind::Active),
-        Some(STOPPED | SUCCESS | FAILURE) => Some(Kind::Inactive),
+        Some(STARTING) => Some(UnitState::Active),
+        Some(STARTED) => entry.message.is_some_and(|text| says_active(&text)).then_some(UnitState::Active),
+        Some(STOPPED | SUCCESS | FAILURE) => Some(UnitState::Inactive),
         _ => None,
     };
-    let first = if done { Kind::JobDone } else { Kind::Changed };
-    let kinds = [Some(first), state].into_iter().flatten();
-    kinds.map(|kind| JournalEvent { unit: UnitName(name.clone().into()), user: entry.user, kind }).collect()
+    let done = entry.job_result.as_deref() == Some("done");
+    let first = if done { Heard::JobDone } else { Heard::Changed };
+    let state = state.map(|state| Heard::State(unit.clone(), state));
+    [first(unit)].into_iter().chain(state).collect()
 }
 
 /// Whether a done start job left the unit active. It did not if a condition was not met, and perhaps not
@@ -471,6 +383,14 @@ fn says_active(message: &str) -> bool {
 mod tests {
     use super::*;
 
+    #[derive(Debug, PartialEq)]
+    enum Kind {
+        Changed,
+        JobDone,
+        Active,
+        Inactive,
+    }
+
     /// What an entry of systemd's says about `a.service`.
     fn kinds(job_result: &str, message_id: &str, message: &str) -> Vec<Kind> {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -481,7 +401,13 @@ mod tests {
             message_id: some(message_id),
             message: some(message),
         };
-        events_of(entry).into_iter().map(|events| events.kind).collect()
+        let kind = |heard| match heard {
+            Heard::Changed(_) => Kind::Changed,
+            Heard::JobDone(_) => Kind::JobDone,
+            Heard::State(_, UnitState::Active) => Kind::Active,
+            _ => Kind::Inactive,
+        };
+        heard_of(entry).into_iter().map(kind).collect()
     }
 
     #[test]
@@ -522,19 +448,18 @@ mod tests {
     #[test]
     fn entries_without_a_unit_say_nothing() {
         let entry = Entry { message_id: Some(STARTED.into()), ..Entry::default() };
-        assert_eq!(events_of(entry), []);
+        assert_eq!(heard_of(entry), []);
     }
 
     #[test]
     fn files_are_opened_again_when_they_changed() {
-        let name = |inode| Name { path: "/x/system.journal".into(), inode };
-        let stamp = |size| Stamp { size, seconds: 0, nanoseconds: 0 };
-        let files = |inode, size| Files::from([(name(inode), stamp(size))]);
+        let file = |inode| (PathBuf::from("/x/system.journal"), inode);
+        let files = |inode, size| Files::from([(file(inode), (size, SystemTime::UNIX_EPOCH))]);
         let none = BTreeSet::new();
         assert!(!changed(&files(1, 1), &none, &files(1, 2)));
         assert!(changed(&files(1, 1), &none, &files(2, 1)));
         assert!(changed(&files(1, 1), &none, &Files::new()));
-        let refused = BTreeSet::from([name(1)]);
+        let refused = BTreeSet::from([file(1)]);
         assert!(!changed(&files(1, 1), &refused, &files(1, 1)));
         assert!(changed(&files(1, 1), &refused, &files(1, 2)));
     }
@@ -549,9 +474,14 @@ mod tests {
     }
 
     #[test]
-    fn units_of_users_are_marked() {
-        let entry = Entry { user: true, unit: Some("a.scope".into()), ..Entry::default() };
-        let events = JournalEvent { unit: UnitName("a.scope".into()), user: true, kind: Kind::Changed };
-        assert_eq!(events_of(entry), [events]);
+    fn users_tell_only_that_something_happened() {
+        let entry = Entry {
+            user: true,
+            unit: Some("a.scope".into()),
+            job_result: Some("done".into()),
+            message_id: Some(STOPPED.into()),
+            message: None,
+        };
+        assert_eq!(heard_of(entry), [Heard::Changed(UnitName("a.scope".into()))]);
     }
 }

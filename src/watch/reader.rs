@@ -9,27 +9,13 @@ use std::{
 
 use tokio::{runtime, sync::mpsc};
 
-use super::{
-    journal::{Drained, Journal, JournalEvent},
-    pages,
-};
-
-/// Something read, or about the journal itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Read {
-    /// Entries about units, in their order.
-    Events(Vec<JournalEvent>),
-    /// The journal was opened again: entries may have been missed.
-    Resumed,
-    /// It cannot be read, for this reason. It is read again once it can be.
-    Lost(String),
-}
+use super::{Heard, journal::Journal, pages};
 
 /// The thread, as the daemon has it.
 #[derive(Debug)]
 pub struct Reader {
     nudges: mpsc::Sender<()>,
-    read: mpsc::Receiver<Read>,
+    read: mpsc::Receiver<Vec<Heard>>,
 }
 
 /// Enough for libsystemd, in bytes.
@@ -57,7 +43,7 @@ impl Reader {
     }
 
     /// What it has read next. Nothing for ever once the thread has ended.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Heard>> {
         match self.read.poll_recv(cx) {
             Poll::Ready(Some(read)) => Poll::Ready(read),
             _ => Poll::Pending,
@@ -66,37 +52,26 @@ impl Reader {
 }
 
 /// Ends when nobody listens any more.
-async fn run(mut nudged: mpsc::Receiver<()>, sender: mpsc::Sender<Read>) {
+async fn run(mut nudged: mpsc::Receiver<()>, sender: mpsc::Sender<Vec<Heard>>) {
     let mut is_lost = false;
-    let mut journal = match Journal::open() {
-        Ok(journal) => journal,
-        Err(error) => {
-            is_lost = true;
-            let _ = sender.send(Read::Lost(error.to_string())).await;
-            Journal::lost()
-        }
-    };
+    let mut journal = Journal::default();
+    // What was written before is none of ours.
+    let mut read = journal.drain().map(|_| Vec::new());
     loop {
+        let was_lost = std::mem::replace(&mut is_lost, read.is_err());
+        let news = match read {
+            Ok(news) => news,
+            Err(error) if !was_lost => vec![Heard::Lost(error.to_string())],
+            Err(_) => Vec::new(),
+        };
+        if !news.is_empty() && sender.send(news).await.is_err() {
+            return;
+        }
         pages::release_journals();
         tokio::select! {
             () = journal.ready() => {}
             nudge = nudged.recv() => if nudge.is_none() { return },
         }
-        let news = match journal.drain() {
-            Ok(Drained { events, resumed }) => {
-                is_lost = false;
-                let events = (!events.is_empty()).then_some(Read::Events(events));
-                [events, resumed.then_some(Read::Resumed)]
-            }
-            Err(error) => {
-                let first = !std::mem::replace(&mut is_lost, true);
-                [first.then(|| Read::Lost(error.to_string())), None]
-            }
-        };
-        for news in news.into_iter().flatten() {
-            if sender.send(news).await.is_err() {
-                return;
-            }
-        }
+        read = journal.drain();
     }
 }
