@@ -11,6 +11,11 @@ pub(crate) fn kind(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(_, kind)| kind)
 }
 
+/// Whether units' names may have such a character (systemd.unit(5)).
+pub(crate) fn is_in_name(character: char) -> bool {
+    character.is_ascii_alphanumeric() || ":-_.\\@".contains(character)
+}
+
 /// The template that a unit is an instance of.
 pub(crate) fn template(name: &str) -> Option<String> {
     let (prefix, rest) = name.split_once('@')?;
