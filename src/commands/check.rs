@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
 };
 
@@ -43,9 +43,8 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         println!("{}", code.explanation());
         return Ok(ExitCode::SUCCESS);
     }
-    let paths: Vec<&Path> = options.files.iter().map(PathBuf::as_path).collect();
-    let mut policy =
-        parse::read(&Disk, &paths).map_err(|unreadable| Failure::new(unreadable).exit_code(NOT_CHECKED))?;
+    let unreadable = |error| Failure { exit_code: NOT_CHECKED, ..Failure::new(error) };
+    let mut policy = parse::read(&Disk, &options.files).map_err(unreadable)?;
     let (hosts, unresolved) = resolve(&policy, !options.no_dns);
     let exists: &dyn Fn(&CgroupPath) -> bool = match &options.root {
         Some(_) => &|path| ALWAYS_THERE.contains(&path.as_str()),
@@ -119,7 +118,7 @@ fn resolve(policy: &Policy, dns: bool) -> (Hosts, BTreeMap<HostName, String>) {
 /// Prints the report to stdout; with `--dispatch` the script goes there, and the report to stderr.
 fn print(options: &Check, report: &Report<'_>) -> io::Result<()> {
     let (stdout, stderr) = (io::stdout(), io::stderr());
-    match (&report.dispatch, options.format()) {
+    match (&report.dispatch, options.format) {
         (Some(script), format) if format != crate::cli::Format::Json => {
             write!(stdout.lock(), "{script}")?;
             report.write(format, log::colour_on(&stderr), &mut stderr.lock())

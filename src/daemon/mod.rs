@@ -85,8 +85,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
 }
 
 fn read(options: &cli::Daemon) -> Result<Policy, Failure> {
-    let paths: Vec<&Path> = options.files.iter().map(|path| path.as_path()).collect();
-    parse::read(&Disk, &paths).map_err(Failure::new)
+    parse::read(&Disk, &options.files).map_err(Failure::new)
 }
 
 fn interest(policy: &Policy) -> Interest {
@@ -425,7 +424,7 @@ impl Daemon {
                     sources.ask_anew();
                 }
             }
-            Err(failure) => tracing::error!("the old policy stays: {failure}"),
+            Err(Failure { message, .. }) => tracing::error!("the old policy stays: {message}"),
         }
         self.notices.ready(&self.policy, &self.engine.figures());
     }
