@@ -76,7 +76,7 @@ const PURE: &[&str] = &[
 const FILES: &str = "policy/files.rs";
 
 /// Other crates that pure code may use, or parts of them.
-const PURE_CRATES: &[&str] = &["annotate_snippets", "nix::errno", "serde", "serde_json"];
+const PURE_CRATES: &[&str] = &["annotate_snippets", "derive_more", "nix::errno", "serde", "serde_json"];
 
 /// What pure code must not name.
 const IMPURE: &[&str] = &[

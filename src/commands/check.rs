@@ -64,8 +64,9 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),
         policy: &policy,
         diagnostics: &diagnostics,
-        units: UnitRow::all(&policy, exists, |annotation| {
-            units.runs(&annotation.unit)
+        units: UnitRow::all(&policy, |annotation| {
+            annotation.statement.paths().any(exists)
+                || units.runs(&annotation.unit)
                 || instances.iter().any(|instance| annotation.selectors.select(instance, &users))
         }),
         dispatch: options.dispatch.then(|| load::script(&policy, &hosts, &instances, &users).to_string()),

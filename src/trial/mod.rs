@@ -16,6 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use derive_more::Display;
+
 use crate::{
     lint::Ruleset,
     model::{CgroupPath, Instance},
@@ -62,11 +64,13 @@ pub struct Tried {
 }
 
 /// What was not tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Display)]
 pub enum Untried {
     /// Nothing could be loaded on this machine, for this reason.
+    #[display("nothing was loaded, so this is only what the files' text tells: {_0}")]
     Everything(String),
     /// The annotations, since nft refuses the files and what it refuses cannot be done without.
+    #[display("the annotations were not loaded, since nft refuses the files that they are for")]
     Annotations,
 }
 
