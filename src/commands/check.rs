@@ -10,7 +10,7 @@ use std::{
 use super::Failure;
 use crate::{
     cgroupfs::look,
-    cli::{Check, Deny},
+    cli::{Check, Deny, Format},
     findings::{self, Known},
     lint::Facts,
     load, log, machine,
@@ -23,8 +23,7 @@ use crate::{
     },
     report::{Report, UnitRow},
     text::{Diagnostic, Severity},
-    trial::{self, Trial, Tried, Untried},
-    units::selector::Users,
+    trial::{Trial, Untried},
     watch::hosts::look_up,
 };
 
@@ -53,7 +52,18 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
     let users = machine::users(&policy.user_names());
     let instances = if options.root.is_some() { vec![] } else { machine::instances(Path::new(CGROUP_ROOT)) };
     let instances: Vec<Instance> = instances.into_iter().map(|(instance, _)| instance).collect();
-    let tried = load_for_real(options, &mut policy, &hosts, &unresolved, (&instances, &users), exists);
+    let interfaces = machine::interfaces().into_iter().chain(options.interface.iter().cloned()).collect();
+    let tried = Trial {
+        files: &options.files,
+        policy: &mut policy,
+        hosts: hosts.clone(),
+        instances: &instances,
+        users: &users,
+        exists,
+        interfaces: &interfaces,
+        dns: !options.no_dns,
+    }
+    .run();
     let units = machine::units(options.root.as_deref().unwrap_or(Path::new("/")), &policy.units());
     let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref() };
     let unknown = policy.user_names().into_iter().filter(|name| !users.contains_key(*name));
@@ -72,35 +82,25 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         dispatch: options.dispatch.then(|| load::script(&policy, &hosts, &instances, &users).to_string()),
         untried: tried.untried,
     };
+    let (stdout, stderr) = (io::stdout(), io::stderr());
     // A reader that has seen enough is no failure.
-    let _ = print(options, &report);
-    Ok(exit_code(options, &report))
-}
-
-fn load_for_real(
-    options: &Check,
-    policy: &mut Policy,
-    hosts: &Hosts,
-    unresolved: &BTreeMap<HostName, String>,
-    (instances, users): (&[Instance], &Users),
-    exists: &dyn Fn(&CgroupPath) -> bool,
-) -> Tried {
-    let mut hosts = hosts.clone();
-    hosts.extend(trial::stand_in_hosts(unresolved.keys().cloned()));
-    let mut interfaces = machine::interfaces();
-    interfaces.extend(options.interface.iter().cloned());
-    let dns = !options.no_dns;
-    Trial {
-        files: &options.files,
-        policy,
-        hosts: &hosts,
-        instances,
-        users,
-        exists,
-        interfaces: &interfaces,
-        dns,
-    }
-    .run()
+    let _ = match &report.dispatch {
+        Some(script) if options.format != Format::Json => write!(stdout.lock(), "{script}")
+            .and_then(|()| report.write(options.format, log::colour_on(&stderr), &mut stderr.lock())),
+        _ => {
+            let mut out = io::BufWriter::new(stdout.lock());
+            report.write(options.format, log::colour_on(&stdout), &mut out)
+        }
+    };
+    let fails = |diagnostic: &Diagnostic| {
+        let denials = [Deny::Warnings, Deny::Code(diagnostic.code)];
+        diagnostic.severity() == Severity::Error || options.deny.iter().any(|one| denials.contains(one))
+    };
+    Ok(match &report.untried {
+        _ if diagnostics.iter().any(fails) => ExitCode::FAILURE,
+        Some(Untried::Everything(_)) => ExitCode::from(NOT_CHECKED),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 /// The addresses of the annotations' host names, and why some have none.
@@ -114,28 +114,4 @@ fn resolve(policy: &Policy, dns: bool) -> (Hosts, BTreeMap<HostName, String>) {
         }
     }
     (known, failed)
-}
-
-/// Prints the report to stdout; with `--dispatch` the script goes there, and the report to stderr.
-fn print(options: &Check, report: &Report<'_>) -> io::Result<()> {
-    let (stdout, stderr) = (io::stdout(), io::stderr());
-    match (&report.dispatch, options.format) {
-        (Some(script), format) if format != crate::cli::Format::Json => {
-            write!(stdout.lock(), "{script}")?;
-            report.write(format, log::colour_on(&stderr), &mut stderr.lock())
-        }
-        (_, format) => report.write(format, log::colour_on(&stdout), &mut io::BufWriter::new(stdout.lock())),
-    }
-}
-
-fn exit_code(options: &Check, report: &Report<'_>) -> ExitCode {
-    let is_denied = |diagnostic: &Diagnostic| {
-        options.deny.contains(&Deny::Warnings) || options.deny.contains(&Deny::Code(diagnostic.code))
-    };
-    let fails = |diagnostic: &Diagnostic| diagnostic.severity() == Severity::Error || is_denied(diagnostic);
-    match &report.untried {
-        _ if report.diagnostics.iter().any(fails) => ExitCode::FAILURE,
-        Some(Untried::Everything(_)) => ExitCode::from(NOT_CHECKED),
-        _ => ExitCode::SUCCESS,
-    }
 }
