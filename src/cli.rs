@@ -131,7 +131,7 @@ pub struct Check {
     pub files: Vec<PathBuf>,
 
     /// How to print what is found
-    #[arg(long, value_name = "FORMAT", default_value = "full")]
+    #[arg(long, value_name = "FORMAT", default_value = "full", default_value_if("json", "true", "json"))]
     pub format: Format,
 
     /// The same as --format json
@@ -161,13 +161,6 @@ pub struct Check {
     /// Explain a code and do nothing else
     #[arg(long, value_name = "CODE")]
     pub explain: Option<Code>,
-}
-
-impl Check {
-    /// How to print what is found.
-    pub fn format(&self) -> Format {
-        if self.json { Format::Json } else { self.format }
-    }
 }
 
 /// How `scnpm check` prints what it finds.
@@ -288,7 +281,7 @@ mod tests {
             Some(Command::Check(options)) => options,
             _ => panic!("{line}"),
         };
-        assert_eq!(options("scnpm check --json a.conf").format(), Format::Json);
+        assert_eq!(options("scnpm check --json a.conf").format, Format::Json);
         assert_eq!(options("scnpm check --explain w004").explain, Some(Code::NearMiss));
         assert_eq!(
             options("scnpm check --deny warnings,W001 a.conf").deny,

@@ -9,17 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{
-    net::if_::{Interface, if_nameindex},
-    unistd::User,
-};
+use nix::{net::if_::if_nameindex, unistd::User};
 
 use crate::{
     cgroupfs,
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, UnitName},
-    units::{UnitFile, Units, selector::Users},
+    units::{Units, places::is_in_name, selector::Users},
 };
-use tree::Tree;
 use unit_files::{Search, is_unit_name};
 
 /// The units of the machine whose root directory is `root`: their names, and of the interesting ones and of all
@@ -28,11 +24,18 @@ use unit_files::{Search, is_unit_name};
 /// What runs, and the current user's own unit files, are known of the running machine only, whose root is `/`.
 pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     let is_running = root == Path::new("/");
-    let system = SYSTEM.iter().map(PathBuf::from).collect();
-    let mut files = unit_files(root, system, interesting);
-    for (name, file) in unit_files(root, user_directories(is_running), interesting) {
-        files.entry(name).or_insert(file);
-    }
+    let directory = |name: &&str| match name.strip_prefix('$').and_then(|rest| rest.split_once('/')) {
+        Some((variable, below)) => {
+            let top = env::var_os(variable).map(PathBuf::from);
+            top.filter(|top| is_running && top.is_absolute()).map(|top| top.join(below))
+        }
+        None => Some(PathBuf::from(name)),
+    };
+    let [system, users] = [SYSTEM, USERS].map(|directories| {
+        Search::new(root, directories.iter().filter_map(directory)).unit_files(interesting)
+    });
+    // What both have is the system's.
+    let files = users.into_iter().chain(system).collect();
     let running = if is_running { running_below(Path::new(CGROUP_ROOT)) } else { BTreeMap::new() };
     Units { files, running }
 }
@@ -60,9 +63,8 @@ pub fn instances(root: &Path) -> Vec<(Instance, CgroupId)> {
 
 /// The names of the network interfaces that exist in this network namespace.
 pub fn interfaces() -> BTreeSet<String> {
-    let interfaces = if_nameindex().into_iter();
-    let name = |interface: &Interface| interface.name().to_str().ok().map(str::to_owned);
-    interfaces.flat_map(|list| list.iter().filter_map(name).collect::<Vec<_>>()).collect()
+    let Ok(interfaces) = if_nameindex() else { return BTreeSet::new() };
+    interfaces.iter().filter_map(|interface| interface.name().to_str().ok().map(str::to_owned)).collect()
 }
 
 /// Where the system's manager looks, first the one that wins (systemd.unit(5)).
@@ -82,59 +84,30 @@ const SYSTEM: &[&str] = &[
     "/run/systemd/generator.late",
 ];
 
-/// Where users' managers look, in the same way.
-const USERS: &[(Top, &str)] = &[
-    (Top::Home, ".config/systemd/user.control"),
-    (Top::Runtime, "systemd/user.control"),
-    (Top::Runtime, "systemd/transient"),
-    (Top::Runtime, "systemd/generator.early"),
-    (Top::Home, ".config/systemd/user"),
-    (Top::Root, "/etc/xdg/systemd/user"),
-    (Top::Root, "/etc/systemd/user"),
-    (Top::Runtime, "systemd/user"),
-    (Top::Root, "/run/systemd/user"),
-    (Top::Runtime, "systemd/generator"),
-    (Top::Home, ".local/share/systemd/user"),
-    (Top::Root, "/usr/local/share/systemd/user"),
-    (Top::Root, "/usr/share/systemd/user"),
-    (Top::Root, "/usr/local/lib/systemd/user"),
-    (Top::Root, "/usr/lib/systemd/user"),
-    (Top::Runtime, "systemd/generator.late"),
+/// Where users' managers look, in the same way; below a variable for the current user's.
+const USERS: &[&str] = &[
+    "$HOME/.config/systemd/user.control",
+    "$XDG_RUNTIME_DIR/systemd/user.control",
+    "$XDG_RUNTIME_DIR/systemd/transient",
+    "$XDG_RUNTIME_DIR/systemd/generator.early",
+    "$HOME/.config/systemd/user",
+    "/etc/xdg/systemd/user",
+    "/etc/systemd/user",
+    "$XDG_RUNTIME_DIR/systemd/user",
+    "/run/systemd/user",
+    "$XDG_RUNTIME_DIR/systemd/generator",
+    "$HOME/.local/share/systemd/user",
+    "/usr/local/share/systemd/user",
+    "/usr/share/systemd/user",
+    "/usr/local/lib/systemd/user",
+    "/usr/lib/systemd/user",
+    "$XDG_RUNTIME_DIR/systemd/generator.late",
 ];
-
-/// What a directory is below.
-#[derive(Debug, Clone, Copy)]
-enum Top {
-    Root,
-    /// The current user's home.
-    Home,
-    /// The current user's directory in /run/user.
-    Runtime,
-}
 
 /// More are not looked at: a user can make as many cgroups as memory holds.
 const MOST_CGROUPS: usize = 65_536;
 
 const CGROUP_DEPTH: usize = 32;
-
-/// Of all users, and perhaps of the current one.
-fn user_directories(with_own: bool) -> Vec<PathBuf> {
-    let own = |variable| env::var_os(variable).map(PathBuf::from).filter(|top| with_own && top.is_absolute());
-    let top = |top| match top {
-        Top::Root => Some(PathBuf::from("/")),
-        Top::Home => own("HOME"),
-        Top::Runtime => own("XDG_RUNTIME_DIR"),
-    };
-    USERS.iter().filter_map(|(below, name)| Some(top(*below)?.join(name))).collect()
-}
-
-fn unit_files(
-    root: &Path,
-    directories: Vec<PathBuf>,
-    interesting: &BTreeSet<UnitName>,
-) -> BTreeMap<UnitName, UnitFile> {
-    Search::new(Tree::new(root), directories).unit_files(interesting)
-}
 
 fn running_below(root: &Path) -> BTreeMap<UnitName, BTreeSet<CgroupPath>> {
     let mut running: BTreeMap<UnitName, BTreeSet<CgroupPath>> = BTreeMap::new();
@@ -152,8 +125,7 @@ fn running_below(root: &Path) -> BTreeMap<UnitName, BTreeSet<CgroupPath>> {
 /// below theirs, and it looks like a unit's. It is one here, under the name that it has.
 fn instance(path: CgroupPath) -> Option<Instance> {
     Instance::of(&path).or_else(|| {
-        let is_taken = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@/".contains(c);
-        let plain: String = path.as_str().chars().map(|c| if is_taken(c) { c } else { 'x' }).collect();
+        let plain = path.as_str().replace(|c| c != '/' && !is_in_name(c), "x");
         let manager = Instance::of(&plain.parse().ok()?)?.manager;
         let unit = UnitName(path.components().last()?.into());
         Some(Instance { manager, unit, path })
@@ -172,6 +144,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::units::UnitFile;
 
     /// A machine's root directory.
     struct Root(PathBuf);

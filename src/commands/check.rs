@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
 };
 
 use super::Failure;
 use crate::{
     cgroupfs::look,
-    cli::{Check, Deny},
+    cli::{Check, Deny, Format},
     findings::{self, Known},
     lint::Facts,
     load, log, machine,
@@ -23,8 +23,7 @@ use crate::{
     },
     report::{Report, UnitRow},
     text::{Diagnostic, Severity},
-    trial::{self, Trial, Tried, Untried},
-    units::selector::Users,
+    trial::{Trial, Untried},
     watch::hosts::look_up,
 };
 
@@ -43,9 +42,8 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         println!("{}", code.explanation());
         return Ok(ExitCode::SUCCESS);
     }
-    let paths: Vec<&Path> = options.files.iter().map(PathBuf::as_path).collect();
-    let mut policy =
-        parse::read(&Disk, &paths).map_err(|unreadable| Failure::new(unreadable).exit_code(NOT_CHECKED))?;
+    let unreadable = |error| Failure { exit_code: NOT_CHECKED, ..Failure::new(error) };
+    let mut policy = parse::read(&Disk, &options.files).map_err(unreadable)?;
     let (hosts, unresolved) = resolve(&policy, !options.no_dns);
     let exists: &dyn Fn(&CgroupPath) -> bool = match &options.root {
         Some(_) => &|path| ALWAYS_THERE.contains(&path.as_str()),
@@ -54,7 +52,18 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
     let users = machine::users(&policy.user_names());
     let instances = if options.root.is_some() { vec![] } else { machine::instances(Path::new(CGROUP_ROOT)) };
     let instances: Vec<Instance> = instances.into_iter().map(|(instance, _)| instance).collect();
-    let tried = load_for_real(options, &mut policy, &hosts, &unresolved, (&instances, &users), exists);
+    let interfaces = machine::interfaces().into_iter().chain(options.interface.iter().cloned()).collect();
+    let tried = Trial {
+        files: &options.files,
+        policy: &mut policy,
+        hosts: hosts.clone(),
+        instances: &instances,
+        users: &users,
+        exists,
+        interfaces: &interfaces,
+        dns: !options.no_dns,
+    }
+    .run();
     let units = machine::units(options.root.as_deref().unwrap_or(Path::new("/")), &policy.units());
     let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref() };
     let unknown = policy.user_names().into_iter().filter(|name| !users.contains_key(*name));
@@ -65,42 +74,33 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),
         policy: &policy,
         diagnostics: &diagnostics,
-        units: UnitRow::all(&policy, exists, |annotation| {
-            units.runs(&annotation.unit)
+        units: UnitRow::all(&policy, |annotation| {
+            annotation.statement.paths().any(exists)
+                || units.runs(&annotation.unit)
                 || instances.iter().any(|instance| annotation.selectors.select(instance, &users))
         }),
         dispatch: options.dispatch.then(|| load::script(&policy, &hosts, &instances, &users).to_string()),
         untried: tried.untried,
     };
+    let (stdout, stderr) = (io::stdout(), io::stderr());
     // A reader that has seen enough is no failure.
-    let _ = print(options, &report);
-    Ok(exit_code(options, &report))
-}
-
-fn load_for_real(
-    options: &Check,
-    policy: &mut Policy,
-    hosts: &Hosts,
-    unresolved: &BTreeMap<HostName, String>,
-    (instances, users): (&[Instance], &Users),
-    exists: &dyn Fn(&CgroupPath) -> bool,
-) -> Tried {
-    let mut hosts = hosts.clone();
-    hosts.extend(trial::stand_in_hosts(unresolved.keys().cloned()));
-    let mut interfaces = machine::interfaces();
-    interfaces.extend(options.interface.iter().cloned());
-    let dns = !options.no_dns;
-    Trial {
-        files: &options.files,
-        policy,
-        hosts: &hosts,
-        instances,
-        users,
-        exists,
-        interfaces: &interfaces,
-        dns,
-    }
-    .run()
+    let _ = match &report.dispatch {
+        Some(script) if options.format != Format::Json => write!(stdout.lock(), "{script}")
+            .and_then(|()| report.write(options.format, log::colour_on(&stderr), &mut stderr.lock())),
+        _ => {
+            let mut out = io::BufWriter::new(stdout.lock());
+            report.write(options.format, log::colour_on(&stdout), &mut out)
+        }
+    };
+    let fails = |diagnostic: &Diagnostic| {
+        let denials = [Deny::Warnings, Deny::Code(diagnostic.code)];
+        diagnostic.severity() == Severity::Error || options.deny.iter().any(|one| denials.contains(one))
+    };
+    Ok(match &report.untried {
+        _ if diagnostics.iter().any(fails) => ExitCode::FAILURE,
+        Some(Untried::Everything(_)) => ExitCode::from(NOT_CHECKED),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 /// The addresses of the annotations' host names, and why some have none.
@@ -114,28 +114,4 @@ fn resolve(policy: &Policy, dns: bool) -> (Hosts, BTreeMap<HostName, String>) {
         }
     }
     (known, failed)
-}
-
-/// Prints the report to stdout; with `--dispatch` the script goes there, and the report to stderr.
-fn print(options: &Check, report: &Report<'_>) -> io::Result<()> {
-    let (stdout, stderr) = (io::stdout(), io::stderr());
-    match (&report.dispatch, options.format()) {
-        (Some(script), format) if format != crate::cli::Format::Json => {
-            write!(stdout.lock(), "{script}")?;
-            report.write(format, log::colour_on(&stderr), &mut stderr.lock())
-        }
-        (_, format) => report.write(format, log::colour_on(&stdout), &mut io::BufWriter::new(stdout.lock())),
-    }
-}
-
-fn exit_code(options: &Check, report: &Report<'_>) -> ExitCode {
-    let is_denied = |diagnostic: &Diagnostic| {
-        options.deny.contains(&Deny::Warnings) || options.deny.contains(&Deny::Code(diagnostic.code))
-    };
-    let fails = |diagnostic: &Diagnostic| diagnostic.severity() == Severity::Error || is_denied(diagnostic);
-    match &report.untried {
-        _ if report.diagnostics.iter().any(fails) => ExitCode::FAILURE,
-        Some(Untried::Everything(_)) => ExitCode::from(NOT_CHECKED),
-        _ => ExitCode::SUCCESS,
-    }
 }

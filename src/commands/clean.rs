@@ -1,17 +1,13 @@
 //! `scnpm --clean`: takes everything of ours out of the kernel.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 
 use super::Failure;
 use crate::{
     cgroupfs::alive,
     load,
-    nft::{Complaint, Kernel, Nftables, probe},
-    policy::{Policy, files::Disk, parse},
+    nft::{Complaint, Kernel, Nftables, complaint, probe},
+    policy::{files::Disk, parse},
 };
 
 /// Runs it: objects named `scnpm.*`, rules that refer to them, and the elements in users' own sets that have our mark; and
@@ -22,17 +18,13 @@ use crate::{
 pub fn run(files: &[PathBuf]) -> Result<ExitCode, Failure> {
     let mut kernel = Nftables::open().map_err(Failure::new)?;
     probe::require_net_admin().map_err(Failure::new)?;
-    let words = |complaints: Vec<Complaint>| {
-        let words: Vec<String> = complaints.into_iter().map(|complaint| complaint.words).collect();
-        Failure::new(format!("nft: {}", words.join("; ")))
-    };
+    let words = |complaints: Vec<Complaint>| Failure::new(format!("nft: {}", complaint::words(&complaints)));
     let listing = kernel.list().map_err(words)?;
     let script = listing.removal(&BTreeSet::new(), &BTreeSet::new());
     if !script.lines.is_empty() {
         kernel.run(&script, false).map_err(words)?;
     }
-    let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-    let policy = parse::read(&Disk, &paths).unwrap_or_else(|_| Policy::default());
+    let policy = parse::read(&Disk, files).unwrap_or_default();
     let marked = load::marked(&mut kernel, &listing).map_err(Failure::new)?;
     match load::sweep(&mut kernel, &policy, &load::Marked::new(), &marked, &alive) {
         true => Ok(ExitCode::SUCCESS),

@@ -5,7 +5,7 @@ pub mod clean;
 pub mod replay;
 pub mod units;
 
-use std::fmt;
+use std::fmt::Display;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -18,14 +18,8 @@ pub struct Failure {
 
 impl Failure {
     /// With this message.
-    pub fn new(message: impl fmt::Display) -> Self {
+    pub fn new(message: impl Display) -> Self {
         Self { message: message.to_string(), exit_code: 1 }
-    }
-
-    /// With another exit code than 1.
-    #[must_use]
-    pub fn exit_code(self, exit_code: u8) -> Self {
-        Self { exit_code, ..self }
     }
 }
 
@@ -39,11 +33,3 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T
     runtime.shutdown_background();
     result
 }
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Failure {}

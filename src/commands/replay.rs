@@ -18,7 +18,7 @@ use crate::{
 /// The file cannot be read, or a line of it is none of a state log; exit code 3.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let name = options.file.display();
-    let failure = |text: String| Failure::new(format!("{name}{text}")).exit_code(3);
+    let failure = |text: String| Failure { exit_code: 3, ..Failure::new(format!("{name}{text}")) };
     let file = File::open(&options.file).map_err(|error| failure(format!(": {error}")))?;
     let mut out = std::io::stdout().lock();
     let (mut replay, mut differences, mut number) = (Replay::default(), 0, 0);

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
 };
 
@@ -17,7 +17,7 @@ use crate::{
     nft::probe,
     policy::{Annotation, Policy, Statement, files::Disk, parse},
     report::{
-        offer::{UNNAMED_CHAIN, offer},
+        offer::{Offer, UNNAMED_CHAIN, offer},
         units::{self, Row},
     },
     units::selector::{Selectors, Users, app_id},
@@ -26,69 +26,60 @@ use crate::{
 /// Runs it: exit code 0, or 1 if nothing matches.
 ///
 /// # Errors
-/// A file of `--file` that cannot be read; no cgroup v2.
+/// A file of `--file` that cannot be read; no cgroup v2; no unit that matches.
 pub fn run(options: &Units) -> Result<ExitCode, Failure> {
     let root = Path::new(CGROUP_ROOT);
     probe::require_cgroup2(root).map_err(Failure::new)?;
-    let policy = read(&options.file)?;
-    let pattern = options.pattern.as_deref().map(|text| Pattern::new(text, machine::users));
-    let rows = matching(rows(machine::instances(root), &policy), pattern.as_ref());
-    let is_printed = match options.annotate {
-        true => print_annotations(options, &rows, &policy),
-        false => {
-            let mut out = io::BufWriter::new(io::stdout().lock());
-            let write = if options.json { units::write_json } else { units::write_table };
-            // A reader that has seen enough is no failure.
-            let _ = write(&rows, &mut out).and_then(|()| out.flush());
-            true
-        }
+    // That annotations are wrong is the business of `scnpm check`.
+    let policy = match &options.file[..] {
+        [] => parse::read(&Disk, &[DEFAULT_FILE]).unwrap_or_default(),
+        files => parse::read(&Disk, files).map_err(Failure::new)?,
     };
-    match &options.pattern {
-        Some(text) if rows.is_empty() => Err(nothing_matches(text)),
-        None if rows.is_empty() => Err(Failure::new(format!(
+    let rows = rows(machine::instances(root), &policy);
+    let rows = matching(rows, options.pattern.as_deref(), machine::users);
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let exit_code = if options.annotate {
+        print_annotations(options, &rows, &policy, &mut out)
+    } else {
+        let write = if options.json { units::write_json } else { units::write_table };
+        // A reader that has seen enough is no failure.
+        let _ = write(&rows, &mut out).and_then(|()| out.flush());
+        ExitCode::SUCCESS
+    };
+    Err(Failure::new(match &options.pattern {
+        _ if !rows.is_empty() => return Ok(exit_code),
+        Some(text) => format!(
+            "no unit that has a cgroup matches `{}`: start it, or try a part of its name or path; `scnpm units` lists all",
+            text.replace(char::is_control, "\u{fffd}")
+        ),
+        None => format!(
             "no unit has a cgroup below {CGROUP_ROOT}: look where systemd runs, which may be outside of this container"
-        ))),
-        _ if is_printed => Ok(ExitCode::SUCCESS),
-        _ => Ok(ExitCode::FAILURE),
-    }
+        ),
+    }))
 }
 
-fn nothing_matches(pattern: &str) -> Failure {
-    Failure::new(format!(
-        "no unit that has a cgroup matches `{}`: start it, or try a part of its name or path; `scnpm units` lists all",
-        pattern.replace(char::is_control, "\u{fffd}")
-    ))
-}
-
-/// The annotations; that they are wrong is the business of `scnpm check`.
-fn read(files: &[PathBuf]) -> Result<Policy, Failure> {
-    let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-    match paths.is_empty() {
-        true => Ok(parse::read(&Disk, &[Path::new(DEFAULT_FILE)]).unwrap_or_default()),
-        false => parse::read(&Disk, &paths).map_err(Failure::new),
-    }
-}
-
-/// Whether there was one.
-fn print_annotations(options: &Units, rows: &[Row], policy: &Policy) -> bool {
+/// Fails if there is none.
+fn print_annotations(options: &Units, rows: &[Row], policy: &Policy, out: &mut dyn Write) -> ExitCode {
     let chain = options.chain.clone().or_else(|| first_chain(policy));
-    let offer = offer(rows, chain.as_deref().unwrap_or(UNNAMED_CHAIN), options.explicit);
-    let mut out = io::stdout().lock();
+    let Offer { lines, notes } = offer(rows, chain.as_deref().unwrap_or(UNNAMED_CHAIN), options.explicit);
     // A reader that has seen enough is no failure.
-    let _ = offer.lines.iter().try_for_each(|line| writeln!(out, "{line}"));
-    for note in &offer.notes {
+    let _ = lines.iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
+    for note in notes {
         eprintln!("note: {note}");
     }
-    if chain.is_none() && !offer.lines.is_empty() {
+    if lines.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    if chain.is_none() {
         eprintln!(
             "note: write the chain that the rule goes to for CHAIN, or say --chain \"inet filter NAME\""
         );
     }
-    !offer.lines.is_empty()
+    ExitCode::SUCCESS
 }
 
 fn first_chain(policy: &Policy) -> Option<String> {
-    policy.iter().find_map(|(_, annotation)| match &annotation.statement {
+    policy.annotations.iter().find_map(|annotation| match &annotation.statement {
         Statement::Rule(rule) => Some(rule.chain.to_string()),
         Statement::Element(_) => None,
     })
@@ -96,119 +87,69 @@ fn first_chain(policy: &Policy) -> Option<String> {
 
 /// The units in order.
 fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row> {
+    let users = machine::users(&policy.user_names());
     let mut names: BTreeMap<u32, Option<String>> = BTreeMap::new();
-    let mut name_of = |manager| match manager {
-        Manager::System => None,
-        Manager::User(uid) => {
-            let name = || Some(User::from_uid(Uid::from_raw(uid)).ok()??.name);
-            names.entry(uid).or_insert_with(name).clone()
-        }
+    let mut name_of = |uid| {
+        let name = || Some(User::from_uid(Uid::from_raw(uid)).ok()??.name);
+        names.entry(uid).or_insert_with(name).clone()
     };
-    let annotations = Annotations::of(policy, machine::users(&policy.user_names()));
-    let mut rows: Vec<Row> = found
-        .into_iter()
-        .map(|(instance, id)| Row {
-            user: name_of(instance.manager),
-            annotations: annotations.about(&instance.path),
-            instance,
-            id,
-        })
-        .collect();
+    let row = |(instance, id): (Instance, CgroupId)| Row {
+        user: if let Manager::User(uid) = instance.manager { name_of(uid) } else { None },
+        annotations: annotations_about(&instance.path, policy, &users),
+        instance,
+        id,
+    };
+    let mut rows: Vec<Row> = found.into_iter().map(row).collect();
     units::sort(&mut rows);
     rows
 }
 
-/// The annotations of a policy, each with what it is about.
-struct Annotations {
-    all: Vec<(Location, About)>,
-    /// The users whom they name.
-    users: Users,
-}
-
-enum About {
-    /// It names cgroups.
-    Paths(Vec<CgroupPath>),
-    /// It is for whatever cgroups its units have, or it is in force while they are active.
-    Units(Selectors),
-}
-
-impl Annotations {
-    fn of(policy: &Policy, users: Users) -> Self {
-        let all = policy.iter().map(|(_, annotation)| {
-            let paths = paths(annotation);
-            let about = match paths.is_empty() {
-                true => About::Units(annotation.selectors.clone()),
-                false => About::Paths(paths),
-            };
-            (policy.sources.location(annotation.unit_span), about)
-        });
-        Self { all: all.collect(), users }
-    }
-
-    /// Where those stand that are about a unit, or about a slice that it is in.
-    fn about(&self, path: &CgroupPath) -> Vec<Location> {
-        let is_about = |about: &About| match about {
-            About::Paths(paths) => paths.iter().any(|above| path.is_within(above)),
-            About::Units(selectors) => with_ancestors(path).any(|one| selectors.select(&one, &self.users)),
-        };
-        self.all.iter().filter(|(_, about)| is_about(about)).map(|(at, _)| at.clone()).collect()
-    }
-}
-
-fn paths(annotation: &Annotation) -> Vec<CgroupPath> {
-    match &annotation.statement {
-        Statement::Rule(rule) => rule.paths().cloned().collect(),
-        Statement::Element(element) => element.elements.iter().map(|(path, ..)| path.clone()).collect(),
-    }
-}
-
-/// A unit, and the slices and the manager that it is in: what matches their cgroups matches its, too. Whatever no manager
-/// calls so is selected by nobody.
-fn with_ancestors(path: &CgroupPath) -> impl Iterator<Item = Instance> {
+/// Where the annotations stand that are about a unit, or about a slice that it is in: those that name its cgroup, and those
+/// without a path that are for whatever cgroups their units have, or in force while these are active.
+fn annotations_about(path: &CgroupPath, policy: &Policy, users: &Users) -> Vec<Location> {
+    // What matches the cgroups of the slices and the manager that it is in, matches its, too. Whatever no manager calls so
+    // is selected by nobody.
     let text = path.as_str();
     let ends = text.match_indices('/').map(|(at, _)| at).chain([text.len()]);
-    ends.filter_map(|end| Instance::of(&text[..end].parse().ok()?))
-}
-
-/// Which units are asked for.
-struct Pattern {
-    selectors: Option<(Selectors, Users)>,
-    text: String,
-}
-
-impl Pattern {
-    fn new(text: &str, users_of: impl FnOnce(&BTreeSet<&str>) -> Users) -> Self {
-        let with_users = |selectors: Selectors| {
-            let users = users_of(&selectors.user_names());
-            (selectors, users)
-        };
-        Self { selectors: Selectors::parse(text).ok().map(with_users), text: text.to_owned() }
-    }
-
-    fn is_selected(&self, row: &Row) -> bool {
-        self.selectors.as_ref().is_some_and(|(selectors, users)| selectors.select(&row.instance, users))
-    }
-
-    fn is_part(&self, row: &Row) -> bool {
-        let Instance { unit, path, .. } = &row.instance;
-        // A path ends with the unit's name. What is escaped in that is not in the application's id.
-        path.as_str().contains(&self.text) || app_id(&unit.0).is_some_and(|id| id.contains(&self.text))
-    }
+    let instances: Vec<Instance> = ends.filter_map(|end| Instance::of(&text[..end].parse().ok()?)).collect();
+    let is_about = |annotation: &&Annotation| {
+        let mut paths = annotation.statement.paths().peekable();
+        match paths.peek() {
+            Some(_) => paths.any(|above| path.is_within(above)),
+            None => instances.iter().any(|one| annotation.selectors.select(one, users)),
+        }
+    };
+    let about = policy.annotations.iter().filter(is_about);
+    about.map(|annotation| policy.sources.location(annotation.unit_span)).collect()
 }
 
 /// What a selector selects, or else what has the pattern in its name or path: text may look like a selector by chance,
 /// as units' names have colons, too.
-fn matching(rows: Vec<Row>, pattern: Option<&Pattern>) -> Vec<Row> {
+fn matching(
+    rows: Vec<Row>,
+    pattern: Option<&str>,
+    users_of: impl FnOnce(&BTreeSet<&str>) -> Users,
+) -> Vec<Row> {
     let Some(pattern) = pattern else { return rows };
-    let selected: Vec<Row> = rows.iter().filter(|row| pattern.is_selected(row)).cloned().collect();
-    match selected.is_empty() {
-        true => rows.into_iter().filter(|row| pattern.is_part(row)).collect(),
-        false => selected,
+    let selected: Vec<Row> = Selectors::parse(pattern).map_or(vec![], |selectors| {
+        let users = users_of(&selectors.user_names());
+        rows.iter().filter(|row| selectors.select(&row.instance, &users)).cloned().collect()
+    });
+    if !selected.is_empty() {
+        return selected;
     }
+    let is_part = |Row { instance, .. }: &Row| {
+        // A path ends with the unit's name. What is escaped in that is not in the application's id.
+        let id = app_id(&instance.unit.0);
+        instance.path.as_str().contains(pattern) || id.is_some_and(|id| id.contains(pattern))
+    };
+    rows.into_iter().filter(is_part).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::policy::files::Files;
 
@@ -251,14 +192,13 @@ mod tests {
     }
 
     fn found(pattern: &str) -> Vec<String> {
-        let rows = matching(machine(), Some(&Pattern::new(pattern, alice)));
+        let rows = matching(machine(), Some(pattern), alice);
         rows.into_iter().map(|row| format!("{} {}", row.instance.manager, row.instance.unit)).collect()
     }
 
     fn about(text: &'static str, path: &str) -> Vec<usize> {
         let policy = policy(text);
-        let annotations = Annotations::of(&policy, alice(&policy.user_names()));
-        let annotations = annotations.about(&path.parse().unwrap());
+        let annotations = annotations_about(&path.parse().unwrap(), &policy, &alice(&policy.user_names()));
         annotations.into_iter().map(|location| location.line).collect()
     }
 
@@ -284,7 +224,7 @@ mod tests {
         assert_eq!(found("session.slice/"), ["1000 dbus-:1.2-org.example@0.service"]);
         assert_eq!(found("bob:app:firefox"), [""; 0]);
         assert_eq!(found("chromium"), [""; 0]);
-        assert_eq!(matching(machine(), None), machine());
+        assert_eq!(matching(machine(), None, alice), machine());
     }
 
     #[test]

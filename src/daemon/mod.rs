@@ -65,8 +65,8 @@ use state_log::StateLog;
 pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     process::share_the_heap();
     let (policy, looked_at) =
-        read_settled(&options).await.map_err(|failure| failure.exit_code(NOT_CONFIGURED))?;
-    let missing = |missing: Missing| Failure::new(missing).exit_code(NOT_CONFIGURED);
+        read_settled(&options).await.map_err(|failure| Failure { exit_code: NOT_CONFIGURED, ..failure })?;
+    let missing = |missing: Missing| Failure { exit_code: NOT_CONFIGURED, ..Failure::new(missing) };
     let mut kernel = Nftables::open().map_err(missing)?;
     probe::require_net_admin().map_err(missing)?;
     probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(missing)?;
@@ -128,9 +128,8 @@ impl Files for Noted {
 }
 
 fn read(options: &cli::Daemon) -> Result<(Policy, LookedAt), Failure> {
-    let paths: Vec<&Path> = options.files.iter().map(|path| path.as_path()).collect();
     let noted = Noted::default();
-    let policy = parse::read(&noted, &paths).map_err(Failure::new)?;
+    let policy = parse::read(&noted, &options.files).map_err(Failure::new)?;
     Ok((policy, noted.0.into_inner()))
 }
 
@@ -553,7 +552,7 @@ impl Daemon {
                     self.tell(Event::ReloadRequested);
                 }
             }
-            Err(failure) => tracing::error!("the old policy stays: {failure}"),
+            Err(Failure { message, .. }) => tracing::error!("the old policy stays: {message}"),
         }
     }
 
@@ -603,7 +602,7 @@ impl Daemon {
                     sources.ask_anew();
                 }
             }
-            Err(failure) => tracing::error!("the old policy stays: {failure}"),
+            Err(Failure { message, .. }) => tracing::error!("the old policy stays: {message}"),
         }
         self.is_strict &= !reread;
         self.notices.ready(&self.policy, &self.engine.figures());

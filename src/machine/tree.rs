@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, DirEntry, File, OpenOptions},
+    fs::{self, DirEntry, OpenOptions},
     io::Read,
     os::unix::fs::OpenOptionsExt,
     path::{Component, Path, PathBuf},
@@ -17,14 +17,10 @@ const MOST_LINKS: usize = 40;
 /// What is below a root directory. All paths are as they are there.
 #[derive(Debug)]
 pub(super) struct Tree {
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 impl Tree {
-    pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
-    }
-
     /// Where a path leads, which need not exist. `None` if its links lead around in a circle.
     pub(super) fn resolve(&self, path: &Path) -> Option<PathBuf> {
         let mut pending: Vec<OsString> = steps(path);
@@ -52,20 +48,20 @@ impl Tree {
 
     /// What is in a directory; nothing if it cannot be read.
     pub(super) fn list(&self, directory: &Path) -> impl Iterator<Item = DirEntry> {
-        let directory = self.resolve(directory).map(|directory| self.outside(&directory));
-        directory.and_then(|directory| fs::read_dir(directory).ok()).into_iter().flatten().flatten()
+        let directory = self.resolve(directory);
+        directory.and_then(|at| fs::read_dir(self.outside(&at)).ok()).into_iter().flatten().flatten()
     }
 
     /// A file's text, if it is an ordinary file, can be read and is not too large.
     pub(super) fn read(&self, path: &Path) -> Option<String> {
         let path = self.outside(&self.resolve(path)?);
         // To open a device can have an effect, and a FIFO waits.
-        if !fs::symlink_metadata(&path).ok()?.is_file() {
-            return None;
-        }
-        let mut options = OpenOptions::new();
-        let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path).ok()?;
-        read_ordinary(&file)
+        fs::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
+        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+        let mut bytes = Vec::new();
+        file.take(LARGEST + 1).read_to_end(&mut bytes).ok()?;
+        (bytes.len() as u64 <= LARGEST).then(|| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn outside(&self, path: &Path) -> PathBuf {
@@ -73,19 +69,9 @@ impl Tree {
     }
 }
 
-fn read_ordinary(file: &File) -> Option<String> {
-    let is_ordinary = file.metadata().is_ok_and(|metadata| metadata.is_file());
-    let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).ok()?;
-    let is_small = u64::try_from(bytes.len()).is_ok_and(|length| length <= LARGEST);
-    (is_ordinary && is_small).then(|| String::from_utf8_lossy(&bytes).into_owned())
-}
-
 /// The names of a path, the first one last.
 fn steps(path: &Path) -> Vec<OsString> {
-    let name = |component: Component<'_>| match component {
-        Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
-        Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
-    };
-    path.components().rev().filter_map(name).collect()
+    let names =
+        path.components().rev().filter(|one| matches!(one, Component::Normal(_) | Component::ParentDir));
+    names.map(|name| name.as_os_str().to_owned()).collect()
 }

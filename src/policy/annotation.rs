@@ -296,3 +296,15 @@ pub struct ElementStatement {
     /// The elements: path, its place, and the data in a map.
     pub elements: Vec<(CgroupPath, Span, Option<Data>)>,
 }
+
+impl Statement {
+    /// The cgroups that it names.
+    pub fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
+        let (rule, element) = match self {
+            Self::Rule(rule) => (Some(rule), None),
+            Self::Element(element) => (None, Some(element)),
+        };
+        let of_elements = element.into_iter().flat_map(|element| &element.elements).map(|(path, ..)| path);
+        rule.into_iter().flat_map(RuleStatement::paths).chain(of_elements)
+    }
+}

@@ -50,7 +50,7 @@ pub struct Unreadable {
 ///
 /// # Errors
 /// The first file of `paths` that cannot be read.
-pub fn read(files: &dyn Files, paths: &[&Path]) -> Result<Policy, Unreadable> {
+pub fn read(files: &dyn Files, paths: &[impl AsRef<Path>]) -> Result<Policy, Unreadable> {
     let mut reader = Reader {
         files,
         policy: Policy::default(),
@@ -59,7 +59,7 @@ pub fn read(files: &dyn Files, paths: &[&Path]) -> Result<Policy, Unreadable> {
         open: Vec::new(),
         readings: 0,
     };
-    for &path in paths {
+    for path in paths.iter().map(AsRef::as_ref) {
         let bytes = files.read(path).map_err(|error| Unreadable { path: path.to_owned(), error })?;
         reader.file(path, &bytes);
         reader.variables.close_all();

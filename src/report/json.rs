@@ -10,9 +10,6 @@ use crate::{
     text::{Diagnostic, Severity, Span},
 };
 
-/// What changes when a program that reads the object would have to.
-const VERSION: u32 = 1;
-
 #[derive(Serialize)]
 struct Object<'a> {
     version: u32,
@@ -55,25 +52,9 @@ struct Fix<'a> {
     text: &'a str,
 }
 
-pub(super) fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
-    let not_loaded = report.untried();
-    let object = Object {
-        version: VERSION,
-        files: &report.files,
-        loaded: not_loaded.is_none(),
-        not_loaded,
-        errors: report.count(Severity::Error),
-        warnings: report.count(Severity::Warning),
-        findings: report.diagnostics.iter().map(|diagnostic| finding(diagnostic, report.policy)).collect(),
-        units: &report.units,
-        dispatch: report.dispatch.as_deref(),
-    };
-    serde_json::to_writer_pretty(&mut *out, &object)?;
-    writeln!(out)
-}
-
-fn finding<'a>(diagnostic: &'a Diagnostic, policy: &'a Policy) -> Finding<'a> {
-    Finding {
+pub(super) fn write<'a>(report: &Report<'a>, out: &mut dyn Write) -> io::Result<()> {
+    let Report { policy, .. } = report;
+    let finding = |diagnostic: &'a Diagnostic| Finding {
         code: diagnostic.code.as_str(),
         severity: diagnostic.severity().to_string(),
         message: &diagnostic.message,
@@ -81,7 +62,21 @@ fn finding<'a>(diagnostic: &'a Diagnostic, policy: &'a Policy) -> Finding<'a> {
         unit: policy.annotation_at(diagnostic.span).map(|id| &*policy.annotation(id).unit.0),
         help: diagnostic.help.as_deref(),
         fix: diagnostic.fix.as_ref().map(|fix| Fix { place: place(fix.span, policy), text: &fix.text }),
-    }
+    };
+    let object = Object {
+        // Changes when a program that reads the object would have to.
+        version: 1,
+        files: &report.files,
+        loaded: report.untried.is_none(),
+        not_loaded: report.untried.as_ref().map(ToString::to_string),
+        errors: report.count(Severity::Error),
+        warnings: report.count(Severity::Warning),
+        findings: report.diagnostics.iter().map(finding).collect(),
+        units: &report.units,
+        dispatch: report.dispatch.as_deref(),
+    };
+    serde_json::to_writer_pretty(&mut *out, &object)?;
+    writeln!(out)
 }
 
 fn place(span: Span, policy: &Policy) -> Place<'_> {

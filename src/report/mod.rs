@@ -34,17 +34,14 @@ pub struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Writes it.
-    ///
-    /// # Errors
-    /// As `out`.
+    /// Writes it; fails as `out` does.
     pub fn write(&self, format: Format, colour: bool, out: &mut dyn Write) -> io::Result<()> {
+        let sources = &self.policy.sources;
         match format {
             Format::Full => self.write_full(colour, out),
-            Format::Short => self
-                .diagnostics
-                .iter()
-                .try_for_each(|one| writeln!(out, "{}", one.short(&self.policy.sources))),
+            Format::Short => {
+                self.diagnostics.iter().try_for_each(|one| writeln!(out, "{}", one.short(sources)))
+            }
             Format::Json => json::write(self, out),
         }
     }
@@ -54,47 +51,34 @@ impl Report<'_> {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.severity() == severity).count()
     }
 
-    /// Why something was not loaded, in words.
-    pub fn untried(&self) -> Option<String> {
-        self.untried.as_ref().map(|untried| match untried {
-            Untried::Everything(why) => {
-                format!("nothing was loaded, so this is only what the files' text tells: {why}")
-            }
-            Untried::Annotations => {
-                "the annotations were not loaded, since nft refuses the files that they are for".to_owned()
-            }
-        })
-    }
-
     fn write_full(&self, colour: bool, out: &mut dyn Write) -> io::Result<()> {
         for diagnostic in self.diagnostics {
             writeln!(out, "{}\n", diagnostic.render(&self.policy.sources, colour))?;
         }
-        if let Some(why) = self.untried() {
+        if let Some(why) = &self.untried {
             writeln!(out, "note: {why}\n")?;
         }
         if !self.units.is_empty() && self.dispatch.is_none() {
-            writeln!(out, "{}", table::Table(&self.units))?;
+            table::write(&self.units, out)?;
+            writeln!(out)?;
         }
         writeln!(out, "{}: {}", self.files.join(", "), self.verdict())
     }
 
     fn verdict(&self) -> String {
-        let (errors, warnings) = (self.count(Severity::Error), self.count(Severity::Warning));
-        let annotations = counted(self.policy.annotations.len(), "annotation");
-        match (errors, warnings) {
-            (0, 0) => format!("{annotations}, no problems found"),
-            (0, _) => format!("{annotations}, {}", counted(warnings, "warning")),
-            (_, 0) => format!("{annotations}, {}", counted(errors, "error")),
-            _ => format!("{annotations}, {}, {}", counted(errors, "error"), counted(warnings, "warning")),
+        let counted = |number: usize, what: &str| match number {
+            0 => format!("no {what}s"),
+            1 => format!("1 {what}"),
+            _ => format!("{number} {what}s"),
+        };
+        let mut parts = vec![counted(self.policy.annotations.len(), "annotation")];
+        for severity in [Severity::Error, Severity::Warning] {
+            let number = self.count(severity);
+            parts.extend((number > 0).then(|| counted(number, &severity.to_string())));
         }
-    }
-}
-
-fn counted(number: usize, what: &str) -> String {
-    match number {
-        0 => format!("no {what}s"),
-        1 => format!("1 {what}"),
-        _ => format!("{number} {what}s"),
+        if self.diagnostics.is_empty() {
+            parts.push("no problems found".to_owned());
+        }
+        parts.join(", ")
     }
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use super::units::{Row, shown};
 use crate::{
     model::{Instance, Manager},
-    units::selector::{Selector, Selectors, Users, Which, Whose, app_id},
+    units::{
+        places,
+        selector::{Selector, Selectors, Users, Which, Whose, app_id},
+    },
 };
 
 /// What stands for the chain where nobody named one.
@@ -46,9 +49,11 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
             groups.len() - 1
         });
         if explicit {
-            groups[group].push(by_path(row, chain));
+            let (Instance { unit, path, .. }, level) = (&row.instance, row.level());
+            groups[group].push(format!(
+                "# {unit} :: add rule {chain} socket cgroupv2 level {level} \"{path}\" accept"
+            ));
             if is_app {
-                let unit = &row.instance.unit;
                 notes.push(format!(
                     "{unit}: the next time that {selector} is started its path can be another one"
                 ));
@@ -66,42 +71,28 @@ fn is_of_a_slice(row: &Row, slices: &[&Row]) -> bool {
     unit.0.ends_with(".scope") && app_id(&unit.0).is_none() && slices.iter().any(holds)
 }
 
-fn by_path(row: &Row, chain: &str) -> String {
-    let (unit, path, level) = (&row.instance.unit, &row.instance.path, row.level());
-    format!("# {unit} :: add rule {chain} socket cgroupv2 level {level} \"{path}\" accept")
-}
-
 /// The shortest way to say which unit is meant that is understood so.
 fn selector(row: &Row) -> Option<Selector> {
-    if !row.is_plain() {
-        return None;
-    }
-    let unit = &row.instance.unit;
-    let owners = match row.instance.manager {
-        Manager::System => vec![Whose::System],
-        Manager::User(uid) => row.user.iter().cloned().map(Whose::User).chain([Whose::Uid(uid)]).collect(),
+    let Instance { manager, unit, path } = &row.instance;
+    // Its name and all above it are to be such as systemd gives.
+    Instance::of(path).filter(|plain| *plain == row.instance)?;
+    let (app, owner, users) = match manager {
+        Manager::System => (None, Whose::System, Users::new()),
+        Manager::User(uid) => {
+            (app_id(&unit.0), Whose::Uid(*uid), row.user.iter().map(|name| (name.clone(), *uid)).collect())
+        }
     };
-    let app = match row.instance.manager {
-        Manager::System => None,
-        Manager::User(_) => app_id(&unit.0).map(Which::App),
+    let owners: Vec<Whose> = users.keys().cloned().map(Whose::User).chain([owner]).collect();
+    let ways = app.map(Which::App).into_iter().chain([Which::Unit(unit.clone())]);
+    let pairs = ways.flat_map(|which| owners.iter().map(move |whose| (whose.clone(), which.clone())));
+    // A user may be called `system`, and an application anything.
+    let is_understood = |selector: &Selector| {
+        let text = selector.to_string();
+        text.chars().all(places::is_in_name)
+            && Selectors::parse(&text) == Ok(Selectors(vec![selector.clone()]))
+            && selector.selects(&row.instance, &users)
     };
-    let ways = app.into_iter().chain([Which::Unit(unit.clone())]);
-    ways.flat_map(|which| {
-        owners.iter().map(move |whose| Selector { whose: whose.clone(), which: which.clone() })
-    })
-    .find(|selector| is_understood(selector, row))
-}
-
-/// A user may be called `system`, and an application anything.
-fn is_understood(selector: &Selector, row: &Row) -> bool {
-    let users: Users = match (row.instance.manager, &row.user) {
-        (Manager::User(uid), Some(name)) => [(name.clone(), uid)].into(),
-        _ => Users::default(),
-    };
-    let text = selector.to_string();
-    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c));
-    let read = Selectors::parse(&text);
-    is_plain && read == Ok(Selectors(vec![selector.clone()])) && selector.selects(&row.instance, &users)
+    pairs.map(|(whose, which)| Selector { whose, which }).find(is_understood)
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
-//! The table of units.
+//! Tables, and that of the units of a policy.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    io::{self, Write},
+    iter,
 };
 
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
 use crate::{
-    model::{CgroupPath, UnitName},
+    model::UnitName,
     policy::{Annotation, Part, Policy, Statement},
 };
 
@@ -31,43 +33,28 @@ pub struct UnitRow {
 
 impl UnitRow {
     /// The units of a policy, in the order of the files.
-    pub fn all(
-        policy: &Policy,
-        exists: &dyn Fn(&CgroupPath) -> bool,
-        runs: impl Fn(&Annotation) -> bool,
-    ) -> Vec<Self> {
+    pub fn all(policy: &Policy, runs: impl Fn(&Annotation) -> bool) -> Vec<Self> {
         let mut rows: Vec<Self> = Vec::new();
         let mut known: BTreeMap<&UnitName, usize> = BTreeMap::new();
-        for (_, annotation) in policy.iter() {
+        for annotation in &policy.annotations {
             let index = *known.entry(&annotation.unit).or_insert_with(|| {
-                rows.push(Self {
-                    unit: annotation.unit.0.to_string(),
-                    runs: runs(annotation),
-                    ..Self::default()
-                });
+                rows.push(Self { unit: annotation.unit.0.to_string(), ..Self::default() });
                 rows.len() - 1
             });
-            rows[index].count(&annotation.statement, exists);
+            let row = &mut rows[index];
+            row.rules += 1;
+            row.runs = row.runs || runs(annotation);
+            match &annotation.statement {
+                Statement::Rule(rule) => {
+                    row.chains.insert(rule.chain.to_string());
+                    let level =
+                        |part: &Part| if let Part::Cgroup(one) = part { Some(one.level) } else { None };
+                    row.levels.extend(rule.body.iter().filter_map(level));
+                }
+                Statement::Element(element) => drop(row.sets.insert(element.set.to_string())),
+            }
         }
         rows
-    }
-
-    fn count(&mut self, statement: &Statement, exists: &dyn Fn(&CgroupPath) -> bool) {
-        self.rules += 1;
-        match statement {
-            Statement::Rule(rule) => {
-                self.chains.insert(rule.chain.to_string());
-                self.levels.extend(rule.body.iter().filter_map(|part| match part {
-                    Part::Cgroup(cgroup) => Some(cgroup.level),
-                    Part::Verbatim(_) | Part::Units(_) => None,
-                }));
-                self.runs |= rule.paths().any(exists);
-            }
-            Statement::Element(element) => {
-                self.sets.insert(element.set.to_string());
-                self.runs |= element.elements.iter().any(|(path, ..)| exists(path));
-            }
-        }
     }
 
     fn cells(&self) -> [String; 5] {
@@ -84,18 +71,27 @@ impl UnitRow {
     }
 }
 
-/// Units one below the other, in columns.
-pub(super) struct Table<'a>(pub(super) &'a [UnitRow]);
+pub(super) fn write(rows: &[UnitRow], out: &mut dyn Write) -> io::Result<()> {
+    let head = ["UNIT", "CHAINS AND SETS", "LEVEL", "RUNS", "RULES"];
+    write_columns(head, rows.iter().map(UnitRow::cells), out)
+}
 
-impl fmt::Display for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["UNIT", "CHAINS AND SETS", "LEVEL", "RUNS", "RULES"].map(str::to_owned);
-        let rows: Vec<[String; 5]> = std::iter::once(head).chain(self.0.iter().map(UnitRow::cells)).collect();
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let [unit, places, level, runs] = [0, 1, 2, 3].map(width);
-        rows.iter()
-            .try_for_each(|[a, b, c, d, e]| writeln!(f, "{a:unit$}  {b:places$}  {c:level$}  {d:runs$}  {e}"))
+/// Writes lines one below the other, in columns as wide as what is in them.
+pub(super) fn write_columns<const COLUMNS: usize>(
+    head: [&str; COLUMNS],
+    lines: impl Iterator<Item = [String; COLUMNS]>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let lines: Vec<_> = iter::once(head.map(str::to_owned)).chain(lines).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].width()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..COLUMNS - 1).map(width).collect();
+    for line in &lines {
+        for (cell, width) in line.iter().zip(&widths) {
+            write!(out, "{cell}{:1$}  ", "", width - cell.width())?;
+        }
+        writeln!(out, "{}", line[COLUMNS - 1])?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -120,8 +116,10 @@ mod tests {
                 ..UnitRow::default()
             },
         ];
+        let mut out = Vec::new();
+        write(&rows, &mut out).unwrap();
         assert_eq!(
-            Table(&rows).to_string(),
+            String::from_utf8(out).unwrap(),
             "\
 UNIT             CHAINS AND SETS       LEVEL  RUNS  RULES
 postfix.service  inet filter services  2      yes   12

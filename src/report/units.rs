@@ -4,14 +4,17 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    iter,
     path::Path,
 };
 
 use serde::Serialize;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthChar;
 
-use crate::model::{CgroupId, Instance, Location, Manager};
+use super::table;
+use crate::{
+    model::{CgroupId, Instance, Location, Manager},
+    units::places,
+};
 
 /// A unit that has a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,37 +31,33 @@ pub struct Row {
 
 /// The system's units first, then users' by number, then by path with what is below a slice behind it.
 pub fn sort(rows: &mut [Row]) {
-    rows.sort_by(|a, b| {
-        let managers = a.instance.manager.cmp(&b.instance.manager);
-        managers.then_with(|| a.instance.path.components().cmp(b.instance.path.components()))
-    });
+    rows.sort_by_cached_key(|row| (row.instance.manager, row.instance.path.as_str().replace('/', "\0")));
 }
 
-/// Writes the table.
-///
-/// # Errors
-/// As `out`.
+/// Writes the table; fails as `out` does.
 pub fn write_table(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
     let files = short_names(rows);
-    let head = ["UNIT", "MANAGER", "LEVEL", "PATH", "ID", "ANNOTATIONS"].map(str::to_owned);
-    let lines: Vec<[String; 6]> = iter::once(head).chain(rows.iter().map(|row| row.cells(&files))).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].width()).max().unwrap_or(0);
-    let widths = [0, 1, 2, 3, 4].map(width);
-    for line in &lines {
-        for (cell, width) in line.iter().zip(widths) {
-            write!(out, "{cell}{:1$}  ", "", width - cell.width())?;
-        }
-        writeln!(out, "{}", line[5])?;
-    }
-    Ok(())
+    let head = ["UNIT", "MANAGER", "LEVEL", "PATH", "ID", "ANNOTATIONS"];
+    table::write_columns(head, rows.iter().map(|row| row.cells(&files)), out)
 }
 
-/// Writes the object.
-///
-/// # Errors
-/// As `out`.
+/// Writes the object; fails as `out` does.
 pub fn write_json(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
-    let object = Object { version: VERSION, units: rows.iter().map(Unit::of).collect() };
+    let units = rows.iter().map(|row| {
+        let uid = if let Manager::User(uid) = row.instance.manager { Some(uid) } else { None };
+        Unit {
+            unit: &row.instance.unit.0,
+            manager: if uid.is_some() { "user" } else { "system" },
+            uid,
+            user: row.user.as_deref(),
+            level: row.level(),
+            path: row.instance.path.as_str(),
+            id: row.id,
+            annotations: &row.annotations,
+        }
+    });
+    // The version changes when a program that reads the object would have to.
+    let object = Object { version: 1, units: units.collect() };
     serde_json::to_writer_pretty(&mut *out, &object)?;
     writeln!(out)
 }
@@ -66,12 +65,8 @@ pub fn write_json(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
 /// A unit's name or a path with a replacement for what systemd takes in no name: it can be anything, since a user makes
 /// directories below their manager as they like.
 pub fn shown(name: &str) -> String {
-    let is_taken = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@/".contains(c);
-    name.chars().map(|c| if is_taken(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+    name.replace(|c| c != '/' && !places::is_in_name(c), "\u{fffd}")
 }
-
-/// What changes when a program that reads the object would have to.
-const VERSION: u32 = 1;
 
 #[derive(Serialize)]
 struct Object<'a> {
@@ -91,42 +86,14 @@ struct Unit<'a> {
     annotations: &'a [Location],
 }
 
-impl<'a> Unit<'a> {
-    fn of(row: &'a Row) -> Self {
-        let Instance { manager, unit, path } = &row.instance;
-        let (manager, uid) = match manager {
-            Manager::System => ("system", None),
-            Manager::User(uid) => ("user", Some(*uid)),
-        };
-        Self {
-            unit: &unit.0,
-            manager,
-            uid,
-            user: row.user.as_deref(),
-            level: row.level(),
-            path: path.as_str(),
-            id: row.id,
-            annotations: &row.annotations,
-        }
-    }
-}
-
 impl Row {
     /// The level of its cgroup.
     pub fn level(&self) -> usize {
         self.instance.path.components().count()
     }
 
-    /// Whether its name and all above it are such as systemd gives.
-    pub fn is_plain(&self) -> bool {
-        Instance::of(&self.instance.path).as_ref() == Some(&self.instance)
-    }
-
     fn cells(&self, files: &BTreeMap<&str, &str>) -> [String; 6] {
-        let place = |at: &Location| {
-            let file = files.get(at.file.as_str()).copied().unwrap_or(&at.file);
-            format!("{}:{}", printable(file), at.line)
-        };
+        let place = |at: &Location| format!("{}:{}", printable(files[at.file.as_str()]), at.line);
         let places: Vec<String> = self.annotations.iter().map(place).collect();
         [
             shown(&self.instance.unit.0),
@@ -141,20 +108,16 @@ impl Row {
 
 /// The last names of files, where these tell the files apart.
 fn short_names(rows: &[Row]) -> BTreeMap<&str, &str> {
-    let files: BTreeMap<&str, &str> = rows
-        .iter()
-        .flat_map(|row| &row.annotations)
-        .map(|at| (at.file.as_str(), Path::new(&at.file).file_name().and_then(|name| name.to_str())))
-        .map(|(file, name)| (file, name.unwrap_or(file)))
-        .collect();
-    let is_unique = |name: &str| files.values().filter(|other| **other == name).count() == 1;
-    files.iter().map(|(file, name)| (*file, if is_unique(name) { *name } else { file })).collect()
+    let files = rows.iter().flat_map(|row| &row.annotations).map(|at| at.file.as_str());
+    let name = |file| Path::new(file).file_name().and_then(|name| name.to_str()).unwrap_or(file);
+    let names: BTreeMap<&str, &str> = files.map(|file| (file, name(file))).collect();
+    let is_unique = |name: &&str| names.values().filter(|other| *other == name).count() == 1;
+    names.iter().map(|(file, name)| (*file, Some(*name).filter(is_unique).unwrap_or(file))).collect()
 }
 
 /// With a replacement for blanks and for what takes no room.
 fn printable(text: &str) -> String {
-    let is_seen = |c: char| !c.is_whitespace() && c.width().is_some_and(|width| width > 0);
-    text.chars().map(|c| if is_seen(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+    text.replace(|c: char| c.is_whitespace() || c.width().is_none_or(|width| width == 0), "\u{fffd}")
 }
 
 #[cfg(test)]

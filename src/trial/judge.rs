@@ -5,16 +5,9 @@ use crate::{
     model::CgroupPath,
     nft::complaint::{Complaint, Kind},
     text::{
-        Code, Diagnostic, Item, ItemKind, Outline, OutlinedBlock, Span, Token, TokenKind, diagnostic::quoted,
-        token::text_of,
+        Code, Diagnostic, Item, ItemKind, Outline, Span, Token, TokenKind, diagnostic::quoted, token::text_of,
     },
 };
-
-/// What to make of a complaint.
-pub(super) struct Judgement {
-    pub(super) diagnostic: Diagnostic,
-    pub(super) repair: Repair,
-}
 
 /// What lets nft come to its next complaint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,82 +36,77 @@ pub(super) struct Place<'a> {
     pub(super) missing: &'a [(String, Span)],
 }
 
-/// Judges a complaint about a place in a file.
-pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> Judgement {
-    let Place { span, outline, text, .. } = *place;
-    let word = text.get(span.start..span.end).unwrap_or_default().trim_matches('"').to_owned();
+impl<'a> Place<'a> {
+    /// What is written there, without quotes.
+    fn word(&self) -> &'a str {
+        self.text.get(self.span.start..self.span.end).unwrap_or_default().trim_matches('"')
+    }
+}
+
+/// What to make of a complaint about a place in a file.
+pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnostic, Repair) {
+    let Place { span, outline, text, missing } = *place;
+    let (word, item) = (place.word(), outline.item_at(span));
     let message = refusal(complaint);
-    if complaint.kind == Kind::CgroupMissing {
-        return Judgement {
-            diagnostic: plain_cgroup(span, &message, outline, text),
-            repair: Repair::Cgroups,
-        };
-    }
-    if complaint.kind == Kind::InterfaceMissing && is_interface(&word) {
-        let diagnostic = Diagnostic::new(Code::Interface, span, message);
-        return Judgement { diagnostic: by_name(diagnostic, span, outline), repair: Repair::Interface(word) };
-    }
-    if complaint.kind == Kind::Junk
-        && let Some(help) = junk(span, text)
-    {
-        let diagnostic = Diagnostic::new(Code::Base, span, message).help(help);
-        return Judgement { diagnostic, repair: Repair::Junk };
-    }
-    if complaint.kind == Kind::HostUnresolved && is_host_name(&word) {
-        let diagnostic = Diagnostic::new(Code::BaseHost, span, message)
-            .help("write an address: at boot nft loads the file before there is a network to ask for names");
-        return Judgement { diagnostic, repair: Repair::Host(word) };
-    }
-    if complaint.kind == Kind::Unsupported && matches_cgroup(place) {
-        let diagnostic = Diagnostic::new(Code::Hook, span, message).help(ONLY_SOME_HOOKS);
-        return Judgement { diagnostic, repair: Repair::Without };
-    }
-    let mut diagnostic = Diagnostic::new(Code::Base, span, message);
-    if complaint.kind == Kind::EarlyEnd {
-        diagnostic =
-            diagnostic.help("the statement ends too early for nft: the words before its end may be misspelt");
-    }
-    match outline.blocks.iter().rev().find(|block| holds(block.span, span)) {
-        Some(block) if complaint.kind == Kind::Missing => in_block(block, place, diagnostic),
-        Some(block) if block.is_flowtable && outline.item_at(span).is_none() => {
-            Judgement { diagnostic, repair: Repair::Flowtable(block.name.clone()) }
+    let refused = |code| Diagnostic::new(code, span, &*message);
+    match complaint.kind {
+        Kind::CgroupMissing => (plain_cgroup(place, &message), Repair::Cgroups),
+        Kind::InterfaceMissing if is_interface(word) => {
+            (by_name(refused(Code::Interface), outline), Repair::Interface(word.to_owned()))
         }
-        _ => Judgement { diagnostic, repair: Repair::Without },
+        // What editors of other systems leave in a file.
+        Kind::Junk if text[span.start..].starts_with('\r') => {
+            let help = "nft takes CR LF line ends in comments only: end the lines with LF";
+            (refused(Code::Base).help(help), Repair::Junk)
+        }
+        // The text is without it.
+        Kind::Junk if span.start == 0 => {
+            (refused(Code::Base).help("nft takes no byte order mark: save the file without"), Repair::Junk)
+        }
+        Kind::HostUnresolved if is_host_name(word) => {
+            let help =
+                "write an address: at boot nft loads the file before there is a network to ask for names";
+            (refused(Code::BaseHost).help(help), Repair::Host(word.to_owned()))
+        }
+        Kind::Unsupported if item.is_some_and(|item| matches_cgroup(outline.tokens_of(item))) => {
+            (refused(Code::Hook).help(ONLY_SOME_HOOKS), Repair::Without)
+        }
+        kind => {
+            let block = outline.blocks.iter().rev().find(|block| holds(block.span, span));
+            // Something that the block itself needs: a device of its own, if any is missing.
+            let is_needed = kind == Kind::Missing && item.is_none_or(is_property);
+            let device = missing
+                .iter()
+                .find(|(_, device)| is_needed && block.is_some_and(|block| holds(block.span, *device)));
+            let flowtable = block.filter(|block| block.is_flowtable && (is_needed || item.is_none()));
+            match (device, flowtable) {
+                (Some((name, device)), _) => {
+                    let help = format!("make sure that {} is made before, or leave it out", quoted(name));
+                    let diagnostic = Diagnostic { span: *device, ..refused(Code::Interface) };
+                    (diagnostic.help(help), Repair::Interface(name.clone()))
+                }
+                (None, flowtable) => {
+                    let help = match kind {
+                        Kind::EarlyEnd => Some(
+                            "the statement ends too early for nft: the words before its end may be misspelt",
+                        ),
+                        _ if is_needed && flowtable.is_some() => {
+                            Some("this kernel has no flowtables: it needs CONFIG_NF_FLOW_TABLE")
+                        }
+                        _ => None,
+                    };
+                    let diagnostic = Diagnostic { help: help.map(str::to_owned), ..refused(Code::Base) };
+                    let name = flowtable.map(|block| block.name.clone());
+                    (diagnostic, name.map_or(Repair::Without, Repair::Flowtable))
+                }
+            }
+        }
     }
 }
 
 /// What to say of a complaint about a file.
 pub(super) fn refusal<P>(complaint: &Complaint<P>) -> String {
     format!("nft refuses the file: {}", complaint.words.replace('\n', " "))
-}
-
-/// What to do about what editors of other systems leave in a file.
-fn junk(span: Span, text: &str) -> Option<&'static str> {
-    match text[span.start..].chars().next() {
-        Some('\r') => Some("nft takes CR LF line ends in comments only: end the lines with LF"),
-        // The text is without it.
-        _ if span.start == 0 => Some("nft takes no byte order mark: save the file without"),
-        _ => None,
-    }
-}
-
-/// Something does not exist that a block needs: a device of its own, if any is missing.
-fn in_block(block: &OutlinedBlock, place: &Place<'_>, diagnostic: Diagnostic) -> Judgement {
-    if !place.outline.item_at(place.span).is_none_or(is_property) {
-        return Judgement { diagnostic, repair: Repair::Without };
-    }
-    match place.missing.iter().find(|(_, device)| holds(block.span, *device)) {
-        Some((name, device)) => Judgement {
-            diagnostic: Diagnostic { code: Code::Interface, span: *device, ..diagnostic }
-                .help(format!("make sure that {} is made before, or leave it out", quoted(name))),
-            repair: Repair::Interface(name.clone()),
-        },
-        None if block.is_flowtable => Judgement {
-            diagnostic: diagnostic.help("this kernel has no flowtables: it needs CONFIG_NF_FLOW_TABLE"),
-            repair: Repair::Flowtable(block.name.clone()),
-        },
-        None => Judgement { diagnostic, repair: Repair::Without },
-    }
 }
 
 fn is_property(item: &Item) -> bool {
@@ -129,47 +117,38 @@ fn holds(whole: Span, part: Span) -> bool {
     whole.file == part.file && whole.start <= part.start && part.end <= whole.end
 }
 
-fn matches_cgroup(place: &Place<'_>) -> bool {
-    let Some(item) = place.outline.item_at(place.span) else { return false };
-    place.outline.tokens_of(item).windows(2).any(|pair| pair[0].is("socket") && pair[1].is("cgroupv2"))
+fn matches_cgroup(tokens: &[Token]) -> bool {
+    tokens.windows(2).any(|pair| pair[0].is("socket") && pair[1].is("cgroupv2"))
 }
 
 /// The statements that a repair does without.
 pub(super) fn without(repair: &Repair, span: Span, outline: &Outline) -> Vec<Span> {
-    match repair {
-        Repair::Flowtable(name) => {
-            let uses = |tokens: &[Token]| {
-                tokens.iter().any(|token| token.is("flow"))
-                    && tokens.iter().any(|token| token.text.strip_prefix('@') == Some(name))
-            };
-            let rules = outline.items.iter().filter(|item| uses(outline.tokens_of(item)));
-            let tables = outline.blocks.iter().filter(|block| block.is_flowtable && block.name == *name);
-            rules.map(|item| item.span).chain(tables.map(|block| block.span)).collect()
-        }
-        _ => match outline.item_at(span) {
-            // Without its type, a chain can't have a policy either.
-            Some(item) if outline.tokens_of(item)[0].is("type") => chain_properties(span, outline),
-            Some(item) if item.is_dispensable() => vec![item.span],
-            Some(_) => vec![],
-            None => chain_properties(span, outline),
-        },
+    if let Repair::Flowtable(name) = repair {
+        let uses = |tokens: &[Token]| {
+            tokens.iter().any(|token| token.is("flow"))
+                && tokens.iter().any(|token| token.text.strip_prefix('@') == Some(name))
+        };
+        let rules = outline.items.iter().filter(|item| uses(outline.tokens_of(item)));
+        let tables = outline.blocks.iter().filter(|block| block.is_flowtable && block.name == *name);
+        return rules.map(|item| item.span).chain(tables.map(|block| block.span)).collect();
     }
-}
-
-/// What makes a base chain of the chain in whose block a place is.
-fn chain_properties(span: Span, outline: &Outline) -> Vec<Span> {
+    if let Some(item) = outline.item_at(span)
+        && !outline.tokens_of(item)[0].is("type")
+    {
+        return if item.is_dispensable() { vec![item.span] } else { vec![] };
+    }
+    // All that makes a base chain of the chain: without its type, it can't have a policy either.
     let block = outline.blocks.iter().rev().find(|block| !block.is_flowtable && holds(block.span, span));
     let properties = outline.items.iter().filter(|item| item.kind == ItemKind::ChainProperty);
-    properties
-        .map(|item| item.span)
-        .filter(|item| block.is_some_and(|block| holds(block.span, *item)))
-        .collect()
+    let is_here = |item: &Span| block.is_some_and(|block| holds(block.span, *item));
+    properties.map(|item| item.span).filter(is_here).collect()
 }
 
 /// A rule outside the annotations names a cgroup that does not exist.
-pub(super) fn plain_cgroup(span: Span, message: &str, outline: &Outline, text: &str) -> Diagnostic {
+pub(super) fn plain_cgroup(place: &Place<'_>, message: &str) -> Diagnostic {
+    let Place { span, outline, text, .. } = *place;
     let diagnostic = Diagnostic::new(Code::PlainCgroup, span, message);
-    let written = text.get(span.start..span.end).unwrap_or_default().trim_matches('"');
+    let written = place.word();
     let Some(item) = outline.item_at(span) else { return diagnostic };
     let ItemKind::Rule(chain, at) = &item.kind else {
         return diagnostic.help("scnpm adds it while it exists: write an `add element` annotation");
@@ -193,15 +172,9 @@ pub(super) fn plain_cgroup(span: Span, message: &str, outline: &Outline, text: &
 pub(super) fn plain_cgroup_now(path: &CgroupPath, span: Span) -> Option<Diagnostic> {
     // The slices and init.scope at the top are there as soon as systemd is, and never made anew.
     (path.components().count() > 1).then(|| {
-        Diagnostic::new(
-            Code::PlainCgroupNow,
-            span,
-            format!(
-                "this rule loads only while {} exists, and is stale when it is made anew",
-                quoted(path.as_str())
-            ),
-        )
-        .help("make it an annotation")
+        let path = quoted(path.as_str());
+        let message = format!("this rule loads only while {path} exists, and is stale when it is made anew");
+        Diagnostic::new(Code::PlainCgroupNow, span, message).help("make it an annotation")
     })
 }
 
@@ -213,17 +186,10 @@ pub(super) fn missing_device(name: &str, span: Span) -> Diagnostic {
 
 /// A host name that was looked up.
 pub(super) fn host_name(name: &str, span: Span) -> Diagnostic {
-    Diagnostic::new(
-        Code::BaseHostName,
-        span,
-        format!("nft looks {} up when it loads the file, at boot before there is a network", quoted(name)),
-    )
-    .help("write an address, or make the rule an annotation: scnpm looks names up when it can")
-}
-
-/// A host name that was not looked up.
-pub(super) fn host_left_out(name: &str, span: Span) -> Diagnostic {
-    Diagnostic::new(Code::Unresolved, span, format!("{} is not looked up: --no-dns", quoted(name)))
+    let name = quoted(name);
+    let message = format!("nft looks {name} up when it loads the file, at boot before there is a network");
+    Diagnostic::new(Code::BaseHostName, span, message)
+        .help("write an address, or make the rule an annotation: scnpm looks names up when it can")
 }
 
 /// The devices of a file's netdev chains and flowtables, with their places.
@@ -232,78 +198,58 @@ pub(super) fn devices(outline: &Outline, all: &[Outline]) -> Vec<(String, Span)>
     for item in outline.items.iter().filter(|item| is_property(item)) {
         let mut tokens = outline.tokens_of(item).iter();
         while let Some(token) = tokens.next() {
-            if token.is("device") {
-                found.extend(tokens.next().map(|name| (name, name.span)));
-            } else if token.is("devices") {
+            let is_list = token.is("devices");
+            if is_list || token.is("device") {
                 let list = tokens.by_ref().skip_while(|token| token.is("="));
-                let names = list.take_while(|token| !token.is("}") && !token.is(";"));
-                found.extend(
-                    names.filter(|name| name.kind != TokenKind::Punctuation).map(|name| (name, name.span)),
-                );
+                let list = list.take_while(|token| !token.is("}") && !token.is(";"));
+                let names = list.filter(|name| name.kind != TokenKind::Punctuation);
+                found.extend(names.take(if is_list { usize::MAX } else { 1 }));
             }
         }
     }
-    found
-        .into_iter()
-        .flat_map(|(token, span)| match token.kind {
-            TokenKind::Variable => values(&token.text[1..], all, span),
-            _ => vec![(token.unquoted().to_owned(), span)],
-        })
-        .filter(|(name, _)| is_interface(name))
-        .collect()
+    let names = found.into_iter().flat_map(|token| {
+        let names = match token.kind {
+            TokenKind::Variable => values(&token.text[1..], all),
+            _ => vec![token],
+        };
+        names.into_iter().map(|name| (name.unquoted().to_owned(), token.span))
+    });
+    names.filter(|(name, _)| is_interface(name)).collect()
 }
 
-/// The words of a variable, at the place where it is used.
-fn values(name: &str, all: &[Outline], span: Span) -> Vec<(String, Span)> {
-    let statements = all.iter().flat_map(|outline| outline.items.iter().map(|item| outline.tokens_of(item)));
-    let mut value = statements.filter_map(|tokens| match tokens {
-        [verb, variable, sign, value @ ..]
-            if (verb.is("define") || verb.is("redefine")) && variable.is(name) && sign.is("=") =>
-        {
-            Some(value)
-        }
-        _ => None,
-    });
-    let words = value
-        .next_back()
-        .into_iter()
-        .flatten()
-        .filter(|token| matches!(token.kind, TokenKind::Word | TokenKind::Quoted));
-    words.map(|token| (token.unquoted().to_owned(), span)).collect()
+/// The words of a variable.
+fn values<'a>(name: &str, all: &'a [Outline]) -> Vec<&'a Token> {
+    let mut statements =
+        all.iter().flat_map(|outline| outline.items.iter().map(|item| outline.tokens_of(item)));
+    let is_define = |tokens: &&[Token]| {
+        let is_verb = tokens[0].is("define") || tokens[0].is("redefine");
+        is_verb && matches!(tokens, [_, variable, sign, ..] if variable.is(name) && sign.is("="))
+    };
+    let value = statements.rfind(is_define).map_or(&[][..], |tokens| &tokens[3..]);
+    value.iter().filter(|token| matches!(token.kind, TokenKind::Word | TokenKind::Quoted)).collect()
 }
 
 /// The paths in `socket cgroupv2 level N …` of a file's own rules, with their places.
 pub(super) fn plain_cgroups(outline: &Outline) -> Vec<(CgroupPath, Span)> {
-    let tokens = &outline.tokens;
-    let mut found = Vec::new();
-    for at in 0..tokens.len().saturating_sub(4) {
-        let is_match = tokens[at].is("socket") && tokens[at + 1].is("cgroupv2") && tokens[at + 2].is("level");
-        if is_match {
-            found.extend(paths(&tokens[at + 4..]));
-        }
-    }
-    found
+    let at = |at| match &outline.tokens[at..] {
+        [a, b, c, _, rest @ ..] if a.is("socket") && b.is("cgroupv2") && c.is("level") => paths(rest),
+        _ => vec![],
+    };
+    (0..outline.tokens.len()).flat_map(at).collect()
 }
 
 fn paths(tokens: &[Token]) -> Vec<(CgroupPath, Span)> {
-    let operators = ["==", "!=", "eq", "ne"];
-    let tokens = match tokens {
-        [operator, rest @ ..] if operators.iter().any(|text| operator.is(text)) => rest,
-        tokens => tokens,
-    };
-    let list = match tokens {
-        [brace, rest @ ..] if brace.is("{") => rest,
-        [one, ..] => std::slice::from_ref(one),
-        [] => return vec![],
-    };
-    let quoted =
-        list.iter().take_while(|token| !token.is("}")).filter(|token| token.kind == TokenKind::Quoted);
+    let is_operator = |token: &Token| ["==", "!=", "eq", "ne"].iter().any(|text| token.is(text));
+    let tokens = &tokens[usize::from(tokens.first().is_some_and(is_operator))..];
+    let is_list = tokens.first().is_some_and(|token| token.is("{"));
+    let list = tokens.iter().take(if is_list { usize::MAX } else { 1 }).take_while(|token| !token.is("}"));
+    let quoted = list.filter(|token| token.kind == TokenKind::Quoted);
     quoted.filter_map(|token| Some((token.unquoted().parse().ok()?, token.span))).collect()
 }
 
 /// With `iifname` in place of the `iif` in front of an interface's name.
-fn by_name(diagnostic: Diagnostic, span: Span, outline: &Outline) -> Diagnostic {
-    let before = outline.tokens.partition_point(|token| token.span.start < span.start);
+fn by_name(diagnostic: Diagnostic, outline: &Outline) -> Diagnostic {
+    let before = outline.tokens.partition_point(|token| token.span.start < diagnostic.span.start);
     let keyword = outline.tokens[..before].last().filter(|token| token.is("iif") || token.is("oif"));
     match keyword {
         Some(keyword) => diagnostic.help(BY_NAME).fix(keyword.span, format!("{}name", keyword.text)),
@@ -313,9 +259,8 @@ fn by_name(diagnostic: Diagnostic, span: Span, outline: &Outline) -> Diagnostic 
 
 /// A statement with its `;`, if nothing else stands in its lines.
 fn line_of_its_own(item: &Item, text: &str) -> Option<Span> {
-    let before = &text[text[..item.span.start].rfind('\n').map_or(0, |at| at + 1)..item.span.start];
-    let after = &text[item.span.end..];
-    let after = &after[..after.find('\n').unwrap_or(after.len())];
+    let before = text[..item.span.start].rsplit('\n').next()?;
+    let after = text[item.span.end..].split('\n').next()?;
     let semicolon = after.find(';').map_or(0, |at| at + 1);
     let is_alone = before.trim().is_empty() && after.trim_start_matches([' ', '\t', ';', '\r']).is_empty();
     let is_one_line = !text[item.span.start..item.span.end].contains('\n');
@@ -361,11 +306,11 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
         Span { file: FileId(0), start, end: start + word.len() }
     }
 
-    fn judged(word: &str, words: &str) -> Judgement {
+    fn judged(word: &str, words: &str) -> (Diagnostic, Repair) {
         judge_in(TEXT, place(word), words, &[])
     }
 
-    fn judge_in(text: &str, span: Span, words: &str, missing: &[(String, Span)]) -> Judgement {
+    fn judge_in(text: &str, span: Span, words: &str, missing: &[(String, Span)]) -> (Diagnostic, Repair) {
         let complaint: Complaint = Complaint::unplaced(words);
         judge(&Place { span, outline: &Outline::of(FileId(0), text), text, missing }, &complaint)
     }
@@ -381,24 +326,22 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
     #[test]
     fn a_cgroup_that_does_not_exist_is_to_be_an_annotation() {
         let found = judged("\"system.slice/a.service\"", "cgroupv2 path fails: No such file or directory");
-        assert_eq!((found.diagnostic.code, found.repair), (Code::PlainCgroup, Repair::Cgroups));
+        assert_eq!((found.0.code, found.1), (Code::PlainCgroup, Repair::Cgroups));
         assert_eq!(
-            line_with_fix(&found.diagnostic),
+            line_with_fix(&found.0),
             "# a.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/a.service\" \
              tcp dport { 25, 465 } accept"
         );
         let found = judged("\"b/c\"", "cgroupv2 path fails: No such file or directory");
-        assert_eq!(found.diagnostic.fix, None);
-        assert!(
-            found.diagnostic.help.unwrap().contains("# c.service :: add rule inet f c iif \"eth9\" socket")
-        );
+        assert_eq!(found.0.fix, None);
+        assert!(found.0.help.unwrap().contains("# c.service :: add rule inet f c iif \"eth9\" socket"));
     }
 
     #[test]
     fn an_interface_that_does_not_exist_is_to_be_matched_by_name() {
         let found = judged("\"eth9\"", "Interface does not exist");
-        assert_eq!(found.repair, Repair::Interface("eth9".to_owned()));
-        assert!(line_with_fix(&found.diagnostic).starts_with("iifname \"eth9\" socket"));
+        assert_eq!(found.1, Repair::Interface("eth9".to_owned()));
+        assert!(line_with_fix(&found.0).starts_with("iifname \"eth9\" socket"));
     }
 
     #[test]
@@ -411,10 +354,10 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
         let lo = text.find("lo }").unwrap();
         let device = ("lo".to_owned(), Span { file: FileId(0), start: lo, end: lo + 2 });
         let found = judge_in(text, span, words, std::slice::from_ref(&device));
-        assert_eq!((found.diagnostic.code, found.diagnostic.span), (Code::Interface, device.1));
-        assert_eq!(found.repair, Repair::Interface("lo".to_owned()));
+        assert_eq!((found.0.code, found.0.span), (Code::Interface, device.1));
+        assert_eq!(found.1, Repair::Interface("lo".to_owned()));
         let found = judge_in(text, span, words, &[]);
-        let spans = without(&found.repair, span, &outline);
+        let spans = without(&found.1, span, &outline);
         let texts: Vec<&str> = spans.iter().map(|span| &text[span.start..span.end]).collect();
         assert_eq!(texts, ["ip protocol tcp flow add @t", "flowtable t { devices = { lo }; }"]);
     }
@@ -422,10 +365,10 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
     #[test]
     fn host_names_are_looked_up_and_what_is_none_is_done_without() {
         let found = judged("mail.example", "Could not resolve hostname: Name or service not known");
-        assert_eq!(found.repair, Repair::Host("mail.example".to_owned()));
-        assert!(found.diagnostic.message.ends_with("Could not resolve hostname: Name or service not known"));
-        assert_eq!(judged("{ 25, 465 }", "Could not resolve hostname: x").repair, Repair::Without);
-        assert_eq!(judged("465", "Could not resolve hostname: x").diagnostic.code, Code::Base);
+        assert_eq!(found.1, Repair::Host("mail.example".to_owned()));
+        assert!(found.0.message.ends_with("Could not resolve hostname: Name or service not known"));
+        assert_eq!(judged("{ 25, 465 }", "Could not resolve hostname: x").1, Repair::Without);
+        assert_eq!(judged("465", "Could not resolve hostname: x").0.code, Code::Base);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Interfaces that only have to be there, by rtnetlink(7).
 
-use std::{io, os::fd::AsRawFd};
+use std::os::fd::AsRawFd;
 
 use nix::{
     errno::Errno,
@@ -24,23 +24,15 @@ const ZEROES: usize = 8 + 16;
 const KINDS: [&str; 3] = ["dummy", "bridge", "ifb"];
 
 /// Makes an interface of this name, unless there is one.
-///
-/// # Errors
-/// The kernel's.
-pub(super) fn make(name: &str) -> io::Result<()> {
-    let mut result = Ok(());
-    for kind in KINDS {
-        result = request(&new_link(name, kind));
-        match &result {
-            Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {}
-            Err(error) if error.raw_os_error() == Some(Errno::EEXIST as i32) => return Ok(()),
-            _ => return result,
-        }
+pub(super) fn make(name: &str) -> nix::Result<()> {
+    let is_final = |made: &nix::Result<()>| *made != Err(Errno::EOPNOTSUPP);
+    match KINDS.iter().map(|kind| request(name, kind)).find(is_final) {
+        Some(Err(Errno::EEXIST)) => Ok(()),
+        made => made.unwrap_or(Err(Errno::EOPNOTSUPP)),
     }
-    result
 }
 
-fn new_link(name: &str, kind: &str) -> Vec<u8> {
+fn request(name: &str, kind: &str) -> nix::Result<()> {
     let mut bytes = 0_u32.to_ne_bytes().to_vec();
     bytes.extend(RTM_NEWLINK.to_ne_bytes());
     bytes.extend((NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).to_ne_bytes());
@@ -48,19 +40,15 @@ fn new_link(name: &str, kind: &str) -> Vec<u8> {
     text(&mut bytes, IFLA_IFNAME, name);
     nest(&mut bytes, IFLA_LINKINFO, |bytes| text(bytes, IFLA_INFO_KIND, kind));
     close(&mut bytes, 0);
-    bytes
-}
-
-fn request(bytes: &[u8]) -> io::Result<()> {
     let socket =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-    send(socket.as_raw_fd(), bytes, MsgFlags::empty())?;
+    send(socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
     let mut answer = vec![0; 32 << 10];
     let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
     match messages(&answer[..length]).find(|message| message.kind == NLMSG_ERROR).map(|found| found.error()) {
         Some(0) => Ok(()),
-        Some(number) => Err(io::Error::from_raw_os_error(number)),
-        None => Err(io::ErrorKind::InvalidData.into()),
+        Some(number) => Err(Errno::from_raw(number)),
+        None => Err(Errno::EBADMSG),
     }
 }

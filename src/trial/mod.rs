@@ -16,19 +16,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use derive_more::Display;
+
 use crate::{
     lint::Ruleset,
     model::{CgroupPath, Instance},
     nft::FileComplaint,
     policy::{
         Policy,
-        hosts::{HostName, Hosts},
+        files::{Disk, Files},
+        hosts::Hosts,
     },
-    text::{Code, Diagnostic, FileId, Item, ItemKind, Outline, Span, diagnostic::quoted},
+    text::{Code, Diagnostic, FileId, ItemKind, Outline, Span, diagnostic::quoted},
     units::selector::Users,
 };
-use attempt::{Attempt, Report, Subject};
-use judge::{Judgement, Place, Repair};
+use attempt::{Attempt, Report};
+use judge::{Place, Repair};
 
 /// What is to be tried.
 pub struct Trial<'a> {
@@ -36,9 +39,9 @@ pub struct Trial<'a> {
     pub files: &'a [PathBuf],
     /// Their policy. A file that only nft finds is added to its sources.
     pub policy: &'a mut Policy,
-    /// The addresses of host names in annotations.
-    pub hosts: &'a Hosts,
-    /// The units that there are, and the users whom annotations name.
+    /// The addresses of host names in annotations, as far as they have any.
+    pub hosts: Hosts,
+    /// The units that there are.
     pub instances: &'a [Instance],
     /// The users whom annotations name.
     pub users: &'a Users,
@@ -62,11 +65,13 @@ pub struct Tried {
 }
 
 /// What was not tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Display)]
 pub enum Untried {
     /// Nothing could be loaded on this machine, for this reason.
+    #[display("nothing was loaded, so this is only what the files' text tells: {_0}")]
     Everything(String),
     /// The annotations, since nft refuses the files and what it refuses cannot be done without.
+    #[display("the annotations were not loaded, since nft refuses the files that they are for")]
     Annotations,
 }
 
@@ -75,45 +80,39 @@ const ROUNDS: usize = 100;
 
 impl Trial<'_> {
     /// Tries it.
-    pub fn run(self) -> Tried {
-        let outlines = outlines(self.policy);
+    pub fn run(mut self) -> Tried {
+        for (number, host) in self.policy.host_names().into_iter().enumerate() {
+            let [v4, v6] = stand_ins(0x8000 + number);
+            let address = if host.v6 { v6 } else { v4 };
+            self.hosts.entry(host).or_insert_with(|| [address].into());
+        }
+        let sources = self.policy.sources.files.iter().enumerate();
         let mut rounds = Rounds {
             files: files(self.files, self.policy),
-            outlines,
+            outlines: sources.map(|(number, file)| Outline::of(FileId(number), &file.text)).collect(),
             is_bent: false,
             missing: Vec::new(),
             attempt: Attempt::default(),
-            found: BTreeMap::new(),
             diagnostics: Vec::new(),
             trial: self,
         };
         rounds.prepare();
         let (ruleset, untried) = rounds.run();
-        rounds.diagnostics.extend(rounds.unmade_devices());
+        // The devices that the kernel did without, each once.
+        let first: BTreeMap<&String, Span> =
+            rounds.missing.iter().rev().map(|(name, span)| (name, *span)).collect();
+        let unmade = first.into_iter().filter(|(name, _)| !rounds.attempt.interfaces.contains(*name));
+        rounds.diagnostics.extend(unmade.map(|(name, span)| judge::missing_device(name, span)));
         Tried { diagnostics: rounds.diagnostics, ruleset, untried }
     }
 }
 
-fn outlines(policy: &Policy) -> Vec<Outline> {
-    let outline = |(number, file): (usize, &crate::text::SourceFile)| Outline::of(FileId(number), &file.text);
-    policy.sources.files.iter().enumerate().map(outline).collect()
-}
-
 /// The files that nft is to load: each once, and none that another one includes.
 fn files(named: &[PathBuf], policy: &Policy) -> Vec<String> {
-    let mut seen = BTreeSet::new();
-    let is_included = |identity: &PathBuf| {
-        policy.sources.files.iter().any(|file| file.is_included && identity_of(&file.path) == *identity)
-    };
-    let mut wanted = |path: &&PathBuf| {
-        let identity = identity_of(&path.to_string_lossy());
-        seen.insert(identity.clone()) && !is_included(&identity)
-    };
-    named.iter().filter(&mut wanted).map(|path| path.to_string_lossy().into_owned()).collect()
-}
-
-fn identity_of(path: &str) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path))
+    let included = policy.sources.files.iter().filter(|file| file.is_included);
+    let mut seen: BTreeSet<PathBuf> = included.map(|file| Disk.identity(Path::new(&file.path))).collect();
+    let wanted = named.iter().filter(|path| seen.insert(Disk.identity(path)));
+    wanted.map(|path| path.to_string_lossy().into_owned()).collect()
 }
 
 struct Rounds<'a> {
@@ -127,25 +126,22 @@ struct Rounds<'a> {
     missing: Vec<(String, Span)>,
     /// What the next round begins with.
     attempt: Attempt,
-    /// The addresses of the files' host names that were looked up.
-    found: BTreeMap<String, Vec<IpAddr>>,
     diagnostics: Vec<Diagnostic>,
 }
 
 impl Rounds<'_> {
     fn run(&mut self) -> (Option<Ruleset>, Option<Untried>) {
         for _ in 0..ROUNDS {
-            let report = self.attempt.run(&self.files, &self.loaded());
-            match report {
-                Report::Impossible(why) => {
+            match self.attempt.run(&self.files, &self.trial) {
+                Err(why) => {
                     self.without_a_room();
                     return (None, Some(Untried::Everything(why)));
                 }
-                Report::Loaded { ruleset, diagnostics } => {
+                Ok(Report::Loaded { ruleset, diagnostics }) => {
                     self.diagnostics.extend(diagnostics);
                     return ((!self.is_bent).then(|| Ruleset::of(&ruleset)), None);
                 }
-                Report::Refused(complaints) => {
+                Ok(Report::Refused(complaints)) => {
                     if !self.repair(complaints) {
                         break;
                     }
@@ -155,39 +151,21 @@ impl Rounds<'_> {
         (None, Some(Untried::Annotations))
     }
 
-    fn loaded(&self) -> Subject<'_> {
-        let Trial { policy, hosts, instances, users, .. } = &self.trial;
-        Subject { policy, hosts, instances, users }
-    }
-
     /// What must be there before the first round, and what is known to be wrong without nft.
     fn prepare(&mut self) {
-        let is_stream = |file: &&String| !Path::new(file).is_file();
-        let text = |file: &String| {
-            let source = self.trial.policy.sources.files.iter().find(|source| source.path == *file)?;
-            Some((file.clone(), source.text.clone()))
-        };
-        self.attempt.streams = self.files.iter().filter(is_stream).filter_map(text).collect();
+        let named = self.trial.policy.sources.files.iter().filter(|file| self.files.contains(&file.path));
+        let streams = named.filter(|file| !Path::new(&file.path).is_file());
+        self.attempt.streams = streams.map(|file| (file.path.clone(), file.text.clone())).collect();
         let known = self.trial.interfaces;
-        self.attempt.interfaces = self.words().filter_map(|word| known.get(word)).cloned().collect();
-        for (number, outline) in self.outlines.iter().enumerate() {
-            let devices = judge::devices(outline, &self.outlines).into_iter();
-            let here = |(name, span): (String, Span)| (name, Span { file: FileId(number), ..span });
-            self.missing.extend(devices.filter(|(name, _)| !known.contains(name)).map(here));
-            for (path, span) in judge::plain_cgroups(outline) {
-                if (self.trial.exists)(&path) {
-                    self.diagnostics.extend(judge::plain_cgroup_now(&path, span));
-                }
-            }
-        }
-        self.attempt.cgroups =
-            self.paths_in_files().into_iter().filter(|path| (self.trial.exists)(path)).collect();
-    }
-
-    /// All that is written in files and annotations, without quotes.
-    fn words(&self) -> impl Iterator<Item = &str> {
-        let base = self.outlines.iter().flat_map(|outline| &outline.tokens);
-        base.chain(self.trial.policy.tokens()).map(|token| token.unquoted())
+        let tokens = self.outlines.iter().flat_map(|outline| &outline.tokens);
+        let words = tokens.chain(self.trial.policy.tokens()).map(|token| token.unquoted());
+        self.attempt.interfaces = words.filter_map(|word| known.get(word)).cloned().collect();
+        let devices = self.outlines.iter().flat_map(|outline| judge::devices(outline, &self.outlines));
+        self.missing = devices.filter(|(name, _)| !known.contains(name)).collect();
+        let exists = self.trial.exists;
+        let plain = self.outlines.iter().flat_map(judge::plain_cgroups).filter(|(path, _)| exists(path));
+        self.diagnostics.extend(plain.filter_map(|(path, span)| judge::plain_cgroup_now(&path, span)));
+        self.attempt.cgroups = self.paths_in_files().into_iter().filter(|path| exists(path)).collect();
     }
 
     /// What may be a cgroup's path in the files' own rules and sets.
@@ -210,65 +188,51 @@ impl Rounds<'_> {
                 continue;
             }
             let Some(span) = self.place(&complaint) else {
-                self.unplaced(&complaint);
+                let span = Span { file: FileId(0), start: 0, end: 0 };
+                self.say_once(Diagnostic::new(Code::Base, span, judge::refusal(&complaint)));
                 continue;
             };
             // What follows comes of it, and there is one at each line.
             if has_junk {
                 break;
             }
-            let Judgement { diagnostic, repair } = judge::judge(&self.judged(span), &complaint);
-            has_junk = repair == Repair::Junk;
-            let (diagnostic, is_different) = self.carry_out(repair, span, diagnostic, &before);
+            let (mut diagnostic, repair) = judge::judge(&self.judged(span), &complaint);
+            let is_different = match &repair {
+                Repair::Host(name) if !before.hosts.contains_key(name) => {
+                    diagnostic = self.look_up(name, diagnostic);
+                    true
+                }
+                Repair::Interface(name) if !before.interfaces.contains(name) => {
+                    self.attempt.interfaces.insert(name.clone());
+                    true
+                }
+                Repair::Cgroups if before.cgroups != self.paths_in_files() => {
+                    self.attempt.cgroups = self.paths_in_files();
+                    true
+                }
+                Repair::Junk => self.clear_junk(span.file),
+                _ => self.do_without(&repair, span),
+            };
             self.say_once(diagnostic);
+            has_junk = repair == Repair::Junk;
             is_table_wrong |= is_different && complaint.kind.is_of_the_table();
             repaired |= is_different;
         }
         repaired
     }
 
-    /// What to say, and whether the next round will be different from the one `before`.
-    fn carry_out(
-        &mut self,
-        repair: Repair,
-        span: Span,
-        diagnostic: Diagnostic,
-        before: &Attempt,
-    ) -> (Diagnostic, bool) {
-        match repair {
-            Repair::Host(name) if !before.hosts.contains_key(&name) => {
-                (self.look_up(&name, span, diagnostic), true)
-            }
-            Repair::Interface(name) if !before.interfaces.contains(&name) => {
-                self.attempt.interfaces.insert(name);
-                (diagnostic, true)
-            }
-            Repair::Cgroups if !before.has_all_cgroups => {
-                self.attempt.has_all_cgroups = true;
-                self.attempt.cgroups = self.paths_in_files();
-                (diagnostic, true)
-            }
-            Repair::Junk => (diagnostic, self.clear_junk(span.file)),
-            _ => (diagnostic, self.do_without(&repair, span)),
-        }
-    }
-
     /// Gives a name its addresses; what is to be said of it.
-    fn look_up(&mut self, name: &str, span: Span, refusal: Diagnostic) -> Diagnostic {
-        let stand_ins = stand_ins(self.attempt.hosts.len()).to_vec();
-        if !self.trial.dns {
-            self.attempt.hosts.insert(name.to_owned(), stand_ins);
-            return judge::host_left_out(name, span);
-        }
-        let known = self.found.entry(name.to_owned()).or_insert_with(|| {
-            (name, 0).to_socket_addrs().into_iter().flatten().map(|address| address.ip()).collect()
+    fn look_up(&mut self, name: &str, refusal: Diagnostic) -> Diagnostic {
+        let dns = self.trial.dns;
+        let known = self.attempt.hosts.entry(name.to_owned()).or_insert_with(|| {
+            let found = if dns { (name, 0).to_socket_addrs().ok() } else { None };
+            found.into_iter().flatten().map(|address| address.ip()).collect()
         });
-        if known.is_empty() {
-            self.attempt.hosts.insert(name.to_owned(), stand_ins);
-            return refusal;
+        if !dns {
+            let message = format!("{} is not looked up: --no-dns", quoted(name));
+            return Diagnostic::new(Code::Unresolved, refusal.span, message);
         }
-        self.attempt.hosts.insert(name.to_owned(), known.clone());
-        judge::host_name(name, span)
+        if known.is_empty() { refusal } else { judge::host_name(name, refusal.span) }
     }
 
     /// Leaves out carriage returns; a byte order mark is not in the source's text. Whether it was not done before.
@@ -283,8 +247,11 @@ impl Rounds<'_> {
         let source = self.trial.policy.sources.file(span.file);
         let text = self.attempt.blanks.entry(source.path.clone()).or_insert_with(|| source.text.clone());
         let mut is_new = false;
-        for span in judge::without(repair, span, &self.outlines[span.file.0]) {
-            self.is_bent |= self.outlines[span.file.0].item_at(span).is_some_and(changes_what_is_reached);
+        let outline = &self.outlines[span.file.0];
+        for span in judge::without(repair, span, outline) {
+            self.is_bent |= outline
+                .item_at(span)
+                .is_some_and(|item| matches!(item.kind, ItemKind::ChainProperty | ItemKind::Rule(..)));
             let blank = |byte: u8| if byte == b'\n' { '\n' } else { ' ' };
             let blank: String = text[span.start..span.end].bytes().map(blank).collect();
             is_new |= text[span.start..span.end] != blank;
@@ -300,14 +267,6 @@ impl Rounds<'_> {
             text: &self.trial.policy.sources.file(span.file).text,
             missing: &self.missing,
         }
-    }
-
-    /// The devices that the kernel did without, each once.
-    fn unmade_devices(&self) -> Vec<Diagnostic> {
-        let first: BTreeMap<&String, Span> =
-            self.missing.iter().rev().map(|(name, span)| (name, *span)).collect();
-        let unmade = first.into_iter().filter(|(name, _)| !self.attempt.interfaces.contains(*name));
-        unmade.map(|(name, span)| judge::missing_device(name, span)).collect()
     }
 
     /// What nft names as `file:line:first-last`, in the policy's sources.
@@ -329,22 +288,14 @@ impl Rounds<'_> {
     /// A source by the name that nft has for it. One that the parser did not find is read now.
     fn source(&mut self, name: &str) -> Option<FileId> {
         let sources = &mut self.trial.policy.sources;
-        let known = sources.files.iter().position(|file| file.path == name).or_else(|| {
-            let identity = identity_of(name);
-            sources.files.iter().position(|file| identity_of(&file.path) == identity)
-        });
-        if let Some(number) = known {
+        let identity = |name: &str| Disk.identity(Path::new(name));
+        if let Some(number) = sources.files.iter().position(|file| identity(&file.path) == identity(name)) {
             return Some(FileId(number));
         }
         let text = String::from_utf8_lossy(&fs::read(name).ok()?).into_owned();
         let id = sources.add(name, text);
         self.outlines.push(Outline::of(id, &sources.file(id).text));
         Some(id)
-    }
-
-    fn unplaced(&mut self, complaint: &FileComplaint) {
-        let span = Span { file: FileId(0), start: 0, end: 0 };
-        self.say_once(Diagnostic::new(Code::Base, span, judge::refusal(complaint)));
     }
 
     fn say_once(&mut self, diagnostic: Diagnostic) {
@@ -355,43 +306,23 @@ impl Rounds<'_> {
 
     /// What can be told where nothing can be loaded: nft's words on syntax, and cgroups that do not exist.
     fn without_a_room(&mut self) {
-        for complaint in self.attempt.syntax(&self.files) {
+        for complaint in attempt::syntax(&self.files) {
             if let Some(span) = self.place(&complaint) {
-                let diagnostic = judge::judge(&self.judged(span), &complaint).diagnostic;
-                self.diagnostics.push(diagnostic);
+                self.diagnostics.push(judge::judge(&self.judged(span), &complaint).0);
             }
         }
-        for (number, outline) in self.outlines.iter().enumerate() {
-            for (path, span) in judge::plain_cgroups(outline) {
-                if !(self.trial.exists)(&path) {
-                    let text = &self.trial.policy.sources.file(FileId(number)).text;
-                    let words = format!("there is no cgroup {}", quoted(path.as_str()));
-                    self.diagnostics.push(judge::plain_cgroup(span, &words, outline, text));
-                }
+        for (path, span) in self.outlines.iter().flat_map(judge::plain_cgroups) {
+            if !(self.trial.exists)(&path) {
+                let words = format!("there is no cgroup {}", quoted(path.as_str()));
+                self.diagnostics.push(judge::plain_cgroup(&self.judged(span), &words));
             }
         }
     }
 }
 
-fn changes_what_is_reached(item: &Item) -> bool {
-    matches!(item.kind, ItemKind::ChainProperty | ItemKind::Rule(..))
-}
-
 /// Addresses for a name that has none here, which no other name has (RFC 2544, RFC 3849).
 fn stand_ins(number: usize) -> [IpAddr; 2] {
-    let [_, _, high, low] = u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
-    [
-        IpAddr::from([198, 18, high, low]),
-        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, u16::from(high), u16::from(low)]),
-    ]
-}
-
-/// Addresses for host names of annotations that have none here.
-pub fn stand_in_hosts(names: impl IntoIterator<Item = HostName>) -> Hosts {
-    let address = |(number, host): (usize, HostName)| {
-        let [v4, v6] = stand_ins(0xff00 + number);
-        let address = if host.v6 { v6 } else { v4 };
-        (host, BTreeSet::from([address]))
-    };
-    names.into_iter().enumerate().map(address).collect::<BTreeMap<_, _>>()
+    let [.., high, low] = number.to_be_bytes();
+    let v6 = [0x2001, 0xdb8, 0, 0, 0, 0, u16::from(high), u16::from(low)];
+    [IpAddr::from([198, 18, high, low]), IpAddr::from(v6)]
 }

@@ -1,25 +1,22 @@
 //! A network and a mount namespace, and a user namespace where they are not to be had without: what is loaded there
 //! touches nothing. Files in it are the machine's, but for those that are replaced.
 
-use std::{fmt::Write as _, fs, io, net::IpAddr, path::Path};
+use std::{fs, io, path::Path};
 
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    unistd::{Gid, Uid, getegid, geteuid},
+    unistd::{getegid, geteuid},
 };
 
-use super::{attempt::Attempt, link};
+use super::{attempt::Attempt, link, stand_ins};
 use crate::model::{CGROUP_ROOT, CgroupPath};
 
 /// Where a room's own files are until they are mounted over others. No cgroup has such a name.
 const FILES: &str = "/sys/fs/cgroup/.scnpm:files";
 
-/// Moves this process, which must have one thread only, into a room of its own.
-///
-/// # Errors
-/// What the machine does not allow.
+/// Moves this process, which must have one thread only, into a room of its own, as far as the machine allows it.
 pub(super) fn enter(attempt: &Attempt) -> io::Result<()> {
     namespaces().map_err(|error| say("namespaces are not allowed here", &error))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -41,9 +38,11 @@ pub(super) fn enter(attempt: &Attempt) -> io::Result<()> {
     for (path, text) in attempt.blanks.iter().filter(|(path, _)| !attempt.streams.contains_key(*path)) {
         replace(path, text)?;
     }
-    attempt.interfaces.iter().try_for_each(|name| {
-        link::make(name).map_err(|error| say(&format!("the interface `{name}` cannot be made here"), &error))
-    })
+    for name in &attempt.interfaces {
+        let what = format!("the interface `{name}` cannot be made here");
+        link::make(name).map_err(|error| say(&what, &error.into()))?;
+    }
+    Ok(())
 }
 
 /// The name under which libnftables is to open a file.
@@ -76,11 +75,7 @@ fn namespaces() -> io::Result<()> {
     }
     let (user, group) = (geteuid(), getegid());
     unshare(flags | CloneFlags::CLONE_NEWUSER)?;
-    map_to_oneself(user, group)
-}
-
-/// Makes the user known in the new user namespace (user_namespaces(7)).
-fn map_to_oneself(user: Uid, group: Gid) -> io::Result<()> {
+    // The user is to be known in there (user_namespaces(7)).
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
     fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
@@ -101,9 +96,12 @@ fn hosts(attempt: &Attempt) -> io::Result<String> {
     if !text.ends_with('\n') {
         text.push('\n');
     }
-    let line = |(name, address): (&String, &IpAddr)| writeln!(text, "{address} {name}");
-    let all = attempt.hosts.iter().flat_map(|(name, addresses)| addresses.iter().map(move |one| (name, one)));
-    let _ = all.map(line).find(Result::is_err);
+    for (number, (name, addresses)) in attempt.hosts.iter().enumerate() {
+        let stand_ins = stand_ins(number);
+        for address in if addresses.is_empty() { &stand_ins[..] } else { addresses } {
+            text += &format!("{address} {name}\n");
+        }
+    }
     Ok(text)
 }
 

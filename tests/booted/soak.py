@@ -20,8 +20,9 @@ import time
 sys.path.insert(0, os.path.dirname(__file__))
 import machine as m
 
-# Milliseconds without rules after a reset of the ruleset, of which the commands themselves take some.
-RESET_LIMIT = 1000
+# Milliseconds without rules after a reset: mostly what systemd needs to start scnpm again, when it was killed just before and
+# systemd itself is executed again.
+RESET_LIMIT = 3000
 # Milliseconds of refusals that are no fault of the policy's: one try.
 QUIET_LIMIT = 2
 MEMORY_LIMIT_KB = 4096
