@@ -248,10 +248,13 @@ impl Load<'_> {
         if !self.flush {
             return listing.removal(&BTreeSet::new(), &dispatch.objects);
         }
-        let (chains, _) = dispatch::hosting(self.policy);
-        let flushed = chains.iter().map(ToString::to_string).collect();
-        let mut script = dispatch::flush(self.policy, &blamed.left_out());
-        script.append(listing.removal(&flushed, &dispatch.objects));
+        // Our rules in a chain that is not flushed, since all its annotations are refused, go one by one.
+        let flushed = dispatch::chains(self.policy, &blamed.left_out());
+        let flush = |(chain, ids): (&String, &Vec<_>)| {
+            Line::new(format!("flush chain {chain}")).of(ids.iter().copied())
+        };
+        let mut script = Script { lines: flushed.iter().map(flush).collect() };
+        script.append(listing.removal(&flushed.into_keys().collect(), &dispatch.objects));
         script
     }
 

@@ -104,6 +104,15 @@ fn element(set: &str, unit: &str, data: &str) -> String {
 }
 
 #[test]
+fn flush_leaves_no_old_rule_in_a_chain_of_which_all_annotations_are_refused() {
+    let mut machine = Machine::new();
+    machine.load(&rule("a.service", "tcp dport 25 accept"));
+    let (_, loaded) = machine.try_load(&rule("a.service", "tcp dprt 25 accept"), true);
+    assert_eq!(loaded.unwrap().refusals.len(), 1);
+    assert_eq!(machine.kernel.rules(&chain("wl")), ["counter"]);
+}
+
+#[test]
 fn refused_annotations_are_left_out_with_their_places_and_the_others_load() {
     let mut machine = Machine::new();
     let text = rule("a.service", "accept")

@@ -140,16 +140,15 @@ pub fn hosting(policy: &Policy) -> (BTreeSet<ChainRef>, BTreeSet<SetRef>) {
     (chains, sets)
 }
 
-/// `flush chain` for the chains that annotations name: what `--flush` does.
-pub fn flush(policy: &Policy, left_out: &BTreeSet<AnnotationId>) -> Script {
-    let mut owners: BTreeMap<&ChainRef, Vec<AnnotationId>> = BTreeMap::new();
+/// The chains (`FAMILY TABLE NAME`) that annotations name, and which: what `--flush` flushes.
+pub fn chains(policy: &Policy, left_out: &BTreeSet<AnnotationId>) -> BTreeMap<String, Vec<AnnotationId>> {
+    let mut owners: BTreeMap<String, Vec<AnnotationId>> = BTreeMap::new();
     for (id, annotation) in policy.iter().filter(|(id, _)| !left_out.contains(id)) {
         if let Statement::Rule(rule) = &annotation.statement {
-            owners.entry(&rule.chain).or_default().push(id);
+            owners.entry(rule.chain.to_string()).or_default().push(id);
         }
     }
-    let line = |(chain, ids)| Line::new(format!("flush chain {chain}")).of(ids);
-    Script { lines: owners.into_iter().map(line).collect() }
+    owners
 }
 
 /// Elements as a script, for the transaction that loads the dispatch they belong to.
