@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ruleset::{Chain, Rule, Ruleset},
-    subject::{Subject, Verdict},
+    subject::Subject,
 };
 use crate::{
     model::ChainRef,
@@ -59,7 +59,7 @@ pub(super) fn lint(subjects: &[Subject<'_>], ruleset: &Ruleset) -> Vec<Diagnosti
 }
 
 fn is_concerned(subject: &Subject<'_>) -> bool {
-    subject.matches_cgroup() && subject.verdict.is_some_and(|(verdict, _)| Verdict::lets_through(verdict))
+    subject.matches_cgroup() && matches!(subject.verdict, Some(("accept" | "jump" | "goto" | "vmap", _)))
 }
 
 /// The chains in which, or in what they call, packets of established connections may be refused.
