@@ -40,7 +40,7 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     diagnostics.extend(order::lint(policy, &subjects));
     diagnostics.extend(sockets::lint(&subjects, facts.units, calls.as_ref()));
     if let Some(calls) = &calls {
-        diagnostics.extend(established::lint(&subjects, calls.ruleset));
+        diagnostics.extend(established::lint(&subjects, calls));
         diagnostics.extend(reach::lint(policy, &subjects, calls));
     }
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
