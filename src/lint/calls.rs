@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ruleset::{Chain, Rule, Ruleset},
+    ruleset::{Chain, Rule, Ruleset, chain_of},
     subject::Subject,
 };
 use crate::{
-    model::{ChainRef, Data, SetRef, TableRef},
+    model::{ChainRef, Data, SetRef},
     policy::{Policy, Statement},
     text::TokenKind,
 };
@@ -15,40 +15,38 @@ use crate::{
 /// The hooks in which a socket's cgroup can be matched.
 pub(super) const WITH_CGROUPS: [&str; 3] = ["prerouting", "input", "output"];
 
+/// Hooks by the chains that they call.
+type Hooks<'a> = BTreeMap<&'a ChainRef, BTreeSet<&'a str>>;
+
 /// What calls what in a ruleset.
 #[derive(Debug)]
 pub(super) struct Calls<'a> {
     pub(super) ruleset: &'a Ruleset,
-    /// What annotations call, by their chain.
-    annotated: BTreeMap<&'a ChainRef, Called<'a>>,
-    /// What annotations put into maps of verdicts.
-    fed: BTreeMap<&'a SetRef, BTreeSet<&'a str>>,
-    hooks: BTreeMap<ChainRef, BTreeSet<&'a str>>,
-    live: BTreeSet<ChainRef>,
-    callers: BTreeMap<ChainRef, Vec<(&'a ChainRef, usize)>>,
-}
-
-/// The chains that something calls.
-#[derive(Debug, Default)]
-struct Called<'a> {
-    names: BTreeSet<&'a str>,
-    any: bool,
+    hooks: Hooks<'a>,
+    /// The hooks again, without the calls that no packet comes to.
+    live: Hooks<'a>,
+    /// The calling chains of the ruleset, and which of their rules call.
+    callers: BTreeMap<&'a ChainRef, Vec<(&'a ChainRef, usize)>>,
 }
 
 impl<'a> Calls<'a> {
-    pub(super) fn of(ruleset: &'a Ruleset, policy: &'a Policy, subjects: &[Subject<'a>]) -> Self {
-        let mut calls = Self {
+    pub(super) fn of(ruleset: &'a Ruleset, policy: &Policy, subjects: &[Subject<'_>]) -> Self {
+        let mut callers: BTreeMap<&ChainRef, Vec<(&ChainRef, usize)>> = BTreeMap::new();
+        for (name, chain) in ruleset.chains() {
+            for (at, rule) in chain.rules.iter().enumerate() {
+                for target in &rule.calls {
+                    callers.entry(target).or_default().push((name, at));
+                }
+            }
+        }
+        let added = Added { by_rules: by_rules(ruleset, subjects), by_elements: by_elements(policy) };
+        let reached = |chain: &Chain| chain.end().map_or(chain.rules.len(), |(at, _)| at + 1);
+        Self {
             ruleset,
-            annotated: annotated(ruleset, subjects),
-            fed: fed(policy),
-            hooks: BTreeMap::new(),
-            live: BTreeSet::new(),
-            callers: BTreeMap::new(),
-        };
-        calls.find_hooks();
-        calls.find_live();
-        calls.find_callers();
-        calls
+            hooks: added.hooks(ruleset, |chain| chain.rules.len()),
+            live: added.hooks(ruleset, reached),
+            callers,
+        }
     }
 
     /// The hooks that call a chain; `None` if the ruleset does not have it.
@@ -56,15 +54,20 @@ impl<'a> Calls<'a> {
         self.hooks.get(chain)
     }
 
+    /// The ruleset's calls of a chain: the calling chain, and the number of its rule.
+    pub(super) fn callers(&self, chain: &ChainRef) -> impl Iterator<Item = (&'a ChainRef, usize)> {
+        self.callers.get(chain).into_iter().flatten().copied()
+    }
+
     /// The call of a chain that comes too late, if all do: the calling chain, and the verdict in front of the call.
     pub(super) fn too_late(&self, chain: &ChainRef) -> Option<(&'a ChainRef, &'static str)> {
         let mut seen = BTreeSet::new();
         let mut open = vec![chain];
         while let Some(chain) = open.pop() {
-            if self.live.contains(chain) {
+            if self.live.get(chain).is_some_and(|hooks| !hooks.is_empty()) {
                 return None;
             }
-            for &(caller, at) in self.callers.get(chain).into_iter().flatten() {
+            for (caller, at) in self.callers(chain) {
                 match self.ruleset.chain(caller).and_then(Chain::end) {
                     Some((end, verdict)) if end < at => return Some((caller, verdict)),
                     _ if seen.insert(caller) => open.push(caller),
@@ -74,135 +77,77 @@ impl<'a> Calls<'a> {
         }
         None
     }
+}
 
-    fn find_hooks(&mut self) {
-        let mut hooks: BTreeMap<ChainRef, BTreeSet<&'a str>> = BTreeMap::new();
-        let mut open: Vec<(&ChainRef, &'a str)> = Vec::new();
-        for (name, chain) in self.ruleset.chains() {
-            let hook = chain.base.as_ref().map(|base| base.hook.as_str());
-            hooks.insert(name.clone(), hook.into_iter().collect());
-            open.extend(hook.map(|hook| (name, hook)));
-        }
-        let mut opened: BTreeSet<(&TableRef, &str)> = BTreeSet::new();
+/// The calls that annotations add.
+struct Added<'a> {
+    /// Those of annotated rules, by their chain.
+    by_rules: BTreeMap<&'a ChainRef, Rule>,
+    /// Those of elements, by their map.
+    by_elements: BTreeMap<&'a SetRef, BTreeSet<ChainRef>>,
+}
+
+impl Added<'_> {
+    /// The hooks of all chains, by so many of each chain's rules.
+    fn hooks<'a>(&self, ruleset: &'a Ruleset, reached: impl Fn(&Chain) -> usize) -> Hooks<'a> {
+        let mut hooks: Hooks<'_> = ruleset.chains().map(|(name, _)| (name, BTreeSet::new())).collect();
+        let bases = ruleset.chains().filter_map(|(name, chain)| Some((name, &*chain.base.as_ref()?.hook)));
+        let mut open: Vec<(&ChainRef, &str)> = bases.collect();
+        let mut opened = BTreeSet::new();
         while let Some((name, hook)) = open.pop() {
-            let Some(chain) = self.ruleset.chain(name) else { continue };
-            let called = self.called(name, &chain.rules);
-            for target in self.targets(name, &called, opened.contains(&(&name.table, hook))) {
-                if hooks.get_mut(target).is_some_and(|hooks| hooks.insert(hook)) {
-                    open.push((target, hook));
-                }
+            let (Some(chain), Some(hooks)) = (ruleset.chain(name), hooks.get_mut(name)) else { continue };
+            if !hooks.insert(hook) {
+                continue;
             }
-            if called.any {
-                opened.insert((&name.table, hook));
-            }
-        }
-        self.hooks = hooks;
-    }
-
-    /// The chains that are called by a rule that packets come to.
-    fn find_live(&mut self) {
-        let bases = self.ruleset.chains().filter(|(_, chain)| chain.base.is_some());
-        let mut open: Vec<&ChainRef> = bases.map(|(name, _)| name).collect();
-        let mut live: BTreeSet<ChainRef> = open.iter().copied().cloned().collect();
-        let mut opened: BTreeSet<&TableRef> = BTreeSet::new();
-        while let Some(name) = open.pop() {
-            let Some(chain) = self.ruleset.chain(name) else { continue };
-            let reached = chain.end().map_or(chain.rules.len(), |(at, _)| at + 1);
-            let called = self.called(name, &chain.rules[..reached]);
-            for target in self.targets(name, &called, opened.contains(&name.table)) {
-                if !live.contains(target) {
-                    live.insert(target.clone());
-                    open.push(target);
-                }
-            }
-            if called.any {
-                opened.insert(&name.table);
-            }
-        }
-        self.live = live;
-    }
-
-    fn find_callers(&mut self) {
-        for (name, chain) in self.ruleset.chains() {
-            for (at, rule) in chain.rules.iter().enumerate() {
-                for target in &rule.calls {
-                    let target = ChainRef { table: name.table.clone(), name: target.clone().into() };
-                    self.callers.entry(target).or_default().push((name, at));
+            for rule in chain.rules[..reached(chain)].iter().chain(self.by_rules.get(name)) {
+                let fed = rule.maps.iter().filter_map(|map| self.by_elements.get(map)).flatten();
+                open.extend(rule.calls.iter().chain(fed).map(|target| (target, hook)));
+                if rule.calls_any && opened.insert((&name.table, hook)) {
+                    let all = ruleset.chains().filter(|(chain, _)| chain.table == name.table);
+                    open.extend(all.map(|(chain, _)| (chain, hook)));
                 }
             }
         }
-    }
-
-    /// What some rules of a chain call, and the annotations for it.
-    fn called(&self, name: &'a ChainRef, rules: &'a [Rule]) -> Called<'a> {
-        let mut called = Called::default();
-        for rule in rules {
-            called.any |= rule.calls_any;
-            called.names.extend(rule.calls.iter().map(String::as_str));
-            for map in &rule.maps {
-                let map = SetRef { table: name.table.clone(), name: map.clone().into() };
-                called.names.extend(self.fed.get(&map).into_iter().flatten());
-            }
-        }
-        if let Some(annotated) = self.annotated.get(name) {
-            called.any |= annotated.any;
-            called.names.extend(&annotated.names);
-        }
-        called
-    }
-
-    /// The chains of the ruleset among them; not once more all of a table.
-    fn targets(&self, name: &ChainRef, called: &Called<'a>, is_opened: bool) -> Vec<&'a ChainRef> {
-        if called.any && !is_opened {
-            let all = self.ruleset.chains().map(|(chain, _)| chain);
-            return all.filter(|chain| chain.table == name.table).collect();
-        }
-        let named = |target: &&str| {
-            let target = ChainRef { table: name.table.clone(), name: (*target).into() };
-            self.ruleset.name(&target)
-        };
-        called.names.iter().filter_map(named).collect()
+        hooks
     }
 }
 
-fn annotated<'a>(ruleset: &'a Ruleset, subjects: &[Subject<'a>]) -> BTreeMap<&'a ChainRef, Called<'a>> {
-    let mut annotated: BTreeMap<&ChainRef, Called<'_>> = BTreeMap::new();
-    for subject in subjects {
-        let chain = &subject.rule.chain;
-        for pair in subject.tokens.windows(2) {
-            let [word, target] = pair else { continue };
+fn by_rules<'a>(ruleset: &Ruleset, subjects: &[Subject<'a>]) -> BTreeMap<&'a ChainRef, Rule> {
+    let mut added: BTreeMap<&ChainRef, Rule> = BTreeMap::new();
+    for Subject { rule, tokens, .. } in subjects {
+        let table = &rule.chain.table;
+        for (word, target) in tokens.iter().zip(tokens.iter().skip(1)) {
             let is_call = word.is("jump") || word.is("goto");
             if !is_call && !word.is("vmap") {
                 continue;
             }
-            let called = annotated.entry(chain).or_default();
+            let added = added.entry(&rule.chain).or_default();
             match target.kind {
-                TokenKind::Variable => called.any = true,
+                TokenKind::Variable => added.calls_any = true,
                 TokenKind::SetReference => {
-                    let name = target.text.trim_start_matches('@').to_owned();
-                    let map = ruleset.map(&SetRef { table: chain.table.clone(), name: name.into() });
-                    match map.and_then(|map| map.calls.as_ref()) {
-                        Some(calls) => called.names.extend(calls.iter().map(String::as_str)),
-                        None => called.any = true,
+                    let name = target.text.trim_start_matches('@').into();
+                    match ruleset.map(&SetRef { table: table.clone(), name }) {
+                        Some(verdicts) => added.calls.extend(verdicts.calls.iter().cloned()),
+                        None => added.calls_any = true,
                     }
                 }
-                TokenKind::Word if is_call => drop(called.names.insert(&target.text)),
+                TokenKind::Word if is_call => drop(added.calls.insert(chain_of(table, &target.text))),
                 _ => {}
             }
         }
     }
-    annotated
+    added
 }
 
-fn fed(policy: &Policy) -> BTreeMap<&SetRef, BTreeSet<&str>> {
-    let mut fed: BTreeMap<&SetRef, BTreeSet<&str>> = BTreeMap::new();
+fn by_elements(policy: &Policy) -> BTreeMap<&SetRef, BTreeSet<ChainRef>> {
+    let mut added: BTreeMap<&SetRef, BTreeSet<ChainRef>> = BTreeMap::new();
     for annotation in &policy.annotations {
         let Statement::Element(statement) = &annotation.statement else { continue };
         for (_, _, data) in &statement.elements {
             if let Some(Data::Jump(chain) | Data::Goto(chain)) = data {
-                fed.entry(&statement.set).or_default().insert(chain);
+                added.entry(&statement.set).or_default().insert(chain_of(&statement.set.table, chain));
             }
         }
     }
-    fed
+    added
 }

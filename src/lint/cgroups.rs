@@ -2,100 +2,99 @@
 
 pub(super) use crate::units::places::{default_path, is_slice, join, manager, slice_path};
 use crate::{
-    model::{CgroupPath, Manager, UnitName},
+    model::{CGROUP_ROOT, CgroupPath, Manager, UnitName},
+    policy::{Annotation, CgroupMatch, Part, Statement},
+    text::Span,
     units::{
         UnitFile, Units,
         places::{self, user_of},
     },
 };
 
-/// Where a unit's cgroup is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Here.
-    Known(String),
-    /// Here, unless a unit file that is not known says something else.
-    Default(String),
-    /// Anywhere.
-    Unknown,
+/// A path of an annotation.
+pub(super) struct Written<'a> {
+    pub(super) path: &'a CgroupPath,
+    pub(super) span: Span,
+    /// The match that it is in, unless it is an element's key.
+    pub(super) cgroup: Option<&'a CgroupMatch>,
 }
 
-/// A name of a path that cannot be where it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Misplaced {
-    /// The name.
-    pub(super) name: String,
-    /// Where systemd has it.
-    pub(super) at: String,
-    /// The whole path with it there.
-    pub(super) path: String,
+/// The paths of an annotation, without those that W018 is about: they begin with the mount point.
+pub(super) fn written(annotation: &Annotation) -> Vec<Written<'_>> {
+    let mut written: Vec<Written<'_>> = match &annotation.statement {
+        Statement::Element(statement) => {
+            let elements = statement.elements.iter();
+            elements.map(|(path, span, _)| Written { path, span: *span, cgroup: None }).collect()
+        }
+        Statement::Rule(rule) => {
+            let matches = rule.body.iter().filter_map(|part| match part {
+                Part::Cgroup(cgroup) => Some(&**cgroup),
+                Part::Verbatim(_) | Part::Units(_) => None,
+            });
+            let paths = matches.flat_map(|cgroup| cgroup.paths.iter().map(move |path| (path, cgroup)));
+            paths.map(|((path, span), cgroup)| Written { path, span: *span, cgroup: Some(cgroup) }).collect()
+        }
+    };
+    written.retain(|written| !is_within(written.path.as_str(), &CGROUP_ROOT[1..]));
+    written
 }
 
-/// The first name of a path that its slices rule out.
-pub(super) fn misplaced(path: &CgroupPath) -> Option<Misplaced> {
+/// The first name of a path that its slices rule out, where systemd has it, and the whole path with it there.
+pub(super) fn misplaced(path: &CgroupPath) -> Option<(String, String, String)> {
     let written: Vec<&str> = path.components().collect();
-    let mut right: Vec<String> = Vec::new();
-    let mut wrong: Option<(String, String)> = None;
+    let mut right = String::new();
+    let mut wrong = None;
     let mut at = 0;
     for run in written.chunk_by(|a, b| is_slice(a) && is_slice(b)) {
-        let above = right.len();
         let last = run[run.len() - 1];
-        let expected = if is_slice(last) {
-            slice_path(last).map(|path| names(&path))
-        } else if at == 0 || written[..at].iter().all(|name| is_slice(name)) {
-            user_of(last).map(|uid| {
-                right.clear();
-                names(&places::top(Manager::User(uid)))
-            })
-        } else {
-            None
-        };
-        match expected {
-            Some(names) => right.extend(names),
-            None => right.extend(run.iter().map(|name| (*name).to_owned())),
-        }
+        let is_below_slices = written[..at].iter().all(|name| is_slice(name));
         at += run.len();
-        let is_right = right.iter().map(String::as_str).eq(written[..at].iter().copied());
-        if !is_right && wrong.is_none() {
-            let above = above.min(right.len());
-            let at = if is_slice(last) { right[above..].join("/") } else { right.join("/") };
-            wrong = Some((last.to_owned(), at));
+        let (above, place) = match user_of(last).filter(|_| is_below_slices) {
+            Some(uid) => ("", Some(places::top(Manager::User(uid)))),
+            None => (&*right, slice_path(last)),
+        };
+        let place = place.unwrap_or_else(|| run.join("/"));
+        right = format!("{above}/{place}").trim_matches('/').to_owned();
+        if wrong.is_none() && right != written[..at].join("/") {
+            wrong = Some((last.to_owned(), place));
         }
     }
-    wrong.map(|(name, at)| Misplaced { name, at, path: right.join("/") })
+    wrong.map(|(name, place)| (name, place, right))
 }
 
-/// Where the system's manager puts a unit.
-pub(super) fn place(unit: &UnitName, units: Option<&Units>) -> Place {
+/// Where the system's manager puts a unit, as far as is known, and whether that is sure: no unit file that is not known
+/// can say something else.
+pub(super) fn place(unit: &UnitName, units: &Units) -> Option<(String, bool)> {
     let name = &*unit.0;
     if is_slice(name) {
-        return slice_path(name).map_or(Place::Unknown, Place::Known);
+        return Some((slice_path(name)?, true));
     }
     if let Some(user) = user_of(name) {
-        return Place::Known(places::top(Manager::User(user)));
+        return Some((places::top(Manager::User(user)), true));
     }
-    let files: Vec<&UnitFile> = units.into_iter().flat_map(|units| units.files_of(unit)).collect();
+    let files: Vec<&UnitFile> = units.files_of(unit).collect();
     if files.is_empty() {
-        return if places::template(name).is_some() {
-            Place::Default(default_path(name))
-        } else {
-            Place::Unknown
-        };
+        return places::template(name).map(|_| (default_path(name), false));
     }
     if files.iter().any(|file| !file.is_read) {
-        return Place::Unknown;
+        return None;
     }
     match files.iter().find_map(|file| file.slice.as_deref()) {
-        Some(slice) if slice.contains('%') => Place::Unknown,
-        Some(slice) => slice_path(slice).map_or(Place::Unknown, |slice| Place::Known(join(&slice, name))),
-        None if matches!(places::kind(name), "service" | "socket") => Place::Known(default_path(name)),
-        None => Place::Unknown,
+        Some(slice) if slice.contains('%') => None,
+        Some(slice) => Some((join(&slice_path(slice)?, name), true)),
+        None if matches!(places::kind(name), "service" | "socket") => Some((default_path(name), true)),
+        None => None,
     }
 }
 
 /// What a path lies in; nothing for a single name.
 pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+/// A path's last name.
+pub(super) fn last(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, last)| last)
 }
 
 /// Whether a path is another or lies below it.
@@ -108,16 +107,12 @@ pub(super) fn with_ancestors(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(parent, _)| parent))
 }
 
-fn names(path: &str) -> Vec<String> {
-    path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn right(path: &str) -> Option<String> {
-        misplaced(&path.parse().unwrap()).map(|misplaced| misplaced.path)
+        misplaced(&path.parse().unwrap()).map(|(.., path)| path)
     }
 
     #[test]

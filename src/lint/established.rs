@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ruleset::{Chain, Rule, Ruleset},
-    subject::{Subject, Verdict},
+    calls::Calls,
+    ruleset::{Base, Rule, Ruleset},
+    subject::Subject,
 };
 use crate::{
     model::ChainRef,
@@ -22,34 +23,41 @@ const DEEPEST: usize = 16;
 const BASES: usize = 64;
 
 /// One warning for each chain.
-pub(super) fn lint(subjects: &[Subject<'_>], ruleset: &Ruleset) -> Vec<Diagnostic> {
-    let hooked = |chain: &Chain| {
-        chain
-            .base
-            .as_ref()
-            .is_some_and(|base| base.is_filter && matches!(base.hook.as_str(), "input" | "output"))
+pub(super) fn lint(subjects: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnostic> {
+    let is_concerned = |subject: &&Subject<'_>| {
+        let lets_through = matches!(subject.verdict, Some(("accept" | "jump" | "goto" | "vmap", _)));
+        lets_through && subject.matches_cgroup()
     };
-    let concerned: Vec<&Subject<'_>> = subjects.iter().filter(|subject| is_concerned(subject)).collect();
+    let concerned: Vec<&Subject<'_>> = subjects.iter().filter(is_concerned).collect();
     if concerned.is_empty() {
         return Vec::new();
     }
-    let refusing = refusing(ruleset);
-    let bases = ruleset.chains().filter(|(_, chain)| hooked(chain)).take(BASES);
-    let walks: Vec<(&ChainRef, Walk<'_>)> =
-        bases.map(|(name, _)| (name, Walk::through(ruleset, &refusing, name))).collect();
+    let is_walked = |base: &&Base| base.is_filter && matches!(&*base.hook, "input" | "output");
+    let bases = calls.ruleset.chains().filter_map(|(name, chain)| {
+        let base = chain.base.as_ref().filter(is_walked)?;
+        Some((name, base.refuses))
+    });
+    let refusing = refusing(calls);
+    let walks: Vec<_> = bases
+        .take(BASES)
+        .map(|(name, refuses)| {
+            (quoted(&name.to_string()), Walk::through(calls.ruleset, &refusing, name, refuses))
+        })
+        .collect();
     let mut warned: BTreeSet<&ChainRef> = BTreeSet::new();
     let mut diagnostics = Vec::new();
-    for subject in concerned {
-        let chain = &subject.rule.chain;
-        if warned.contains(chain) {
+    for Subject { rule, .. } in concerned {
+        if warned.contains(&rule.chain) {
             continue;
         }
-        let at_entry = subject.rule.placement == Placement::Beginning;
-        if let Some((base, _)) = walks.iter().find(|(_, walk)| walk.is_exposed(chain, at_entry)) {
-            warned.insert(chain);
-            let base = quoted(&base.to_string());
+        let is_exposed = |walk: &Walk<'_>| {
+            let times = if rule.placement == Placement::Beginning { &walk.entered } else { &walk.left };
+            times.get(&rule.chain).is_some_and(|time| *time < walk.last_refusal)
+        };
+        if let Some((base, _)) = walks.iter().find(|(_, walk)| is_exposed(walk)) {
+            warned.insert(&rule.chain);
             let message = format!("nothing in {base} accepts established connections before this rule");
-            diagnostics.push(Diagnostic::new(Code::NoEstablished, subject.rule.chain_span, message).help(format!(
+            diagnostics.push(Diagnostic::new(Code::NoEstablished, rule.chain_span, message).help(format!(
                 "write `ct state established,related accept` at the top of {base}: SYN-ACKs and other answers of \
                  the kernel belong to no cgroup"
             )));
@@ -58,83 +66,58 @@ pub(super) fn lint(subjects: &[Subject<'_>], ruleset: &Ruleset) -> Vec<Diagnosti
     diagnostics
 }
 
-fn is_concerned(subject: &Subject<'_>) -> bool {
-    subject.matches_cgroup() && subject.verdict.is_some_and(|(verdict, _)| Verdict::lets_through(verdict))
-}
-
 /// The chains in which, or in what they call, packets of established connections may be refused.
-fn refusing(ruleset: &Ruleset) -> BTreeSet<ChainRef> {
-    let mut callers: BTreeMap<ChainRef, Vec<&ChainRef>> = BTreeMap::new();
-    let mut open: Vec<ChainRef> = Vec::new();
-    for (name, chain) in ruleset.chains() {
-        if chain.rules.iter().any(|rule| rule.refuses) {
-            open.push(name.clone());
-        }
-        for target in chain.rules.iter().flat_map(|rule| &rule.calls) {
-            callers.entry(beside(name, target)).or_default().push(name);
-        }
-    }
+fn refusing<'a>(calls: &Calls<'a>) -> BTreeSet<&'a ChainRef> {
+    let refusing = calls.ruleset.chains().filter(|(_, chain)| chain.rules.iter().any(|rule| rule.refuses));
+    let mut open: Vec<&ChainRef> = refusing.map(|(name, _)| name).collect();
     let mut found = BTreeSet::new();
     while let Some(chain) = open.pop() {
-        if !found.contains(&chain) {
-            open.extend(callers.get(&chain).into_iter().flatten().copied().cloned());
-            found.insert(chain);
+        if found.insert(chain) {
+            open.extend(calls.callers(chain).map(|(caller, _)| caller));
         }
     }
     found
 }
 
-fn beside(chain: &ChainRef, name: &str) -> ChainRef {
-    ChainRef { table: chain.table.clone(), name: name.into() }
-}
-
 /// A walk through a base chain. Time is the number of rules met.
 struct Walk<'a> {
     ruleset: &'a Ruleset,
-    refusing: &'a BTreeSet<ChainRef>,
+    refusing: &'a BTreeSet<&'a ChainRef>,
     time: usize,
     last_refusal: usize,
     /// When packets of established connections came to a chain first.
-    entered: BTreeMap<ChainRef, usize>,
+    entered: BTreeMap<&'a ChainRef, usize>,
     /// When they came to its end.
-    left: BTreeMap<ChainRef, usize>,
+    left: BTreeMap<&'a ChainRef, usize>,
 }
 
 impl<'a> Walk<'a> {
-    fn through(ruleset: &'a Ruleset, refusing: &'a BTreeSet<ChainRef>, base: &ChainRef) -> Self {
-        let mut walk = Self {
-            ruleset,
-            refusing,
-            time: 1,
-            last_refusal: 0,
-            entered: BTreeMap::new(),
-            left: BTreeMap::new(),
-        };
+    fn through(
+        ruleset: &'a Ruleset,
+        refusing: &'a BTreeSet<&'a ChainRef>,
+        base: &'a ChainRef,
+        refuses: bool,
+    ) -> Self {
+        let (entered, left) = (BTreeMap::new(), BTreeMap::new());
+        let mut walk = Self { ruleset, refusing, time: 1, last_refusal: 0, entered, left };
         walk.chain(base, 0);
-        let refuses =
-            ruleset.chain(base).and_then(|chain| chain.base.as_ref()).is_some_and(|base| base.refuses);
         if refuses {
             walk.last_refusal = usize::MAX;
         }
         walk
     }
 
-    fn is_exposed(&self, chain: &ChainRef, at_entry: bool) -> bool {
-        let times = if at_entry { &self.entered } else { &self.left };
-        times.get(chain).is_some_and(|time| *time < self.last_refusal)
-    }
-
     /// Walks through a chain; whether established connections are accepted in it.
-    fn chain(&mut self, name: &ChainRef, depth: usize) -> bool {
+    fn chain(&mut self, name: &'a ChainRef, depth: usize) -> bool {
         let Some(chain) = self.ruleset.chain(name) else { return false };
-        self.entered.insert(name.clone(), self.time);
+        self.entered.insert(name, self.time);
         let mut accepts = false;
         for rule in &chain.rules {
             self.time += 1;
             if rule.refuses {
                 self.last_refusal = self.time;
             }
-            accepts |= self.calls(name, rule, accepts, depth);
+            accepts |= self.calls(rule, accepts, depth);
             accepts |= rule.accepts_established;
             if rule.decides.is_some() {
                 break;
@@ -142,22 +125,21 @@ impl<'a> Walk<'a> {
         }
         self.time += 1;
         if !accepts {
-            self.left.insert(name.clone(), self.time);
+            self.left.insert(name, self.time);
         }
         accepts
     }
 
     /// Walks through what a rule calls; whether that accepts all established connections.
-    fn calls(&mut self, chain: &ChainRef, rule: &Rule, accepted: bool, depth: usize) -> bool {
+    fn calls(&mut self, rule: &'a Rule, accepted: bool, depth: usize) -> bool {
         let mut accepts = false;
         for target in &rule.calls {
-            let target = beside(chain, target);
-            let is_new = !self.entered.contains_key(&target);
+            let is_new = !self.entered.contains_key(target);
             if is_new && !accepted && !rule.accepts_established && depth < DEEPEST {
-                accepts |= self.chain(&target, depth + 1);
+                accepts |= self.chain(target, depth + 1);
             } else {
-                accepts |= !is_new && !self.left.contains_key(&target);
-                if self.refusing.contains(&target) {
+                accepts |= !is_new && !self.left.contains_key(target);
+                if self.refusing.contains(target) {
                     self.time += 1;
                     self.last_refusal = self.time;
                 }

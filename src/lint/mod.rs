@@ -34,13 +34,15 @@ pub struct Facts<'a> {
 pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     let subjects = subject::all(policy);
     let calls = facts.ruleset.map(|ruleset| Calls::of(ruleset, policy, &subjects));
-    let (mut diagnostics, misspelt) = names::lint(policy, facts.units);
-    diagnostics.extend(paths::lint(policy, facts.units, &misspelt));
+    let none = Units::default();
+    let units = facts.units.unwrap_or(&none);
+    let (mut diagnostics, misspelt) = names::lint(policy, units);
+    diagnostics.extend(paths::lint(policy, units, &misspelt));
     diagnostics.extend(rules::lint(policy, &subjects));
     diagnostics.extend(order::lint(policy, &subjects));
-    diagnostics.extend(sockets::lint(&subjects, facts.units, calls.as_ref()));
+    diagnostics.extend(sockets::lint(&subjects, units, calls.as_ref()));
     if let Some(calls) = &calls {
-        diagnostics.extend(established::lint(&subjects, calls.ruleset));
+        diagnostics.extend(established::lint(&subjects, calls));
         diagnostics.extend(reach::lint(policy, &subjects, calls));
     }
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cgroups;
+use super::cgroups::{self, Written};
 use crate::{
-    model::{AnnotationId, CGROUP_ROOT, CgroupPath, UnitName},
-    policy::{Annotation, Policy, Statement},
+    model::{AnnotationId, UnitName},
+    policy::Policy,
     text::{Code, Diagnostic, diagnostic::quoted, nearest::nearest},
     units::{Units, places},
 };
@@ -17,10 +17,15 @@ const FROM_FILES: [&str; 5] = ["service", "socket", "timer", "path", "target"];
 const LOOKED_UP: usize = 32;
 
 /// The units that nothing is known of, and the annotations whose unit is a misspelt name of another.
-pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Diagnostic>, BTreeSet<AnnotationId>) {
+pub(super) fn lint(policy: &Policy, units: &Units) -> (Vec<Diagnostic>, BTreeSet<AnnotationId>) {
     let mut diagnostics = Vec::new();
     let mut misspelt = BTreeSet::new();
-    let Some(units) = units.filter(|units| !units.files.is_empty()) else { return (diagnostics, misspelt) };
+    if units.files.is_empty() {
+        return (diagnostics, misspelt);
+    }
+    // The file of a unit of a user's manager or of a container may be in a home that cannot be read, or on another
+    // filesystem.
+    let has_manager = |written: &Written<'_>| !cgroups::manager(written.path.as_str()).is_empty();
     let mut meant: BTreeMap<&UnitName, Option<String>> = BTreeMap::new();
     for (id, annotation) in policy.iter() {
         let Some(unit) = annotation.only_unit() else { continue };
@@ -29,7 +34,7 @@ pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Diagnostic>, 
         }
         let look_up = meant.len() < LOOKED_UP;
         let meant = meant.entry(unit).or_insert_with(|| look_up.then(|| nearest_unit(unit, units)).flatten());
-        if meant.is_none() && may_be_out_of_sight(annotation) {
+        if meant.is_none() && cgroups::written(annotation).iter().any(has_manager) {
             continue;
         }
         let message = format!("neither a unit file nor a running unit is named {}", quoted(&unit.0));
@@ -49,39 +54,19 @@ pub(super) fn lint(policy: &Policy, units: Option<&Units>) -> (Vec<Diagnostic>, 
     (diagnostics, misspelt)
 }
 
-/// Whether a unit is one of a user's manager or of a container: its file may be in a home that cannot be read, or on
-/// another filesystem.
-fn may_be_out_of_sight(annotation: &Annotation) -> bool {
-    let has_manager = |path: &CgroupPath| {
-        let path = path.as_str();
-        // W018 is about what begins with the mount point.
-        !cgroups::is_within(path, &CGROUP_ROOT[1..]) && !cgroups::manager(path).is_empty()
-    };
-    match &annotation.statement {
-        Statement::Rule(rule) => rule.paths().any(has_manager),
-        Statement::Element(element) => element.elements.iter().any(|(path, ..)| has_manager(path)),
-    }
-}
-
 /// The known name of the same type that is nearest; for an instance also that of the nearest template.
 fn nearest_unit(unit: &UnitName, units: &Units) -> Option<String> {
-    let kind = places::kind(&unit.0);
-    let stem = |name: &'_ str| -> Option<usize> {
-        (places::kind(name) == kind).then(|| name.len() - kind.len() - 1)
+    let (stem, kind) = unit.0.rsplit_once('.')?;
+    let known = units.files.keys().chain(units.running.keys()).filter_map(|name| name.0.rsplit_once('.'));
+    let stems = known.filter(|(_, other)| *other == kind).map(|(stem, _)| stem);
+    let meant = match stem.split_once('@') {
+        Some((prefix, instance)) if !instance.is_empty() => {
+            let templates = stems.filter_map(|stem| stem.strip_suffix('@'));
+            format!("{}@{instance}", nearest(prefix, templates)?)
+        }
+        _ => nearest(stem, stems)?.to_owned(),
     };
-    let stems = units
-        .files
-        .keys()
-        .chain(units.running.keys())
-        .filter_map(|name| stem(&name.0).map(|end| &name.0[..end]));
-    if places::template(&unit.0).is_some()
-        && let Some((prefix, instance)) = unit.0.split_once('@')
-    {
-        let templates = stems.filter_map(|stem| stem.strip_suffix('@'));
-        return Some(format!("{}@{instance}", nearest(prefix, templates)?));
-    }
-    let end = stem(&unit.0)?;
-    Some(format!("{}.{kind}", nearest(&unit.0[..end], stems)?))
+    Some(format!("{meant}.{kind}"))
 }
 
 #[cfg(test)]

@@ -1,98 +1,98 @@
 //! Lints about annotations with one another: W010, W011, W014.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{
-    cgroups,
-    subject::{Subject, Verdict},
-};
+use super::{cgroups, subject::Subject};
 use crate::{
     model::{AnnotationId, CgroupPath, ChainRef, UnitName},
-    policy::{Annotation, CgroupMatch, Part, Placement, Policy, Statement, words::only_matches},
+    policy::{CgroupMatch, Part, Placement, Policy, Statement, words::only_matches},
     text::{Code, Diagnostic, FileId, Token, TokenKind, diagnostic::quoted},
 };
 
 /// Annotations that say a thing twice, that say what is decided already, or that contradict each other.
 pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>]) -> Vec<Diagnostic> {
     let originals = originals(policy);
-    let contradictions = contradictions(policy, subjects);
-    let shadowed = shadowed(policy, subjects, &originals);
-    let duplicates = originals.iter().filter(|(id, first)| id != first).map(|(id, first)| {
-        let message = format!("the same annotation as at {}", location(policy, policy.annotation(*first)));
-        Diagnostic::new(Code::Duplicate, policy.annotation(*id).unit_span, message)
-            .help("leave one of them out")
+    let mut of_rules = contradictions(policy, subjects);
+    for (id, diagnostic) in shadowed(policy, subjects, &originals) {
+        of_rules.entry(id).or_insert(diagnostic);
+    }
+    let duplicates = policy.iter().zip(&originals).filter(|((id, _), first)| id != *first);
+    let duplicates = duplicates.map(|((_, annotation), first)| {
+        let place = policy.sources.location(policy.annotation(*first).unit_span);
+        let message = format!("the same annotation as at {place}");
+        Diagnostic::new(Code::Duplicate, annotation.unit_span, message).help("leave one of them out")
     });
-    let shadowed = shadowed.into_iter().filter(|(id, _)| !contradictions.contains_key(id));
-    duplicates
-        .chain(shadowed.map(|(_, diagnostic)| diagnostic))
-        .chain(contradictions.values().cloned())
-        .collect()
-}
-
-fn location(policy: &Policy, annotation: &Annotation) -> String {
-    policy.sources.location(annotation.unit_span).to_string()
+    duplicates.chain(of_rules.into_values()).collect()
 }
 
 /// For each annotation the first one that says the same.
-fn originals(policy: &Policy) -> BTreeMap<AnnotationId, AnnotationId> {
-    let mut first: BTreeMap<(&UnitName, String, Vec<String>), AnnotationId> = BTreeMap::new();
+fn originals(policy: &Policy) -> Vec<AnnotationId> {
+    let mut first: BTreeMap<(&UnitName, Vec<String>), AnnotationId> = BTreeMap::new();
     policy
         .iter()
-        .map(|(id, annotation)| {
-            let (place, words) = match &annotation.statement {
-                Statement::Element(element) => (format!("element {}", element.set), elements(element)),
-                Statement::Rule(rule) => {
-                    (format!("rule {}", rule.chain), rule.body.iter().flat_map(words).collect())
-                }
-            };
-            (id, *first.entry((&annotation.unit, place, words)).or_insert(id))
-        })
+        .map(|(id, annotation)| *first.entry((&annotation.unit, said(&annotation.statement))).or_insert(id))
         .collect()
 }
 
-fn elements(statement: &crate::policy::ElementStatement) -> Vec<String> {
-    let element = |(path, _, data): &(CgroupPath, _, Option<_>)| match data {
-        Some(data) => format!("{path} : {data}"),
-        None => path.to_string(),
-    };
-    let all: BTreeSet<String> = statement.elements.iter().map(element).collect();
-    all.into_iter().collect()
-}
-
-fn words(part: &Part) -> Vec<String> {
-    match part {
-        Part::Verbatim(token) => vec![token.text.to_string()],
-        Part::Units(_) => vec!["socket".to_owned(), "unit".to_owned()],
-        Part::Cgroup(cgroup) => {
-            let paths: BTreeSet<&str> = cgroup.paths.iter().map(|(path, _)| path.as_str()).collect();
-            let operator = if cgroup.negated { "!=" } else { "==" };
-            let head = ["socket".to_owned(), cgroup.level.to_string(), operator.to_owned()];
-            head.into_iter().chain(paths.into_iter().map(str::to_owned)).collect()
+/// What a statement says, in whatever order and with whatever spaces.
+fn said(statement: &Statement) -> Vec<String> {
+    match statement {
+        Statement::Element(element) => {
+            let of_one = |(path, _, data): &(CgroupPath, _, Option<_>)| match data {
+                Some(data) => format!("{path} : {data}"),
+                None => path.to_string(),
+            };
+            let elements: BTreeSet<String> = element.elements.iter().map(of_one).collect();
+            [format!("element {}", element.set)].into_iter().chain(elements).collect()
+        }
+        Statement::Rule(rule) => {
+            let words = rule.body.iter().map(|part| match part {
+                Part::Verbatim(token) => token.text.to_string(),
+                Part::Units(_) => "socket unit".to_owned(),
+                Part::Cgroup(cgroup) => {
+                    format!("socket {} {} {:?}", cgroup.level, cgroup.negated, paths(cgroup))
+                }
+            });
+            [format!("rule {}", rule.chain)].into_iter().chain(words).collect()
         }
     }
+}
+
+fn paths(cgroup: &CgroupMatch) -> BTreeSet<&str> {
+    cgroup.paths.iter().map(|(path, _)| path.as_str()).collect()
+}
+
+/// Whether a path is one of these or below one.
+fn is_below(path: &str, paths: &BTreeSet<&str>) -> bool {
+    cgroups::with_ancestors(path).any(|path| paths.contains(path))
 }
 
 /// How many tokens an earlier rule's other matches may have: each prefix of a later rule's is looked up.
 const LONGEST: usize = 48;
 
 /// The first rule for a path and the same other matches.
-type Decided<'a> = BTreeMap<&'a str, BTreeMap<Vec<&'a str>, usize>>;
+type Decided<'s, 'a> = BTreeMap<&'a str, BTreeMap<Vec<&'a str>, &'s Subject<'a>>>;
 
 /// Rules that an earlier one of their chain leaves nothing to decide.
 fn shadowed(
     policy: &Policy,
     subjects: &[Subject<'_>],
-    originals: &BTreeMap<AnnotationId, AnnotationId>,
+    originals: &[AnnotationId],
 ) -> Vec<(AnnotationId, Diagnostic)> {
     let mut found = Vec::new();
     for rules in in_order(subjects) {
         let mut decided = Decided::new();
-        for (at, subject) in rules.iter().enumerate() {
-            let Some(cgroup) = subject.only_match().filter(|cgroup| can_match(cgroup)) else { continue };
-            let conditions = texts(&subject.conditions);
-            if let Some(earlier) = decider(&decided, &rules, cgroup, &subject.conditions, &conditions) {
-                if originals.get(&earlier.id) != originals.get(&subject.id) {
-                    let place = location(policy, earlier.annotation);
+        for subject in rules {
+            let Some(cgroup) = subject.only_match() else { continue };
+            // Those of another level match nothing.
+            let level = usize::try_from(cgroup.level);
+            if cgroup.paths.iter().any(|(path, _)| Ok(path.components().count()) != level) {
+                continue;
+            }
+            let conditions: Vec<&str> = subject.conditions.iter().map(|token| &*token.text).collect();
+            if let Some(earlier) = decider(&decided, cgroup, &subject.conditions, &conditions) {
+                if originals[earlier.id.0] != originals[subject.id.0] {
+                    let place = policy.sources.location(earlier.annotation.unit_span);
                     let message =
                         format!("never reached: the annotation at {place} decides these packets before");
                     let diagnostic = Diagnostic::new(Code::Shadowed, cgroup.span, message)
@@ -101,7 +101,7 @@ fn shadowed(
                 }
             } else if decides(subject) && conditions.len() <= LONGEST {
                 for (path, _) in &cgroup.paths {
-                    decided.entry(path.as_str()).or_default().entry(conditions.clone()).or_insert(at);
+                    decided.entry(path.as_str()).or_default().entry(conditions.clone()).or_insert(subject);
                 }
             }
         }
@@ -110,58 +110,46 @@ fn shadowed(
 }
 
 /// Each chain's rules in the order in which the kernel has them.
-fn in_order<'s, 'a>(subjects: &'s [Subject<'a>]) -> Vec<Vec<&'s Subject<'a>>> {
-    let mut chains: BTreeMap<&ChainRef, [Vec<&Subject<'_>>; 2]> = BTreeMap::new();
+fn in_order<'s, 'a>(subjects: &'s [Subject<'a>]) -> impl Iterator<Item = VecDeque<&'s Subject<'a>>> {
+    let mut chains: BTreeMap<&ChainRef, VecDeque<&Subject<'_>>> = BTreeMap::new();
     for subject in subjects {
-        let [inserted, added] = chains.entry(&subject.rule.chain).or_default();
+        let rules = chains.entry(&subject.rule.chain).or_default();
         match subject.rule.placement {
-            Placement::Beginning => inserted.push(subject),
-            Placement::End => added.push(subject),
+            Placement::Beginning => rules.push_front(subject),
+            Placement::End => rules.push_back(subject),
             Placement::Explicit(..) => {}
         }
     }
-    chains.into_values().map(|[inserted, added]| inserted.into_iter().rev().chain(added).collect()).collect()
-}
-
-/// Whether the level is right.
-fn can_match(cgroup: &CgroupMatch) -> bool {
-    cgroup.paths.iter().all(|(path, _)| u32::try_from(path.components().count()) == Ok(cgroup.level))
+    chains.into_values()
 }
 
 /// Whether a rule decides all packets that its matches let in.
 fn decides(subject: &Subject<'_>) -> bool {
-    subject.verdict.is_some_and(|(verdict, _)| verdict.is_terminal()) && only_matches(&subject.conditions)
+    matches!(subject.verdict, Some(("accept" | "drop" | "reject" | "return" | "goto", _)))
+        && only_matches(&subject.conditions)
 }
 
 /// A rule among those before that decides all packets of this one.
 fn decider<'s, 'a>(
-    decided: &Decided<'_>,
-    rules: &[&'s Subject<'a>],
+    decided: &Decided<'s, 'a>,
     cgroup: &CgroupMatch,
     tokens: &[&Token],
     conditions: &[&str],
 ) -> Option<&'s Subject<'a>> {
     let (first, _) = cgroup.paths.first()?;
-    let longest = conditions.len().min(LONGEST);
-    let whole: Vec<usize> = (0..=longest).filter(|&length| is_boundary(tokens, length)).collect();
+    let lengths = 0..=conditions.len().min(LONGEST);
+    let prefixes: Vec<&[&str]> =
+        lengths.filter(|at| is_boundary(tokens, *at)).map(|at| &conditions[..at]).collect();
+    let covers = |earlier: &&Subject<'_>| {
+        cgroup.paths.len() == 1 || {
+            let above = earlier.only_match().map(paths).unwrap_or_default();
+            cgroup.paths.iter().all(|(path, _)| is_below(path.as_str(), &above))
+        }
+    };
     cgroups::with_ancestors(first.as_str())
         .filter_map(|path| decided.get(path))
-        .flat_map(|by_conditions| {
-            whole.iter().filter_map(|length| by_conditions.get(&conditions[..*length]).copied())
-        })
-        .map(|at| rules[at])
-        .find(|earlier| covers(earlier, cgroup))
-}
-
-fn covers(earlier: &Subject<'_>, later: &CgroupMatch) -> bool {
-    let Some(cgroup) = earlier.only_match() else { return false };
-    if later.paths.len() == 1 {
-        return true;
-    }
-    let above: BTreeSet<&str> = cgroup.paths.iter().map(|(path, _)| path.as_str()).collect();
-    let is_below =
-        |path: &CgroupPath| cgroups::with_ancestors(path.as_str()).any(|path| above.contains(path));
-    later.paths.iter().all(|(path, _)| is_below(path))
+        .flat_map(|by_conditions| prefixes.iter().filter_map(|prefix| by_conditions.get(*prefix).copied()))
+        .find(covers)
 }
 
 /// Whether a match may end in front of this token: `ct state established` is no part of
@@ -171,75 +159,48 @@ fn is_boundary(tokens: &[&Token], at: usize) -> bool {
     at == 0 || tokens.get(at).is_none_or(begins_one)
 }
 
-fn texts<'a>(tokens: &[&'a Token]) -> Vec<&'a str> {
-    tokens.iter().map(|token| &*token.text).collect()
-}
-
 /// With how many annotations of other files one is compared.
 const COMPARED: usize = 32;
 
 /// Annotations of a unit and chain that another file's annotation contradicts.
 fn contradictions(policy: &Policy, subjects: &[Subject<'_>]) -> BTreeMap<AnnotationId, Diagnostic> {
-    let mut groups: BTreeMap<(&UnitName, &ChainRef), Vec<&Subject<'_>>> = BTreeMap::new();
-    for subject in subjects {
-        groups.entry((&subject.annotation.unit, &subject.rule.chain)).or_default().push(subject);
-    }
-    let in_group = |group: &Vec<&Subject<'_>>| {
-        let mut earlier: BTreeMap<(FileId, bool), Vec<&Subject<'_>>> = BTreeMap::new();
-        let mut found = Vec::new();
-        for &later in group {
-            let Some(accepts) = accepts(later) else { continue };
-            let file = later.annotation.span.file;
-            let opposed = earlier
-                .iter()
-                .filter(|((other, other_accepts), _)| *other != file && *other_accepts != accepts);
-            let mut opposed = opposed.flat_map(|(_, subjects)| subjects).take(COMPARED);
-            if let Some(other) = opposed.find(|other| are_about_the_same(other, later)) {
-                found.push((later.id, contradiction(policy, other, later)));
-            }
-            earlier.entry((file, accepts)).or_default().push(later);
+    type ByFileAndSense<'s, 'a> = BTreeMap<(FileId, bool), Vec<&'s Subject<'a>>>;
+    let mut earlier: BTreeMap<(&UnitName, &ChainRef), ByFileAndSense<'_, '_>> = BTreeMap::new();
+    let mut found = BTreeMap::new();
+    for later in subjects {
+        let accepts = matches!(later.verdict, Some(("accept", _)));
+        let Some((_, span)) = later.verdict.filter(|_| accepts || later.refuses()) else { continue };
+        let Subject { annotation, rule, .. } = later;
+        let file = annotation.span.file;
+        let earlier = earlier.entry((&annotation.unit, &rule.chain)).or_default();
+        let opposed = earlier.iter().filter(|((other, sense), _)| *other != file && *sense != accepts);
+        let mut opposed = opposed.flat_map(|(_, subjects)| subjects).take(COMPARED);
+        if let Some(other) = opposed.find(|other| are_about_the_same(other, later)) {
+            let place = policy.sources.location(other.annotation.unit_span);
+            let unit = quoted(&annotation.unit.0);
+            let message = format!("the annotation at {place} says the opposite for {unit}");
+            let diagnostic = Diagnostic::new(Code::Contradiction, span, message)
+                .help("the order of the files decides: leave one of the two out");
+            found.insert(later.id, diagnostic);
         }
-        found
-    };
-    groups.values().flat_map(in_group).collect()
-}
-
-fn contradiction(policy: &Policy, earlier: &Subject<'_>, later: &Subject<'_>) -> Diagnostic {
-    let span = later.verdict.map_or(later.annotation.unit_span, |(_, span)| span);
-    let unit = quoted(&later.annotation.unit.0);
-    let place = location(policy, earlier.annotation);
-    Diagnostic::new(
-        Code::Contradiction,
-        span,
-        format!("the annotation at {place} says the opposite for {unit}"),
-    )
-    .help("the order of the files decides: leave one of the two out")
-}
-
-/// Whether a rule accepts, or refuses.
-fn accepts(subject: &Subject<'_>) -> Option<bool> {
-    let (verdict, _) = subject.verdict?;
-    (verdict == Verdict::Accept || verdict.refuses()).then_some(verdict == Verdict::Accept)
+        earlier.entry((file, accepts)).or_default().push(later);
+    }
+    found
 }
 
 fn are_about_the_same(a: &Subject<'_>, b: &Subject<'_>) -> bool {
-    let [shorter, longer] = if a.conditions.len() <= b.conditions.len() { [a, b] } else { [b, a] };
-    let is_prefix = texts(&longer.conditions).starts_with(&texts(&shorter.conditions))
-        && is_boundary(&longer.conditions, shorter.conditions.len());
-    is_prefix && overlap(a, b)
-}
-
-fn overlap(a: &Subject<'_>, b: &Subject<'_>) -> bool {
-    if !a.matches_cgroup() && !b.matches_cgroup() {
-        return true;
-    }
-    let (Some(a), Some(b)) = (a.only_match(), b.only_match()) else { return false };
-    let [a, b] =
-        [a, b].map(|cgroup| cgroup.paths.iter().map(|(path, _)| path.as_str()).collect::<BTreeSet<&str>>());
-    let any_below = |these: &BTreeSet<&str>, those: &BTreeSet<&str>| {
-        these.iter().any(|path| cgroups::with_ancestors(path).any(|path| those.contains(path)))
-    };
-    any_below(&a, &b) || any_below(&b, &a)
+    let [shorter, longer] = if a.conditions.len() <= b.conditions.len() { [a, b] } else { [b, a] }
+        .map(|subject| &subject.conditions[..]);
+    let is_prefix =
+        longer.iter().zip(shorter).all(|(a, b)| a.text == b.text) && is_boundary(longer, shorter.len());
+    is_prefix
+        && match [a, b].map(Subject::only_match) {
+            [Some(a), Some(b)] => {
+                let [a, b] = [a, b].map(paths);
+                a.iter().any(|path| is_below(path, &b)) || b.iter().any(|path| is_below(path, &a))
+            }
+            _ => !a.matches_cgroup() && !b.matches_cgroup(),
+        }
 }
 
 #[cfg(test)]

@@ -5,83 +5,41 @@
 
 use std::collections::BTreeSet;
 
-use super::cgroups::{self, Place};
+use super::cgroups::{self, Written};
 use crate::{
-    model::{AnnotationId, CGROUP_ROOT, CgroupPath, UnitName},
-    policy::{Annotation, CgroupMatch, Part, Policy, Statement},
-    text::{Code, Diagnostic, Span, diagnostic::quoted},
+    model::{AnnotationId, CgroupPath, UnitName},
+    policy::{Annotation, Policy},
+    text::{Code, Diagnostic, diagnostic::quoted},
     units::{Units, places},
 };
 
 /// Judges each annotation once. The units in `misspelt` are not looked for in their paths.
-pub(super) fn lint(
-    policy: &Policy,
-    units: Option<&Units>,
-    misspelt: &BTreeSet<AnnotationId>,
-) -> Vec<Diagnostic> {
+pub(super) fn lint(policy: &Policy, units: &Units, misspelt: &BTreeSet<AnnotationId>) -> Vec<Diagnostic> {
     let judged = |(id, annotation): (AnnotationId, &Annotation)| {
-        let named = annotation.only_unit().unwrap_or(&annotation.unit);
-        let unit = units.map_or(named, |units| units.own_name(named));
-        let judge = Judge { policy, units, annotation, unit, written: written(annotation) };
-        judge.misplaced().or_else(|| {
-            if misspelt.contains(&id) || annotation.only_unit().is_none() { None } else { judge.unit() }
-        })
+        let only_unit = annotation.only_unit();
+        let unit = units.own_name(only_unit.unwrap_or(&annotation.unit));
+        let judge = Judge { policy, units, annotation, unit, written: cgroups::written(annotation) };
+        let is_looked_for = only_unit.is_some() && !misspelt.contains(&id);
+        judge.misplaced().or_else(|| is_looked_for.then(|| judge.unit()).flatten())
     };
     policy.iter().filter_map(judged).collect()
 }
 
-/// A path of an annotation.
-struct Written<'a> {
-    path: &'a str,
-    cgroup_path: &'a CgroupPath,
-    span: Span,
-    /// The match that it is in, unless it is an element's key.
-    cgroup: Option<&'a CgroupMatch>,
-}
-
-fn written(annotation: &Annotation) -> Vec<Written<'_>> {
-    let all: Vec<(&CgroupPath, Span, Option<&CgroupMatch>)> = match &annotation.statement {
-        Statement::Element(statement) => {
-            statement.elements.iter().map(|(path, span, _)| (path, *span, None)).collect()
-        }
-        Statement::Rule(rule) => {
-            let matches = rule.body.iter().filter_map(|part| match part {
-                Part::Cgroup(cgroup) => Some(&**cgroup),
-                Part::Verbatim(_) | Part::Units(_) => None,
-            });
-            matches
-                .flat_map(|cgroup| cgroup.paths.iter().map(move |(path, span)| (path, *span, Some(cgroup))))
-                .collect()
-        }
+/// Where a path names a unit, the path down to the unit's cgroup, and what is below that.
+fn split_at<'a>(path: &'a CgroupPath, unit: &UnitName) -> Option<(&'a str, &'a str)> {
+    let is_unit = |at: &&str| {
+        let name = cgroups::last(at);
+        *name == *unit.0 || name.strip_prefix('_') == Some(&*unit.0)
     };
-    all.into_iter()
-        .filter(|(path, ..)| !cgroups::is_within(path.as_str(), &CGROUP_ROOT[1..]))
-        .map(|(path, span, cgroup)| Written { path: path.as_str(), cgroup_path: path, span, cgroup })
-        .collect()
+    let path = path.as_str();
+    cgroups::with_ancestors(path).filter(is_unit).last().map(|at| path.split_at(at.len()))
 }
 
-impl<'a> Written<'a> {
-    /// The path down to a unit's cgroup, and what is below that.
-    fn split_at(&self, unit: &UnitName) -> Option<(&'a str, &'a str)> {
-        let mut end = 0;
-        for name in self.path.split('/') {
-            end += name.len();
-            if *name == *unit.0 || name.strip_prefix('_') == Some(&*unit.0) {
-                return Some(self.path.split_at(end));
-            }
-            end += 1;
-        }
-        None
-    }
-
-    fn last(&self) -> &'a str {
-        self.path.rsplit('/').next().unwrap_or(self.path)
-    }
-}
+const RUNS_ELSEWHERE: &str = "it runs elsewhere; write";
 
 struct Judge<'a> {
     policy: &'a Policy,
-    units: Option<&'a Units>,
+    units: &'a Units,
     annotation: &'a Annotation,
     /// The unit, by the name that its cgroup has.
     unit: &'a UnitName,
@@ -91,26 +49,23 @@ struct Judge<'a> {
 impl<'a> Judge<'a> {
     /// A path that no unit has, since a slice in it is at another place.
     fn misplaced(&self) -> Option<Diagnostic> {
-        self.written.iter().filter(|written| !self.exists(written.cgroup_path)).find_map(|written| {
-            let misplaced = cgroups::misplaced(written.cgroup_path)?;
-            let name = quoted(&misplaced.name);
-            let message = match misplaced.at.as_str() {
+        let exists = |path: &CgroupPath| {
+            let running = self.units.running.get(&UnitName(cgroups::last(path.as_str()).into()));
+            running.is_some_and(|running| running.contains(path))
+        };
+        self.written.iter().filter(|written| !exists(written.path)).find_map(|written| {
+            let (name, at, path) = cgroups::misplaced(written.path)?;
+            let name = quoted(&name);
+            let message = match at.as_str() {
                 "" => format!("{name} is the root of the hierarchy and stands in no path"),
                 at => format!("{name} is not here: its path is {}", quoted(at)),
             };
             let diagnostic = Diagnostic::new(Code::UnitPath, written.span, message);
-            Some(match misplaced.path.as_str() {
+            Some(match path.as_str() {
                 "" => diagnostic.help("leave it out"),
                 path => self.corrected(diagnostic, written, path, "write the whole path"),
             })
         })
-    }
-
-    /// Whether it is known that there is a cgroup at this path now.
-    fn exists(&self, path: &CgroupPath) -> bool {
-        let last = path.components().last().unwrap_or_default().to_owned();
-        let running = self.units.and_then(|units| units.running.get(&UnitName(last.into())));
-        running.is_some_and(|running| running.contains(path))
     }
 
     /// That no path is the unit's.
@@ -119,143 +74,123 @@ impl<'a> Judge<'a> {
         if !matches!(places::kind(&unit.0), "service" | "socket" | "mount" | "swap" | "scope" | "slice") {
             return None;
         }
-        let first = self.written.first()?;
-        let named: Vec<&Written<'_>> =
-            self.written.iter().filter(|written| written.split_at(unit).is_some()).collect();
+        let named = self.written.iter().filter_map(|written| Some((written, split_at(written.path, unit)?)));
+        let named: Vec<_> = named.collect();
         if named.is_empty() {
-            return if self.may_be_meant() { None } else { Some(self.not_named(first)) };
+            return self.written.first().filter(|_| !self.may_be_meant()).map(|first| self.not_named(first));
         }
-        let wrong: Option<Vec<Diagnostic>> =
-            named.into_iter().map(|written| self.elsewhere(written)).collect();
-        wrong?.into_iter().next()
+        let wrong = named.into_iter().map(|(written, (at, below))| self.elsewhere(written, at, below));
+        wrong.collect::<Option<Vec<_>>>()?.into_iter().next()
     }
 
     /// That the unit's cgroup is at another place than a path that names it.
-    fn elsewhere(&self, written: &Written<'_>) -> Option<Diagnostic> {
-        let unit = self.unit;
-        let (at, below) = written.split_at(unit)?;
+    fn elsewhere(&self, written: &Written<'_>, at: &str, below: &str) -> Option<Diagnostic> {
         let manager = cgroups::manager(at);
-        if let Some(actual) = self.runs_at(written.path, manager) {
-            let runs_here =
-                self.units.is_some_and(|units| units.cgroups_of(unit).any(|path| path.as_str() == at));
-            let diagnostic = self.not_of_the_unit(written);
-            return (!runs_here).then(|| {
-                self.corrected(diagnostic, written, &format!("{actual}{below}"), "it runs elsewhere; write")
-            });
-        }
-        let place = match cgroups::place(unit, self.units) {
-            Place::Known(place) if manager.is_empty() => place,
-            Place::Default(place) if cgroups::is_within(at, "system.slice") => place,
-            _ => return None,
+        let (right, what) = match self.runs_at(written.path, manager) {
+            Some(_) if self.running().any(|running| running == at) => return None,
+            Some(actual) => (actual.to_owned(), RUNS_ELSEWHERE),
+            None => {
+                let (place, is_sure) = cgroups::place(self.unit, self.units)?;
+                // In a user's manager and in a container slices are judged with the path.
+                let is_judged = match is_sure {
+                    true => manager.is_empty(),
+                    false => cgroups::is_within(at, "system.slice"),
+                };
+                if !is_judged || cgroups::parent(&place) == cgroups::parent(at) {
+                    return None;
+                }
+                (place, "systemd starts it elsewhere; write")
+            }
         };
-        // In a user's manager and in a container slices are judged with the path.
-        (cgroups::parent(&place) != cgroups::parent(at)).then(|| {
-            let diagnostic = self.not_of_the_unit(written);
-            self.corrected(
-                diagnostic,
-                written,
-                &format!("{place}{below}"),
-                "systemd starts it elsewhere; write",
-            )
-        })
+        Some(self.not_of_the_unit(written, &format!("{right}{below}"), what))
+    }
+
+    /// Where the unit runs.
+    fn running(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.units.cgroups_of(self.unit).map(CgroupPath::as_str)
     }
 
     /// Where the unit runs under a manager, as near as can be to a path.
-    fn runs_at(&self, path: &str, manager: &str) -> Option<&'a str> {
-        let shared = |other: &str| path.split('/').zip(other.split('/')).take_while(|(a, b)| a == b).count();
-        self.units?
-            .cgroups_of(self.unit)
-            .map(CgroupPath::as_str)
+    fn runs_at(&self, path: &CgroupPath, manager: &str) -> Option<&'a str> {
+        let shared =
+            |other: &str| path.components().zip(other.split('/')).take_while(|(a, b)| a == b).count();
+        self.running()
             .filter(|running| cgroups::manager(running) == manager)
             .max_by_key(|running| shared(running))
     }
 
     /// Whether paths that do not name the unit may be meant all the same.
     fn may_be_meant(&self) -> bool {
-        let unit = self.unit;
-        let is_slice = cgroups::is_slice(&unit.0);
-        let runs = self.units.is_some_and(|units| units.cgroups_of(unit).next().is_some());
-        let is_known = self.units.is_some_and(|units| units.knows(unit));
-        let is_label = matches!(places::kind(&unit.0), "slice" | "scope") && !is_known;
-        let has_its_type =
-            self.written.iter().any(|written| places::kind(written.last()) == places::kind(&unit.0));
-        let around = |written: &Written<'_>| {
-            let runs_within = || {
-                let all = self.units.into_iter().flat_map(|units| units.cgroups_of(unit));
-                all.map(CgroupPath::as_str).any(|running| cgroups::is_within(running, written.path))
-            };
-            !is_slice && cgroups::is_slice(written.last()) && (!runs || runs_within())
+        let kind = places::kind(&self.unit.0);
+        let is_label = matches!(kind, "slice" | "scope") && !self.units.knows(self.unit);
+        let runs = self.running().next().is_some();
+        let is_around = |path: &str| {
+            kind != "slice"
+                && cgroups::is_slice(path)
+                && (!runs || self.running().any(|running| cgroups::is_within(running, path)))
         };
-        (is_label && !has_its_type)
-            || self.written.iter().any(around)
-            || self.written.iter().any(|written| self.is_of_its_listeners(written))
+        let mut paths = self.written.iter().map(|written| written.path.as_str());
+        (is_label && !paths.clone().any(|path| places::kind(path) == kind))
+            || paths.any(|path| is_around(path) || self.is_of_its_listeners(path))
     }
 
     /// A service's listeners belong to its socket unit, or to PID 1.
-    fn is_of_its_listeners(&self, written: &Written<'_>) -> bool {
-        let unit = self.unit;
-        let Some(stem) = unit.0.strip_suffix(".service") else { return false };
+    fn is_of_its_listeners(&self, path: &str) -> bool {
+        let Some(stem) = self.unit.0.strip_suffix(".service") else { return false };
+        let last = cgroups::last(path);
         let activates = || {
-            let socket = UnitName(written.last().into());
-            let file = self.units.and_then(|units| units.files.get(&socket));
-            file.and_then(|file| file.service.as_ref()) == Some(unit)
+            let file = self.units.files.get(&UnitName(last.into()));
+            file.and_then(|file| file.service.as_ref()) == Some(self.unit)
         };
-        written.path == "init.scope"
-            || written.last().strip_suffix(".socket") == Some(stem)
-            || (places::kind(written.last()) == "socket" && activates())
+        path == "init.scope"
+            || last.strip_suffix(".socket").is_some_and(|socket| socket == stem || activates())
     }
 
     fn not_named(&self, written: &Written<'_>) -> Diagnostic {
-        let unit = self.unit;
-        let diagnostic = self.not_of_the_unit(written);
-        let manager = cgroups::manager(written.path);
+        let path = written.path.as_str();
+        let manager = cgroups::manager(path);
         if let Some(actual) = self.runs_at(written.path, manager) {
-            return self.corrected(diagnostic, written, actual, "it runs elsewhere; write");
+            return self.not_of_the_unit(written, actual, RUNS_ELSEWHERE);
         }
-        let beside = cgroups::join(cgroups::parent(written.path), &unit.0);
-        let likely = match cgroups::place(unit, self.units) {
-            Place::Known(place) | Place::Default(place) if manager.is_empty() => place,
-            _ if !beside.contains('/') => cgroups::default_path(&unit.0),
+        let beside = cgroups::join(cgroups::parent(path), &self.unit.0);
+        let likely = match cgroups::place(self.unit, self.units) {
+            Some((place, _)) if manager.is_empty() => place,
+            _ if !beside.contains('/') => cgroups::default_path(&self.unit.0),
             _ => beside,
         };
         let meant = "if the path is meant, put `# scnpm: allow(W002)` above the annotation; if not, write";
-        self.corrected(diagnostic, written, &likely, meant)
+        self.not_of_the_unit(written, &likely, meant)
     }
 
-    fn not_of_the_unit(&self, written: &Written<'_>) -> Diagnostic {
+    fn not_of_the_unit(&self, written: &Written<'_>, right: &str, what: &str) -> Diagnostic {
         let mut message = format!("the path is not that of {}", quoted(&self.unit.0));
         if Some(self.unit) != self.annotation.only_unit() {
             message = format!("{message}, which {} is another name of", quoted(&self.annotation.unit.0));
         }
-        Diagnostic::new(Code::UnitPath, written.span, message)
+        self.corrected(Diagnostic::new(Code::UnitPath, written.span, message), written, right, what)
     }
 
     /// With the right path, and the level that belongs to it.
     fn corrected(&self, diagnostic: Diagnostic, written: &Written<'_>, path: &str, what: &str) -> Diagnostic {
+        let Written { span, cgroup, .. } = *written;
         let level = path.split('/').count();
-        let text = &self.policy.sources.file(written.span.file).text;
+        let with_level = cgroup.map(|_| format!(" with `level {level}`")).unwrap_or_default();
+        // Whole, since it is to be copied.
+        let shown = path.replace(char::is_control, "\u{fffd}");
+        let diagnostic = diagnostic.help(format!("{what} `{shown}`{with_level}"));
+        let text = &self.policy.sources.file(span.file).text;
         // A variable holds more than this path, and whoever may make a cgroup may name it so that no quotes hold it.
-        let is_out_of_reach = text[written.span.start..].starts_with('$')
-            || path.contains(|c: char| c == '"' || c.is_control());
-        let Some(cgroup) = written.cgroup else {
-            let diagnostic = diagnostic.help(format!("{what} {}", shown(path)));
-            return if is_out_of_reach { diagnostic } else { diagnostic.fix(written.span, path) };
-        };
-        let diagnostic = diagnostic.help(format!("{what} {} with `level {level}`", shown(path)));
-        if is_out_of_reach {
+        if text[span.start..].starts_with('$') || path.contains(|c: char| c == '"' || c.is_control()) {
             return diagnostic;
         }
-        if usize::try_from(cgroup.level) == Ok(level) || cgroup.paths.len() > 1 {
-            return diagnostic.fix(written.span, path);
+        match cgroup {
+            Some(cgroup) if usize::try_from(cgroup.level) != Ok(level) && cgroup.paths.len() == 1 => {
+                let between = &text[cgroup.level_span.end..span.start];
+                diagnostic.fix(cgroup.level_span.to(span), format!("{level}{between}{path}"))
+            }
+            _ => diagnostic.fix(span, path),
         }
-        let between = &text[cgroup.level_span.end..written.span.start];
-        diagnostic.fix(cgroup.level_span.to(written.span), format!("{level}{between}{path}"))
     }
-}
-
-/// A path for a help: whole, since it is to be copied.
-fn shown(path: &str) -> String {
-    format!("`{}`", path.replace(char::is_control, "\u{fffd}"))
 }
 
 #[cfg(test)]

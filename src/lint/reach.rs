@@ -21,13 +21,10 @@ pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>], calls: &Calls<'_>)
         let chain = &subject.rule.chain;
         // What is wrong with a chain is said at its first annotation.
         let of_chain = if warned.contains(chain) { None } else { not_reached(subject, calls) };
-        match of_chain {
-            Some(diagnostic) => {
-                warned.insert(chain);
-                diagnostics.push(diagnostic);
-            }
-            None => diagnostics.extend(after_verdict(policy, subject, calls)),
+        if of_chain.is_some() {
+            warned.insert(chain);
         }
+        diagnostics.extend(of_chain.or_else(|| after_verdict(policy, subject, calls)));
     }
     diagnostics
 }
@@ -35,63 +32,43 @@ pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>], calls: &Calls<'_>)
 fn not_reached(subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Diagnostic> {
     let chain = &subject.rule.chain;
     let hooks = calls.hooks(chain)?;
-    let diagnostic = |code, message: String| Some(Diagnostic::new(code, subject.rule.chain_span, message));
     let name = quoted(&chain.to_string());
-    if hooks.is_empty() {
-        return diagnostic(Code::NotReached, format!("nothing calls the chain {name}"))?
-            .help(format!("call it in a chain of a hook, with `jump {}`", chain.name))
-            .into();
-    }
-    if subject.matches_cgroup() && !WITH_CGROUPS.iter().any(|hook| hooks.contains(hook)) {
+    let (code, message, help) = if hooks.is_empty() {
+        let help = format!("call it in a chain of a hook, with `jump {}`", chain.name);
+        (Code::NotReached, format!("nothing calls the chain {name}"), help)
+    } else if subject.matches_cgroup() && !WITH_CGROUPS.iter().any(|hook| hooks.contains(hook)) {
         let hooks: Vec<&str> = hooks.iter().copied().collect();
-        return diagnostic(
-            Code::NotReached,
-            format!("the chain {name} is only reached from {}, where no cgroup matches", hooks.join(" and ")),
-        )?
-        .help("cgroups can be matched in the hooks prerouting, input and output: forwarded packets have no socket")
-        .into();
-    }
-    let (caller, verdict) = calls.too_late(chain)?;
-    let caller = quoted(&caller.to_string());
-    diagnostic(
-        Code::AfterVerdict,
-        format!("{caller} calls the chain {name} after a rule that decides every packet: `{verdict}`"),
-    )?
-    .help(format!("move that rule behind `jump {}`", chain.name))
-    .into()
+        let hooks = hooks.join(" and ");
+        let message = format!("the chain {name} is only reached from {hooks}, where no cgroup matches");
+        let help = "cgroups can be matched in the hooks prerouting, input and output: forwarded packets have no socket";
+        (Code::NotReached, message, help.to_owned())
+    } else {
+        let (caller, verdict) = calls.too_late(chain)?;
+        let caller = quoted(&caller.to_string());
+        let message =
+            format!("{caller} calls the chain {name} after a rule that decides every packet: `{verdict}`");
+        (Code::AfterVerdict, message, format!("move that rule behind `jump {}`", chain.name))
+    };
+    Some(Diagnostic::new(code, subject.rule.chain_span, message).help(help))
 }
 
 fn after_verdict(policy: &Policy, subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Diagnostic> {
     if subject.rule.placement != Placement::End {
         return None;
     }
+    let chain = subject.rule.chain_span;
     let (_, verdict) = calls.ruleset.chain(&subject.rule.chain).and_then(Chain::end)?;
     let name = quoted(&subject.rule.chain.to_string());
     let message =
         format!("the chain {name} decides every packet with `{verdict}` before this rule at its end");
-    let diagnostic = Diagnostic::new(Code::AfterVerdict, subject.rule.chain_span, message);
-    let (place, text) = verb(policy, subject);
-    Some(
-        diagnostic
-            .help(format!("write `insert rule`, or move the `{verdict}` out, behind the call of the chain"))
-            .fix(place, text),
-    )
-}
-
-/// Where the annotation says `add`, and what it has to say instead to put its rule at the beginning.
-fn verb(policy: &Policy, subject: &Subject<'_>) -> (Span, &'static str) {
-    let chain = subject.rule.chain_span;
+    let help = format!("write `insert rule`, or move the `{verdict}` out, behind the call of the chain");
+    // Between the unit and the chain stands `:: add rule`, or less.
     let start = subject.annotation.unit_span.end;
-    let between = &policy.sources.file(chain.file).text[start..chain.start];
-    let is_verb = |at: usize| {
-        let around = between[..at].chars().next_back().is_none_or(char::is_whitespace)
-            && between[at + "add".len()..].starts_with(|c: char| c.is_whitespace() || c == '\\');
-        around.then_some(at)
-    };
-    match between.match_indices("add").find_map(|(at, _)| is_verb(at)) {
+    let (place, text) = match policy.sources.file(chain.file).text[start..chain.start].find("add") {
         Some(at) => (Span { start: start + at, end: start + at + "add".len(), ..chain }, "insert"),
         None => (Span { end: chain.start, ..chain }, "insert rule "),
-    }
+    };
+    Some(Diagnostic::new(Code::AfterVerdict, chain, message).help(help).fix(place, text))
 }
 
 #[cfg(test)]

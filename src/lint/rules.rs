@@ -36,11 +36,9 @@ fn negated(subject: &Subject<'_>) -> Vec<Diagnostic> {
 }
 
 fn refusing_rule(policy: &Policy, subject: &Subject<'_>) -> Option<Diagnostic> {
-    let (_, span) = subject.verdict.filter(|(verdict, _)| verdict.refuses())?;
-    let text = &policy.sources.file(span.file).text[span.start..span.end];
-    let verdict = quoted(text.split_whitespace().next()?);
+    let (verdict, span) = subject.verdict.filter(|_| subject.refuses())?;
     let allowing = subject.rewritten(policy, span, "accept");
-    let message = format!("this {verdict} fails open: while the rule is not applied yet, packets pass");
+    let message = format!("this `{verdict}` fails open: while the rule is not applied yet, packets pass");
     Some(Diagnostic::new(Code::FailsOpen, span, message).help(format!(
         "refuse by default in nftables.conf, and accept what may pass, in the form `# {allowing}`"
     )))

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::model::{ChainRef, Family, PREFIX, SetRef, TableRef};
 
@@ -10,24 +10,40 @@ use crate::model::{ChainRef, Family, PREFIX, SetRef, TableRef};
 #[derive(Debug, Clone, Default)]
 pub struct Ruleset {
     chains: BTreeMap<ChainRef, Chain>,
-    maps: BTreeMap<SetRef, VerdictMap>,
+    /// The maps whose elements are listed.
+    maps: BTreeMap<SetRef, Verdicts>,
 }
 
 impl Ruleset {
     /// From the listing of a whole ruleset, with or without the elements of its sets.
     pub fn of(listing: &Value) -> Self {
-        let objects: Vec<&Value> =
-            listing.get("nftables").and_then(Value::as_array).into_iter().flatten().collect();
+        let objects = listing["nftables"].as_array().map_or(&[][..], Vec::as_slice);
         let mut ruleset = Self::default();
-        for object in &objects {
-            if let Some(chain) = object.get("chain") {
-                ruleset.add_chain(chain);
-            } else if let Some(map) = object.get("map") {
-                ruleset.add_map(map);
+        for object in objects {
+            let (chain, map) = (&object["chain"], &object["map"]);
+            if let Some(name) = reference(chain, "name").filter(|chain| !chain.name.starts_with(PREFIX)) {
+                let base = chain["hook"].as_str().map(|hook| Base {
+                    hook: hook.to_owned(),
+                    is_filter: chain["type"] == "filter",
+                    refuses: chain["policy"] == "drop",
+                });
+                ruleset.chains.insert(name, Chain { base, rules: Vec::new() });
+            } else if let (Some(name), Some(elements)) = (reference(map, "name"), map.get("elem")) {
+                let verdicts = Verdicts::of(&name.table, elements);
+                ruleset.maps.insert(SetRef { table: name.table, name: name.name }, verdicts);
             }
         }
-        for rule in objects.iter().filter_map(|object| object.get("rule")) {
-            ruleset.add_rule(rule);
+        for rule in objects.iter().map(|object| &object["rule"]) {
+            let (Some(place), Some(expressions)) = (reference(rule, "chain"), rule["expr"].as_array()) else {
+                continue;
+            };
+            if expressions.iter().any(is_ours) {
+                continue;
+            }
+            let rule = ruleset.rule(&place.table, expressions);
+            if let Some(chain) = ruleset.chains.get_mut(&place) {
+                chain.rules.push(rule);
+            }
         }
         ruleset
     }
@@ -37,52 +53,83 @@ impl Ruleset {
         self.chains.get(chain)
     }
 
-    /// The name of a chain as the ruleset has it.
-    pub(super) fn name(&self, chain: &ChainRef) -> Option<&ChainRef> {
-        self.chains.get_key_value(chain).map(|(name, _)| name)
-    }
-
     /// All chains by name, but for scnpm's own.
     pub(super) fn chains(&self) -> impl Iterator<Item = (&ChainRef, &Chain)> {
         self.chains.iter()
     }
 
-    /// A map of verdicts.
-    pub(super) fn map(&self, map: &SetRef) -> Option<&VerdictMap> {
+    /// What is in a map, if that is listed.
+    pub(super) fn map(&self, map: &SetRef) -> Option<&Verdicts> {
         self.maps.get(map)
     }
 
-    fn add_chain(&mut self, chain: &Value) {
-        let Some(name) = reference(chain, "name") else { return };
-        let base = text(chain, "hook").map(|hook| Base {
-            hook: hook.to_owned(),
-            is_filter: text(chain, "type") == Some("filter"),
-            refuses: text(chain, "policy") == Some("drop"),
-        });
-        if !name.name.starts_with(PREFIX) {
-            self.chains.insert(name, Chain { base, rules: Vec::new() });
+    fn rule(&self, table: &TableRef, expressions: &[Value]) -> Rule {
+        let mut rule = Rule::default();
+        // Whether it is for established connections, if it looks at their state.
+        let mut established = None;
+        let mut has_match = false;
+        for (kind, content) in expressions.iter().filter_map(Value::as_object).flatten() {
+            rule.decides = DECIDING.into_iter().find(|verdict| verdict == kind).or(rule.decides);
+            match kind.as_str() {
+                "counter" | "log" | "return" => {}
+                "match" if is_state(&content["left"]) => {
+                    has_match = true;
+                    established = Some(holds_established(&content["right"]) != (content["op"] == "!="));
+                }
+                "match" => {
+                    has_match = true;
+                    rule.is_narrow |= !is_wide(&content["left"]);
+                }
+                "vmap" => self.look_up(table, content, &mut rule),
+                "mangle" | "notrack" => has_match = true,
+                "jump" | "goto" | "accept" => {
+                    rule.calls.extend(content["target"].as_str().map(|name| chain_of(table, name)));
+                    rule.accepts_established |= established == Some(true);
+                }
+                "drop" => rule.refuses = true,
+                "reject" => {
+                    rule.refuses = true;
+                    has_match |= !is_for_every_packet(table, content);
+                }
+                _ => {
+                    has_match = true;
+                    rule.is_narrow = true;
+                }
+            }
         }
+        if has_match {
+            rule.decides = None;
+        }
+        rule.accepts_established &= !rule.is_narrow;
+        rule.refuses &= established != Some(false);
+        rule
     }
 
-    fn add_map(&mut self, map: &Value) {
-        let Some(ChainRef { table, name }) = reference(map, "name") else { return };
-        let verdicts = VerdictMap {
-            calls: map.get("elem").map(targets),
-            established: map.get("elem").map(verdict_of_established),
+    fn look_up(&self, table: &TableRef, look_up: &Value, rule: &mut Rule) {
+        let by_state = is_state(&look_up["key"]);
+        let data = &look_up["data"];
+        let verdicts = match data.as_str() {
+            Some(name) => {
+                let map = SetRef { table: table.clone(), name: name.trim_start_matches('@').into() };
+                let listed = self.maps.get(&map).cloned();
+                rule.maps.insert(map);
+                listed
+            }
+            None if by_state => Some(Verdicts::of(table, data)),
+            None => Some(Verdicts { refuses: holds_key(data, "drop"), ..Verdicts::of(table, data) }),
         };
-        self.maps.insert(SetRef { table, name }, verdicts);
-    }
-
-    fn add_rule(&mut self, rule: &Value) {
-        let place = reference(rule, "chain");
-        let expressions = rule.get("expr").and_then(Value::as_array);
-        let (Some(place), Some(expressions)) = (place, expressions) else { return };
-        if expressions.iter().any(is_ours) {
-            return;
-        }
-        let rule = Reader { ruleset: self, table: &place.table }.rule(expressions);
-        if let Some(chain) = self.chains.get_mut(&place) {
-            chain.rules.push(rule);
+        rule.is_narrow |= !by_state;
+        match verdicts {
+            Some(verdicts) => {
+                rule.calls.extend(verdicts.calls);
+                rule.accepts_established |= by_state && verdicts.accepts;
+                rule.refuses |= verdicts.refuses;
+            }
+            // What is not listed is taken for the better.
+            None => {
+                rule.calls_any = true;
+                rule.accepts_established |= by_state;
+            }
         }
     }
 }
@@ -118,11 +165,11 @@ pub(super) struct Base {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rule {
     /// The chains that it may jump or go to.
-    pub(super) calls: BTreeSet<String>,
+    pub(super) calls: BTreeSet<ChainRef>,
     /// Whether it may call any chain of its table: a map says which, and what is in that is not known.
     pub(super) calls_any: bool,
     /// The maps of verdicts that it looks things up in.
-    pub(super) maps: BTreeSet<String>,
+    pub(super) maps: BTreeSet<SetRef>,
     /// The verdict, if it is one for every packet.
     pub(super) decides: Option<&'static str>,
     /// Whether it looks at more than interfaces, protocols and whether a connection is established.
@@ -133,236 +180,106 @@ pub(super) struct Rule {
     pub(super) refuses: bool,
 }
 
-/// What is in a map of verdicts; `None` if its elements are not listed.
+/// The verdicts that leave nothing to the rules behind.
+const DECIDING: [&str; 5] = ["accept", "drop", "reject", "return", "goto"];
+
+/// What is in a map of verdicts.
 #[derive(Debug, Clone)]
-pub(super) struct VerdictMap {
+pub(super) struct Verdicts {
     /// The chains that it leads to.
-    pub(super) calls: Option<BTreeSet<String>>,
-    established: Option<Established>,
+    pub(super) calls: BTreeSet<ChainRef>,
+    /// Whether it accepts established connections.
+    accepts: bool,
+    /// Whether it refuses them.
+    refuses: bool,
 }
 
-/// What becomes of an established connection.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Established {
-    is_accepted: bool,
-    is_refused: bool,
-}
-
-/// Reads the rules of a table.
-struct Reader<'a> {
-    ruleset: &'a Ruleset,
-    table: &'a TableRef,
-}
-
-impl Reader<'_> {
-    fn rule(&self, expressions: &[Value]) -> Rule {
-        let mut rule = Rule::default();
-        let mut state = State::Any;
-        let mut has_match = false;
-        for (kind, content) in expressions.iter().filter_map(Value::as_object).flat_map(Map::iter) {
-            match kind.as_str() {
-                "counter" | "log" => {}
-                "match" if is_state(content.get("left")) => {
-                    has_match = true;
-                    state = State::of(content);
-                }
-                "match" => {
-                    has_match = true;
-                    rule.is_narrow |= !is_wide(content.get("left"));
-                }
-                "vmap" => self.look_up(content, &mut rule),
-                "mangle" | "notrack" => has_match = true,
-                "jump" | "goto" => {
-                    rule.calls.extend(text(content, "target").map(str::to_owned));
-                    rule.accepts_established |= state == State::Established;
-                    rule.decides = (kind == "goto").then_some("goto");
-                }
-                "accept" => {
-                    rule.accepts_established |= state == State::Established;
-                    rule.decides = Some("accept");
-                }
-                "return" => rule.decides = Some("return"),
-                "drop" => rule.refuse("drop"),
-                "reject" => {
-                    rule.refuse("reject");
-                    has_match |= !self.is_for_every_packet(content);
-                }
-                _ => {
-                    has_match = true;
-                    rule.is_narrow = true;
-                }
+impl Verdicts {
+    /// From the elements of a map by `ct state`.
+    fn of(table: &TableRef, elements: &Value) -> Self {
+        let calls = all_in(elements)
+            .filter(|(key, _)| matches!(*key, "jump" | "goto"))
+            .filter_map(|(_, call)| Some(chain_of(table, call["target"].as_str()?)));
+        let mut verdicts = Self { calls: calls.collect(), accepts: false, refuses: false };
+        let pairs = elements.get("set").unwrap_or(elements).as_array().into_iter().flatten();
+        for pair in pairs {
+            if holds_established(&pair[0]) {
+                verdicts.accepts |= ["accept", "jump", "goto"].iter().any(|word| holds_key(&pair[1], word));
+                verdicts.refuses |= holds_key(&pair[1], "drop");
             }
         }
-        if has_match {
-            rule.decides = None;
-        }
-        rule.accepts_established &= !rule.is_narrow;
-        rule.refuses &= state != State::Other;
-        rule
-    }
-
-    fn look_up(&self, look_up: &Value, rule: &mut Rule) {
-        let by_state = is_state(look_up.get("key"));
-        let established = match look_up.get("data") {
-            Some(Value::String(name)) => {
-                let name = name.trim_start_matches('@');
-                let map = SetRef { table: self.table.clone(), name: name.into() };
-                let known = self.ruleset.maps.get(&map);
-                match known.and_then(|map| map.calls.clone()) {
-                    Some(calls) => rule.calls.extend(calls),
-                    None => rule.calls_any = true,
-                }
-                rule.maps.insert(name.to_owned());
-                known.and_then(|map| map.established)
-            }
-            Some(elements) => {
-                rule.calls.extend(targets(elements));
-                Some(if by_state {
-                    verdict_of_established(elements)
-                } else {
-                    Established { is_accepted: false, is_refused: holds_key(elements, "drop") }
-                })
-            }
-            None => None,
-        };
-        // What is in a map that is not listed is taken for the better.
-        let established = established.unwrap_or(Established { is_accepted: true, is_refused: false });
-        rule.accepts_established |= by_state && established.is_accepted;
-        rule.refuses |= established.is_refused;
-        rule.is_narrow |= !by_state;
-    }
-
-    /// In a table of several protocols some kinds of `reject` are for one protocol only.
-    fn is_for_every_packet(&self, reject: &Value) -> bool {
-        match text(reject, "type") {
-            Some("tcp reset") => false,
-            Some("icmp" | "icmpv6") => matches!(self.table.family, Family::Ip | Family::Ip6),
-            _ => true,
-        }
+        verdicts
     }
 }
 
-impl Rule {
-    fn refuse(&mut self, verdict: &'static str) {
-        self.refuses = true;
-        self.decides = Some(verdict);
-    }
-}
-
-/// The states of connections that a rule is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Any,
-    Established,
-    Other,
-}
-
-impl State {
-    fn of(state_match: &Value) -> Self {
-        let names_it = state_match.get("right").is_some_and(holds_established);
-        let negated = text(state_match, "op") == Some("!=");
-        if names_it == negated { Self::Other } else { Self::Established }
+/// In a table of several protocols some kinds of `reject` are for one protocol only.
+fn is_for_every_packet(table: &TableRef, reject: &Value) -> bool {
+    match reject["type"].as_str() {
+        Some("tcp reset") => false,
+        Some("icmp" | "icmpv6") => matches!(table.family, Family::Ip | Family::Ip6),
+        _ => true,
     }
 }
 
 /// `ct state`, also as a part of a concatenation with nothing narrow in it.
-fn is_state(expression: Option<&Value>) -> bool {
-    let parts = expression.and_then(|expression| expression.get("concat")).and_then(Value::as_array);
-    let is_plain = |expression: Option<&Value>| {
-        expression.and_then(|expression| expression.get("ct")).and_then(|ct| text(ct, "key")) == Some("state")
-    };
-    match parts {
+fn is_state(expression: &Value) -> bool {
+    let is_plain = |part: &Value| part["ct"]["key"] == "state";
+    match expression["concat"].as_array() {
         None => is_plain(expression),
-        Some(parts) => {
-            parts.iter().any(|part| is_plain(Some(part)))
-                && parts.iter().all(|part| is_plain(Some(part)) || is_wide(Some(part)))
-        }
+        Some(parts) => parts.iter().any(is_plain) && parts.iter().all(|part| is_plain(part) || is_wide(part)),
     }
 }
 
 /// Whether what a match looks at leaves whole connections on one side.
-fn is_wide(expression: Option<&Value>) -> bool {
-    const WIDE: [&str; 10] = [
+fn is_wide(expression: &Value) -> bool {
+    const WIDE: [&str; 11] = [
         "iif", "oif", "iifname", "oifname", "iiftype", "oiftype", "iifgroup", "oifgroup", "l4proto",
-        "nfproto",
+        "nfproto", "protocol",
     ];
-    let key = expression.and_then(|expression| expression.get("meta")).and_then(|meta| text(meta, "key"));
-    key.is_some_and(|key| WIDE.contains(&key) || key == "protocol")
-}
-
-/// From the elements of a map by `ct state`.
-fn verdict_of_established(elements: &Value) -> Established {
-    let pairs = match elements {
-        Value::Object(object) => object.get("set").and_then(Value::as_array),
-        other => other.as_array(),
-    };
-    let mut found = Established::default();
-    for pair in pairs.into_iter().flatten().filter_map(Value::as_array) {
-        let [key, verdict] = pair.as_slice() else { continue };
-        if holds_established(key) {
-            found.is_accepted |= ["accept", "jump", "goto"].iter().any(|word| holds_key(verdict, word));
-            found.is_refused |= holds_key(verdict, "drop");
-        }
-    }
-    found
-}
-
-fn text<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
-    object.get(key)?.as_str()
+    expression["meta"]["key"].as_str().is_some_and(|key| WIDE.contains(&key))
 }
 
 fn reference(object: &Value, name: &str) -> Option<ChainRef> {
-    let family = text(object, "family")?.parse().ok()?;
-    let table = TableRef { family, name: text(object, "table")?.into() };
-    Some(ChainRef { table, name: text(object, name)?.into() })
+    let family = object["family"].as_str()?.parse().ok()?;
+    let table = TableRef { family, name: object["table"].as_str()?.into() };
+    Some(ChainRef { table, name: object[name].as_str()?.into() })
 }
 
-/// The chains that verdicts somewhere in it lead to.
-fn targets(value: &Value) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    visit(value, &mut |key, inner| {
-        if matches!(key, Some("jump" | "goto")) {
-            found.extend(text(inner, "target").map(str::to_owned));
-        }
-    });
-    found
+/// A chain of a table by its name.
+pub(super) fn chain_of(table: &TableRef, name: &str) -> ChainRef {
+    ChainRef { table: table.clone(), name: name.into() }
 }
 
 /// By name, or by number (nft(8), `ct state`).
 fn holds_established(value: &Value) -> bool {
-    let mut found = false;
-    visit(value, &mut |_, inner| found |= inner == "established" || *inner == 2);
-    found
+    all_in(value).any(|(_, inner)| inner == "established" || *inner == 2)
 }
 
 fn holds_key(value: &Value, wanted: &str) -> bool {
-    let mut found = false;
-    visit(value, &mut |key, _| found |= key == Some(wanted));
-    found
+    all_in(value).any(|(key, _)| key == wanted)
 }
 
 /// Whether it refers to an object of scnpm's.
 fn is_ours(expression: &Value) -> bool {
-    let mut found = false;
-    visit(expression, &mut |key, inner| {
+    all_in(expression).any(|(key, inner)| {
         let text = inner.as_str().unwrap_or_default();
-        found |= text.strip_prefix('@').is_some_and(|name| name.starts_with(PREFIX));
-        found |= key == Some("target") && text.starts_with(PREFIX);
-    });
-    found
+        text.strip_prefix('@').is_some_and(|name| name.starts_with(PREFIX))
+            || key == "target" && text.starts_with(PREFIX)
+    })
 }
 
-/// Looks at a value and all in it, with their keys.
-fn visit<'a>(value: &'a Value, look: &mut dyn FnMut(Option<&str>, &'a Value)) {
-    let mut open = vec![(None, value)];
-    while let Some((key, value)) = open.pop() {
-        look(key, value);
+/// A value and all in it, with their keys.
+fn all_in(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let mut open = vec![("", value)];
+    std::iter::from_fn(move || {
+        let (key, value) = open.pop()?;
         match value {
-            Value::Array(items) => open.extend(items.iter().map(|item| (None, item))),
-            Value::Object(items) => open.extend(items.iter().map(|(key, item)| (Some(key.as_str()), item))),
+            Value::Array(items) => open.extend(items.iter().map(|item| ("", item))),
+            Value::Object(items) => open.extend(items.iter().map(|(key, item)| (key.as_str(), item))),
             _ => {}
         }
-    }
+        Some((key, value))
+    })
 }
 
 #[cfg(test)]

@@ -2,26 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    calls::Calls,
-    cgroups::{self, Place},
-    subject::Subject,
-};
+use super::{calls::Calls, cgroups, subject::Subject};
 use crate::{
-    model::{ChainRef, UnitName},
+    model::{CgroupPath, ChainRef, UnitName},
     text::{Code, Diagnostic, diagnostic::quoted},
     units::{Units, places},
 };
 
 /// Rules that may be about connections which a service's socket unit accepts.
-pub(super) fn lint(
-    subjects: &[Subject<'_>],
-    units: Option<&Units>,
-    calls: Option<&Calls<'_>>,
-) -> Vec<Diagnostic> {
-    let Some(units) = units else { return Vec::new() };
-    let sockets = Sockets::of(units);
-    let covered: BTreeSet<(&ChainRef, &str)> = subjects.iter().flat_map(covered_sockets).collect();
+pub(super) fn lint(subjects: &[Subject<'_>], units: &Units, calls: Option<&Calls<'_>>) -> Vec<Diagnostic> {
+    let sockets = sockets(units);
+    let covered: BTreeSet<(&ChainRef, &str)> = subjects.iter().flat_map(covered).collect();
     let judged = |subject: &Subject<'_>| {
         if !may_be_of_accepted(subject, calls) {
             return None;
@@ -29,7 +20,7 @@ pub(super) fn lint(
         let paths = subject.cgroups.iter().flat_map(|cgroup| &cgroup.paths);
         paths.into_iter().find_map(|(path, span)| {
             let service = path.components().filter(|name| places::kind(name) == "service").last()?;
-            let socket = sockets.of_service(service)?;
+            let socket = sockets.get(service).or_else(|| sockets.get(&places::template(service)?))?;
             if covered.contains(&(&subject.rule.chain, &*socket.0)) {
                 return None;
             }
@@ -46,61 +37,43 @@ pub(super) fn lint(
 }
 
 /// The socket units in use that listen on the network, by the service that they start.
-struct Sockets<'a>(BTreeMap<String, &'a UnitName>);
-
-impl<'a> Sockets<'a> {
-    fn of(units: &'a Units) -> Self {
-        let mut sockets = BTreeMap::new();
-        for (name, file) in &units.files {
-            let Some(stem) = name.0.strip_suffix(".socket") else { continue };
-            let is_used = file.is_wanted || units.running.contains_key(name);
-            if is_used && !file.listens_on.is_empty() {
-                let service = file
-                    .service
-                    .as_ref()
-                    .map_or_else(|| format!("{stem}.service"), |unit| unit.0.to_string());
-                sockets.entry(service).or_insert(name);
-            }
+fn sockets(units: &Units) -> BTreeMap<String, &UnitName> {
+    let mut sockets = BTreeMap::new();
+    for (name, file) in &units.files {
+        let Some(stem) = name.0.strip_suffix(".socket") else { continue };
+        if !file.listens_on.is_empty() && (file.is_wanted || units.running.contains_key(name)) {
+            let service = file.service.as_ref().map_or(format!("{stem}.service"), UnitName::to_string);
+            sockets.entry(service).or_insert(name);
         }
-        Self(sockets)
     }
-
-    fn of_service(&self, service: &str) -> Option<&'a UnitName> {
-        self.0.get(service).or_else(|| self.0.get(&places::template(service)?)).copied()
-    }
+    sockets
 }
 
 /// The socket units that a rule names, in its chain.
-fn covered_sockets<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a ChainRef, &'a str)> + use<'a> {
+fn covered<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a ChainRef, &'a str)> + use<'a> {
     let chain = &subject.rule.chain;
-    let paths = subject.cgroups.clone().into_iter().flat_map(|cgroup| &cgroup.paths);
-    let names = paths.flat_map(|(path, _)| path.components());
+    let names = subject.rule.paths().flat_map(CgroupPath::components);
     names.filter(|name| places::kind(name) == "socket").map(move |name| (chain, name))
 }
 
 /// Whether packets of connections that others opened may come to a rule.
 fn may_be_of_accepted(subject: &Subject<'_>, calls: Option<&Calls<'_>>) -> bool {
-    if subject.tokens.iter().any(|token| token.is("sport")) {
-        return true;
-    }
-    match calls.and_then(|calls| calls.hooks(&subject.rule.chain)) {
-        None => true,
-        Some(hooks) => hooks.contains("input") || hooks.contains("prerouting"),
-    }
+    let hooks = calls.and_then(|calls| calls.hooks(&subject.rule.chain));
+    subject.tokens.iter().any(|token| token.is("sport"))
+        || hooks.is_none_or(|hooks| hooks.contains("input") || hooks.contains("prerouting"))
 }
 
 /// Where a socket unit's cgroup is, whose service's path this is.
 fn place(socket: &UnitName, path: &str, units: &Units) -> String {
     let manager = cgroups::manager(path);
-    let running = units.cgroups_of(socket).map(|path| path.as_str());
-    if let Some(running) = running.into_iter().find(|running| cgroups::manager(running) == manager) {
+    let mut running = units.cgroups_of(socket).map(CgroupPath::as_str);
+    if let Some(running) = running.find(|running| cgroups::manager(running) == manager) {
         return running.to_owned();
     }
-    match cgroups::place(socket, Some(units)) {
-        Place::Known(place) | Place::Default(place) if manager.is_empty() => place,
-        _ if manager.is_empty() => cgroups::default_path(&socket.0),
-        _ => format!("{manager}/app.slice/{socket}"),
+    if !manager.is_empty() {
+        return format!("{manager}/app.slice/{socket}");
     }
+    cgroups::place(socket, units).map_or_else(|| cgroups::default_path(&socket.0), |(place, _)| place)
 }
 
 #[cfg(test)]

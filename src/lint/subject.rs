@@ -18,45 +18,22 @@ pub(super) struct Subject<'a> {
     pub(super) tokens: Vec<&'a Token>,
     /// Those in front of the verdict, without counters.
     pub(super) conditions: Vec<&'a Token>,
-    /// What it does with a packet, and where that stands.
-    pub(super) verdict: Option<(Verdict, Span)>,
+    /// The word for what it does with a packet, and where that stands; `reject` with what it is done with.
+    pub(super) verdict: Option<(&'a str, Span)>,
 }
 
-/// What a rule does with a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Accept,
-    Drop,
-    Reject,
-    Return,
-    Continue,
-    Jump,
-    Goto,
-    /// What a map says.
-    Map,
-}
-
-impl Verdict {
-    /// Whether the packet goes on somewhere, or may.
-    pub(super) fn lets_through(self) -> bool {
-        matches!(self, Self::Accept | Self::Jump | Self::Goto | Self::Map)
-    }
-
-    /// Whether it is refused.
-    pub(super) fn refuses(self) -> bool {
-        matches!(self, Self::Drop | Self::Reject)
-    }
-
-    /// Whether the chain's next rules do not get the packet.
-    pub(super) fn is_terminal(self) -> bool {
-        matches!(self, Self::Accept | Self::Drop | Self::Reject | Self::Return | Self::Goto)
-    }
-}
+/// The words that are verdicts; `vmap` is what a map says.
+const VERDICTS: [&str; 8] = ["accept", "drop", "reject", "return", "continue", "jump", "goto", "vmap"];
 
 impl<'a> Subject<'a> {
     /// Whether it is about cgroups at all.
     pub(super) fn matches_cgroup(&self) -> bool {
         self.annotation.matches_cgroup()
+    }
+
+    /// Whether it refuses packets.
+    pub(super) fn refuses(&self) -> bool {
+        matches!(self.verdict, Some(("drop" | "reject", _)))
     }
 
     /// The only cgroup match, unless it is negated.
@@ -99,65 +76,35 @@ fn of<'a>(id: AnnotationId, annotation: &'a Annotation, rule: &'a RuleStatement)
             Part::Verbatim(token) => tokens.push(token),
         }
     }
-    let found = verdict(&tokens);
-    let before = &tokens[..found.map_or(tokens.len(), |(_, at)| at)];
-    let conditions = without_counters(before);
-    let verdict = found.map(|(verdict, at)| (verdict, span_of(verdict, &tokens[at..])));
+    let found = verdict_at(&tokens);
+    let before = &tokens[..found.unwrap_or(tokens.len())];
+    let is_named = |at: usize| {
+        let next = before.get(at + 1);
+        next.is_some_and(|next| next.is("name") || next.is("packets") || next.kind == TokenKind::Quoted)
+    };
+    let conditions = before.iter().enumerate().filter(|(at, token)| !token.is("counter") || is_named(*at));
+    let conditions = conditions.map(|(_, token)| *token).collect();
+    let verdict = found.map(|at| {
+        let word = tokens[at];
+        let rest = tokens[at..].iter().take_while(|token| word.is("reject") && !token.is("comment"));
+        (&*word.text, word.span.to(rest.last().unwrap_or(&word).span))
+    });
     Subject { id, annotation, rule, cgroups, tokens, conditions, verdict }
 }
 
-/// The last word that is a verdict of the rule itself, and its index.
-fn verdict(tokens: &[&Token]) -> Option<(Verdict, usize)> {
+/// The index of the last word that is a verdict of the rule itself.
+fn verdict_at(tokens: &[&Token]) -> Option<usize> {
     let mut depth = 0_usize;
     let mut found = None;
     for (at, token) in tokens.iter().enumerate() {
         match &*token.text {
             "{" => depth += 1,
             "}" => depth = depth.saturating_sub(1),
-            word if depth == 0 && token.kind == TokenKind::Word => {
-                found = word_of(word).map(|verdict| (verdict, at)).or(found);
-            }
+            word if depth == 0 && VERDICTS.contains(&word) => found = Some(at),
             _ => {}
         }
     }
     found
-}
-
-fn word_of(word: &str) -> Option<Verdict> {
-    Some(match word {
-        "accept" => Verdict::Accept,
-        "drop" => Verdict::Drop,
-        "reject" => Verdict::Reject,
-        "return" => Verdict::Return,
-        "continue" => Verdict::Continue,
-        "jump" => Verdict::Jump,
-        "goto" => Verdict::Goto,
-        "vmap" => Verdict::Map,
-        _ => return None,
-    })
-}
-
-/// Where a verdict stands: `reject` with what it is done with.
-fn span_of(verdict: Verdict, tokens: &[&Token]) -> Span {
-    let length = match verdict {
-        Verdict::Reject => tokens.iter().take_while(|token| !token.is("comment")).count(),
-        _ => 1,
-    };
-    tokens[0].span.to(tokens[length - 1].span)
-}
-
-fn without_counters<'a>(tokens: &[&'a Token]) -> Vec<&'a Token> {
-    let names_one = |at: usize| {
-        tokens
-            .get(at + 1)
-            .is_some_and(|next| next.is("name") || next.is("packets") || next.kind == TokenKind::Quoted)
-    };
-    tokens
-        .iter()
-        .enumerate()
-        .filter(|&(at, token)| !token.is("counter") || names_one(at))
-        .map(|(_, token)| *token)
-        .collect()
 }
 
 #[cfg(test)]
@@ -166,25 +113,31 @@ mod tests {
     use crate::lint::testing::policy_of;
 
     /// The conditions, and the verdict as it stands in the text.
-    fn read(body: &str) -> (String, Option<(Verdict, String)>) {
+    fn read(body: &str) -> (String, Option<(String, String)>) {
         let text = format!("# a.service :: add rule inet f c {body}");
         let policy = policy_of(&[&text]);
         let subject = &all(&policy)[0];
         let conditions: Vec<&str> = subject.conditions.iter().map(|token| &*token.text).collect();
-        let verdict = subject.verdict.map(|(verdict, span)| (verdict, text[span.start..span.end].to_owned()));
+        let verdict = subject
+            .verdict
+            .map(|(verdict, span)| (verdict.to_owned(), text[span.start..span.end].to_owned()));
         (conditions.join(" "), verdict)
     }
 
     #[test]
     fn verdict_is_the_rule_s_own_last_one() {
         for (body, conditions, verdict, place) in [
-            ("tcp dport 1 counter accept comment \"drop\"", "tcp dport 1", Verdict::Accept, "accept"),
-            ("tcp dport 1 reject with tcp reset", "tcp dport 1", Verdict::Reject, "reject with tcp reset"),
-            ("tcp dport vmap { 1 : drop, 2 : accept }", "tcp dport", Verdict::Map, "vmap"),
-            ("jump drop.x", "", Verdict::Jump, "jump"),
-            ("counter name \"x\" drop", "counter name \"x\"", Verdict::Drop, "drop"),
+            ("tcp dport 1 counter accept comment \"drop\"", "tcp dport 1", "accept", "accept"),
+            ("tcp dport 1 reject with tcp reset", "tcp dport 1", "reject", "reject with tcp reset"),
+            ("tcp dport vmap { 1 : drop, 2 : accept }", "tcp dport", "vmap", "vmap"),
+            ("jump drop.x", "", "jump", "jump"),
+            ("counter name \"x\" drop", "counter name \"x\"", "drop", "drop"),
         ] {
-            assert_eq!(read(body), (conditions.to_owned(), Some((verdict, place.to_owned()))), "{body}");
+            assert_eq!(
+                read(body),
+                (conditions.to_owned(), Some((verdict.to_owned(), place.to_owned()))),
+                "{body}"
+            );
         }
         assert_eq!(read("log prefix \"drop\"").1, None);
         assert_eq!(read("meta mark set 1").1, None);
