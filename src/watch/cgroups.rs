@@ -6,9 +6,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::{OsStr, OsString},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     task::{Context, Poll},
 };
 
@@ -24,9 +23,25 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 pub struct Cgroups {
     inotify: Inotify,
     readable: Readable,
-    tree: Tree,
-    watches: Watches,
+    root: PathBuf,
+    /// The followed paths and those that lead to them, each with a slash at its end, from the root's on, which is empty.
+    /// So what is in a directory comes right after it.
+    nodes: BTreeMap<String, Node>,
+    /// Those that are watched.
+    watched: BTreeMap<WatchDescriptor, String>,
+    failed: Vec<Unwatched>,
+    /// The kinds of errors that have been told of.
+    told: BTreeSet<Option<i32>>,
+    is_blind: bool,
     buffer: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    followed: Option<CgroupPath>,
+    /// Whether it is in the way to others.
+    leads_on: bool,
+    watch: Option<WatchDescriptor>,
 }
 
 /// What a look at a cgroup found.
@@ -76,23 +91,25 @@ impl Cgroups {
         Ok(Self {
             readable: Readable::of(&inotify)?,
             inotify,
-            tree: Tree::new(root, BTreeSet::new()),
-            watches: Watches::default(),
+            root,
+            nodes: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            failed: Vec::new(),
+            told: BTreeSet::new(),
+            is_blind: false,
             buffer: vec![0; BUFFER_SIZE],
         })
     }
 
     /// Follows these paths and no others. Returns what each of them is now.
     pub fn follow(&mut self, paths: BTreeSet<CgroupPath>) -> Vec<Seen> {
-        let root = self.tree.nodes.swap_remove(ROOT).directory;
-        self.tree = Tree::new(root, paths);
-        let old = std::mem::take(&mut self.watches);
+        let old = std::mem::replace(&mut self.nodes, nodes(paths));
+        self.watched.clear();
         let seen = self.rescan();
-        let mut watches = self.inotify.watches();
-        for (number, (_, descriptor)) in old.by_number {
-            if !self.watches.by_number.contains_key(&number) {
+        for watch in old.into_values().filter_map(|node| node.watch) {
+            if !self.watched.contains_key(&watch) {
                 // It fails if the directory is gone, and the watch with it.
-                let _ = watches.remove(descriptor);
+                let _ = self.inotify.watches().remove(watch);
             }
         }
         seen
@@ -100,13 +117,12 @@ impl Cgroups {
 
     /// Looks at every followed path, and watches what is not watched yet.
     pub fn rescan(&mut self) -> Vec<Seen> {
-        let mut look = Look::default();
-        self.watches.is_blind = false;
-        self.visit(ROOT, &mut look);
-        if !self.watches.is_blind {
-            self.watches.told.clear();
+        self.is_blind = false;
+        let seen = self.visit(BTreeSet::from([String::new()]));
+        if !self.is_blind {
+            self.told.clear();
         }
-        look.into_seen(&self.tree)
+        seen
     }
 
     /// Whether [`Self::drain`] has something to read; the task is woken when it has.
@@ -123,75 +139,84 @@ impl Cgroups {
             let (inotify, buffer) = (&mut self.inotify, &mut self.buffer);
             let Ok(events) = self.readable.read(|| inotify.read_events(buffer)) else { break };
             for event in events {
-                if event.mask.contains(EventMask::Q_OVERFLOW) {
-                    overflowed = true;
-                } else if let Some(directory) = self.watches.directory(&event.wd) {
-                    match event.name {
-                        Some(name) => touched.extend(self.tree.child(directory, name)),
-                        // The directory itself, which is gone.
-                        None => touched.extend([directory]),
-                    }
-                }
+                overflowed |= event.mask.contains(EventMask::Q_OVERFLOW);
+                let Some(directory) = self.watched.get(&event.wd) else { continue };
+                touched.insert(match event.name {
+                    Some(name) => format!("{directory}{}/", name.to_string_lossy()),
+                    // The directory itself, which is gone.
+                    None => directory.clone(),
+                });
             }
         }
-        let mut look = Look::default();
         if overflowed {
-            self.visit(ROOT, &mut look);
-        } else {
-            // Parents come before their children, so a visit to a parent spares those.
-            for node in touched {
-                if !look.visited.contains(&node) {
-                    self.visit(node, &mut look);
-                }
-            }
+            touched = BTreeSet::from([String::new()]);
         }
-        Drained { seen: look.into_seen(&self.tree), overflowed }
+        Drained { seen: self.visit(touched), overflowed }
     }
 
     /// Whether some directories could not be watched or looked at: what changes there is only seen by [`Self::rescan`].
     pub fn is_blind(&self) -> bool {
-        self.watches.is_blind
+        self.is_blind
     }
 
     /// The directories that could not be watched or looked at and have not been told of yet; one for each kind of error.
     pub fn unwatched(&mut self) -> Vec<Unwatched> {
-        std::mem::take(&mut self.watches.failed).into_values().collect()
+        std::mem::take(&mut self.failed)
     }
 
-    /// Watches and looks at a node and all below it.
-    fn visit(&mut self, index: usize, look: &mut Look) {
-        look.visited.insert(index);
-        let node = &self.tree.nodes[index];
-        let exists = node.children.is_empty() || self.watches.watch(index, node, &self.inotify);
-        if node.followed.is_some() {
-            match if exists { look_at(&node.directory) } else { Ok(None) } {
-                Ok(id) => drop(look.ids.insert(index, id)),
-                // That says nothing about the cgroup.
-                Err(error) => self.watches.fail(node, error),
+    /// Watches and looks at those of these directories that matter, and all below them.
+    fn visit(&mut self, directories: BTreeSet<String>) -> Vec<Seen> {
+        let mut fail = |directory: &Path, error: io::Error| {
+            self.is_blind = true;
+            if self.told.insert(error.raw_os_error()) {
+                self.failed.push(Unwatched { directory: directory.to_owned(), error });
             }
-        }
-        let children: Vec<usize> = node.children.values().copied().collect();
-        for child in children {
-            if exists {
-                self.visit(child, look);
-            } else {
-                self.leave(child, look);
+        };
+        let mut seen = Vec::new();
+        let mut visited: Option<String> = None;
+        for top in directories {
+            if visited.as_ref().is_some_and(|above| top.starts_with(above)) || !self.nodes.contains_key(&top)
+            {
+                continue;
             }
+            let mut gone: Option<&String> = None;
+            let nodes = self.nodes.range_mut(top.clone()..).take_while(|(path, _)| path.starts_with(&top));
+            for (path, node) in nodes {
+                let directory = self.root.join(path.trim_end_matches('/'));
+                let mut watch = None;
+                let mut exists = gone.is_none_or(|above| !path.starts_with(above));
+                if node.leads_on && exists {
+                    let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
+                    match self.inotify.watches().add(&directory, mask) {
+                        Ok(descriptor) => watch = Some(descriptor),
+                        Err(error) if is_absence(&error) => {
+                            exists = false;
+                            gone = Some(path);
+                        }
+                        Err(error) => fail(&directory, error),
+                    }
+                }
+                // The descriptor stays the same as long as the directory is the same.
+                if node.watch != watch {
+                    if let Some(old) = node.watch.take() {
+                        self.watched.remove(&old);
+                        // It fails if the directory is gone, and the watch with it.
+                        let _ = self.inotify.watches().remove(old);
+                    }
+                    self.watched.extend(watch.clone().map(|watch| (watch, path.clone())));
+                    node.watch = watch;
+                }
+                if let Some(followed) = &node.followed {
+                    match if exists { look_at(&directory) } else { Ok(None) } {
+                        Ok(id) => seen.push(Seen { path: followed.clone(), id }),
+                        // That says nothing about the cgroup.
+                        Err(error) => fail(&directory, error),
+                    }
+                }
+            }
+            visited = Some(top);
         }
-    }
-
-    /// Notes that a node and all below it are gone, since its parent is.
-    fn leave(&mut self, index: usize, look: &mut Look) {
-        look.visited.insert(index);
-        self.watches.forget(index, &self.inotify);
-        let node = &self.tree.nodes[index];
-        if node.followed.is_some() {
-            look.ids.insert(index, None);
-        }
-        let children: Vec<usize> = node.children.values().copied().collect();
-        for child in children {
-            self.leave(child, look);
-        }
+        seen
     }
 }
 
@@ -200,126 +225,24 @@ const BUFFER_SIZE: usize = 64 * 1024;
 /// Bounds the time that a user who makes directories in a loop can hold the daemon.
 const READS_AT_ONCE: usize = 2;
 
-const ROOT: usize = 0;
-
-/// What a round of visits found.
-#[derive(Debug, Default)]
-struct Look {
-    visited: BTreeSet<usize>,
-    ids: BTreeMap<usize, Option<CgroupId>>,
-}
-
-impl Look {
-    fn into_seen(self, tree: &Tree) -> Vec<Seen> {
-        let seen = |(index, id): (usize, _)| Some(Seen { path: tree.nodes[index].followed.clone()?, id });
-        self.ids.into_iter().filter_map(seen).collect()
-    }
-}
-
-/// The followed paths and their ancestors. A node's index is greater than its parent's.
-#[derive(Debug)]
-struct Tree {
-    nodes: Vec<Node>,
-}
-
-#[derive(Debug)]
-struct Node {
-    directory: PathBuf,
-    followed: Option<CgroupPath>,
-    children: BTreeMap<OsString, usize>,
-}
-
-impl Tree {
-    fn new(root: PathBuf, paths: BTreeSet<CgroupPath>) -> Self {
-        let mut tree = Self { nodes: vec![Node::new(root)] };
-        for path in paths {
-            let mut at = ROOT;
-            for name in path.components() {
-                at = tree.child(at, OsStr::new(name)).unwrap_or_else(|| tree.grow(at, name));
-            }
-            tree.nodes[at].followed = Some(path);
+/// What leads to these paths, and they themselves.
+fn nodes(paths: BTreeSet<CgroupPath>) -> BTreeMap<String, Node> {
+    let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
+    for path in paths {
+        let mut at = String::new();
+        for name in path.components() {
+            let below = format!("{at}{name}/");
+            nodes.entry(at).or_default().leads_on = true;
+            at = below;
         }
-        tree
+        nodes.entry(at).or_default().followed = Some(path);
     }
-
-    fn child(&self, parent: usize, name: &OsStr) -> Option<usize> {
-        self.nodes[parent].children.get(name).copied()
-    }
-
-    fn grow(&mut self, parent: usize, name: &str) -> usize {
-        let index = self.nodes.len();
-        self.nodes.push(Node::new(self.nodes[parent].directory.join(name)));
-        self.nodes[parent].children.insert(OsString::from(name), index);
-        index
-    }
-}
-
-impl Node {
-    fn new(directory: PathBuf) -> Self {
-        Self { directory, followed: None, children: BTreeMap::new() }
-    }
-}
-
-/// Which nodes are watched, under which numbers of the kernel's.
-#[derive(Debug, Default)]
-struct Watches {
-    by_number: BTreeMap<i32, (usize, WatchDescriptor)>,
-    by_node: BTreeMap<usize, i32>,
-    failed: BTreeMap<Option<i32>, Unwatched>,
-    /// The kinds of errors that have been told of.
-    told: BTreeSet<Option<i32>>,
-    is_blind: bool,
-}
-
-impl Watches {
-    fn directory(&self, descriptor: &WatchDescriptor) -> Option<usize> {
-        self.by_number.get(&descriptor.get_watch_descriptor_id()).map(|(node, _)| *node)
-    }
-
-    /// Watches a directory; says whether it exists. The number stays the same as long as the directory
-    /// is the same.
-    fn watch(&mut self, index: usize, node: &Node, inotify: &Inotify) -> bool {
-        let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
-        match inotify.watches().add(&node.directory, mask) {
-            Ok(descriptor) => {
-                let number = descriptor.get_watch_descriptor_id();
-                if self.by_node.get(&index) != Some(&number) {
-                    self.forget(index, inotify);
-                    self.by_node.insert(index, number);
-                    self.by_number.insert(number, (index, descriptor));
-                }
-                true
-            }
-            Err(error) => {
-                self.forget(index, inotify);
-                if is_absence(&error) {
-                    return false;
-                }
-                self.fail(node, error);
-                true
-            }
-        }
-    }
-
-    fn fail(&mut self, node: &Node, error: io::Error) {
-        self.is_blind = true;
-        if self.told.insert(error.raw_os_error()) {
-            self.failed.insert(error.raw_os_error(), Unwatched { directory: node.directory.clone(), error });
-        }
-    }
-
-    fn forget(&mut self, index: usize, inotify: &Inotify) {
-        let Some(number) = self.by_node.remove(&index) else { return };
-        if let Some((_, descriptor)) = self.by_number.remove(&number) {
-            // It fails if the directory is gone, and the watch with it.
-            let _ = inotify.watches().remove(descriptor);
-        }
-    }
+    nodes
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, path::Path};
+    use std::future::poll_fn;
 
     use super::*;
 
@@ -355,14 +278,10 @@ mod tests {
     #[test]
     fn tree_shares_the_ancestors_of_its_paths() {
         let paths = ["a.slice/b.service", "a.slice/c.service", "a.slice"].map(path);
-        let tree = Tree::new(PathBuf::from("/r"), BTreeSet::from(paths));
-        assert_eq!(tree.nodes.len(), 4);
-        let slice = tree.child(ROOT, OsStr::new("a.slice")).unwrap();
-        assert_eq!(tree.nodes[slice].followed, Some(path("a.slice")));
-        let service = tree.child(slice, OsStr::new("c.service")).unwrap();
-        assert_eq!(tree.nodes[service].directory, Path::new("/r/a.slice/c.service"));
-        assert_eq!(tree.child(slice, OsStr::new("d.service")), None);
-        assert!(tree.nodes[service].children.is_empty());
+        let nodes = nodes(BTreeSet::from(paths));
+        assert!(nodes.keys().eq(["", "a.slice/", "a.slice/b.service/", "a.slice/c.service/"]));
+        assert_eq!(nodes["a.slice/"].followed, Some(path("a.slice")));
+        assert!(nodes["a.slice/"].leads_on && !nodes["a.slice/c.service/"].leads_on);
     }
 
     #[tokio::test]
@@ -371,9 +290,7 @@ mod tests {
         scratch.make("a/b/c");
         let mut cgroups = cgroups(&scratch.0);
         cgroups.follow(BTreeSet::from([path("a/b"), path("x/y")]));
-        let watched: Vec<usize> = cgroups.watches.by_node.keys().copied().collect();
-        let directories: Vec<&Path> = watched.iter().map(|&n| &*cgroups.tree.nodes[n].directory).collect();
-        assert_eq!(directories, [scratch.0.as_path(), &scratch.0.join("a")]);
+        assert!(cgroups.watched.values().eq(["", "a/"]));
     }
 
     #[tokio::test]
@@ -383,10 +300,10 @@ mod tests {
         scratch.make("b");
         let mut cgroups = cgroups(&scratch.0);
         cgroups.follow(BTreeSet::from([path("a/x"), path("b/x")]));
-        assert_eq!(cgroups.watches.by_number.len(), 3);
+        assert_eq!(cgroups.watched.len(), 3);
         let seen = cgroups.follow(BTreeSet::from([path("b/x")]));
         assert_eq!(seen, [Seen { path: path("b/x"), id: None }]);
-        assert_eq!(cgroups.watches.by_number.len(), 2);
+        assert_eq!(cgroups.watched.len(), 2);
         poll_fn(|cx| cgroups.poll_ready(cx)).await; // the IN_IGNORED of a
         assert_eq!(cgroups.drain(), Drained::default());
         scratch.make("a/x");
