@@ -87,9 +87,10 @@ impl Sources {
         let wanted = |source| options.sources.contains(&source);
         let journal = wanted(Source::Journal).then(Reader::spawn).transpose();
         let cgroups = wanted(Source::Cgroup).then(Cgroups::new).transpose();
+        let root = PathBuf::from(CGROUP_ROOT);
         let subtrees = match wanted(Source::Cgroup) {
-            true => Subtrees::new(),
-            false => Ok(Subtrees::without_events(PathBuf::from(CGROUP_ROOT))),
+            true => Subtrees::with_root(root),
+            false => Ok(Subtrees::without_events(root)),
         };
         let monitor = RulesetMonitor::open(kernel.port())
             .map_err(|error| Failure::new(format!("nftables cannot be listened to: {error}")))?;
