@@ -32,7 +32,8 @@ use crate::{
         dbus, hosts,
         readable::Readable,
         reader::Reader,
-        resolver::{Answer, Pace, Resolver},
+        resolver::{Answer, Resolver},
+        schedule::Outcome,
         subtrees::{self, Subtrees},
     },
 };
@@ -108,10 +109,10 @@ impl Sources {
             journal: journal.map_err(|error| Failure::new(format!("the journal's reader: {error}")))?,
             ruleset: Readable::of(&monitor).map_err(Failure::new)?,
             monitor,
-            hosts: Resolver::new(Arc::new(hosts::look_up), |_| Pace::Refresh),
+            hosts: Resolver::new(Arc::new(hosts::look_up), |_| Outcome::Changed),
             users: Resolver::new(Arc::new(|name: &String| machine::user(name)), |user| match user {
-                Some(_) => Pace::Rest,
-                None => Pace::Retry,
+                Some(_) => Outcome::Settled,
+                None => Outcome::Failed,
             }),
             watchdog: sd_notify::watchdog_enabled().map(|limit| every(limit / 2)),
         })
