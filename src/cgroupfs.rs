@@ -5,8 +5,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
-    fs::{self, ReadDir},
-    io,
+    fs::{self, Metadata, ReadDir},
+    io, iter,
     os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Path, PathBuf},
 };
@@ -35,11 +35,8 @@ pub fn look(path: &CgroupPath) -> Option<CgroupId> {
 /// # Errors
 /// As stat(2), unless the error says that there is no such directory.
 pub fn look_at(directory: &Path) -> io::Result<Option<CgroupId>> {
-    match fs::metadata(directory) {
-        Ok(metadata) => Ok(metadata.is_dir().then(|| CgroupId(metadata.ino()))),
-        Err(error) if is_absence(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let found = if_there(fs::metadata(directory))?;
+    Ok(found.filter(Metadata::is_dir).map(|metadata| CgroupId(metadata.ino())))
 }
 
 /// The cgroups in one, in no order; nothing if it does not exist. Their ids are read with their names, which spares a
@@ -48,16 +45,33 @@ pub fn look_at(directory: &Path) -> io::Result<Option<CgroupId>> {
 /// # Errors
 /// As open(2), unless the error says that there is no such directory.
 pub fn children(directory: &Path) -> io::Result<Option<Children>> {
-    match fs::read_dir(directory) {
-        Ok(entries) => Ok(Some(Children(entries))),
-        Err(error) if is_absence(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(if_there(fs::read_dir(directory))?.map(Children))
 }
 
-/// All cgroups below one, down to so many levels, each before those below it. Follows no link.
-pub fn walk(root: &Path, levels: usize) -> Walk {
-    Walk { pending: vec![(root.to_owned(), levels)], current: None }
+/// All cgroups below one, down to so many levels, each before those below it: its directory and its id, or why one could
+/// not be read. Follows no link.
+pub fn walk(root: &Path, levels: usize) -> impl Iterator<Item = io::Result<(PathBuf, CgroupId)>> {
+    let mut pending = vec![(root.to_owned(), levels)];
+    let mut current: Option<(PathBuf, usize, Children)> = None;
+    iter::from_fn(move || {
+        loop {
+            if let Some((above, levels, entries)) = &mut current
+                && let Some(child) = entries.next()
+            {
+                return Some(child.map(|child| {
+                    let directory = above.join(child.name);
+                    pending.push((directory.clone(), *levels));
+                    (directory, child.id)
+                }));
+            }
+            let (above, levels) = pending.pop()?;
+            let Some(levels) = levels.checked_sub(1) else { continue };
+            match children(&above) {
+                Ok(entries) => current = entries.map(|entries| (above, levels, entries)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    })
 }
 
 /// The units that have a cgroup below `root`, which is the hierarchy's root: those of the system's manager and those of
@@ -108,6 +122,14 @@ pub fn is_absence(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| absences.contains(&number))
 }
 
+/// What was found; nothing if there is no such directory.
+fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if is_absence(&error) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// The cgroups in one.
 #[derive(Debug)]
 pub struct Children(ReadDir);
@@ -117,50 +139,11 @@ impl Iterator for Children {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            match self.0.next()? {
-                Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
-                    return Some(Ok(Child { name: entry.file_name(), id: CgroupId(entry.ino()) }));
+            match if_there(self.0.next()?).transpose()? {
+                Ok(entry) if !entry.file_type().is_ok_and(|kind| kind.is_dir()) => {}
+                entry => {
+                    return Some(entry.map(|one| Child { name: one.file_name(), id: CgroupId(one.ino()) }));
                 }
-                Ok(_) => {}
-                Err(error) if is_absence(&error) => return None,
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
-}
-
-/// All cgroups below one.
-#[derive(Debug)]
-pub struct Walk {
-    /// What is still to be read, each with how many levels below it.
-    pending: Vec<(PathBuf, usize)>,
-    current: Option<(PathBuf, usize, Children)>,
-}
-
-impl Iterator for Walk {
-    /// A cgroup's directory and its id, or why one could not be read.
-    type Item = io::Result<(PathBuf, CgroupId)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let Some((above, levels, entries)) = &mut self.current else {
-                let (above, levels) = self.pending.pop()?;
-                let Some(levels) = levels.checked_sub(1) else { continue };
-                match children(&above) {
-                    Ok(entries) => self.current = entries.map(|entries| (above, levels, entries)),
-                    Err(error) => return Some(Err(error)),
-                }
-                continue;
-            };
-            match entries.next() {
-                Some(child) => {
-                    return Some(child.map(|child| {
-                        let directory = above.join(child.name);
-                        self.pending.push((directory.clone(), *levels));
-                        (directory, child.id)
-                    }));
-                }
-                None => self.current = None,
             }
         }
     }

@@ -33,7 +33,8 @@ use crate::{
         hosts,
         readable::Readable,
         reader::Reader,
-        resolver::{Answer, Pace, Resolver},
+        resolver::{Answer, Resolver},
+        schedule::Outcome,
         subtrees::{self, Subtrees},
     },
 };
@@ -92,9 +93,10 @@ impl Sources {
         let wanted = |source| options.sources.contains(&source);
         let journal = wanted(Source::Journal).then(Reader::spawn).transpose();
         let cgroups = wanted(Source::Cgroup).then(Cgroups::new).transpose();
+        let root = PathBuf::from(CGROUP_ROOT);
         let subtrees = match wanted(Source::Cgroup) {
-            true => Subtrees::new(),
-            false => Ok(Subtrees::without_events(PathBuf::from(CGROUP_ROOT))),
+            true => Subtrees::with_root(root),
+            false => Ok(Subtrees::without_events(root)),
         };
         let files = options.watch_config.then(ConfigFiles::new).transpose();
         let own = kernel.generation().map_err(Failure::new)?.thread;
@@ -116,10 +118,10 @@ impl Sources {
             journal: journal.map_err(|error| Failure::new(format!("the journal's reader: {error}")))?,
             ruleset: Readable::of(&monitor).map_err(Failure::new)?,
             monitor,
-            hosts: Resolver::new(Arc::new(hosts::look_up), |_| Pace::Refresh),
+            hosts: Resolver::new(Arc::new(hosts::look_up), |_| Outcome::Changed),
             users: Resolver::new(Arc::new(|name: &String| machine::user(name)), |user| match user {
-                Some(_) => Pace::Rest,
-                None => Pace::Retry,
+                Some(_) => Outcome::Settled,
+                None => Outcome::Failed,
             }),
             watchdog: sd_notify::watchdog_enabled().map(|limit| every(limit / 2)),
         })

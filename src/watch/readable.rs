@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     task::{Context, Poll},
 };
 
@@ -21,13 +21,8 @@ impl Readable {
     ///
     /// The descriptor can't be duplicated, or not be polled.
     pub fn of(fd: &impl AsRawFd) -> io::Result<Self> {
-        // SAFETY: F_DUPFD_CLOEXEC touches no memory; on any number that is not open it fails.
-        let duplicate = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) };
-        if duplicate < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: fcntl has just made it, and nobody else knows it.
-        let duplicate = unsafe { OwnedFd::from_raw_fd(duplicate) };
+        // SAFETY: it is borrowed for this call only; a number that is not open cannot be duplicated.
+        let duplicate = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }.try_clone_to_owned()?;
         // SAFETY: an OwnedFd stays open and the same until the AsyncFd, which owns it, is dropped.
         Ok(Self(unsafe { AsyncFd::register_with_interest(duplicate, Interest::READABLE) }?))
     }

@@ -17,17 +17,6 @@ use super::schedule::{LONGEST_PERIOD, Outcome, Schedule};
 /// How many look-ups may be under way. Each is a thread; one that hangs is one less.
 const MOST: usize = 8;
 
-/// When a name with an answer is asked for again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// As often as its answer changes.
-    Refresh,
-    /// Soon, with growing pauses: it is none that will do.
-    Retry,
-    /// When all are asked anew.
-    Rest,
-}
-
 /// What a look-up said of a name, or why it failed.
 pub type Answer<N, A> = (N, Result<A, String>);
 
@@ -39,7 +28,7 @@ pub struct Resolver<N, A> {
     schedule: Schedule<N>,
     last: BTreeMap<N, A>,
     look_up: LookUp<N, A>,
-    pace: fn(&A) -> Pace,
+    outcome: fn(&A) -> Outcome,
     sender: UnboundedSender<Answer<N, A>>,
     answers: UnboundedReceiver<Answer<N, A>>,
     started: Instant,
@@ -50,14 +39,14 @@ where
     N: Ord + Clone + Send + 'static,
     A: PartialEq + Clone + Send + 'static,
 {
-    /// A resolver that asks for nothing yet.
-    pub fn new(look_up: LookUp<N, A>, pace: fn(&A) -> Pace) -> Self {
+    /// A resolver that asks for nothing yet. `outcome` says what an answer comes to if it is another than the last.
+    pub fn new(look_up: LookUp<N, A>, outcome: fn(&A) -> Outcome) -> Self {
         let (sender, answers) = unbounded_channel();
         Self {
             schedule: Schedule::new(MOST),
             last: BTreeMap::new(),
             look_up,
-            pace,
+            outcome,
             sender,
             answers,
             started: Instant::now(),
@@ -119,11 +108,10 @@ where
     /// What is new in an answer.
     fn take(&mut self, name: N, answer: Result<A, String>) -> Option<Answer<N, A>> {
         let is_new = answer.as_ref().is_ok_and(|answer| self.last.get(&name) != Some(answer));
-        let outcome = match answer.as_ref().map(self.pace) {
-            Err(_) | Ok(Pace::Retry) => Outcome::Failed,
-            Ok(Pace::Rest) => Outcome::Settled,
-            Ok(Pace::Refresh) if is_new => Outcome::Changed,
-            Ok(Pace::Refresh) => Outcome::Unchanged,
+        let outcome = match answer.as_ref().map(self.outcome) {
+            Err(_) => Outcome::Failed,
+            Ok(Outcome::Changed) if !is_new => Outcome::Unchanged,
+            Ok(outcome) => outcome,
         };
         let is_wanted = self.schedule.answered(self.started.elapsed(), &name, outcome);
         if let Ok(answer) = &answer
@@ -161,7 +149,7 @@ mod tests {
             }
             Ok(name.len())
         };
-        let mut resolver = Resolver::new(Arc::new(look_up), |_| Pace::Refresh);
+        let mut resolver = Resolver::new(Arc::new(look_up), |_| Outcome::Changed);
         resolver.want(names(&["hangs", "works"]));
         assert_eq!(resolver.first_answers(Duration::from_millis(100)).await, [("works", Ok(5))]);
         resolver.ask_anew();
@@ -182,7 +170,7 @@ mod tests {
             let _ = ended.lock().map(|ended| ended.recv());
             Ok(*name)
         };
-        let mut resolver = Resolver::new(Arc::new(look_up), |_| Pace::Rest);
+        let mut resolver = Resolver::new(Arc::new(look_up), |_| Outcome::Settled);
         resolver.want((0..100).collect());
         assert_eq!(resolver.first_answers(Duration::from_millis(100)).await, []);
         assert_eq!(asked.load(Ordering::SeqCst), MOST);
@@ -195,8 +183,9 @@ mod tests {
         let answers = Mutex::new(vec![Err("gone".to_owned()), Ok(Some(1)), Ok(None)]);
         let look_up =
             move |_: &&str| answers.lock().map_or(Ok(Some(1)), |mut all| all.pop().unwrap_or(Ok(Some(1))));
-        let pace = |answer: &Option<i32>| if answer.is_some() { Pace::Rest } else { Pace::Retry };
-        let mut resolver = Resolver::new(Arc::new(look_up), pace);
+        let outcome =
+            |answer: &Option<i32>| if answer.is_some() { Outcome::Settled } else { Outcome::Failed };
+        let mut resolver = Resolver::new(Arc::new(look_up), outcome);
         resolver.want(names(&["a"]));
         assert_eq!(resolver.next().await, ("a", Ok(None)));
         assert_eq!(resolver.next().await, ("a", Ok(Some(1))), "asked again by itself");

@@ -113,9 +113,8 @@ impl<N: Ord + Clone> Schedule<N> {
         turn.has_outcome = true;
         let after = match outcome {
             Outcome::Failed => {
-                let pause = turn.pause;
-                turn.pause = (pause * 2).min(LONGEST_PAUSE);
-                Some(pause)
+                let longer = (turn.pause * 2).min(LONGEST_PAUSE);
+                Some(std::mem::replace(&mut turn.pause, longer))
             }
             Outcome::Settled => None,
             Outcome::Changed | Outcome::Unchanged => {

@@ -75,7 +75,7 @@ impl<K: Copy + Ord> Shares<K> {
     }
 
     /// Who of those with work is served in this turn: those who have waited for the most turns. Each may use
-    /// [`Self::share`] units.
+    /// a share.
     pub(crate) fn next(&mut self, with_work: impl IntoIterator<Item = K>) -> Vec<K> {
         let mut ready: Vec<(u64, K)> = with_work
             .into_iter()
@@ -89,11 +89,6 @@ impl<K: Copy + Ord> Shares<K> {
             self.accounts.entry(*key).or_default().served = self.turn;
         }
         ready.into_iter().map(|(_, key)| key).collect()
-    }
-
-    /// What one may use in a turn.
-    pub(crate) fn share(&self) -> u64 {
-        self.limits.share
     }
 
     /// Notes what was used.

@@ -6,14 +6,18 @@
 #![allow(unsafe_code)]
 
 use std::{
-    io, mem, ptr,
+    io, ptr,
     sync::{
-        Once,
-        atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering},
+        OnceLock,
+        atomic::{AtomicBool, AtomicI32, Ordering},
     },
 };
 
 use libc::{c_int, c_void, siginfo_t};
+use nix::{
+    errno::Errno,
+    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+};
 
 /// Runs `read`, which reads from mapped files. Says whether a page of one was missing; then what `read`
 /// returned is not to be relied on. Calls don't nest, and only one thread may make them at a time.
@@ -22,7 +26,7 @@ use libc::{c_int, c_void, siginfo_t};
 ///
 /// The signal handler could not be installed; `read` was not run.
 pub fn guarded<R>(read: impl FnOnce() -> R) -> io::Result<(R, bool)> {
-    install()?;
+    (*PAGE_SIZE.get_or_init(install))?;
     FAULTED.store(false, Ordering::SeqCst);
     // SAFETY: gettid has no preconditions.
     READER.store(unsafe { libc::gettid() }, Ordering::SeqCst);
@@ -35,7 +39,8 @@ pub fn guarded<R>(read: impl FnOnce() -> R) -> io::Result<(R, bool)> {
 /// The thread that is inside of [`guarded`], or 0.
 static READER: AtomicI32 = AtomicI32::new(0);
 static FAULTED: AtomicBool = AtomicBool::new(false);
-static PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
+/// Known once the signal handler is installed; or why that could not be.
+static PAGE_SIZE: OnceLock<Result<usize, Errno>> = OnceLock::new();
 
 /// Ends the guard, also when `read` panics.
 struct Unguard;
@@ -46,27 +51,12 @@ impl Drop for Unguard {
     }
 }
 
-fn install() -> io::Result<()> {
-    static INSTALL: Once = Once::new();
-    static ERROR: AtomicI32 = AtomicI32::new(0);
-    INSTALL.call_once(|| {
-        // SAFETY: sysconf has no preconditions.
-        let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        PAGE_SIZE.store(usize::try_from(page_size).unwrap_or(4096), Ordering::SeqCst);
-        // SAFETY: all zeros is a valid sigaction, whose mask is empty.
-        let mut action: libc::sigaction = unsafe { mem::zeroed() };
-        let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = on_sigbus;
-        action.sa_sigaction = handler as usize;
-        action.sa_flags = libc::SA_SIGINFO;
-        // SAFETY: `action` is initialised, its handler calls only what signal-safety(7) allows and mmap(2).
-        if unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) } != 0 {
-            ERROR.store(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL), Ordering::SeqCst);
-        }
-    });
-    match ERROR.load(Ordering::SeqCst) {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error)),
-    }
+fn install() -> Result<usize, Errno> {
+    let action = SigAction::new(SigHandler::SigAction(on_sigbus), SaFlags::SA_SIGINFO, SigSet::empty());
+    // SAFETY: the handler calls only what signal-safety(7) allows and mmap(2).
+    unsafe { sigaction(Signal::SIGBUS, &action) }?;
+    // SAFETY: sysconf has no preconditions.
+    Ok(usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096))
 }
 
 extern "C" fn on_sigbus(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
@@ -75,16 +65,16 @@ extern "C" fn on_sigbus(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     // SAFETY: gettid has no preconditions.
     let reading = READER.load(Ordering::SeqCst) == unsafe { libc::gettid() };
-    if !(reading && code == libc::BUS_ADRERR && put_zeros(address)) {
+    if reading && code == libc::BUS_ADRERR && put_zeros(address) {
+        FAULTED.store(true, Ordering::SeqCst);
+    } else {
         die();
-        return;
     }
-    FAULTED.store(true, Ordering::SeqCst);
 }
 
 /// Puts a page of zeros where the missing page is.
 fn put_zeros(address: usize) -> bool {
-    let page_size = PAGE_SIZE.load(Ordering::SeqCst);
+    let Some(Ok(page_size)) = PAGE_SIZE.get().copied() else { return false };
     let page = address / page_size * page_size;
     // SAFETY: the page belongs to a file mapping (nothing else gives BUS_ADRERR) and has no contents that
     // anybody could still read. errno is put back, since the interrupted code may be about to read it.

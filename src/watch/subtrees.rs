@@ -29,7 +29,7 @@ use std::{
 use super::shares::{self, Shares};
 use crate::{
     cgroupfs,
-    model::{CGROUP_ROOT, CgroupId, Instance, Manager},
+    model::{CgroupId, Instance, Manager},
     units::selector::{Selectors, Users},
 };
 use branch::Branch;
@@ -84,25 +84,17 @@ pub struct Subtrees {
 }
 
 impl Subtrees {
-    /// Follows nothing yet, below [`CGROUP_ROOT`]. Must be called within a tokio runtime.
+    /// Follows nothing yet, below this directory. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// inotify(7), epoll(7).
-    pub fn new() -> io::Result<Self> {
-        Self::with_root(PathBuf::from(CGROUP_ROOT))
-    }
-
-    /// The same below another directory.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
     pub fn with_root(root: PathBuf) -> io::Result<Self> {
         Ok(Self::with(root, Listeners::new()?))
     }
 
     /// Without inotify: everything is scanned once a second, and soon after a [`Self::nudge`].
     pub fn without_events(root: PathBuf) -> Self {
-        Self::with(root, Listeners::none())
+        Self::with(root, Listeners::default())
     }
 
     fn with(root: PathBuf, listeners: Listeners) -> Self {
@@ -184,8 +176,7 @@ impl Subtrees {
         with_work.remove(&Owner::System);
         for owner in self.shares.next(with_work) {
             let before = news.work;
-            let share = self.shares.share();
-            self.serve(owner, share, pending.contains(&owner), &mut news);
+            self.serve(owner, SHARES.share, pending.contains(&owner), &mut news);
             self.shares.use_up(owner, news.work - before);
         }
         self.pause();

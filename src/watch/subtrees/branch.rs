@@ -9,12 +9,12 @@ use inotify::WatchDescriptor;
 
 use super::{
     listeners::Owner,
-    paths::{below, from, is_name},
+    paths::{below, within},
 };
 use crate::{cgroupfs::Children, model::CgroupId};
 
 /// A manager's subtree.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Branch {
     pub(super) owner: Owner,
     /// Where it begins.
@@ -33,7 +33,9 @@ pub(super) struct Branch {
     /// When that was done last.
     pub(super) rescanned: Option<Duration>,
     pub(super) overflows: u32,
-    pub(super) excess: Excess,
+    /// Whether the log says that there is more than a user may have, and how often that has begun.
+    excess_is_told: bool,
+    excesses: u32,
 }
 
 /// A slice that exists.
@@ -64,28 +66,9 @@ pub(super) struct Again {
     pub(super) beyond: BTreeSet<String>,
 }
 
-/// What the log says of what is more than a user may have.
-#[derive(Debug, Default)]
-pub(super) struct Excess {
-    is_told: bool,
-    times: u32,
-}
-
 impl Branch {
     pub(super) fn new(owner: Owner, top: String) -> Self {
-        Self {
-            owner,
-            top,
-            slices: BTreeMap::new(),
-            selected: BTreeMap::new(),
-            touched: BTreeSet::new(),
-            due: BTreeSet::new(),
-            scan: None,
-            again: Again::default(),
-            rescanned: None,
-            overflows: 0,
-            excess: Excess::default(),
-        }
+        Self { owner, top, ..Self::default() }
     }
 
     pub(super) fn has_scans(&self) -> bool {
@@ -107,28 +90,26 @@ impl Branch {
 
     /// The paths of what is known in a directory.
     pub(super) fn children(&self, path: &str) -> BTreeSet<String> {
-        let prefix = below(path);
-        let is_child = |path: &&String| is_name(&path[prefix.len()..]);
-        let slices = from(&self.slices, &prefix).map(|(path, _)| path).filter(is_child);
-        let selected = from(&self.selected, &prefix).map(|(path, _)| path).filter(is_child);
-        slices.chain(selected).cloned().collect()
+        let start = below(path).len();
+        let is_child = |path: &&String| !path[start..].is_empty() && !path[start..].contains('/');
+        within(&self.slices, path).chain(within(&self.selected, path)).filter(is_child).cloned().collect()
     }
 
     /// Notes that something in a slice is passed over; says whether that is worth a notice. It is each time that it
     /// begins, but more and more rarely: users must not fill the log.
     pub(super) fn pass_over(&mut self, slice: &str) -> bool {
         self.again.beyond.insert(slice.to_owned());
-        if std::mem::replace(&mut self.excess.is_told, true) {
+        if std::mem::replace(&mut self.excess_is_told, true) {
             return false;
         }
-        self.excess.times += 1;
-        self.excess.times.is_power_of_two()
+        self.excesses += 1;
+        self.excesses.is_power_of_two()
     }
 
     /// Notes that a scan has ended.
     pub(super) fn settle(&mut self) {
         if !self.has_scans() && self.again.beyond.is_empty() {
-            self.excess.is_told = false;
+            self.excess_is_told = false;
         }
     }
 }

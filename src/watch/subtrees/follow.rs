@@ -2,10 +2,12 @@
 
 use std::io;
 
+use inotify::WatchDescriptor;
+
 use super::{
     News, Subtrees,
     branch::{Branch, Slice},
-    paths::{below, from, instance, parent},
+    paths::{below, instance, parent, within},
     work,
 };
 use crate::{
@@ -135,51 +137,42 @@ impl Subtrees {
         let watched = match self.listeners.watch(branch.owner, &directory) {
             // Without a watch nothing has said that it exists.
             Ok(None) if seen.is_none() => look_at(&directory).map(|id| (id, None)),
-            Ok(watch) => Ok((seen, watch)),
-            Err(error) if is_absence(&error) => Ok((None, None)),
-            Err(error) => Err(error),
+            watched => watched.map(|watch| (seen, watch)),
         };
-        match watched {
-            Ok((None, None)) => self.forget(manager, path, news),
-            Ok((id, watch)) => {
-                let is_new = !branch.slices.contains_key(path);
-                let slice = branch.slices.entry(path.to_owned()).or_default();
-                let is_other = match (&slice.watch, &watch) {
-                    (Some(old), Some(new)) => old.get_watch_descriptor_id() != new.get_watch_descriptor_id(),
-                    (None, None) => is_new || slice.id != id,
-                    _ => true,
-                };
-                slice.id = id.or(slice.id);
-                branch.again.unwatched.remove(path);
-                if is_other {
-                    let old = slice.watch.take();
-                    slice.id = id;
-                    branch.due.insert(path.to_owned());
-                    if let Some(listener) = self.listeners.by_owner.get_mut(&branch.owner) {
-                        listener.forget(old);
-                        if let Some(watch) = watch {
-                            let number = watch.get_watch_descriptor_id();
-                            listener.watches.insert(number, (manager, path.to_owned()));
-                            slice.watch = Some(watch);
-                        }
-                    }
-                }
+        let (id, watch, error) = match watched {
+            Ok((None, None)) => return self.forget(manager, path, news),
+            Ok((id, watch)) => (id, watch, None),
+            Err(error) if is_absence(&error) => return self.forget(manager, path, news),
+            Err(error) => (None, None, Some(error)),
+        };
+        branch.again.unwatched.remove(path);
+        let is_new = !branch.slices.contains_key(path);
+        let slice = branch.slices.entry(path.to_owned()).or_default();
+        if is_new || error.is_some() || slice.watch != watch || watch.is_none() && slice.id != id {
+            self.listeners.forget(branch.owner, slice.watch.take());
+            if let Some(listener) = self.listeners.by_owner.get_mut(&branch.owner) {
+                listener.watches.extend(watch.clone().map(|watch| (watch, (manager, path.to_owned()))));
             }
-            Err(error) => {
-                let old = branch.slices.insert(path.to_owned(), Slice::default());
-                if let Some(listener) = self.listeners.by_owner.get_mut(&branch.owner) {
-                    listener.forget(old.and_then(|slice| slice.watch));
-                }
-                branch.due.insert(path.to_owned());
-                self.complain(manager, path, "watched", &error, news);
-            }
+            *slice = Slice { watch, id };
+            branch.due.insert(path.to_owned());
+        } else {
+            slice.id = id.or(slice.id);
+        }
+        if let Some(error) = error {
+            self.complain(manager, path, "watched", &error, news);
         }
     }
 
     /// Notes that a watch has ended, and looks why.
-    pub(super) fn lose_watch(&mut self, manager: Manager, path: &str, number: i32, news: &mut News) {
+    pub(super) fn lose_watch(
+        &mut self,
+        manager: Manager,
+        path: &str,
+        watch: &WatchDescriptor,
+        news: &mut News,
+    ) {
         if let Some(slice) = self.branches.get_mut(&manager).and_then(|branch| branch.slices.get_mut(path))
-            && slice.watch.as_ref().is_some_and(|watch| watch.get_watch_descriptor_id() == number)
+            && slice.watch.as_ref() == Some(watch)
         {
             slice.watch = None;
             self.enter(manager, path, None, news);
@@ -216,21 +209,19 @@ impl Subtrees {
         if path == branch.top {
             self.leave(manager);
         } else if branch.slices.contains_key(path) {
-            let prefix = below(path);
-            let slices: Vec<String> = [path.to_owned()]
-                .into_iter()
-                .chain(from(&branch.slices, &prefix).map(|(path, _)| path.clone()))
-                .collect();
+            let mut slices: Vec<String> = within(&branch.slices, path).cloned().collect();
+            slices.push(path.to_owned());
             // They may be many, so they are looked at when their turn comes.
-            branch.touched.extend(from(&branch.selected, &prefix).map(|(path, _)| path.clone()));
+            branch.touched.extend(within(&branch.selected, path).cloned());
             slices.iter().for_each(|slice| self.drop_slice(manager, slice));
             news.work += slices.len() as u64 * work::NAME;
         }
         if manager == Manager::System {
             let prefix = below(path);
-            let users = self.branches.iter().filter(|(_, branch)| branch.top.starts_with(&prefix));
-            let users: Vec<Manager> =
-                users.map(|(user, _)| *user).filter(|user| *user != Manager::System).collect();
+            let is_in = |(user, branch): &(&Manager, &Branch)| {
+                **user != Manager::System && branch.top.starts_with(&prefix)
+            };
+            let users: Vec<Manager> = self.branches.iter().filter(is_in).map(|(user, _)| *user).collect();
             users.into_iter().for_each(|user| self.leave(user));
         }
     }
@@ -283,9 +274,7 @@ impl Subtrees {
     fn drop_slice(&mut self, manager: Manager, path: &str) {
         let Some(branch) = self.branches.get_mut(&manager) else { return };
         let watch = branch.slices.remove(path).and_then(|slice| slice.watch);
-        if let Some(listener) = self.listeners.by_owner.get_mut(&branch.owner) {
-            listener.forget(watch);
-        }
+        self.listeners.forget(branch.owner, watch);
         branch.due.remove(path);
         branch.again.unwatched.remove(path);
         branch.again.beyond.remove(path);

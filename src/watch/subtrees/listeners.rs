@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    os::fd::AsRawFd,
     path::Path,
 };
 
@@ -16,53 +17,32 @@ use crate::{model::Manager, watch::readable::Readable};
 const MOST: usize = 128;
 
 /// Whose an inotify instance is, and who is served together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owner {
+    #[default]
     System,
     User(u32),
     /// Users for whom the kernel has no instance left.
     Users,
 }
 
-impl Owner {
-    pub(super) fn number(self) -> u64 {
-        match self {
-            Self::System => u64::MAX - 1,
-            Self::User(uid) => uid.into(),
-            Self::Users => u64::MAX,
-        }
-    }
-
-    pub(super) fn of(number: u64) -> Self {
-        match u32::try_from(number) {
-            Ok(uid) => Self::User(uid),
-            Err(_) if number == u64::MAX => Self::Users,
-            Err(_) => Self::System,
-        }
-    }
-}
-
 /// An inotify instance, and what its watches are.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) inotify: Inotify,
-    pub(super) watches: BTreeMap<i32, (Manager, String)>,
+    pub(super) watches: BTreeMap<WatchDescriptor, (Manager, String)>,
     /// Whether its events are left where they are for now.
     is_paused: bool,
 }
 
 impl Listener {
-    pub(super) fn forget(&mut self, descriptor: Option<WatchDescriptor>) {
-        let Some(descriptor) = descriptor else { return };
-        if self.watches.remove(&descriptor.get_watch_descriptor_id()).is_some() {
-            // It fails if the directory is gone, and the watch with it.
-            let _ = self.inotify.watches().remove(descriptor);
-        }
+    fn number(&self) -> u64 {
+        self.inotify.as_raw_fd() as u64
     }
 }
 
 /// All inotify instances, behind one file descriptor.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Listeners {
     pub(super) by_owner: BTreeMap<Owner, Listener>,
     /// Nothing if inotify is not to be used.
@@ -74,17 +54,12 @@ impl Listeners {
     pub(super) fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let readable = Readable::of(&epoll.0)?;
-        let mut listeners = Self::none();
+        let mut listeners = Self::default();
         listeners.epoll = Some((epoll, readable));
         listeners.open(Owner::System)?;
         // While there is one to be had.
         listeners.open(Owner::Users)?;
         Ok(listeners)
-    }
-
-    /// Hears nothing and watches nothing.
-    pub(super) fn none() -> Self {
-        Self { by_owner: BTreeMap::new(), epoll: None, is_shared: false }
     }
 
     pub(super) fn hear(&self) -> bool {
@@ -98,9 +73,9 @@ impl Listeners {
     /// Opens the instance of an owner.
     fn open(&mut self, owner: Owner) -> io::Result<()> {
         let Some((epoll, _)) = &self.epoll else { return Ok(()) };
-        let inotify = Inotify::init()?;
-        epoll.add(&inotify, EpollEvent::new(EpollFlags::EPOLLIN, owner.number()))?;
-        self.by_owner.insert(owner, Listener { inotify, watches: BTreeMap::new(), is_paused: false });
+        let listener = Listener { inotify: Inotify::init()?, watches: BTreeMap::new(), is_paused: false };
+        epoll.add(&listener.inotify, EpollEvent::new(EpollFlags::EPOLLIN, listener.number()))?;
+        self.by_owner.insert(owner, listener);
         Ok(())
     }
 
@@ -110,43 +85,39 @@ impl Listeners {
         let owner = Owner::User(uid);
         // Two are not a user's.
         let opened = if self.by_owner.len() < limits.listeners + 2 {
-            self.open(owner)
+            self.open(owner).map_err(|error| format!("{error}; see fs.inotify.max_user_instances"))
         } else {
-            Err(io::ErrorKind::QuotaExceeded.into())
+            Err(format!("{} users have one", limits.listeners))
         };
-        match opened {
-            Ok(()) => owner,
-            Err(error) => {
-                if !std::mem::replace(&mut self.is_shared, true) {
-                    let reason = match error.raw_os_error() {
-                        Some(_) => format!(
-                            "no inotify instance for user {uid}: {error}; see fs.inotify.max_user_instances"
-                        ),
-                        None => {
-                            format!("no inotify instance for user {uid}: {} users have one", limits.listeners)
-                        }
-                    };
-                    news.notices.push(format!("{reason}. From now on users share one"));
-                }
-                Owner::Users
-            }
+        let Err(reason) = opened else { return owner };
+        if !std::mem::replace(&mut self.is_shared, true) {
+            news.notices
+                .push(format!("no inotify instance for user {uid}: {reason}. From now on users share one"));
         }
+        Owner::Users
     }
 
     /// Gives back what a manager was followed by.
     pub(super) fn release(&mut self, owner: Owner, watches: impl Iterator<Item = Option<WatchDescriptor>>) {
-        if let Owner::User(_) = owner {
-            let Some(listener) = self.by_owner.remove(&owner) else { return };
+        if !matches!(owner, Owner::User(_)) {
+            watches.for_each(|watch| self.forget(owner, watch));
+        } else if let Some(listener) = self.by_owner.remove(&owner) {
             if let Some((epoll, _)) = &self.epoll {
                 let _ = epoll.delete(&listener.inotify);
             }
             // Closing it waits for all who look at watches in the kernel, for 20 ms at worst.
-            match tokio::runtime::Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn_blocking(move || drop(listener))),
-                Err(_) => drop(listener),
-            }
-        } else if let Some(listener) = self.by_owner.get_mut(&owner) {
-            watches.for_each(|watch| listener.forget(watch));
+            tokio::task::spawn_blocking(move || drop(listener));
+        }
+    }
+
+    /// Gives back a watch.
+    pub(super) fn forget(&mut self, owner: Owner, watch: Option<WatchDescriptor>) {
+        if let Some(listener) = self.by_owner.get_mut(&owner)
+            && let Some(watch) = watch
+            && listener.watches.remove(&watch).is_some()
+        {
+            // It fails if the directory is gone, and the watch with it.
+            let _ = listener.inotify.watches().remove(watch);
         }
     }
 
@@ -165,7 +136,7 @@ impl Listeners {
             let pauses = is_paused(*owner);
             if std::mem::replace(&mut listener.is_paused, pauses) != pauses {
                 let flags = if pauses { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
-                let _ = epoll.modify(&listener.inotify, &mut EpollEvent::new(flags, owner.number()));
+                let _ = epoll.modify(&listener.inotify, &mut EpollEvent::new(flags, listener.number()));
             }
         }
     }
@@ -177,7 +148,11 @@ impl Listeners {
             let mut events = [EpollEvent::empty(); MOST];
             match epoll.wait(&mut events, EpollTimeout::ZERO)? {
                 0 => Err(io::ErrorKind::WouldBlock.into()),
-                count => Ok(events[..count].iter().map(|event| Owner::of(event.data())).collect()),
+                count => {
+                    let numbers: BTreeSet<u64> = events[..count].iter().map(EpollEvent::data).collect();
+                    let pending = self.by_owner.iter().filter(|(_, one)| numbers.contains(&one.number()));
+                    Ok(pending.map(|(owner, _)| *owner).collect())
+                }
             }
         };
         wait().or_else(|_: io::Error| readable.read(wait)).unwrap_or_default()

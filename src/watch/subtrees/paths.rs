@@ -1,6 +1,6 @@
 //! Paths of cgroups, as text.
 
-use std::{collections::BTreeMap, ffi::OsStr, ops::Bound};
+use std::{collections::BTreeMap, ffi::OsStr};
 
 use crate::model::{CgroupPath, Instance};
 
@@ -14,18 +14,13 @@ pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
-/// Whether the rest of a path is one name.
-pub(super) fn is_name(rest: &str) -> bool {
-    !rest.is_empty() && !rest.contains('/')
-}
-
-/// The entries whose paths begin like this.
-pub(super) fn from<'a, T>(
+/// What is in a directory or below it.
+pub(super) fn within<'a, T>(
     map: &'a BTreeMap<String, T>,
-    prefix: &'a str,
-) -> impl Iterator<Item = (&'a String, &'a T)> {
-    map.range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-        .take_while(move |(path, _)| path.starts_with(prefix))
+    directory: &str,
+) -> impl Iterator<Item = &'a String> {
+    let prefix = below(directory);
+    map.range(prefix.clone()..).map(|(path, _)| path).take_while(move |path| path.starts_with(&prefix))
 }
 
 /// A path in a directory, if its name can be a unit's.

@@ -22,12 +22,10 @@ impl Subtrees {
     /// get no more than half of it.
     pub(super) fn serve(&mut self, owner: Owner, share: u64, has_events: bool, news: &mut News) {
         let until = news.work + share;
-        let managers: Vec<Manager> = self.managers_of(owner);
-        let of = |subtrees: &Self, is: fn(&Branch) -> bool| {
-            managers.iter().any(|manager| subtrees.branches.get(manager).is_some_and(is))
-        };
-        let for_looks = if of(self, Branch::has_scans) { until - share / 2 } else { until };
-        if has_events && !of(self, |branch| !branch.touched.is_empty()) {
+        let managers = self.managers_of(owner);
+        let mine = || self.branches.values().filter(|branch| branch.owner == owner);
+        let for_looks = if mine().any(Branch::has_scans) { until - share / 2 } else { until };
+        if has_events && mine().all(|branch| branch.touched.is_empty()) {
             self.read(owner, news);
         }
         for manager in &managers {
@@ -53,26 +51,20 @@ impl Subtrees {
                 self.note_overflow(owner, news);
                 continue;
             }
-            let number = event.wd.get_watch_descriptor_id();
             let Some(listener) = self.listeners.by_owner.get_mut(&owner) else { break };
-            match (listener.watches.get(&number), event.name) {
-                (None, _) => {}
-                (Some((manager, directory)), Some(name)) => {
-                    // Most names of a desktop lead nowhere; only those that may lead somewhere cost a path.
-                    if let Some(path) = unit_path(directory, name)
-                        && let Some(branch) = self.branches.get_mut(manager)
-                    {
-                        branch.touched.insert(path);
-                    }
+            if let Some(name) = event.name {
+                // Most names of a desktop lead nowhere; only those that may lead somewhere cost a path.
+                if let Some((manager, directory)) = listener.watches.get(&event.wd)
+                    && let Some(path) = unit_path(directory, name)
+                    && let Some(branch) = self.branches.get_mut(manager)
+                {
+                    branch.touched.insert(path);
                 }
+            } else if event.mask.contains(EventMask::IGNORED)
+                && let Some((manager, directory)) = listener.watches.remove(&event.wd)
+            {
                 // The directory itself is gone, or at least its watch.
-                (Some(_), None) => {
-                    if event.mask.contains(EventMask::IGNORED)
-                        && let Some((manager, directory)) = listener.watches.remove(&number)
-                    {
-                        self.lose_watch(manager, &directory, number, news);
-                    }
-                }
+                self.lose_watch(manager, &directory, &event.wd, news);
             }
         }
         self.buffer = buffer;
@@ -126,17 +118,13 @@ impl Subtrees {
             let before = news.work;
             let Some(branch) = self.branches.get_mut(&manager) else { continue };
             branch.rescanned = Some(now);
+            let (owner, unwatched) = (branch.owner, std::mem::take(&mut branch.again.unwatched));
             branch.due = std::mem::take(&mut branch.again.beyond);
+            branch.due.extend(unwatched.iter().cloned());
             if std::mem::replace(&mut branch.again.all, !self.listeners.hear()) {
-                branch.due = branch.slices.keys().cloned().collect();
+                branch.due.extend(branch.slices.keys().cloned());
             }
-            let owner = branch.owner;
-            for path in std::mem::take(&mut branch.again.unwatched) {
-                if let Some(branch) = self.branches.get_mut(&manager) {
-                    branch.due.insert(path.clone());
-                }
-                self.enter(manager, &path, None, news);
-            }
+            unwatched.iter().for_each(|path| self.enter(manager, path, None, news));
             if owner != Owner::System {
                 self.shares.use_up(owner, news.work - before);
             }

@@ -1,5 +1,7 @@
 use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, time::Duration};
 
+use inotify::WatchDescriptor;
+
 use super::{paths::unit_path, *};
 use crate::{
     model::UnitName,
@@ -109,13 +111,6 @@ fn names_that_no_unit_has_lead_nowhere() {
 }
 
 #[test]
-fn owners_are_told_by_their_numbers() {
-    for owner in [Owner::System, Owner::Users, Owner::User(0), Owner::User(u32::MAX)] {
-        assert_eq!(Owner::of(owner.number()), owner);
-    }
-}
-
-#[test]
 fn selectors_tell_which_managers_are_followed() {
     let users = Users::from([("alice".to_owned(), 1)]);
     let follows = |whose: Whose| {
@@ -164,8 +159,8 @@ async fn a_reload_finds_what_is_new_and_keeps_the_watches() {
     scratch.make(&format!("{A}/app.slice/y.service"));
     let mut subtrees = scratch.subtrees(Limits::default());
     follow(&mut subtrees, &select([(Whose::Uid(1), "x.service")]), &Users::new());
-    let watches = |subtrees: &Subtrees| -> Vec<i32> {
-        subtrees.listeners.by_owner.values().flat_map(|one| one.watches.keys().copied()).collect()
+    let watches = |subtrees: &Subtrees| -> Vec<WatchDescriptor> {
+        subtrees.listeners.by_owner.values().flat_map(|one| one.watches.keys().cloned()).collect()
     };
     let before = watches(&subtrees);
     let (found, _) = follow(&mut subtrees, &select([(Whose::Uid(1), "y.service")]), &Users::new());
@@ -272,7 +267,7 @@ async fn a_directory_without_a_watch_is_scanned_and_watched_when_that_works() {
     let branch = subtrees.branches.get_mut(&user).unwrap();
     branch.rescanned = Some(NOW);
     let watch = branch.slices.get_mut(&slice).unwrap().watch.take();
-    subtrees.listeners.by_owner.get_mut(&Owner::User(1)).unwrap().forget(watch);
+    subtrees.listeners.forget(Owner::User(1), watch);
     let mut news = News::default();
     for _ in 0..2 {
         subtrees.complain(user, &slice, "watched", &io::Error::from_raw_os_error(libc::ENOSPC), &mut news);
