@@ -3,7 +3,7 @@
 //!
 //! `scnpm check` and the daemon both say what comes out of here, so that they say it in the same words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::{
     lint::{self, Facts},
@@ -38,16 +38,27 @@ pub fn all(policy: &Policy, known: &Known<'_>) -> Vec<Diagnostic> {
 
 /// In the order of the files, each once, without what says the same as another one and what comments allow.
 pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    let refused = spans(&diagnostics, Code::Base);
-    let unresolved = spans(&diagnostics, Code::Unresolved);
-    diagnostics.retain(|diagnostic| match diagnostic.code {
-        // nft says it, too.
-        Code::Include | Code::BaseVariable => !refused.iter().any(|span| overlap(*span, diagnostic.span)),
-        Code::HostName => !unresolved.contains(&diagnostic.span),
-        _ => true,
+    let messages = |code: Code| -> BTreeMap<Span, String> {
+        let of_code = diagnostics.iter().filter(|diagnostic| diagnostic.code == code);
+        of_code.map(|diagnostic| (diagnostic.span, diagnostic.message.clone())).collect()
+    };
+    let [refused, unresolved, hooks, not_reached] =
+        [Code::Base, Code::Unresolved, Code::Hook, Code::NotReached].map(messages);
+    diagnostics.retain_mut(|diagnostic| {
+        let is_said = match diagnostic.code {
+            // nft says it, too.
+            Code::Include | Code::BaseVariable => refused.keys().any(|span| overlap(*span, diagnostic.span)),
+            Code::HostName => unresolved.contains_key(&diagnostic.span),
+            // The lint's words explain why nft refuses a chain.
+            Code::NotReached => hooks.contains_key(&diagnostic.span),
+            Code::Hook => {
+                diagnostic.help = not_reached.get(&diagnostic.span).cloned().or(diagnostic.help.take());
+                false
+            }
+            _ => false,
+        };
+        !is_said && !policy.allows(diagnostic)
     });
-    explain_hooks(&mut diagnostics);
-    diagnostics.retain(|diagnostic| !policy.allows(diagnostic));
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
     diagnostics.dedup();
     diagnostics
@@ -112,12 +123,9 @@ pub fn chain_of_cgroups(annotation: &Annotation) -> Option<&ChainRef> {
         ["tproxy", "redirect", "masquerade", "snat", "dnat", "dup", "fwd", "synproxy", "reject", "queue"];
     let is_particular =
         |part: &Part| matches!(part, Part::Verbatim(token) if PARTICULAR.iter().any(|word| token.is(word)));
-    match &annotation.statement {
-        Statement::Rule(rule) if annotation.matches_cgroup() => {
-            (!rule.body.iter().any(is_particular)).then_some(&rule.chain)
-        }
-        _ => None,
-    }
+    let Statement::Rule(rule) = &annotation.statement else { return None };
+    let is_about_cgroups = annotation.matches_cgroup() && !rule.body.iter().any(is_particular);
+    is_about_cgroups.then_some(&rule.chain)
 }
 
 /// What to say where a hook has no cgroups.
@@ -139,31 +147,6 @@ pub fn unknown_users(policy: &Policy, unknown: &BTreeMap<String, String>) -> Vec
     policy.annotations.iter().filter_map(diagnostic).collect()
 }
 
-fn spans(diagnostics: &[Diagnostic], code: Code) -> BTreeSet<Span> {
-    diagnostics
-        .iter()
-        .filter(|diagnostic| diagnostic.code == code)
-        .map(|diagnostic| diagnostic.span)
-        .collect()
-}
-
-/// Lets the lint's words explain why nft refuses a chain, instead of saying it twice.
-fn explain_hooks(diagnostics: &mut Vec<Diagnostic>) {
-    let refused = spans(diagnostics, Code::Hook);
-    let is_said = |diagnostic: &mut Diagnostic| {
-        diagnostic.code == Code::NotReached && refused.contains(&diagnostic.span)
-    };
-    let explanations: BTreeMap<Span, String> = diagnostics
-        .extract_if(.., is_said)
-        .map(|explanation| (explanation.span, explanation.message))
-        .collect();
-    for refusal in diagnostics.iter_mut().filter(|diagnostic| diagnostic.code == Code::Hook) {
-        if let Some(explanation) = explanations.get(&refusal.span) {
-            refusal.help = Some(explanation.clone());
-        }
-    }
-}
-
 fn overlap(a: Span, b: Span) -> bool {
     a.file == b.file && a.start < b.end && b.start < a.end
 }
@@ -175,6 +158,7 @@ fn subject(annotation: &Annotation) -> Span {
         Statement::Element(element) => element.set_span,
     }
 }
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -33,17 +33,19 @@ pub(super) fn lint(subjects: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnosti
         return Vec::new();
     }
     let is_walked = |base: &&Base| base.is_filter && matches!(&*base.hook, "input" | "output");
-    let bases = calls.ruleset.chains().filter_map(|(name, chain)| {
-        let base = chain.base.as_ref().filter(is_walked)?;
-        Some((name, base.refuses))
-    });
     let refusing = refusing(calls);
-    let walks: Vec<_> = bases
-        .take(BASES)
-        .map(|(name, refuses)| {
-            (quoted(&name.to_string()), Walk::through(calls.ruleset, &refusing, name, refuses))
-        })
-        .collect();
+    let walks = calls.ruleset.chains().filter_map(|(name, chain)| {
+        let base = chain.base.as_ref().filter(is_walked)?;
+        let (entered, left) = (BTreeMap::new(), BTreeMap::new());
+        let mut walk =
+            Walk { ruleset: calls.ruleset, refusing: &refusing, time: 1, last_refusal: 0, entered, left };
+        walk.chain(name, 0);
+        if base.refuses {
+            walk.last_refusal = usize::MAX;
+        }
+        Some((quoted(&name.to_string()), walk))
+    });
+    let walks: Vec<_> = walks.take(BASES).collect();
     let mut warned: BTreeSet<&ChainRef> = BTreeSet::new();
     let mut diagnostics = Vec::new();
     for Subject { rule, .. } in concerned {
@@ -92,21 +94,6 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn through(
-        ruleset: &'a Ruleset,
-        refusing: &'a BTreeSet<&'a ChainRef>,
-        base: &'a ChainRef,
-        refuses: bool,
-    ) -> Self {
-        let (entered, left) = (BTreeMap::new(), BTreeMap::new());
-        let mut walk = Self { ruleset, refusing, time: 1, last_refusal: 0, entered, left };
-        walk.chain(base, 0);
-        if refuses {
-            walk.last_refusal = usize::MAX;
-        }
-        walk
-    }
-
     /// Walks through a chain; whether established connections are accepted in it.
     fn chain(&mut self, name: &'a ChainRef, depth: usize) -> bool {
         let Some(chain) = self.ruleset.chain(name) else { return false };
