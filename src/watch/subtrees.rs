@@ -226,9 +226,9 @@ impl Default for Limits {
     }
 }
 
-/// What users get of the daemon's work: a sixteenth of a core for all who flood, as it is counted, and a login of 7,000 units
+/// What users get of the daemon's work: a sixteenth of a core for all who flood, as it is counted, and a login of 1,000 units
 /// at once.
-const SHARES: shares::Limits = shares::Limits { rate: 60_000, burst: 1_500_000, share: 600, at_once: 1 };
+const SHARES: shares::Limits = shares::Limits { rate: 60_000, burst: 250_000, share: 600, at_once: 1 };
 
 /// What the system's manager gets in each turn.
 const SYSTEM_SHARE: u64 = 4096;
