@@ -197,10 +197,10 @@ def floods_of_two_users_keep_nobody_else_from_being_let_through_nor_the_daemon_f
             m.start("t-first.service")
             m.eventually(lambda: len(m.tries("first")) == number, "the service did not connect", 60)
             m.in_scope(f"app-t-{number}.scope", m.connects("application", 7002) + " || true")
-        # All of them is the aim, which measure.py floods holds against 300 tries; on a machine that is still busy with the
-        # cgroups of earlier floods some come too late.
-        for whose in ["first", "application"]:
-            m.check(m.tries(whose).count("ok") >= 5, f"first tries of {whose}: {m.tries(whose)}")
+        # All of them is the aim, which measure.py floods holds against 300 tries. On a slow machine some come too late; where
+        # one user can stop the daemon for everybody it is 7 of 40.
+        tries = m.tries("first") + m.tries("application")
+        m.check(tries.count("ok") >= 20, f"first tries of a system unit and a third user's application: {tries}")
         m.stop("scnpm.service")
     m.equal(m.show("scnpm.service", "Result"), "success", "how the daemon ended")
     m.equal(m.show("scnpm.service", "ExecMainStatus"), "0", "exit status of the daemon")
