@@ -63,11 +63,7 @@ impl Listing {
     /// The tables that there are.
     pub fn tables(&self) -> BTreeSet<TableRef> {
         let objects = self.others["nftables"].as_array().into_iter().flatten();
-        let tables = objects.filter_map(|object| object.get("table"));
-        let reference = |table| {
-            Some(TableRef { family: text(table, "family").parse().ok()?, name: text(table, "name").into() })
-        };
-        tables.filter_map(reference).collect()
+        objects.filter_map(|object| table(object.get("table")?, "name")).collect()
     }
 
     /// The sets and maps of others whose key is a cgroup.
@@ -106,8 +102,12 @@ impl FromIterator<Value> for Listing {
 }
 
 fn reference(set: &Value) -> Option<SetRef> {
-    let table = TableRef { family: text(set, "family").parse().ok()?, name: text(set, "table").into() };
-    Some(SetRef { table, name: text(set, "name").into() })
+    Some(SetRef { table: table(set, "table")?, name: text(set, "name").into() })
+}
+
+/// The table that an object is, or is in; its name is in that field.
+fn table(object: &Value, name: &str) -> Option<TableRef> {
+    Some(TableRef { family: text(object, "family").parse().ok()?, name: text(object, name).into() })
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {

@@ -30,7 +30,7 @@ FDS_LIMIT = 4
 
 PROBE = """
 import select, socket, sys, time
-port, begun = int(sys.argv[1]), None
+port = int(sys.argv[1])
 def say(what):
     print(f"{what} {time.monotonic():.6f}", flush=True)
 last = None
@@ -113,7 +113,6 @@ class Life:
 
     def __init__(self, random):
         self.random = random
-        self.first = collections.Counter()
         self.starts = 0
 
     def step(self):
