@@ -186,6 +186,16 @@ def five_hundred_scopes_of_two_users_get_what_is_theirs_at_the_first_try():
 
 
 
+def first_tries(count, name):
+    """Of a system unit and of a third user's application, each of which is started anew for each of its tries."""
+    before = len(m.tries("first"))
+    for number in range(1, count + 1):
+        m.start("t-first.service")
+        m.eventually(lambda: len(m.tries("first")) == before + number, "the service did not connect", 60)
+        m.in_scope(f"app-t-{name}-{number}.scope", m.connects("application", 7002) + " || true")
+    return m.tries("first")[before:] + m.tries("application")[before:]
+
+
 @test
 def floods_of_two_users_keep_nobody_else_from_being_let_through_nor_the_daemon_from_ending():
     floods.managers()
@@ -193,14 +203,11 @@ def floods_of_two_users_keep_nobody_else_from_being_let_through_nor_the_daemon_f
     m.service("t-first.service", f"ExecStart=-{m.connects('first')}")
     m.reload_units()
     with floods.of_two_users():
-        for number in range(1, 21):
-            m.start("t-first.service")
-            m.eventually(lambda: len(m.tries("first")) == number, "the service did not connect", 60)
-            m.in_scope(f"app-t-{number}.scope", m.connects("application", 7002) + " || true")
-        # All of them is the aim, which measure.py floods holds against 300 tries. On a slow machine some come too late; where
-        # one user can stop the daemon for everybody it is 7 of 40.
-        tries = m.tries("first") + m.tries("application")
-        m.check(tries.count("ok") >= 20, f"first tries of a system unit and a third user's application: {tries}")
+        # A machine that is taken away for some ms makes tries late: one round of three has to be without a miss.
+        rounds = []
+        while len(rounds) < 3 and (not rounds or rounds[-1] != ["ok"] * 40):
+            rounds.append(first_tries(20, len(rounds)))
+        m.equal(rounds[-1], ["ok"] * 40, f"first tries of a system unit and a third user's application, of all rounds: {rounds}")
         m.stop("scnpm.service")
     m.equal(m.show("scnpm.service", "Result"), "success", "how the daemon ended")
     m.equal(m.show("scnpm.service", "ExecMainStatus"), "0", "exit status of the daemon")
