@@ -623,7 +623,7 @@ mod scripts {
     fn a_nul_byte_is_a_complaint() {
         sandbox::run(|_| {
             let mut library = Libnftables::open().unwrap();
-            assert!(library.run_file("\0").unwrap_err()[0].words.contains("NUL"));
+            assert!(library.run_file("\0", true).unwrap_err()[0].words.contains("NUL"));
         });
     }
 
@@ -688,10 +688,7 @@ mod monitor {
     const TOUCHED: (bool, bool) = (true, false);
 
     fn interest() -> Interest {
-        let mut interest = Interest::default();
-        interest.chain(chain("output"));
-        interest.set(set("allowed"));
-        interest
+        Interest { chains: [chain("output")].into(), sets: [set("allowed")].into() }
     }
 
     fn listening(sandbox: &Sandbox) -> (Nftables, RulesetMonitor) {

@@ -160,10 +160,7 @@ fn watch_files(sources: &mut Sources, looked_at: &LookedAt) {
 
 fn interest(policy: &Policy) -> Interest {
     let (chains, sets) = dispatch::hosting(policy);
-    let mut interest = Interest::default();
-    chains.into_iter().for_each(|chain| interest.chain(chain));
-    sets.into_iter().for_each(|set| interest.set(set));
-    interest
+    Interest { chains, sets }
 }
 
 fn failed_load(error: &LoadError) -> Failure {

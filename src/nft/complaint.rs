@@ -52,56 +52,46 @@ pub enum Kind {
     Other,
 }
 
+/// How complaints begin: nft's own words, and by what bison did not expect.
+const BY_START: [(&str, Kind); 7] = [
+    ("cgroupv2 path fails", Kind::CgroupMissing),
+    ("Interface does not exist", Kind::InterfaceMissing),
+    ("Could not resolve hostname", Kind::HostUnresolved),
+    ("syntax error, unexpected junk", Kind::Junk),
+    // In nftables 1.1, for carriage returns.
+    ("syntax error, unexpected CRLF", Kind::Junk),
+    ("syntax error, unexpected newline", Kind::EarlyEnd),
+    ("syntax error", Kind::Syntax),
+];
+
+/// The texts of errors, as strerror(3) has them: all of the words, or their end.
+const BY_ERROR: [(&str, Kind); 11] = [
+    ("No such file or directory", Kind::Missing),
+    ("Operation not supported", Kind::Unsupported),
+    ("Too many links", Kind::Loop),
+    ("File exists", Kind::Exists),
+    ("Cannot allocate memory", Kind::Passing),
+    ("Device or resource busy", Kind::Passing),
+    ("Interrupted system call", Kind::Passing),
+    ("No buffer space available", Kind::Passing),
+    ("Resource temporarily unavailable", Kind::Passing),
+    ("Too many open files", Kind::Passing),
+    ("Too many open files in system", Kind::Passing),
+];
+
 impl Kind {
     /// The kind of a complaint in these words: nft's, or the text of an error of the system.
     fn of(words: &str) -> Self {
-        if let Some(syntax) = words.strip_prefix("syntax error") {
-            return Self::of_syntax(syntax);
+        if let Some((_, kind)) = BY_START.iter().find(|(start, _)| words.starts_with(start)) {
+            return *kind;
         }
-        let starts = [
-            ("cgroupv2 path fails", Self::CgroupMissing),
-            ("Interface does not exist", Self::InterfaceMissing),
-            ("Could not resolve hostname", Self::HostUnresolved),
-        ];
-        match starts.into_iter().find(|(start, _)| words.starts_with(start)) {
-            Some((_, kind)) => kind,
-            None => Self::of_error(words),
-        }
-    }
-
-    /// By what bison did not expect.
-    fn of_syntax(words: &str) -> Self {
-        let Some(unexpected) = words.strip_prefix(", unexpected ") else { return Self::Syntax };
-        match unexpected.split([',', ' ']).next() {
-            // The latter in nftables 1.1, for carriage returns.
-            Some("junk" | "CRLF") => Self::Junk,
-            Some("newline") => Self::EarlyEnd,
-            _ => Self::Syntax,
-        }
-    }
-
-    /// By the error's text, as strerror(3) has it: all of the words, or their end.
-    fn of_error(words: &str) -> Self {
         let line = words.lines().next().unwrap_or_default();
-        let (before, is_near_miss) = match line.split_once("; did you mean ") {
-            Some((before, _)) => (before, true),
-            None => (line, false),
-        };
-        let before = before.split(" (os error ").next().unwrap_or_default();
-        match before.rsplit(": ").next().unwrap_or_default() {
-            "No such file or directory" if is_near_miss => Self::Misspelt,
-            "No such file or directory" => Self::Missing,
-            "Operation not supported" => Self::Unsupported,
-            "Too many links" => Self::Loop,
-            "File exists" => Self::Exists,
-            "Cannot allocate memory"
-            | "Device or resource busy"
-            | "Interrupted system call"
-            | "No buffer space available"
-            | "Resource temporarily unavailable"
-            | "Too many open files"
-            | "Too many open files in system" => Self::Passing,
-            _ => Self::Other,
+        let near_miss = line.split_once("; did you mean ");
+        let before = near_miss.map_or(line, |(before, _)| before).split(" (os error ").next();
+        let error = before.and_then(|before| before.rsplit(": ").next());
+        match BY_ERROR.iter().find(|(text, _)| error == Some(text)) {
+            Some((_, Self::Missing)) if near_miss.is_some() => Self::Misspelt,
+            found => found.map_or(Self::Other, |(_, kind)| *kind),
         }
     }
 
@@ -155,7 +145,7 @@ pub fn parse(text: &str, script: &str) -> Vec<Complaint> {
 
 /// The same for a script that is a user's file and may include others.
 pub fn parse_files(text: &str) -> Vec<FileComplaint> {
-    let mut found: Vec<(Severity, FileComplaint)> = Vec::new();
+    let mut found: Vec<(bool, FileComplaint)> = Vec::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         if lines.next_if(|next| is_marks(next)).is_some()
@@ -170,11 +160,11 @@ pub fn parse_files(text: &str) -> Vec<FileComplaint> {
             complaint.words.push('\n');
             complaint.words.push_str(line);
         } else {
-            found.push((Severity::Other, Complaint::unplaced(line)));
+            found.push((false, Complaint::unplaced(line)));
         }
     }
-    if found.iter().any(|(severity, _)| *severity == Severity::Error) {
-        found.retain(|(severity, _)| *severity == Severity::Error);
+    if found.iter().any(|(is_error, _)| *is_error) {
+        found.retain(|(is_error, _)| *is_error);
     }
     found.into_iter().map(|(_, complaint)| complaint).collect()
 }
@@ -184,25 +174,20 @@ pub fn words(complaints: &[Complaint]) -> String {
     complaints.iter().map(|complaint| complaint.words.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Severity {
-    Error,
-    Other,
-}
-
-/// `file:line:first-last: Error: words`, `netlink: Error: words`, `Error: words`; the same with `Warning`.
-fn headline(line: &str) -> Option<(Severity, FileComplaint)> {
-    let (severity, before, words) = [("Error: ", Severity::Error), ("Warning: ", Severity::Other)]
+/// `file:line:first-last: Error: words`, `netlink: Error: words`, `Error: words`; the same with `Warning`. Whether it is
+/// an error, and the complaint.
+fn headline(line: &str) -> Option<(bool, FileComplaint)> {
+    let (mark, before, words) = ["Error: ", "Warning: "]
         .into_iter()
-        .filter_map(|(mark, severity)| {
+        .filter_map(|mark| {
             let (before, words) = line.split_once(mark)?;
-            (before.is_empty() || before.ends_with(": ")).then_some((severity, before, words))
+            (before.is_empty() || before.ends_with(": ")).then_some((mark, before, words))
         })
         .min_by_key(|(_, before, _)| before.len())?;
     let origin = before.strip_suffix(": ").unwrap_or_default();
     let place = place(origin).filter(|(file, _)| *file != "internal");
     let place = place.map(|(file, place)| (file.to_owned(), place));
-    Some((severity, Complaint::new(place, words)))
+    Some((mark == "Error: ", Complaint::new(place, words)))
 }
 
 /// `file:line:first-last`, with the file's name as nft has it (which may have colons in it).

@@ -134,7 +134,7 @@ impl Nftables {
     /// # Errors
     /// nft's words with their places.
     pub fn load_file(&mut self, path: &str) -> Result<(), Vec<FileComplaint>> {
-        self.library.run_file(path)
+        self.library.run_file(path, false)
     }
 
     /// The ruleset's generation, and this thread as nf_tables names it.

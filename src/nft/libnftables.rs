@@ -92,44 +92,21 @@ impl Libnftables {
     fn placed(&mut self, script: &str) -> Option<Vec<Complaint>> {
         self.configure(0, true);
         let (_file, path) = file_of(script).ok()?;
-        let path_text = c_string(&path).ok()?;
-        // SAFETY: the context is ours; the path is a string that outlives the call.
-        let code =
-            unsafe { (self.functions.run_cmd_from_filename)(self.context.as_ptr(), path_text.as_ptr()) };
-        self.answer(code, &path).err()
+        let parse = |errors: &str| complaint::parse(errors, &path);
+        self.run(self.functions.run_cmd_from_filename, &path, parse).err()
     }
 
-    /// Runs a file as one transaction, as `nft -f` does: host names in it are resolved.
+    /// Runs a file as one transaction, as `nft -f` does: host names in it are resolved. With `check` it is only tried, and
+    /// they are not.
     ///
     /// # Errors
     /// nft's words with their places in the file and in those that it includes.
-    pub fn run_file(&mut self, path: &str) -> Result<(), Vec<FileComplaint>> {
-        self.functions.set_input_flags(self.context, 0);
-        let result = self.file(path, false);
-        self.functions.set_input_flags(self.context, INPUT_NO_DNS);
-        result
-    }
-
-    /// Only tries a file, as `nft -c -f` does.
-    ///
-    /// # Errors
-    /// nft's words with their places in the file and in those that it includes.
-    pub fn try_file(&mut self, path: &str) -> Result<(), Vec<FileComplaint>> {
-        self.file(path, true)
-    }
-
-    fn file(&mut self, path: &str, check: bool) -> Result<(), Vec<FileComplaint>> {
+    pub fn run_file(&mut self, path: &str, check: bool) -> Result<(), Vec<FileComplaint>> {
         self.configure(0, check);
-        let text =
-            CString::new(path).map_err(|_| vec![Complaint::unplaced("a NUL byte in a file's name")])?;
-        // SAFETY: the context is ours; the path is a string that outlives the call.
-        let code = unsafe { (self.functions.run_cmd_from_filename)(self.context.as_ptr(), text.as_ptr()) };
-        let errors = self.take_answer().1;
-        if code == 0 {
-            return Ok(());
-        }
-        let complaints = complaint::parse_files(&errors);
-        Err(if complaints.is_empty() { vec![Complaint::unplaced(wordless())] } else { complaints })
+        self.functions.set_input_flags(self.context, if check { INPUT_NO_DNS } else { 0 });
+        let result = self.run(self.functions.run_cmd_from_filename, path, complaint::parse_files);
+        self.functions.set_input_flags(self.context, INPUT_NO_DNS);
+        result.map(drop)
     }
 
     /// What these commands list, without the elements of sets.
@@ -160,31 +137,37 @@ impl Libnftables {
     }
 
     fn run_buffer(&mut self, text: &str) -> Result<String, Vec<Complaint>> {
-        let text = c_string(text)?;
-        // SAFETY: the context is ours; the text is a string that outlives the call.
-        let code = unsafe { (self.functions.run_cmd_from_buffer)(self.context.as_ptr(), text.as_ptr()) };
-        self.answer(code, "/dev/stdin")
+        let parse = |errors: &str| complaint::parse(errors, "/dev/stdin");
+        self.run(self.functions.run_cmd_from_buffer, text, parse)
     }
 
-    fn answer(&mut self, code: c_int, script: &str) -> Result<String, Vec<Complaint>> {
-        let wordless = Complaint::unplaced(wordless());
-        let (output, errors) = self.take_answer();
+    /// Calls a function that runs a text or the file of a name. What is printed, or what is wrong: at least one complaint.
+    fn run<P>(
+        &mut self,
+        function: Run,
+        text: &str,
+        parse: impl Fn(&str) -> Vec<Complaint<P>>,
+    ) -> Result<String, Vec<Complaint<P>>> {
+        let text =
+            CString::new(text).map_err(|_| vec![Complaint::unplaced("a NUL byte, which nft cannot read")])?;
+        let context = self.context.as_ptr();
+        // SAFETY: the context is ours; the text is a string that outlives the call.
+        let code = unsafe { function(context, text.as_ptr()) };
+        let last_error = io::Error::last_os_error();
+        // The library prints into two buffers; to take the texts from both has them start anew.
+        // SAFETY: the context is ours; the texts are copied before the next call.
+        let [output, errors] = unsafe {
+            [
+                copy((self.functions.ctx_get_output_buffer)(context)),
+                copy((self.functions.ctx_get_error_buffer)(context)),
+            ]
+        };
         if code == 0 {
             return Ok(output);
         }
-        let complaints = complaint::parse(&errors, script);
-        Err(if complaints.is_empty() { vec![wordless] } else { complaints })
-    }
-
-    /// What the library printed, output and errors, taken from both of its buffers, so that they start anew.
-    fn take_answer(&mut self) -> (String, String) {
-        // SAFETY: the context is ours; the texts are copied before the next call.
-        unsafe {
-            (
-                text((self.functions.ctx_get_output_buffer)(self.context.as_ptr())),
-                text((self.functions.ctx_get_error_buffer)(self.context.as_ptr())),
-            )
-        }
+        let complaints = parse(&errors);
+        let wordless = || format!("nft fails without a word (last error of the system: {last_error})");
+        Err(if complaints.is_empty() { vec![Complaint::unplaced(wordless())] } else { complaints })
     }
 }
 
@@ -235,6 +218,9 @@ impl Functions {
     }
 }
 
+/// `nft_run_cmd_from_buffer` and `nft_run_cmd_from_filename`.
+type Run = unsafe extern "C" fn(*mut Context, *const c_char) -> c_int;
+
 macro_rules! functions {
     ($($field:ident = $name:literal: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
         #[derive(Debug, Clone, Copy)]
@@ -279,7 +265,7 @@ functions! {
 
 /// # Safety
 /// `pointer` must be null or point to a string that stays as it is during the call.
-unsafe fn text(pointer: *const c_char) -> String {
+unsafe fn copy(pointer: *const c_char) -> String {
     if pointer.is_null() {
         return String::new();
     }
@@ -295,14 +281,6 @@ fn file_of(script: &str) -> io::Result<(File, String)> {
     // /proc may not be mounted.
     File::open(&path)?;
     Ok((file, path))
-}
-
-fn c_string(text: &str) -> Result<CString, Vec<Complaint>> {
-    CString::new(text).map_err(|_| vec![Complaint::unplaced("a NUL byte, which nft cannot read")])
-}
-
-fn wordless() -> String {
-    format!("nft fails without a word (last error of the system: {})", io::Error::last_os_error())
 }
 
 fn unloadable(error: &libloading::Error) -> Missing {

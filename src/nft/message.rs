@@ -4,7 +4,9 @@
 
 use std::net::IpAddr;
 
-use crate::model::{CgroupId, Data, Family, SetRef};
+use libc::{NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, c_int};
+
+use crate::model::{CgroupId, ChainRef, Data, Family, SetRef, TableRef};
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
@@ -19,41 +21,19 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 
-/// `enum nf_tables_msg_types`, as far as it is needed.
-pub(super) mod kind {
-    pub(in crate::nft) const NEWTABLE: u8 = 0;
-    pub(in crate::nft) const GETTABLE: u8 = 1;
-    pub(in crate::nft) const DELTABLE: u8 = 2;
-    pub(in crate::nft) const NEWCHAIN: u8 = 3;
-    pub(in crate::nft) const DELCHAIN: u8 = 5;
-    pub(in crate::nft) const NEWRULE: u8 = 6;
-    pub(in crate::nft) const DELRULE: u8 = 8;
-    pub(in crate::nft) const NEWSET: u8 = 9;
-    pub(in crate::nft) const GETSET: u8 = 10;
-    pub(in crate::nft) const DELSET: u8 = 11;
-    pub(in crate::nft) const NEWSETELEM: u8 = 12;
-    pub(in crate::nft) const GETSETELEM: u8 = 13;
-    pub(in crate::nft) const DELSETELEM: u8 = 14;
-    pub(in crate::nft) const NEWGEN: u8 = 15;
-    pub(in crate::nft) const GETGEN: u8 = 16;
-}
-
-pub(super) const NFTA_TABLE_NAME: u16 = 1;
+/// `NFTA_TABLE_NAME`, and the table's name of all else.
+const NFTA_TABLE: u16 = 1;
 const NFTA_TABLE_OWNER: u16 = 7;
-pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
 pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 pub(super) const NFTA_CHAIN_HANDLE: u16 = 2;
-pub(super) const NFTA_RULE_TABLE: u16 = 1;
 pub(super) const NFTA_RULE_CHAIN: u16 = 2;
-pub(super) const NFTA_SET_TABLE: u16 = 1;
-pub(super) const NFTA_SET_NAME: u16 = 2;
+/// `NFTA_SET_NAME` and `NFTA_SET_ELEM_LIST_SET`.
+const NFTA_SET: u16 = 2;
 pub(super) const NFTA_GEN_ID: u16 = 1;
 pub(super) const NFTA_GEN_PROC_PID: u16 = 2;
 pub(super) const NFTA_GEN_PROC_NAME: u16 = 3;
 const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
-pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
@@ -108,24 +88,19 @@ pub(super) struct RawElement<'a> {
 #[derive(Debug)]
 pub(super) struct Batch {
     bytes: Vec<u8>,
-    first: u32,
+    /// The number of the message that opens the batch: what fails the batch as a whole is answered to it.
+    pub(super) first: u32,
     next: u32,
-    /// Where the last message begins, and its flags.
+    /// Where the last message begins.
     opened: usize,
-    flags: u16,
 }
 
 impl Batch {
     /// An empty batch; its messages are numbered from `seq` on.
     pub(super) fn new(seq: u32) -> Self {
-        let mut batch = Self { bytes: Vec::new(), first: seq, next: seq, opened: 0, flags: NLM_F_REQUEST };
+        let mut batch = Self { bytes: Vec::new(), first: seq, next: seq, opened: 0 };
         batch.bracket(NFNL_MSG_BATCH_BEGIN);
         batch
-    }
-
-    /// The number of the message that opens the batch: what fails the batch as a whole is answered to it.
-    pub(super) fn first(&self) -> u32 {
-        self.first
     }
 
     /// The number of the last message so far, the only one that is acknowledged if all is well: the acknowledgements of a
@@ -137,21 +112,19 @@ impl Batch {
 
     /// Adds elements. Neighbours of the same set share a message as far as it has room.
     pub(super) fn add(&mut self, elements: &[RawElement]) {
-        self.elements(kind::NEWSETELEM, NLM_F_CREATE, elements);
+        self.elements(NFT_MSG_NEWSETELEM, NLM_F_CREATE, elements);
     }
 
-    /// Deletes elements, whatever data they have. Neighbours of the same set share a message as far as it has room.
+    /// Deletes elements, whatever data they have.
     pub(super) fn delete(&mut self, elements: &[RawElement]) {
-        self.elements(kind::DELSETELEM, 0, elements);
+        self.elements(NFT_MSG_DELSETELEM, 0, elements);
     }
 
-    fn elements(&mut self, kind: u8, flags: u16, elements: &[RawElement]) {
+    fn elements(&mut self, kind: c_int, flags: u16, elements: &[RawElement]) {
         for run in elements.chunk_by(|a, b| a.set == b.set) {
             let mut rest = run;
             while let Some(first) = rest.first() {
-                let message = self.open(kind, flags, first.set.table.family);
-                text(&mut self.bytes, NFTA_SET_ELEM_LIST_TABLE, &first.set.table.name);
-                text(&mut self.bytes, NFTA_SET_ELEM_LIST_SET, &first.set.name);
+                self.open(kind, flags, first.set);
                 let mut taken = 0;
                 nest(&mut self.bytes, NFTA_SET_ELEM_LIST_ELEMENTS, |bytes| {
                     let start = bytes.len();
@@ -163,7 +136,7 @@ impl Batch {
                         }
                     }
                 });
-                close(&mut self.bytes, message);
+                close(&mut self.bytes, self.opened);
                 rest = &rest[taken..];
             }
         }
@@ -171,17 +144,15 @@ impl Batch {
 
     /// Deletes all elements of a set. An empty one is fine.
     pub(super) fn flush(&mut self, set: &SetRef) {
-        let message = self.open(kind::DELSETELEM, 0, set.table.family);
-        text(&mut self.bytes, NFTA_SET_ELEM_LIST_TABLE, &set.table.name);
-        text(&mut self.bytes, NFTA_SET_ELEM_LIST_SET, &set.name);
-        close(&mut self.bytes, message);
+        self.open(NFT_MSG_DELSETELEM, 0, set);
+        close(&mut self.bytes, self.opened);
     }
 
     /// The bytes to send, and the number that is free next.
     pub(super) fn finish(mut self) -> (Vec<u8>, u32) {
-        if let Some(flags) = self.bytes.get_mut(self.opened + 6..self.opened + 8) {
-            flags.copy_from_slice(&(self.flags | NLM_F_ACK).to_ne_bytes());
-        }
+        let flags = self.opened + 6;
+        let acknowledged = u16_at(&self.bytes, flags).unwrap_or_default() | NLM_F_ACK;
+        self.bytes[flags..flags + 2].copy_from_slice(&acknowledged.to_ne_bytes());
         self.bracket(NFNL_MSG_BATCH_END);
         (self.bytes, self.next)
     }
@@ -192,49 +163,16 @@ impl Batch {
         self.next = self.next.wrapping_add(1);
     }
 
-    fn open(&mut self, kind: u8, flags: u16, family: Family) -> usize {
-        let seq = self.next;
+    fn open(&mut self, kind: c_int, flags: u16, set: &SetRef) {
+        self.opened = about(&mut self.bytes, kind, flags, self.next, Some(set));
         self.next = self.next.wrapping_add(1);
-        self.flags = NLM_F_REQUEST | flags;
-        self.opened = header(&mut self.bytes, nf_tables(kind), self.flags, seq, family_number(family), 0);
-        self.opened
     }
 }
 
-/// A request for all elements of a set.
-pub(super) fn list_elements(set: &SetRef, seq: u32) -> Vec<u8> {
+/// A message to nf_tables about a set, or about none.
+pub(super) fn request(kind: c_int, flags: u16, seq: u32, set: Option<&SetRef>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let family = family_number(set.table.family);
-    let message = header(&mut bytes, nf_tables(kind::GETSETELEM), NLM_F_REQUEST | NLM_F_DUMP, seq, family, 0);
-    text(&mut bytes, NFTA_SET_ELEM_LIST_TABLE, &set.table.name);
-    text(&mut bytes, NFTA_SET_ELEM_LIST_SET, &set.name);
-    close(&mut bytes, message);
-    bytes
-}
-
-/// A request for what a set is.
-pub(super) fn get_set(set: &SetRef, seq: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let family = family_number(set.table.family);
-    let message = header(&mut bytes, nf_tables(kind::GETSET), NLM_F_REQUEST, seq, family, 0);
-    text(&mut bytes, NFTA_SET_TABLE, &set.table.name);
-    text(&mut bytes, NFTA_SET_NAME, &set.name);
-    close(&mut bytes, message);
-    bytes
-}
-
-/// A request for all tables.
-pub(super) fn list_tables(seq: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let message = header(&mut bytes, nf_tables(kind::GETTABLE), NLM_F_REQUEST | NLM_F_DUMP, seq, 0, 0);
-    close(&mut bytes, message);
-    bytes
-}
-
-/// A request for the ruleset's generation, which nothing but missing rights or a missing nf_tables refuses.
-pub(super) fn get_generation(seq: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let message = header(&mut bytes, nf_tables(kind::GETGEN), NLM_F_REQUEST | NLM_F_ACK, seq, 0, 0);
+    let message = about(&mut bytes, kind, flags, seq, set);
     close(&mut bytes, message);
     bytes
 }
@@ -251,14 +189,23 @@ pub(crate) struct Message<'a> {
 
 impl<'a> Message<'a> {
     /// Its `enum nf_tables_msg_types`, if it is one of nf_tables.
-    pub(super) fn nf_tables(&self) -> Option<u8> {
-        let [low, high] = self.kind.to_le_bytes();
-        (u16::from(high) == NFNL_SUBSYS_NFTABLES).then_some(low)
+    pub(super) fn nf_tables(&self) -> Option<c_int> {
+        (self.kind >> 8 == NFNL_SUBSYS_NFTABLES).then_some((self.kind & 0xff).into())
     }
 
-    /// The family in its nfgenmsg header.
-    pub(super) fn family(&self) -> Option<Family> {
-        family_of(*self.payload.first()?)
+    /// The table that it is about.
+    pub(super) fn table(&self) -> Option<TableRef> {
+        Some(TableRef { family: family_of(*self.payload.first()?)?, name: self.text(NFTA_TABLE)?.into() })
+    }
+
+    /// The chain that it is about, whose name is in this attribute.
+    pub(super) fn chain(&self, name: u16) -> Option<ChainRef> {
+        Some(ChainRef { table: self.table()?, name: self.text(name)?.into() })
+    }
+
+    /// The set that it is about.
+    pub(super) fn set(&self) -> Option<SetRef> {
+        Some(SetRef { table: self.table()?, name: self.text(NFTA_SET)?.into() })
     }
 
     /// The text in one of its attributes.
@@ -346,8 +293,16 @@ fn aligned(length: usize) -> usize {
     length.next_multiple_of(4)
 }
 
-fn nf_tables(kind: u8) -> u16 {
-    NFNL_SUBSYS_NFTABLES << 8 | u16::from(kind)
+/// Begins a message of nf_tables with the set that it is about.
+fn about(bytes: &mut Vec<u8>, kind: c_int, flags: u16, seq: u32, set: Option<&SetRef>) -> usize {
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | kind as u16;
+    let family = set.map_or(0, |set| family_number(set.table.family));
+    let start = header(bytes, kind, NLM_F_REQUEST | flags, seq, family, 0);
+    if let Some(set) = set {
+        text(bytes, NFTA_TABLE, &set.table.name);
+        text(bytes, NFTA_SET, &set.name);
+    }
+    start
 }
 
 /// Begins a message and tells where, for [`close`].
@@ -363,14 +318,12 @@ fn header(bytes: &mut Vec<u8>, kind: u16, flags: u16, seq: u32, family: u8, reso
     start
 }
 
-#[allow(clippy::cast_possible_truncation)]
 pub(crate) fn close(bytes: &mut [u8], start: usize) {
     let length = (bytes.len() - start) as u32;
     bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
 /// An attribute, and one that holds others. Nothing here comes near 64 KiB, see [`ROOM`].
-#[allow(clippy::cast_possible_truncation)]
 pub(crate) fn nest(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = bytes.len();
     bytes.extend(0_u16.to_ne_bytes());
@@ -380,7 +333,6 @@ pub(crate) fn nest(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8
     bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
 }
 
-#[allow(clippy::cast_possible_truncation)]
 pub(crate) fn value(bytes: &mut Vec<u8>, kind: u16, payload: &[u8]) {
     bytes.extend((payload.len() as u16 + 4).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -463,7 +415,6 @@ fn family_of(number: u8) -> Option<Family> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::TableRef;
 
     fn set(name: &str) -> SetRef {
         SetRef { table: TableRef { family: Family::Inet, name: "filter".into() }, name: name.into() }
@@ -482,9 +433,8 @@ mod tests {
         assert_eq!(found.len(), 3);
         assert_eq!(next, 13);
         assert_eq!(found[1].seq, 11);
-        assert_eq!(found[1].nf_tables(), Some(kind::NEWSETELEM));
-        assert_eq!(found[1].family(), Some(Family::Inet));
-        assert_eq!(found[1].text(NFTA_SET_ELEM_LIST_SET), Some("scnpm.a"));
+        assert_eq!(found[1].nf_tables(), Some(NFT_MSG_NEWSETELEM));
+        assert_eq!(found[1].set().as_ref(), Some(&set));
         assert_eq!(found[1].cgroup_keys().collect::<Vec<_>>(), ids.map(|id| (id, false)));
     }
 
@@ -544,8 +494,7 @@ mod tests {
         let (bytes, _) = batch.finish();
         for length in 0..bytes.len() {
             for message in messages(&bytes[..length]) {
-                let _ =
-                    (message.text(NFTA_SET_ELEM_LIST_SET), message.cgroup_keys().count(), message.error());
+                let _ = (message.set(), message.cgroup_keys().count(), message.error());
             }
         }
         assert_eq!(messages(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).count(), 0);

@@ -9,47 +9,31 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
+use libc::{
+    NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_DELSET, NFT_MSG_DELSETELEM, NFT_MSG_DELTABLE,
+    NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE,
+};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, SockFlag, recv, setsockopt, sockopt},
 };
 
 use super::{
-    message::{
-        Message, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_TABLE,
-        NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_NAME, NFTA_SET_TABLE, NFTA_TABLE_NAME,
-        NLM_F_CREATE, kind, messages,
-    },
+    message::{Message, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_RULE_CHAIN, NLM_F_CREATE, messages},
     netlink::{Generation, RECEIVE_BUFFER, connect},
 };
 use crate::model::{ChainRef, PREFIX, SetRef, TableRef};
 
-/// What of other people's ruleset matters to us, beside everything that is named after us.
+/// What of other people's ruleset matters to us, beside everything that is named after us and the tables of all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interest {
-    tables: BTreeSet<TableRef>,
-    chains: BTreeSet<ChainRef>,
-    sets: BTreeSet<SetRef>,
+    /// The chains that rules of ours are in, or would be.
+    pub chains: BTreeSet<ChainRef>,
+    /// The sets that elements of ours are in, or would be.
+    pub sets: BTreeSet<SetRef>,
 }
 
 impl Interest {
-    /// A table that our objects are in, or would be.
-    pub fn table(&mut self, table: TableRef) {
-        self.tables.insert(table);
-    }
-
-    /// A chain that a rule of ours is in, or would be.
-    pub fn chain(&mut self, chain: ChainRef) {
-        self.tables.insert(chain.table.clone());
-        self.chains.insert(chain);
-    }
-
-    /// A set that an element of ours is in, or would be.
-    pub fn set(&mut self, set: SetRef) {
-        self.tables.insert(set.table.clone());
-        self.sets.insert(set);
-    }
-
     /// Whether a message tells of something that we need and that came, went or has another name, or of something that was
     /// added to what is ours.
     fn is_touched_by(&self, message: &Message) -> bool {
@@ -59,29 +43,30 @@ impl Interest {
     fn touched(&self, message: &Message) -> Option<bool> {
         let kind = message.nf_tables()?;
         Some(match kind {
-            kind::NEWTABLE | kind::DELTABLE => self.tables.contains(&table(message, NFTA_TABLE_NAME)?),
-            kind::NEWCHAIN | kind::DELCHAIN => {
-                let chain = chain(message, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME)?;
+            NFT_MSG_NEWTABLE | NFT_MSG_DELTABLE => self.needs_table(&message.table()?),
+            NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => {
+                let chain = message.chain(NFTA_CHAIN_NAME)?;
                 // A chain that is there already: whatever was changed of it, it may be its name.
-                let is_update = kind == kind::NEWCHAIN && message.flags & NLM_F_CREATE == 0;
+                let is_update = kind == NFT_MSG_NEWCHAIN && message.flags & NLM_F_CREATE == 0;
                 self.chains.contains(&chain)
                     || is_ours(&chain.name)
-                    || is_update && self.tables.contains(&chain.table)
+                    || is_update && self.needs_table(&chain.table)
             }
-            kind::NEWRULE | kind::DELRULE => {
-                let chain = chain(message, NFTA_RULE_TABLE, NFTA_RULE_CHAIN)?;
-                is_ours(&chain.name) || kind == kind::DELRULE && self.chains.contains(&chain)
+            NFT_MSG_NEWRULE | NFT_MSG_DELRULE => {
+                let chain = message.chain(NFTA_RULE_CHAIN)?;
+                is_ours(&chain.name) || kind == NFT_MSG_DELRULE && self.chains.contains(&chain)
             }
-            kind::NEWSET | kind::DELSET => {
-                let set = set(message, NFTA_SET_TABLE, NFTA_SET_NAME)?;
-                self.sets.contains(&set) || is_ours(&set.name)
-            }
-            kind::NEWSETELEM | kind::DELSETELEM => {
-                let set = set(message, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET)?;
-                is_ours(&set.name) || kind == kind::DELSETELEM && self.sets.contains(&set)
+            NFT_MSG_NEWSET | NFT_MSG_DELSET | NFT_MSG_NEWSETELEM | NFT_MSG_DELSETELEM => {
+                let set = message.set()?;
+                set.is_ours() || kind != NFT_MSG_NEWSETELEM && self.sets.contains(&set)
             }
             _ => false,
         })
+    }
+
+    fn needs_table(&self, table: &TableRef) -> bool {
+        self.chains.iter().any(|chain| chain.table == *table)
+            || self.sets.iter().any(|set| set.table == *table)
     }
 }
 
@@ -200,8 +185,8 @@ impl RulesetMonitor {
 impl Transaction {
     fn take(&mut self, message: &Message, interest: &Interest) {
         self.has_touched |= interest.is_touched_by(message);
-        if message.nf_tables() == Some(kind::NEWCHAIN)
-            && let Some(chain) = chain(message, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME)
+        if message.nf_tables() == Some(NFT_MSG_NEWCHAIN)
+            && let Some(chain) = message.chain(NFTA_CHAIN_NAME)
             && let Some(handle) = message.long_number(NFTA_CHAIN_HANDLE)
         {
             self.chains.push((chain, handle));
@@ -225,18 +210,6 @@ fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
-fn table(message: &Message, name: u16) -> Option<TableRef> {
-    Some(TableRef { family: message.family()?, name: message.text(name)?.into() })
-}
-
-fn chain(message: &Message, table_name: u16, name: u16) -> Option<ChainRef> {
-    Some(ChainRef { table: table(message, table_name)?, name: message.text(name)?.into() })
-}
-
-fn set(message: &Message, table_name: u16, name: u16) -> Option<SetRef> {
-    Some(SetRef { table: table(message, table_name)?, name: message.text(name)?.into() })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,8 +229,7 @@ mod tests {
 
     #[test]
     fn elements_deleted_from_our_sets_and_from_those_of_interest_count() {
-        let mut interest = Interest::default();
-        interest.set(set_in("filter", "allowed"));
+        let interest = Interest { sets: [set_in("filter", "allowed")].into(), ..Interest::default() };
         for (set, expected) in [
             (set_in("filter", "scnpm.out.1"), true),
             (set_in("other", "scnpm.out.1"), true),
@@ -276,8 +248,7 @@ mod tests {
     fn added_elements_count_in_sets_of_ours_only() {
         for (set, expected) in [(set_in("filter", "scnpm.out.1"), true), (set_in("filter", "allowed"), false)]
         {
-            let mut interest = Interest::default();
-            interest.set(set_in("filter", "allowed"));
+            let interest = Interest { sets: [set_in("filter", "allowed")].into(), ..Interest::default() };
             let key = crate::nft::message::RawKey::Cgroup(CgroupId(1));
             let mut batch = Batch::new(1);
             batch.add(&[crate::nft::message::RawElement { set: &set, key, data: None }]);

@@ -8,6 +8,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
+use libc::{NFT_MSG_GETGEN, NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFT_MSG_NEWGEN, c_int};
 use nix::{
     errno::Errno,
     sys::{
@@ -22,8 +23,8 @@ use nix::{
 use super::{
     kernel::ElementChange,
     message::{
-        self, Batch, Message, NFTA_GEN_ID, NFTA_GEN_PROC_NAME, NFTA_GEN_PROC_PID, NFTA_TABLE_NAME,
-        NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, kind, list_elements, messages,
+        Batch, Message, NFTA_GEN_ID, NFTA_GEN_PROC_NAME, NFTA_GEN_PROC_PID, NLM_F_ACK, NLM_F_DUMP,
+        NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, messages, request,
     },
 };
 use crate::model::{Addresses, CgroupId, SetRef, TableRef};
@@ -65,14 +66,9 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub fn generation(&mut self) -> io::Result<Generation> {
-        let seq = self.seq;
-        self.seq = seq.wrapping_add(1);
-        self.send(&message::get_generation(seq))?;
         let mut generation = None;
-        self.receive(|message| {
-            let is_answer = message.seq == seq;
-            generation = generation.take().or_else(|| Generation::of(message).filter(|_| is_answer));
-            (is_answer && message.kind == NLMSG_ERROR).then(|| outcome(message))
+        self.ask(NFT_MSG_GETGEN, NLM_F_ACK, None, |message| {
+            generation = generation.take().or(Generation::of(message));
         })?;
         generation.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
@@ -82,13 +78,8 @@ impl Netlink {
     /// # Errors
     /// The kernel's; `Interrupted` for a ruleset that changes all the time.
     pub fn tables(&mut self) -> io::Result<Vec<Table>> {
-        self.dump(message::list_tables, |message, tables: &mut Vec<Table>| {
-            if let Some(family) = message.family()
-                && let Some(name) = message.text(NFTA_TABLE_NAME)
-            {
-                let table = TableRef { family, name: name.into() };
-                tables.push(Table { table, is_owned: message.is_owned() });
-            }
+        self.list(NFT_MSG_GETTABLE, None, |message, tables: &mut Vec<Table>| {
+            tables.extend(message.table().map(|table| Table { table, is_owned: message.is_owned() }));
         })
     }
 
@@ -97,22 +88,15 @@ impl Netlink {
     /// # Errors
     /// `NotFound` for no such set.
     pub fn is_set_of_cgroups(&mut self, set: &SetRef) -> io::Result<bool> {
-        let seq = self.seq;
-        self.seq = seq.wrapping_add(1);
-        self.send(&message::get_set(set, seq))?;
         let mut is_one = false;
-        self.receive(|message| {
-            let is_answer = message.seq == seq;
-            is_one |= is_answer && message.kind != NLMSG_ERROR && message.is_set_of_cgroups();
-            is_answer.then(|| outcome(message))
-        })?;
+        self.ask(NFT_MSG_GETSET, NLM_F_ACK, Some(set), |message| is_one |= message.is_set_of_cgroups())?;
         Ok(is_one)
     }
 
-    /// Makes changes of elements in one transaction. What is to be added and is there with the same data is fine.
+    /// See [`Kernel::change`](super::Kernel::change). What is to be added and is there with the same data is fine.
     ///
     /// # Errors
-    /// The first of the kernel's; nothing is changed then. `NotFound` if a set, or what is to be deleted, is not there.
+    /// The first of the kernel's.
     pub fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()> {
         let mut batch = Batch::new(self.seq);
         for run in changes
@@ -130,10 +114,10 @@ impl Netlink {
         self.commit(batch)
     }
 
-    /// Empties a set of addresses and fills it with these ranges, in one transaction.
+    /// See [`Kernel::fill`](super::Kernel::fill).
     ///
     /// # Errors
-    /// The first of the kernel's; the set is as it was then.
+    /// The first of the kernel's.
     pub fn fill(&mut self, set: &SetRef, is_interval: bool, content: &[Addresses]) -> io::Result<()> {
         let address =
             |address, is_end| RawElement { set, key: RawKey::Address { address, is_end }, data: None };
@@ -155,36 +139,24 @@ impl Netlink {
     /// # Errors
     /// `NotFound` for no such set, `Interrupted` for a ruleset that changes all the time.
     pub fn elements(&mut self, set: &SetRef) -> io::Result<BTreeMap<CgroupId, bool>> {
-        self.dump(
-            |seq| list_elements(set, seq),
-            |message, ids: &mut BTreeMap<_, _>| ids.extend(message.cgroup_keys()),
-        )
+        self.list(NFT_MSG_GETSETELEM, Some(set), |message, ids: &mut BTreeMap<_, _>| {
+            ids.extend(message.cgroup_keys());
+        })
     }
 
-    /// What a request lists, begun anew whenever the ruleset changes meanwhile.
-    fn dump<T: Default>(
+    /// All of a kind, or all of a set's; the listing is begun anew whenever the ruleset changes meanwhile.
+    fn list<T: Default>(
         &mut self,
-        request: impl Fn(u32) -> Vec<u8>,
+        kind: c_int,
+        set: Option<&SetRef>,
         take: impl Fn(&Message, &mut T),
     ) -> io::Result<T> {
         for _ in 0..LISTINGS {
-            let seq = self.seq;
-            self.seq = seq.wrapping_add(1);
-            self.send(&request(seq))?;
             let mut found = T::default();
             let mut is_whole = true;
-            self.receive(|message| {
-                if message.seq != seq {
-                    return None;
-                }
+            self.ask(kind, NLM_F_DUMP, set, |message| {
                 is_whole &= message.flags & NLM_F_DUMP_INTR == 0;
-                match message.kind {
-                    NLMSG_ERROR | NLMSG_DONE => Some(outcome(message)),
-                    _ => {
-                        take(message, &mut found);
-                        None
-                    }
-                }
+                take(message, &mut found);
             })?;
             if is_whole {
                 return Ok(found);
@@ -193,9 +165,29 @@ impl Netlink {
         Err(Errno::EINTR.into())
     }
 
+    /// Asks something and hears all answers, of which the last says whether it could be done.
+    fn ask(
+        &mut self,
+        kind: c_int,
+        flags: u16,
+        set: Option<&SetRef>,
+        mut hear: impl FnMut(&Message),
+    ) -> io::Result<()> {
+        let seq = self.seq;
+        self.seq = seq.wrapping_add(1);
+        self.send(&request(kind, flags, seq, set))?;
+        self.receive(|message| {
+            if message.seq != seq {
+                return None;
+            }
+            hear(message);
+            matches!(message.kind, NLMSG_ERROR | NLMSG_DONE).then(|| outcome(message))
+        })
+    }
+
     /// Sends a batch and waits until the kernel has said what became of it.
     fn commit(&mut self, batch: Batch) -> io::Result<()> {
-        let whole = batch.first();
+        let whole = batch.first;
         let Some(last) = batch.last() else { return Ok(()) };
         let (bytes, next) = batch.finish();
         self.seq = next;
@@ -274,7 +266,7 @@ pub struct Generation {
 
 impl Generation {
     pub(super) fn of(message: &Message) -> Option<Self> {
-        message.nf_tables().filter(|kind| *kind == kind::NEWGEN)?;
+        message.nf_tables().filter(|kind| *kind == NFT_MSG_NEWGEN)?;
         Some(Self {
             id: message.number(NFTA_GEN_ID)?,
             thread: message.number(NFTA_GEN_PROC_PID)?,
@@ -290,11 +282,8 @@ pub(super) fn connect(flags: SockFlag, groups: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// What an answer says of the request; only acknowledgements and the ends of listings can fail.
+/// What an acknowledgement or the end of a listing says of the request.
 fn outcome(message: &Message) -> io::Result<()> {
-    if !matches!(message.kind, NLMSG_ERROR | NLMSG_DONE) {
-        return Ok(());
-    }
     match message.error() {
         0 => Ok(()),
         number => Err(io::Error::from_raw_os_error(number)),

@@ -106,7 +106,7 @@ impl Attempt {
 pub(super) fn syntax(files: &[String]) -> Vec<FileComplaint> {
     let parse = || {
         let Ok(mut library) = Libnftables::open() else { return vec![] };
-        let complaints = files.iter().filter_map(|file| library.try_file(file).err()).flatten();
+        let complaints = files.iter().filter_map(|file| library.run_file(file, true).err()).flatten();
         complaints.filter(|complaint| complaint.kind.is_syntax()).collect()
     };
     in_a_process(parse).unwrap_or_default()
