@@ -206,17 +206,17 @@ impl Load<'_> {
         }
         let due = self.due(&rows, blamed);
         let (removal, fixed_lines) = (script.lines.len(), fixed.lines.len());
-        script.append(fixed);
+        script.lines.extend(fixed.lines);
         let mut elements = Vec::new();
         for (at, (number, id)) in due.iter().enumerate() {
             let row = &rows[*number];
             let has_mark = |id: &CgroupId| marked.get(&row.element.set).is_some_and(|ids| ids.contains(id));
             if row.element.data.is_some() && id.as_ref().is_some_and(has_mark) {
                 // It may lead to something else now.
-                script.append(dispatch::deletion(row));
+                script.lines.push(dispatch::deletion(row));
                 elements.push((at, true));
             }
-            script.append(dispatch::elements([row]));
+            script.lines.extend(dispatch::elements([row]).lines);
             elements.push((at, false));
         }
         Attempt { patterns, hosts, rows, instances, due, script, removal, fixed: fixed_lines, elements }
@@ -245,16 +245,14 @@ impl Load<'_> {
 
     /// What goes before the new dispatch: the old one's end, and the flush.
     fn removal(&self, listing: &Listing, dispatch: &Dispatch, blamed: &Blamed) -> Script {
-        if !self.flush {
-            return listing.removal(&BTreeSet::new(), &dispatch.objects);
-        }
         // Our rules in a chain that is not flushed, since all its annotations are refused, go one by one.
-        let flushed = dispatch::chains(self.policy, &blamed.left_out());
-        let flush = |(chain, ids): (&String, &Vec<_>)| {
-            Line::new(format!("flush chain {chain}")).of(ids.iter().copied())
+        let flushed = match self.flush {
+            true => dispatch::chains(self.policy, &blamed.left_out()),
+            false => BTreeMap::new(),
         };
+        let flush = |(chain, ids): (_, &Vec<_>)| Line::new(format!("flush chain {chain}")).of(ids);
         let mut script = Script { lines: flushed.iter().map(flush).collect() };
-        script.append(listing.removal(&flushed.into_keys().collect(), &dispatch.objects));
+        script.lines.extend(listing.removal(&flushed.into_keys().collect(), &dispatch.objects).lines);
         script
     }
 

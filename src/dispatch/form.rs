@@ -7,16 +7,10 @@ use crate::{
 };
 
 /// How a rule gets into the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Form<'a> {
+pub(super) enum Form<'a> {
     /// Behind a verdict map: the cgroup match is the look-up, the rest of the rule is in a chain that
     /// the map jumps to.
-    Mapped {
-        /// The match.
-        cgroup: Match<'a>,
-        /// The rest of the rule.
-        rest: Vec<&'a Token>,
-    },
+    Mapped { cgroup: Match<'a>, rest: Vec<&'a Token> },
     /// In the user's chain, its paths replaced by sets, as often as need be behind a gate: a match that
     /// only holds while the rule is due.
     InPlace(Due),
@@ -24,7 +18,7 @@ pub enum Form<'a> {
 
 /// A match of sockets by their cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Match<'a> {
+pub(super) enum Match<'a> {
     /// By the paths that it names.
     Paths(&'a CgroupMatch),
     /// By the units that the annotation is about; where it stands.
@@ -33,21 +27,17 @@ pub enum Match<'a> {
 
 impl Match<'_> {
     /// Where it stands.
-    pub fn span(&self) -> Span {
+    pub(super) fn span(&self) -> Span {
         match self {
             Self::Paths(cgroup) => cgroup.span,
             Self::Units(span) => *span,
         }
     }
-
-    fn is_negated(&self) -> bool {
-        matches!(self, Self::Paths(cgroup) if cgroup.negated)
-    }
 }
 
 /// When a rule in the user's chain is due, besides its cgroup matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub(super) enum Due {
     /// Always: what is not there, does not match.
     Always,
     /// While any path of the only match exists.
@@ -59,16 +49,15 @@ pub enum Due {
 }
 
 /// The form of a rule with this body.
-pub fn form(body: &[Part]) -> Form<'_> {
+pub(super) fn form(body: &[Part]) -> Form<'_> {
     let matches: Vec<Match<'_>> = body.iter().filter_map(as_match).collect();
     let Some(last) = body.iter().rposition(|part| as_match(part).is_some()) else {
         return Form::InPlace(Due::UnitActive);
     };
-    let before: Vec<&Token> = body[..last].iter().filter_map(as_token).collect();
-    let pure = only_matches(&before);
-    let negated = matches.iter().any(Match::is_negated);
+    let pure = only_matches(&tokens(&body[..last]));
+    let negated = matches.iter().any(|one| matches!(one, Match::Paths(cgroup) if cgroup.negated));
     if let [cgroup] = matches[..] {
-        let rest: Vec<&Token> = body.iter().filter_map(as_token).collect();
+        let rest = tokens(body);
         if !negated && pure && (verdict(&rest).is_some() || may_be_called(&rest)) {
             return Form::Mapped { cgroup, rest };
         }
@@ -82,37 +71,30 @@ pub fn form(body: &[Part]) -> Form<'_> {
 
 /// The verdict that is all of a rule's rest and means the same in a map as in the rule. A chain that is named is
 /// not looked for before the element is added, so `jump` and `goto` are no such verdicts.
-pub fn verdict(rest: &[&Token]) -> Option<Data> {
+pub(super) fn verdict(rest: &[&Token]) -> Option<Data> {
     match rest {
         [] => Some(Data::Continue),
-        [word] => only_verdict(word),
+        [word] if word.is("accept") => Some(Data::Accept),
+        [word] if word.is("drop") => Some(Data::Drop),
+        [word] if word.is("continue") => Some(Data::Continue),
+        [word] if word.is("return") => Some(Data::Return),
         _ => None,
     }
 }
 
 /// What stands in front of a rule's `socket cgroupv2 unit`, and the rest, if that may be called.
-pub fn around_units(body: &[Part]) -> Option<(Vec<&Token>, Vec<&Token>)> {
+pub(super) fn around_units(body: &[Part]) -> Option<(Vec<&Token>, Vec<&Token>)> {
     let at = body.iter().position(|part| matches!(part, Part::Units(_)))?;
-    let rest: Vec<&Token> = body[at..].iter().filter_map(as_token).collect();
-    may_be_called(&rest).then(|| (body[..at].iter().filter_map(as_token).collect(), rest))
+    let rest = tokens(&body[at..]);
+    may_be_called(&rest).then(|| (tokens(&body[..at]), rest))
 }
 
 /// Whether a packet that went through a rule may go through it again without any difference: matches, and then nothing or
 /// a verdict that is final.
-pub fn may_be_repeated(rest: &[&Token]) -> bool {
+pub(super) fn may_be_repeated(rest: &[&Token]) -> bool {
     let is_final = |token: &&Token| ["accept", "drop", "reject"].iter().any(|word| token.is(word));
     let end = rest.iter().position(is_final).unwrap_or(rest.len());
     only_matches(&rest[..end])
-}
-
-fn only_verdict(word: &Token) -> Option<Data> {
-    match word {
-        word if word.is("accept") => Some(Data::Accept),
-        word if word.is("drop") => Some(Data::Drop),
-        word if word.is("continue") => Some(Data::Continue),
-        word if word.is("return") => Some(Data::Return),
-        _ => None,
-    }
 }
 
 fn as_match(part: &Part) -> Option<Match<'_>> {
@@ -123,11 +105,11 @@ fn as_match(part: &Part) -> Option<Match<'_>> {
     }
 }
 
-fn as_token(part: &Part) -> Option<&Token> {
-    match part {
-        Part::Verbatim(token) => Some(token),
-        Part::Cgroup(_) | Part::Units(_) => None,
-    }
+fn tokens(parts: &[Part]) -> Vec<&Token> {
+    parts
+        .iter()
+        .filter_map(|part| if let Part::Verbatim(token) = part { Some(token) } else { None })
+        .collect()
 }
 
 /// Whether a rule means the same in a chain that the user's chain calls: not if it may leave the user's chain by

@@ -3,11 +3,7 @@
 //! One name alone has a set of its own, which all rules of the table share. A list with a name in it is one set, too, with
 //! all that the list has: its ranges would not mean the same in rules of their own.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Names, script::Line};
 use crate::{
@@ -64,19 +60,13 @@ impl HostSet {
 
     /// What fills it, unless it is empty.
     pub(super) fn elements(&self, hosts: &Hosts) -> Option<Line> {
-        let content: Vec<String> =
-            self.content(hosts).iter().map(|range| Written(range).to_string()).collect();
+        let written = |(first, last): &Addresses| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        };
+        let content: Vec<String> = self.content(hosts).iter().map(written).collect();
         let line = Line::new(format!("add element {} {{ {} }}", self.set, content.join(", ")));
-        (!content.is_empty()).then(|| line.of(self.annotations.iter().copied()))
-    }
-}
-
-struct Written<'a>(&'a Addresses);
-
-impl fmt::Display for Written<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (first, last): &(IpAddr, IpAddr) = self.0;
-        if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
+        (!content.is_empty()).then(|| line.of(&self.annotations))
     }
 }
 
@@ -144,6 +134,8 @@ impl HostSets {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::model::Family;
 

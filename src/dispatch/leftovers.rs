@@ -47,7 +47,7 @@ impl Listing {
     /// its element then. In a map that is deleted it would find nothing as soon as the new generation begins.
     pub fn removal(&self, flushed: &BTreeSet<String>, kept: &BTreeSet<String>) -> Script {
         let mut script = Script::default();
-        let mut push = |command: String| script.push(Line::new(command));
+        let mut push = |command: String| script.lines.push(Line::new(command));
         for (chain, handle) in self.rules.iter().filter(|(chain, _)| !flushed.contains(chain)) {
             push(format!("delete rule {chain} handle {handle}"));
         }
@@ -82,16 +82,16 @@ impl FromIterator<Value> for Listing {
             let Some((kind, object)) = listed.as_object().and_then(|object| object.iter().next()) else {
                 continue;
             };
-            match kind.as_str() {
-                "rule" if is_ours(text(object, "chain")) => {}
-                "rule" if refers_to_us(&object["expr"]) => {
-                    listing.rules.push((place(object, "chain"), object["handle"].clone()));
+            let name = text(object, if kind == "rule" { "chain" } else { "name" });
+            let place = || format!("{} {} {name}", text(object, "family"), text(object, "table"));
+            match (kind.as_str(), is_ours(name)) {
+                ("rule", true) => {}
+                ("rule", false) if refers_to_us(&object["expr"]) => {
+                    listing.rules.push((place(), object["handle"].clone()));
                 }
-                "chain" if is_ours(text(object, "name")) => listing.chains.push(place(object, "name")),
-                "map" if is_ours(text(object, "name")) => {
-                    listing.sets.push(format!("map {}", place(object, "name")))
-                }
-                "set" if is_ours(text(object, "name")) => sets.push(format!("set {}", place(object, "name"))),
+                ("chain", true) => listing.chains.push(place()),
+                ("map", true) => listing.sets.push(format!("map {}", place())),
+                ("set", true) => sets.push(format!("set {}", place())),
                 _ => others.push(listed),
             }
         }
@@ -112,10 +112,6 @@ fn table(object: &Value, name: &str) -> Option<TableRef> {
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object[field].as_str().unwrap_or_default()
-}
-
-fn place(object: &Value, name: &str) -> String {
-    format!("{} {} {}", text(object, "family"), text(object, "table"), text(object, name))
 }
 
 fn is_ours(name: &str) -> bool {

@@ -7,7 +7,7 @@
 //! A rule that this would change stays in the user's chain ([`form`]). Once this is loaded, nothing changes but the
 //! elements of sets and maps.
 
-pub mod form;
+mod form;
 pub mod hosts;
 pub mod leftovers;
 mod names;
@@ -18,12 +18,13 @@ pub mod script;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 pub use crate::text::token::is_identifier;
 use crate::{
     model::{AnnotationId, CgroupPath, ChainRef, Condition, Data, Element, Key, Row, SetRef, TableRef},
-    policy::{Annotation, CgroupMatch, ElementStatement, Part, Placement, Policy, Statement, hosts::Hosts},
+    policy::{Annotation, ElementStatement, Part, Placement, Policy, Statement, hosts::Hosts},
     text::{Span, Token, TokenKind},
     units::selector::Selectors,
 };
@@ -62,20 +63,18 @@ impl fmt::Display for Dispatch {
             writeln!(f, "# {}", element.replace(char::is_control, " "))
         })?;
         for pattern in &self.patterns {
-            for target in &pattern.targets {
-                let unit = pattern.selectors.to_string().replace(char::is_control, " ");
-                let unless = pattern.unless.as_ref().map_or("", |_| " and the system has no such unit");
-                let data = target.data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
-                match target.level {
+            let unit = pattern.selectors.to_string().replace(char::is_control, " ");
+            let unless = pattern.unless.as_ref().map_or("", |_| " and the system has no such unit");
+            for Target { level, set, data } in &pattern.targets {
+                let data = behind_key(data);
+                match level {
                     Some(level) => writeln!(
                         f,
-                        "# for each cgroup of {unit} at level {level}: add element {} {{ ITS PATH{data} }}",
-                        target.set
+                        "# for each cgroup of {unit} at level {level}: add element {set} {{ ITS PATH{data} }}"
                     )?,
                     None => writeln!(
                         f,
-                        "# while {unit} has a cgroup{unless}: add element {} {{ {EVERY_MARK}{data} }}",
-                        target.set
+                        "# while {unit} has a cgroup{unless}: add element {set} {{ {EVERY_MARK}{data} }}"
                     )?,
                 }
             }
@@ -101,7 +100,7 @@ pub fn compile(
         hosts: HostSets::default(),
         dispatch: Dispatch::default(),
     };
-    let mut chains: Vec<(&ChainRef, Vec<Rule<'_>>)> = Vec::new();
+    let mut chains: Vec<Vec<Rule<'_>>> = Vec::new();
     for (id, annotation) in policy.iter().filter(|(id, _)| !left_out.contains(id)) {
         match &annotation.statement {
             Statement::Element(statement) => compiler.element(id, annotation, statement),
@@ -110,9 +109,10 @@ pub fn compile(
                     None => drop(compiler.dispatch.unresolved.insert(id)),
                     Some(body) => {
                         let rule = Rule { id, annotation, statement, body: apart(body) };
-                        match chains.iter_mut().find(|(chain, _)| **chain == statement.chain) {
-                            Some((_, rules)) => rules.push(rule),
-                            None => chains.push((&statement.chain, vec![rule])),
+                        let chain = &statement.chain;
+                        match chains.iter_mut().find(|rules| rules[0].statement.chain == *chain) {
+                            Some(rules) => rules.push(rule),
+                            None => chains.push(vec![rule]),
                         }
                     }
                 }
@@ -120,10 +120,8 @@ pub fn compile(
         }
     }
     compiler.host_sets(hosts);
-    compiler.defines(chains.iter().flat_map(|(_, rules)| rules));
-    for (chain, rules) in &chains {
-        compiler.chain(chain, rules);
-    }
+    compiler.defines(chains.iter().flatten());
+    chains.iter().for_each(|rules| compiler.chain(rules));
     compiler.dispatch
 }
 
@@ -163,58 +161,52 @@ pub const MARK: &str = "scnpm";
 const EVERY_MARK: &str = "0-4294967295";
 
 fn element_line(row: &Row) -> Line {
-    Line::new(format!("add element {}", element_text(&row.element, ""))).of(row.annotations.iter().copied())
+    Line::new(format!("add element {}", element_text(&row.element, ""))).of(&row.annotations)
 }
 
 /// An element as a script that adds it. A leading slash, since `*` and `@…` mean other things at the start of a string.
 pub fn element(element: &Element) -> Script {
-    Script { lines: vec![Line::new(format!("add element {}", element_text(element, "/")))] }
+    Script::of([&*format!("add element {}", element_text(element, "/"))])
 }
 
 /// What deletes a row's element while its cgroup exists.
-pub fn deletion(row: &Row) -> Script {
-    let set = &row.element.set;
+pub fn deletion(row: &Row) -> Line {
     let key = row.element.key.cgroup().map(|path| format!("\"{path}\"")).unwrap_or_default();
-    let line = Line::new(format!("delete element {set} {{ {key} }}"));
-    Script { lines: vec![line.of(row.annotations.iter().copied())] }
+    Line::new(format!("delete element {} {{ {key} }}", row.element.set)).of(&row.annotations)
 }
 
 /// What adds an element with the root cgroup in the place of its own, to try whether its set takes it.
 pub fn stand_in(element: &Element) -> Script {
-    let data = element.data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
-    Script { lines: vec![Line::new(format!("add element {} {{ \".\"{data} }}", element.set))] }
+    let data = behind_key(&element.data);
+    Script::of([&*format!("add element {} {{ \".\"{data} }}", element.set)])
 }
 
 /// An element as nft's `add element` takes it.
-fn element_text(element: &Element, root: &str) -> String {
-    let Element { set, key, data } = element;
+fn element_text(Element { set, key, data }: &Element, root: &str) -> String {
     let key = match key {
         Key::Cgroup(path) => format!("\"{root}{path}\""),
         Key::Everything => EVERY_MARK.to_owned(),
     };
     let mark = if set.is_ours() { String::new() } else { format!(" comment \"{MARK}\"") };
-    let data = data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default();
-    format!("{set} {{ {key}{mark}{data} }}")
+    format!("{set} {{ {key}{mark}{} }}", behind_key(data))
 }
 
-/// How rules get into a chain.
-struct Command<'a> {
-    verb: &'a str,
-    chain: &'a ChainRef,
-    /// `index N` and the like.
-    place: &'a [Token],
+/// What stands behind the key of a map's element.
+fn behind_key(data: &Option<Data>) -> String {
+    data.as_ref().map(|data| format!(" : {data}")).unwrap_or_default()
 }
 
-impl Command<'_> {
-    /// The beginning of the line that puts a rule there.
-    fn line(&self, rule: &Rule<'_>) -> Line {
-        let mut line = Line::new(format!("{} rule ", self.verb));
-        line.write_for(self.chain.to_string(), rule.statement.chain_span);
-        if !self.place.is_empty() {
-            line.write_tokens(self.place);
-        }
-        line
-    }
+/// The beginning of the line that puts a rule into its chain.
+fn beginning(rule: &Rule<'_>) -> Line {
+    let (verb, place) = match &rule.statement.placement {
+        Placement::Beginning => ("insert", &[][..]),
+        Placement::End => ("add", &[][..]),
+        Placement::Explicit(verb, place) => (&**verb, &place[..]),
+    };
+    let mut line = Line::new(format!("{verb} rule "));
+    line.write_for(rule.statement.chain.to_string(), rule.statement.chain_span);
+    line.write_tokens(place);
+    line
 }
 
 struct Compiler<'a> {
@@ -251,110 +243,99 @@ impl Compiler<'_> {
         }
         for define in &self.policy.defines {
             let Some(ids) = users.get(&define.name) else { continue };
-            let mut line = Line::new(format!("redefine {} =", define.name)).of(ids.iter().copied());
+            let mut line = Line::new(format!("redefine {} =", define.name));
+            line.annotations.extend(ids);
             line.write_tokens(&define.value);
-            self.dispatch.script.push(line);
+            self.dispatch.script.lines.push(line);
         }
     }
 
     fn element(&mut self, id: AnnotationId, annotation: &Annotation, statement: &ElementStatement) {
         for (path, _, data) in &statement.elements {
-            let element =
-                Element { set: statement.set.clone(), key: Key::Cgroup(path.clone()), data: data.clone() };
-            self.row(annotation, element, Condition::Cgroup(path.clone()), vec![id]);
+            self.cgroup(annotation, &statement.set, path, data.clone(), vec![id]);
         }
     }
 
-    fn chain(&mut self, chain: &ChainRef, rules: &[Rule<'_>]) {
+    /// All rules of a chain.
+    fn chain(&mut self, rules: &[Rule<'_>]) {
         let at =
             |placement: Placement| rules.iter().filter(move |rule| rule.statement.placement == placement);
-        for step in steps(at(Placement::Beginning).rev(), self.levels).into_iter().rev() {
-            self.step(&Command { verb: "insert", chain, place: &[] }, step);
-        }
-        for step in steps(at(Placement::End), self.levels) {
-            self.step(&Command { verb: "add", chain, place: &[] }, step);
-        }
-        for rule in rules {
-            if let Placement::Explicit(verb, place) = &rule.statement.placement {
-                let command = Command { verb, chain, place };
-                steps([rule], self.levels).into_iter().for_each(|step| self.step(&command, step));
+        let mut all = steps(at(Placement::Beginning).rev(), self.levels);
+        all.reverse();
+        all.extend(steps(at(Placement::End), self.levels));
+        let explicit =
+            rules.iter().filter(|rule| matches!(rule.statement.placement, Placement::Explicit(..)));
+        all.extend(explicit.flat_map(|rule| steps([rule], self.levels)));
+        for step in all {
+            match step {
+                Step::Run { levels, groups, .. } => self.run(&levels, &groups),
+                Step::InPlace { rule, due } => self.in_place(rule, due),
             }
         }
     }
 
-    fn step(&mut self, command: &Command<'_>, step: Step<'_>) {
-        match step {
-            Step::Run { levels, groups, .. } => self.run(command, &levels, &groups),
-            Step::InPlace { rule, due } => self.in_place(command, rule, due),
-        }
-    }
-
     /// A map for each level: the cgroups of a unit may be at any of them.
-    fn run(&mut self, command: &Command<'_>, levels: &BTreeSet<u32>, groups: &[Group<'_>]) {
+    fn run(&mut self, levels: &BTreeSet<u32>, groups: &[Group<'_>]) {
         let first = &groups[0].rules[0];
         let everyone: Vec<AnnotationId> = groups.iter().flat_map(Group::ids).collect();
+        let mut line = beginning(first.rule).of(&everyone);
         if let ([group], 2..) = (groups, levels.len())
             && group.needs_guard()
         {
-            let chain = self.guarded(command.chain, levels, group);
-            let mut line = command.line(first.rule).of(everyone);
-            line.write(format!(" jump {chain}"));
-            return self.dispatch.script.push(line);
+            line.write(format!(" jump {}", self.guarded(levels, group)));
+            return self.dispatch.script.lines.push(line);
         }
-        let maps = self.maps(command.chain, levels, &everyone);
+        let maps = self.maps(first.rule, levels, &everyone);
         groups.iter().for_each(|group| self.fill(&maps, group, Data::Jump));
         for map in &maps {
-            let mut line = command.line(first.rule).of(everyone.iter().copied());
-            look_up(&mut line, map, first.cgroup.span());
-            self.dispatch.script.push(line);
+            self.look_up(line.clone(), map, first.cgroup.span());
         }
     }
 
     /// Makes a chain that looks the packet's cgroup up at one level after the other. At the first that is found it goes on
     /// to the group's rules, from where there is no way back to the next level, so that they act once. Returns its name.
-    fn guarded(&mut self, chain: &ChainRef, levels: &BTreeSet<u32>, group: &Group<'_>) -> String {
-        let ids = group.ids();
-        let maps = self.maps(chain, levels, &ids);
+    fn guarded(&mut self, levels: &BTreeSet<u32>, group: &Group<'_>) -> Arc<str> {
+        let (first, ids) = (&group.rules[0], group.ids());
+        let maps = self.maps(first.rule, levels, &ids);
         self.fill(&maps, group, Data::Goto);
-        let name = maps[0].1.name.to_string();
-        self.make(format!("chain {} {name}", chain.table), "", &ids);
+        let SetRef { table, name } = &maps[0].1;
+        self.make(format!("chain {table} {name}"), "", &ids);
         for map in &maps {
-            let mut line = Line::new(format!("add rule {} {name}", chain.table)).of(ids.iter().copied());
-            look_up(&mut line, map, group.rules[0].cgroup.span());
-            self.dispatch.script.push(line);
+            let line = Line::new(format!("add rule {table} {name}")).of(&ids);
+            self.look_up(line, map, first.cgroup.span());
         }
-        name
+        Arc::clone(name)
     }
 
-    fn maps(&mut self, chain: &ChainRef, levels: &BTreeSet<u32>, ids: &[AnnotationId]) -> Vec<(u32, SetRef)> {
-        let mut maps = Vec::new();
-        for level in levels {
-            let map = SetRef { table: chain.table.clone(), name: self.names.run(chain).into() };
-            self.make(format!("map {map}"), " { type cgroupsv2 : verdict; }", ids);
-            maps.push((*level, map));
-        }
-        maps
+    /// The look-up of a packet's cgroup in the map of a level, for a match that stands at `origin`.
+    fn look_up(&mut self, mut line: Line, (level, map): &(u32, SetRef), origin: Span) {
+        write_match(&mut line, *level, "", origin);
+        line.write(format!(" vmap @{}", map.name));
+        self.dispatch.script.lines.push(line);
+    }
+
+    fn maps(&mut self, rule: &Rule<'_>, levels: &BTreeSet<u32>, ids: &[AnnotationId]) -> Vec<(u32, SetRef)> {
+        let map = |level: &u32| {
+            let name = self.names.run(&rule.statement.chain);
+            (*level, self.set("map", rule, name, "type cgroupsv2 : verdict;", ids))
+        };
+        levels.iter().map(map).collect()
     }
 
     /// What leads from maps to a group's rules.
     fn fill(&mut self, maps: &[(u32, SetRef)], group: &Group<'_>, call: fn(String) -> Data) {
         let Some((_, first_map)) = maps.first() else { return };
-        let first = group.rules[0].rule;
+        let annotation = group.rules[0].rule.annotation;
         let data = group.verdict().unwrap_or_else(|| {
             let table = &first_map.table;
-            let name = self.names.of_unit(table, &first_map.name, &first.annotation.selectors.label());
+            let name = self.names.of_unit(table, &first_map.name, &annotation.selectors.label());
             self.called_chain(table, &name, group);
             call(name)
         });
         match &group.whose {
             Whose::Paths(paths) => {
                 for path in paths {
-                    let element = Element {
-                        set: first_map.clone(),
-                        key: Key::Cgroup((*path).clone()),
-                        data: Some(data.clone()),
-                    };
-                    self.row(first.annotation, element, Condition::Cgroup((*path).clone()), group.ids());
+                    self.cgroup(annotation, first_map, path, Some(data.clone()), group.ids());
                 }
             }
             Whose::Units(_) => {
@@ -363,7 +344,8 @@ impl Compiler<'_> {
                     set: map.clone(),
                     data: Some(data.clone()),
                 };
-                self.pattern(first.annotation, maps.iter().map(target).collect(), group.ids());
+                let targets = maps.iter().map(target).collect();
+                self.dispatch.patterns.push(pattern_of(annotation, targets, group.ids()));
             }
         }
     }
@@ -371,180 +353,162 @@ impl Compiler<'_> {
     fn called_chain(&mut self, table: &TableRef, name: &str, group: &Group<'_>) {
         self.make(format!("chain {table} {name}"), "", &group.ids());
         for mapped in &group.rules {
-            let mut line = Line::new(format!("add rule {table} {name}")).of([mapped.rule.id]);
+            let mut line = Line::new(format!("add rule {table} {name}")).of(&[mapped.rule.id]);
             line.write_tokens(mapped.rest.iter().copied());
             if mapped.rest.is_empty() {
                 line.write(" continue");
             }
-            self.dispatch.script.push(line);
+            self.dispatch.script.lines.push(line);
         }
     }
 
     /// The rule itself. If its cgroups may be at several levels, what stands in front of the match calls a chain with
     /// the look-ups and the rest, so that each of them acts once. What can't be called is there for each level.
-    fn in_place(&mut self, command: &Command<'_>, rule: &Rule<'_>, due: Due) {
-        let Some(span) = rule.annotation.units_match() else {
-            let run = self.names.run(command.chain);
-            let line = self.gated(command, rule, &run, due);
-            return self.in_place_at(line, rule, &run, &[]);
-        };
-        let levels = levels_of(&rule.annotation.selectors, self.levels);
-        if levels.len() > 1
+    fn in_place(&mut self, rule: &Rule<'_>, due: Due) {
+        let selectors = &rule.annotation.selectors;
+        let units = rule.annotation.units_match().map(|span| (span, levels_of(selectors, self.levels)));
+        if let Some((span, levels)) = &units
+            && levels.len() > 1
             && let Some((before, rest)) = around_units(&rule.body)
         {
-            let whose = Whose::Units(&rule.annotation.selectors);
-            let group = Group { whose, rules: vec![Mapped { rule, cgroup: Match::Units(span), rest }] };
-            let chain = self.guarded(command.chain, &levels, &group);
-            let mut line = self.gated(command, rule, &chain, due);
+            let cgroup = Match::Units(*span);
+            let group = Group { whose: Whose::Units(selectors), rules: vec![Mapped { rule, cgroup, rest }] };
+            let chain = self.guarded(levels, &group);
+            let mut line = self.gated(rule, &chain, due);
             line.write_tokens(before);
             line.write(format!(" jump {chain}"));
-            return self.dispatch.script.push(line);
+            return self.dispatch.script.lines.push(line);
         }
-        let run = self.names.run(command.chain);
-        let line = self.gated(command, rule, &run, due);
+        let run = self.names.run(&rule.statement.chain);
+        let line = self.gated(rule, &run, due);
+        let Some((_, levels)) = units else { return self.in_place_at(line, rule, &run, &[]) };
         let mut sets = Vec::new();
         for level in levels {
-            sets.push((level, self.units_set(&command.chain.table, &run, rule, level)));
+            let set = self.cgroups_set(rule, &run);
+            let targets = vec![Target { level: Some(level), set: set.clone(), data: None }];
+            self.dispatch.patterns.push(pattern_of(rule.annotation, targets, vec![rule.id]));
+            sets.push((level, set));
             self.in_place_at(line.clone(), rule, &run, &sets);
         }
     }
 
     /// The beginning of a rule that is behind a gate.
-    fn gated(&mut self, command: &Command<'_>, rule: &Rule<'_>, run: &str, due: Due) -> Line {
-        let mut line = command.line(rule).of([rule.id]);
+    fn gated(&mut self, rule: &Rule<'_>, run: &str, due: Due) -> Line {
+        let mut line = beginning(rule).of(&[rule.id]);
         if due != Due::Always {
-            let gate = self.gate(&command.chain.table, run, rule, due);
-            line.write(format!(" meta mark @{gate}"));
+            line.write(format!(" meta mark @{}", self.gate(rule, run, due)));
         }
         line
     }
 
     /// A rule with a set in place of each match. `units` are the sets of the selected units by their level, up to that
     /// of the last: what is in an earlier one is another copy's business.
-    fn in_place_at(&mut self, mut line: Line, rule: &Rule<'_>, run: &str, units: &[(u32, String)]) {
+    fn in_place_at(&mut self, mut line: Line, rule: &Rule<'_>, run: &str, units: &[(u32, SetRef)]) {
+        let in_set = |set: &SetRef, is_negated: bool| match is_negated {
+            true => format!(" != @{}", set.name),
+            false => format!(" @{}", set.name),
+        };
         for part in &rule.body {
             match part {
                 Part::Verbatim(token) if token.spaced => line.write_tokens([token]),
                 Part::Verbatim(token) => line.write_for(&*token.text, token.span),
                 Part::Units(span) => {
                     for (number, (level, set)) in units.iter().rev().enumerate() {
-                        let not = if number > 0 { "!= " } else { "" };
-                        line.write(" ");
-                        line.write_for(format!("socket cgroupv2 level {level} {not}@{set}"), *span);
+                        write_match(&mut line, *level, &in_set(set, number > 0), *span);
                     }
                 }
                 Part::Cgroup(cgroup) => {
-                    let set = self.paths_set(&rule.statement.chain.table, run, rule, cgroup);
-                    let not = if cgroup.negated { "!= " } else { "" };
-                    line.write(" ");
-                    line.write_for(
-                        format!("socket cgroupv2 level {} {not}@{set}", cgroup.level),
-                        cgroup.span,
-                    );
+                    let set = self.cgroups_set(rule, run);
+                    for (path, _) in &cgroup.paths {
+                        self.cgroup(rule.annotation, &set, path, None, vec![rule.id]);
+                    }
+                    write_match(&mut line, cgroup.level, &in_set(&set, cgroup.negated), cgroup.span);
                 }
             }
         }
-        self.dispatch.script.push(line);
+        self.dispatch.script.lines.push(line);
     }
 
-    /// A set that holds the cgroups at a level of the units that are selected.
-    fn units_set(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, level: u32) -> String {
-        let name = self.names.of_unit(table, run, &rule.annotation.selectors.label());
-        let set = SetRef { table: table.clone(), name: name.clone().into() };
-        self.make(format!("set {set}"), " { type cgroupsv2; }", &[rule.id]);
-        self.pattern(rule.annotation, vec![Target { level: Some(level), set, data: None }], vec![rule.id]);
-        name
+    /// A set for those of a match's cgroups that exist.
+    fn cgroups_set(&mut self, rule: &Rule<'_>, run: &str) -> SetRef {
+        let name = self.names.of_unit(&rule.statement.chain.table, run, &rule.annotation.selectors.label());
+        self.set("set", rule, name, "type cgroupsv2;", &[rule.id])
     }
 
-    /// A set that holds those of a match's paths that exist.
-    fn paths_set(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, cgroup: &CgroupMatch) -> String {
-        let name = self.names.of_unit(table, run, &rule.annotation.selectors.label());
-        let set = SetRef { table: table.clone(), name: name.clone().into() };
-        self.make(format!("set {set}"), " { type cgroupsv2; }", &[rule.id]);
-        for (path, _) in &cgroup.paths {
-            let element = Element { set: set.clone(), key: Key::Cgroup(path.clone()), data: None };
-            self.row(rule.annotation, element, Condition::Cgroup(path.clone()), vec![rule.id]);
-        }
-        name
-    }
-
-    /// A set that holds every packet's mark while the rule is due, and none else.
-    fn gate(&mut self, table: &TableRef, run: &str, rule: &Rule<'_>, due: Due) -> String {
-        let name = self.names.gate(table, run);
-        let set = SetRef { table: table.clone(), name: name.clone().into() };
-        self.make(format!("set {set}"), " { type mark; flags interval; }", &[rule.id]);
-        let paths: BTreeSet<CgroupPath> = rule
-            .body
-            .iter()
-            .filter_map(|part| match part {
-                Part::Cgroup(cgroup) => Some(cgroup.paths.iter().map(|(path, _)| path.clone())),
-                Part::Verbatim(_) | Part::Units(_) => None,
-            })
-            .flatten()
-            .collect();
-        let conditions: Vec<Condition> = match (due, rule.annotation.only_unit()) {
+    /// A set that holds every packet's mark while the rule is due, and none else. Returns its name.
+    fn gate(&mut self, rule: &Rule<'_>, run: &str, due: Due) -> Arc<str> {
+        let Rule { id, annotation, .. } = *rule;
+        let name = self.names.gate(&rule.statement.chain.table, run);
+        let set = self.set("set", rule, name, "type mark; flags interval;", &[id]);
+        let name = Arc::clone(&set.name);
+        let target = || vec![Target { level: None, set: set.clone(), data: None }];
+        let paths: BTreeSet<CgroupPath> = rule.statement.paths().cloned().collect();
+        let conditions: Vec<Condition> = match (due, annotation.only_unit()) {
             (Due::Always, _) => vec![],
             (Due::UnitActive, Some(unit)) => {
-                if let Some(selectors) = rule.annotation.users_units() {
-                    self.dispatch.patterns.push(Pattern {
-                        selectors,
-                        targets: vec![Target { level: None, set: set.clone(), data: None }],
-                        unless: Some(unit.clone()),
-                        unit: rule.annotation.unit.clone(),
-                        annotations: vec![rule.id],
-                    });
+                if let Some(selectors) = annotation.users_units() {
+                    let unless = Some(unit.clone());
+                    let pattern = pattern_of(annotation, target(), vec![id]);
+                    self.dispatch.patterns.push(Pattern { selectors, unless, ..pattern });
                 }
                 vec![Condition::UnitActive(unit.clone())]
             }
             _ if paths.is_empty() => {
-                let target = Target { level: None, set, data: None };
-                self.pattern(rule.annotation, vec![target], vec![rule.id]);
-                return name;
+                self.dispatch.patterns.push(pattern_of(annotation, target(), vec![id]));
+                vec![]
             }
             (Due::AnyPath, _) => paths.into_iter().map(Condition::Cgroup).collect(),
             (Due::AllPaths | Due::UnitActive, _) => vec![Condition::AllCgroups(paths)],
         };
         let element = Element { set, key: Key::Everything, data: None };
         for condition in conditions {
-            self.row(rule.annotation, element.clone(), condition, vec![rule.id]);
+            self.row(annotation, element.clone(), condition, vec![id]);
         }
         name
-    }
-
-    fn pattern(&mut self, annotation: &Annotation, targets: Vec<Target>, ids: Vec<AnnotationId>) {
-        self.dispatch.patterns.push(Pattern {
-            selectors: annotation.selectors.clone(),
-            targets,
-            unless: None,
-            unit: annotation.unit.clone(),
-            annotations: ids,
-        });
     }
 
     /// Makes a map, set or chain.
     fn make(&mut self, object: String, specification: &str, annotations: &[AnnotationId]) {
         let text = format!("add {object}{specification}");
         self.dispatch.objects.insert(object);
-        self.dispatch.script.push(Line::new(text).of(annotations.iter().copied()));
+        self.dispatch.script.lines.push(Line::new(text).of(annotations));
     }
 
-    fn row(
+    /// Makes a map or set in the table of a rule's chain.
+    fn set(&mut self, kind: &str, rule: &Rule<'_>, name: String, of: &str, ids: &[AnnotationId]) -> SetRef {
+        let set = SetRef { table: rule.statement.chain.table.clone(), name: name.into() };
+        self.make(format!("{kind} {set}"), &format!(" {{ {of} }}"), ids);
+        set
+    }
+
+    /// An element for a cgroup, while that exists.
+    fn cgroup(
         &mut self,
         annotation: &Annotation,
-        element: Element,
-        condition: Condition,
-        annotations: Vec<AnnotationId>,
+        set: &SetRef,
+        path: &CgroupPath,
+        data: Option<Data>,
+        ids: Vec<AnnotationId>,
     ) {
-        let (element, unit) = (element.into(), annotation.unit.clone());
-        self.dispatch.rows.push(Row { element, condition, unit, annotations });
+        let element = Element { set: set.clone(), key: Key::Cgroup(path.clone()), data };
+        self.row(annotation, element, Condition::Cgroup(path.clone()), ids);
+    }
+
+    fn row(&mut self, of: &Annotation, element: Element, condition: Condition, ids: Vec<AnnotationId>) {
+        let (element, unit) = (element.into(), of.unit.clone());
+        self.dispatch.rows.push(Row { element, condition, unit, annotations: ids });
     }
 }
 
-/// The look-up of a packet's cgroup in the map of a level, for a match that stands at `origin`.
-fn look_up(line: &mut Line, (level, map): &(u32, SetRef), origin: Span) {
+fn pattern_of(annotation: &Annotation, targets: Vec<Target>, annotations: Vec<AnnotationId>) -> Pattern {
+    let (selectors, unit) = (annotation.selectors.clone(), annotation.unit.clone());
+    Pattern { selectors, targets, unless: None, unit, annotations }
+}
+
+/// The match of a packet's cgroup at a level, for one that stands at `origin`.
+fn write_match(line: &mut Line, level: u32, with: &str, origin: Span) {
     line.write(" ");
-    line.write_for(format!("socket cgroupv2 level {level}"), origin);
-    line.write(format!(" vmap @{}", map.name));
+    line.write_for(format!("socket cgroupv2 level {level}{with}"), origin);
 }
 
 /// Notes who uses a variable. nft also expands `$NAME` in the string of a `log prefix`.

@@ -75,17 +75,14 @@ pub(super) enum Known {
 }
 
 impl<'a> Mapped<'a> {
-    fn whose(&self) -> Whose<'a> {
+    /// Whose cgroups it is for, and at which levels they are.
+    fn whose(&self, levels: &Levels) -> (Whose<'a>, BTreeSet<u32>) {
+        let selectors = &self.rule.annotation.selectors;
         match self.cgroup {
-            Match::Paths(cgroup) => Whose::Paths(cgroup.paths.iter().map(|(path, _)| path).collect()),
-            Match::Units(_) => Whose::Units(&self.rule.annotation.selectors),
-        }
-    }
-
-    fn levels(&self, levels: &Levels) -> BTreeSet<u32> {
-        match self.cgroup {
-            Match::Paths(cgroup) => [cgroup.level].into(),
-            Match::Units(_) => levels_of(&self.rule.annotation.selectors, levels),
+            Match::Paths(cgroup) => {
+                (Whose::Paths(cgroup.paths.iter().map(|(path, _)| path).collect()), [cgroup.level].into())
+            }
+            Match::Units(_) => (Whose::Units(selectors), levels_of(selectors, levels)),
         }
     }
 }
@@ -93,20 +90,14 @@ impl<'a> Mapped<'a> {
 impl Whose<'_> {
     /// Whether other units may be below what is meant.
     pub(super) fn may_hold_others(&self) -> bool {
-        match self {
-            // All at one level.
-            Self::Paths(_) => false,
-            Self::Units(selectors) => selectors.may_hold_others(),
-        }
+        // Paths that are named are all at one level.
+        matches!(self, Self::Units(selectors) if selectors.may_hold_others())
     }
 
     /// Whether it may share a run of these levels with other groups: a packet must be in one of them at most.
     fn may_share(&self, levels: &BTreeSet<u32>) -> bool {
-        let is_named = match self {
-            Self::Paths(_) => true,
-            Self::Units(selectors) => selectors.only_names().is_some(),
-        };
-        is_named && (levels.len() == 1 || !self.may_hold_others())
+        let is_unknown = matches!(self, Self::Units(selectors) if selectors.only_names().is_none());
+        !is_unknown && (levels.len() == 1 || !self.may_hold_others())
     }
 
     /// What a group that is found by it may have in common with this one (`of_others`), or what this one is found by.
@@ -131,11 +122,6 @@ impl Whose<'_> {
 
 pub(super) fn levels_of(selectors: &Selectors, levels: &Levels) -> BTreeSet<u32> {
     selectors.levels().into_iter().chain(levels.get(selectors).into_iter().flatten().copied()).collect()
-}
-
-/// What of a rule's verdict can't be called from a chain of ours must be the only rule of its group.
-fn stands_alone(mapped: &Mapped<'_>) -> bool {
-    verdict(&mapped.rest) == Some(Data::Return)
 }
 
 impl<'a> Group<'a> {
@@ -171,10 +157,11 @@ pub(super) fn steps<'a>(rules: impl IntoIterator<Item = &'a Rule<'a>>, levels: &
 }
 
 fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
-    let (whose, levels) = (mapped.whose(), mapped.levels(levels));
+    let (whose, levels) = mapped.whose(levels);
     if let Some(Step::Run { levels: same, groups, known }) = steps.last_mut()
         && *same == levels
     {
+        let returns = |mapped: &Mapped<'_>| verdict(&mapped.rest) == Some(Data::Return);
         let common = || whose.known(true).iter().find_map(|one| known.get(one).copied());
         match if groups[0].whose == whose { Some(0) } else { common() } {
             None if whose.may_share(&levels) && groups[0].whose.may_share(&levels) => {
@@ -182,9 +169,9 @@ fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
                 return groups.push(Group { whose, rules: vec![mapped] });
             }
             Some(number)
+                // A `return` that a chain of ours calls would be none: it must be the only rule of its group.
                 if groups[number].whose == whose
-                    && !stands_alone(&mapped)
-                    && !groups[number].rules.iter().any(stands_alone) =>
+                    && !groups[number].rules.iter().chain([&mapped]).any(returns) =>
             {
                 return groups[number].rules.push(mapped);
             }

@@ -18,9 +18,8 @@ pub struct Script {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Line {
     text: String,
-    /// What stands for something in a file, in order.
     pieces: Vec<Piece>,
-    /// The annotations that need it; none for a line that is not about any.
+    /// The annotations that need it, if any.
     pub annotations: Vec<AnnotationId>,
 }
 
@@ -61,16 +60,6 @@ impl Script {
         Self { lines: commands.into_iter().map(Line::new).collect() }
     }
 
-    /// Appends a line.
-    pub fn push(&mut self, line: Line) {
-        self.lines.push(line);
-    }
-
-    /// Appends another script.
-    pub fn append(&mut self, other: Self) {
-        self.lines.extend(other.lines);
-    }
-
     /// The line with this number, from 1, as nft counts.
     pub fn line(&self, number: usize) -> Option<&Line> {
         self.lines.get(number.checked_sub(1)?)
@@ -99,7 +88,7 @@ impl Line {
 
     /// For these annotations.
     #[must_use]
-    pub fn of(mut self, annotations: impl IntoIterator<Item = AnnotationId>) -> Self {
+    pub fn of(mut self, annotations: &[AnnotationId]) -> Self {
         self.annotations.extend(annotations);
         self
     }
@@ -204,8 +193,8 @@ mod tests {
     #[test]
     fn prints_one_command_a_line() {
         let mut script = Script::default();
-        script.push(Line::new("add table inet a"));
-        script.push(Line::new("add chain inet a b").of([AnnotationId(3)]));
+        script.lines.push(Line::new("add table inet a"));
+        script.lines.push(Line::new("add chain inet a b").of(&[AnnotationId(3)]));
         assert_eq!(script.to_string(), "add table inet a\nadd chain inet a b\n");
         assert_eq!(script.line(2).unwrap().annotations, [AnnotationId(3)]);
         assert!(script.line(0).is_none() && script.line(3).is_none());
