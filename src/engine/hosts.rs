@@ -9,15 +9,14 @@ use std::{
     time::Duration,
 };
 
+use super::pause;
 use crate::{
     dispatch::HostSet,
     model::{Addresses, HostName, Hosts, SetRef},
 };
 
-/// The pause after a transaction that failed; each following one is twice as long.
+/// The first pause after a transaction that failed, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A set that is to be emptied and filled.
@@ -35,18 +34,12 @@ pub struct Fill {
 #[derive(Debug, Clone, Default)]
 pub struct HostSets {
     known: Hosts,
-    sets: BTreeMap<SetRef, Filled>,
+    /// The sets, and what each has in the kernel.
+    sets: BTreeMap<SetRef, (HostSet, Vec<Addresses>)>,
     /// Whether a name has other addresses than when the sets were last looked at.
     is_changed: bool,
-    /// When to try a set again, and after which pause then.
-    retries: BTreeMap<SetRef, (Duration, Duration)>,
-}
-
-#[derive(Debug, Clone)]
-struct Filled {
-    wanted: HostSet,
-    /// What is in the kernel.
-    held: Vec<Addresses>,
+    /// When to try a set again that failed so often in a row.
+    retries: BTreeMap<SetRef, (Duration, u32)>,
 }
 
 impl HostSets {
@@ -60,7 +53,7 @@ impl HostSets {
         self.known.retain(|name, _| names.contains(name));
         let filled = |wanted: HostSet| {
             let held = wanted.content(&self.known);
-            (wanted.set.clone(), Filled { wanted, held })
+            (wanted.set.clone(), (wanted, held))
         };
         self.sets = sets.into_iter().map(filled).collect();
         self.is_changed = false;
@@ -79,30 +72,29 @@ impl HostSets {
         if !std::mem::take(&mut self.is_changed) && !is_due {
             return vec![];
         }
-        let (sets, known) = (&self.sets, &self.known);
-        let is_wrong = |set: &SetRef| sets.get(set).is_some_and(|set| set.wanted.content(known) != set.held);
-        self.retries.retain(|set, _| is_wrong(set));
-        let fill = |set: &Filled| {
-            let content = set.wanted.content(&self.known);
-            let waits = self.retries.get(&set.wanted.set).is_some_and(|(at, _)| *at > now);
-            let is_due = content != set.held && !waits;
-            let is_interval = set.wanted.is_interval();
-            is_due.then(|| Fill { set: set.wanted.set.clone(), is_interval, content })
-        };
-        self.sets.values().filter_map(fill).collect()
+        let mut fills = Vec::new();
+        for (set, (wanted, held)) in &self.sets {
+            let content = wanted.content(&self.known);
+            if content == *held {
+                self.retries.remove(set);
+            } else if self.retries.get(set).is_none_or(|(at, _)| *at <= now) {
+                fills.push(Fill { set: set.clone(), is_interval: wanted.is_interval(), content });
+            }
+        }
+        fills
     }
 
     /// What became of a fill. One that failed is tried again, with growing pauses.
     pub fn filled(&mut self, now: Duration, fill: Fill, is_done: bool) {
-        let Some(set) = self.sets.get_mut(&fill.set) else { return };
+        let Some((_, held)) = self.sets.get_mut(&fill.set) else { return };
         if is_done {
-            set.held = fill.content;
+            *held = fill.content;
             self.retries.remove(&fill.set);
             return;
         }
-        let last = self.retries.get(&fill.set);
-        let pause = last.map_or(FIRST_PAUSE, |(_, pause)| (*pause * 2).min(LONGEST_PAUSE));
-        self.retries.insert(fill.set, (now + pause, pause));
+        let (at, failures) = self.retries.entry(fill.set).or_default();
+        *failures = failures.saturating_add(1);
+        *at = now + pause(*failures, FIRST_PAUSE, LONGEST_PAUSE);
     }
 
     /// When there is something to try again.

@@ -55,11 +55,6 @@ impl Looks {
         self.rounds.entry(path.clone()).or_insert(now + ROUND);
     }
 
-    /// At nothing that was asked for before.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// When the next look that waits is due.
     pub(super) fn timeout(&self) -> Option<Duration> {
         let later = self.later.first().map(|(at, _)| *at);
@@ -68,11 +63,9 @@ impl Looks {
 
     /// The cgroups and units to look at now.
     pub(super) fn due(&mut self, now: Duration) -> (BTreeSet<CgroupPath>, BTreeSet<UnitName>) {
-        while let Some((at, path)) = self.later.pop_first() {
-            if at > now {
-                self.later.insert((at, path));
-                break;
-            }
+        while self.later.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, path)) = self.later.pop_first()
+        {
             self.cgroups.insert(path);
         }
         let cgroups = &mut self.cgroups;

@@ -35,15 +35,14 @@ use crate::{
 };
 pub use action::{Action, Add, Commit, Delete};
 pub use event::{Event, PolicyLoaded};
+use few::Few;
 use looks::Looks;
 pub use reload::{Reload, UNSETTLED};
 pub use row::Kept;
-use row::World;
 pub use snapshot::Snapshot;
 use table::Table;
 
-/// The first pause before something is tried again that the kernel could not do, and the longest. Each is twice as long
-/// as the one before.
+/// The first pause before something is tried again that the kernel could not do, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -96,16 +95,6 @@ pub struct Seen {
     pub units: BTreeMap<UnitName, UnitState>,
 }
 
-impl World for Seen {
-    fn cgroup(&self, path: &CgroupPath) -> Option<CgroupId> {
-        self.cgroups.get(path).copied()
-    }
-
-    fn state(&self, unit: &UnitName) -> Option<UnitState> {
-        self.units.get(unit).copied()
-    }
-}
-
 impl Engine {
     /// An engine without a policy.
     pub fn new(settings: Settings) -> Self {
@@ -115,12 +104,12 @@ impl Engine {
     /// The units whose events matter.
     pub fn units(&self) -> BTreeSet<UnitName> {
         let settings = self.settings.reload_with.iter().chain(&self.settings.reapply_with);
-        self.table.units().chain(settings).cloned().collect()
+        self.table.paths_of.keys().chain(self.table.by_unit.keys()).chain(settings).cloned().collect()
     }
 
     /// The units of the system's manager whose state matters by itself.
     pub fn units_with_state(&self) -> BTreeSet<UnitName> {
-        self.table.units_with_state().cloned().collect()
+        self.table.by_unit.keys().cloned().collect()
     }
 
     /// The cgroups that matter and are known by name, whether or not a pattern selects them, too.
@@ -130,17 +119,17 @@ impl Engine {
 
     /// The state of a unit of the system's manager, if it is known.
     pub fn state(&self, unit: &UnitName) -> Option<UnitState> {
-        self.seen.state(unit)
+        self.seen.units.get(unit).copied()
     }
 
     /// A row that is kept.
     pub fn row(&self, row: RowId) -> Option<&Kept> {
-        self.table.get(row)
+        self.table.rows.get(&row).map(Box::as_ref)
     }
 
     /// Whether the kernel could not do the last load.
     pub fn load_has_failed(&self) -> bool {
-        self.reload.has_failed()
+        self.reload.failures > 0
     }
 
     /// Whether somebody undoes load after load.
@@ -150,7 +139,7 @@ impl Engine {
 
     /// What there is to say.
     pub fn figures(&self) -> Figures {
-        Figures { elements: self.table.len(), held: self.table.held(), first: self.first.clone() }
+        Figures { elements: self.table.rows.len(), held: self.table.held, first: self.first.clone() }
     }
 
     /// Takes in what happened at `now`, a time on any clock that only goes forward.
@@ -196,12 +185,10 @@ impl Engine {
 
     /// Everything that is to be done at `now`.
     pub fn actions(&mut self, now: Duration) -> Vec<Action> {
-        while let Some((at, row)) = self.retries.pop_first() {
-            if at > now {
-                self.retries.insert((at, row));
-                break;
-            }
-            self.table.row_changed(row);
+        while self.retries.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, row)) = self.retries.pop_first()
+        {
+            self.table.dirty.insert(row);
         }
         let commit = self.table.plan(&self.seen);
         let (cgroups, units) = self.looks.due(now);
@@ -216,30 +203,30 @@ impl Engine {
         (self.patterns, self.users) = (patterns, users);
         self.table = Table::after(&self.table);
         self.retries.clear();
-        self.looks.clear();
+        self.looks = Looks::default();
         let mut ids: Vec<RowId> = rows.into_iter().map(|row| self.table.insert(row)).collect();
         for (instance, rows) in instances {
             ids.extend(self.table.insert_instance(&instance, rows));
         }
         for (row, element) in installed {
             if let Some(id) = ids.get(row) {
-                self.table.hold(*id, element);
+                self.table.note(*id, Outcome::Added(element));
             }
         }
-        self.seen.cgroups.retain(|path, _| self.table.has_path(path));
-        self.seen.units.retain(|unit, _| self.table.depends_on_state(unit));
+        self.seen.cgroups.retain(|path, _| self.table.by_path.contains_key(path));
+        self.seen.units.retain(|unit, _| self.table.by_unit.contains_key(unit));
         self.look_at_everything();
         self.reload.done(now);
     }
 
     fn look_at_everything(&mut self) {
-        self.table.paths().for_each(|path| self.looks.at_cgroup(path));
-        self.table.units_with_state().for_each(|unit| self.looks.at_unit(unit));
+        self.table.by_path.keys().for_each(|path| self.looks.at_cgroup(path));
+        self.table.by_unit.keys().for_each(|unit| self.looks.at_unit(unit));
     }
 
     fn instance_seen(&mut self, now: Duration, instance: &Instance, id: Option<CgroupId>) {
         let path = &instance.path;
-        if id.is_some() && !self.table.has_instance(path) {
+        if id.is_some() && !self.table.instances.contains_key(path) {
             let (rows, is_whole) = self.rows_of(instance);
             if !rows.is_empty() || !is_whole {
                 self.table.insert_instance(instance, rows);
@@ -251,7 +238,7 @@ impl Engine {
         }
         self.cgroup_seen(now, path, id, Some(Source::Cgroup));
         self.table.instance_seen(path, id.is_some());
-        if !self.table.has_path(path) {
+        if !self.table.by_path.contains_key(path) {
             self.seen.cgroups.remove(path);
         }
     }
@@ -270,14 +257,12 @@ impl Engine {
         id: Option<CgroupId>,
         source: Option<Source>,
     ) {
-        if !self.table.has_path(path) {
-            return;
-        }
+        let Some(rows) = self.table.by_path.get(path) else { return };
         let known = match id {
             Some(id) => self.seen.cgroups.insert(path.clone(), id),
             None => self.seen.cgroups.remove(path),
         };
-        self.table.cgroup_changed(path);
+        self.table.dirty.extend(rows.iter());
         if id.is_some() && !self.settings.cgroups_are_watched {
             self.looks.in_rounds(now, path);
         }
@@ -287,13 +272,13 @@ impl Engine {
     }
 
     fn unit_changed(&mut self, now: Duration, unit: &UnitName, source: Source) {
-        for path in self.table.paths_of(unit) {
+        for path in self.table.paths_of.get(unit).into_iter().flat_map(Few::iter) {
             self.looks.at_cgroup(path);
             if !self.settings.cgroups_are_watched {
                 self.looks.after_news(now, path);
             }
         }
-        if source == Source::Journal && self.table.depends_on_state(unit) {
+        if source == Source::Journal && self.table.by_unit.contains_key(unit) {
             self.looks.at_unit(unit);
         }
     }
@@ -309,19 +294,19 @@ impl Engine {
     }
 
     fn unit_state_seen(&mut self, unit: UnitName, state: UnitState) {
-        if self.table.depends_on_state(&unit) {
-            self.table.unit_changed(&unit);
+        if let Some(rows) = self.table.by_unit.get(&unit) {
+            self.table.dirty.extend(rows.iter());
             self.seen.units.insert(unit, state);
         }
     }
 
     fn committed(&mut self, now: Duration, id: RowId, outcome: Outcome) {
-        let path = self.table.get(id).and_then(|row| row.element.key.cgroup().cloned());
+        let path = self.table.rows.get(&id).and_then(|row| row.element.key.cgroup().cloned());
         self.table.note(id, outcome);
         match outcome {
             Outcome::Failed => {
-                let failures = self.table.get(id).map_or(1, |row| row.failures);
-                self.retries.insert((now + pause(failures), id));
+                let failures = self.table.rows.get(&id).map_or(1, |row| row.failures);
+                self.retries.insert((now + pause(failures, FIRST_PAUSE, LONGEST_PAUSE), id));
             }
             Outcome::Vanished => {
                 if let Some(path) = &path {
@@ -331,7 +316,7 @@ impl Engine {
             }
             _ => {}
         }
-        if let Some(path) = path.filter(|path| !self.table.has_path(path)) {
+        if let Some(path) = path.filter(|path| !self.table.by_path.contains_key(path)) {
             self.seen.cgroups.remove(&path);
         }
     }
@@ -341,8 +326,7 @@ impl Engine {
     }
 }
 
-/// How long to wait after so many failures in a row.
-fn pause(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
+/// How long to wait after so many failures in a row: twice as long after each.
+fn pause(failures: u32, first: Duration, longest: Duration) -> Duration {
+    (first * 2_u32.pow(failures.saturating_sub(1).min(16))).min(longest)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, pause};
+use super::{Action, FIRST_PAUSE, LONGEST_PAUSE, pause};
 
 /// How long to wait until files that may be half written are read again.
 pub const UNSETTLED: Duration = Duration::from_millis(200);
@@ -35,12 +35,14 @@ const FIGHT: u32 = 10 * BY_THE_SAME;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reload {
     last: Option<Duration>,
-    due: Option<Duration>,
+    /// When the next one is to be done.
+    pub(super) due: Option<Duration>,
     reread: bool,
     flush: bool,
     /// What the last load was asked to do: to read the files again, and to flush.
     tried: (bool, bool),
-    failures: u32,
+    /// How many in a row failed for want of something.
+    pub(super) failures: u32,
     /// The first and the last change by others since the last load.
     changed: Option<(Duration, Duration)>,
     /// How long the last load took.
@@ -76,7 +78,8 @@ impl Reload {
 
     /// How long to leave the others alone, after all that they have undone.
     fn fight_pause(&self) -> Duration {
-        self.undone.checked_sub(UNDONE).map_or(Duration::ZERO, |over| pause(over / BY_THE_SAME + 1))
+        let steps = self.undone.checked_sub(UNDONE).map(|over| over / BY_THE_SAME + 1);
+        steps.map_or(Duration::ZERO, |steps| pause(steps, FIRST_PAUSE, LONGEST_PAUSE))
     }
 
     /// When a repair is due.
@@ -111,13 +114,8 @@ impl Reload {
         self.reread |= self.tried.0;
         self.flush |= self.tried.1;
         self.failures = self.failures.saturating_add(1);
-        let again = now + pause(self.failures);
+        let again = now + pause(self.failures, FIRST_PAUSE, LONGEST_PAUSE);
         self.due = Some(self.due.map_or(again, |due| due.max(again)));
-    }
-
-    /// Whether the last load failed for want of something.
-    pub(super) fn has_failed(&self) -> bool {
-        self.failures > 0
     }
 
     /// When it is to be done.

@@ -5,20 +5,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    Seen,
     action::{Add, Commit, Delete},
     few::Few,
 };
 use crate::model::{
-    AnnotationId, CgroupId, CgroupPath, Condition, Element, Key, Outcome, Row, RowId, UnitName, UnitState,
+    AnnotationId, CgroupId, CgroupPath, Condition, Element, Key, Outcome, Row, RowId, UnitName,
 };
-
-/// What the world outside the kernel's nftables looks like.
-pub(super) trait World {
-    /// A cgroup's id, if it exists.
-    fn cgroup(&self, path: &CgroupPath) -> Option<CgroupId>;
-    /// The state of a unit of the system's manager, if it is known.
-    fn state(&self, unit: &UnitName) -> Option<UnitState>;
-}
 
 /// A row that is kept: with its conditions and its state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,25 +65,28 @@ impl Kept {
         row.annotations.into_iter().for_each(|id| self.annotations.insert(id));
     }
 
-    fn wanted(&self, world: &impl World) -> Wanted {
-        let holds = |condition: &Condition| {
-            condition.holds(|path| world.cgroup(path).is_some(), |unit| world.state(unit))
-        };
+    fn wanted(&self, seen: &Seen) -> Wanted {
+        let exists = |path: &CgroupPath| seen.cgroups.contains_key(path);
+        let state = |unit: &UnitName| seen.units.get(unit).copied();
+        let holds = |condition: &Condition| condition.holds(exists, state);
         if !self.conditions.iter().any(holds) {
             return Wanted::Nothing;
         }
         match &self.element.key {
             Key::Everything => Wanted::Element(None),
-            Key::Cgroup(path) => world.cgroup(path).map_or(Wanted::Nothing, |id| Wanted::Element(Some(id))),
+            Key::Cgroup(path) => match seen.cgroups.get(path) {
+                Some(id) => Wanted::Element(Some(*id)),
+                None => Wanted::Nothing,
+            },
         }
     }
 
     /// Adds to a commit what makes the kernel right about this element.
-    pub(super) fn plan(&mut self, row: RowId, world: &impl World, commit: &mut Commit) {
+    pub(super) fn plan(&mut self, row: RowId, seen: &Seen, commit: &mut Commit) {
         if self.busy.is_some() {
             return;
         }
-        let wanted = self.wanted(world);
+        let wanted = self.wanted(seen);
         self.refused = self.refused.filter(|refused| *refused == wanted);
         if let Wanted::Element(id) = wanted
             && !self.held.contains(&id)

@@ -39,7 +39,7 @@ impl Engine {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             settings: self.settings.clone(),
-            rows: self.table.rows().map(|(id, row)| (id, row.clone())).collect(),
+            rows: self.table.rows.iter().map(|(id, row)| (*id, Kept::clone(row))).collect(),
             patterns: self.patterns.clone(),
             users: self.users.clone(),
             instances: self.table.instances(),

@@ -9,34 +9,31 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    action::Commit,
-    few::Few,
-    row::{Kept, World},
-};
-use crate::model::{CgroupId, CgroupPath, Condition, Element, Instance, Key, Outcome, Row, RowId, UnitName};
+use super::{Seen, action::Commit, few::Few, row::Kept};
+use crate::model::{CgroupPath, Condition, Element, Instance, Key, Outcome, Row, RowId, UnitName};
 
 /// All rows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
-    rows: BTreeMap<RowId, Box<Kept>>,
+    pub(super) rows: BTreeMap<RowId, Box<Kept>>,
     /// The number of the last row.
     last: u64,
     by_element: BTreeMap<Arc<Element>, RowId>,
-    by_path: BTreeMap<CgroupPath, Few<RowId>>,
-    /// The rows that depend on a unit's state.
-    by_unit: BTreeMap<UnitName, Few<RowId>>,
+    pub(super) by_path: BTreeMap<CgroupPath, Few<RowId>>,
+    /// The rows that depend on the state of a unit of the system's manager.
+    pub(super) by_unit: BTreeMap<UnitName, Few<RowId>>,
     /// The paths that news of a unit is a reason to look at: those of its annotations, and those that it is named in.
-    paths_of: BTreeMap<UnitName, Few<CgroupPath>>,
+    pub(super) paths_of: BTreeMap<UnitName, Few<CgroupPath>>,
     /// The rows that patterns made of an instance, and whether it is gone.
-    instances: BTreeMap<CgroupPath, OfInstance>,
+    pub(super) instances: BTreeMap<CgroupPath, OfInstance>,
     /// The rows whose state in the kernel may be wrong.
-    dirty: BTreeSet<RowId>,
-    held: usize,
+    pub(super) dirty: BTreeSet<RowId>,
+    /// How many rows the kernel holds something of.
+    pub(super) held: usize,
 }
 
 #[derive(Debug, Clone)]
-struct OfInstance {
+pub(super) struct OfInstance {
     unit: UnitName,
     rows: Vec<RowId>,
     has_ended: bool,
@@ -48,36 +45,6 @@ impl Table {
         Self { last: other.last, ..Self::default() }
     }
 
-    /// How many rows there are.
-    pub(super) fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// How many of them the kernel holds something of.
-    pub(super) fn held(&self) -> usize {
-        self.held
-    }
-
-    /// The rows.
-    pub(super) fn rows(&self) -> impl Iterator<Item = (RowId, &Kept)> {
-        self.rows.iter().map(|(id, row)| (*id, &**row))
-    }
-
-    /// A row.
-    pub(super) fn get(&self, row: RowId) -> Option<&Kept> {
-        self.rows.get(&row).map(Box::as_ref)
-    }
-
-    /// The cgroups that rows depend on.
-    pub(super) fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
-        self.by_path.keys()
-    }
-
-    /// Whether any row depends on a cgroup.
-    pub(super) fn has_path(&self, path: &CgroupPath) -> bool {
-        self.by_path.contains_key(path)
-    }
-
     /// The cgroups that rows depend on by name, whether or not a pattern selects them, too.
     pub(super) fn named_paths(&self) -> BTreeSet<CgroupPath> {
         let is_named = |(path, rows): &(&CgroupPath, &Few<RowId>)| {
@@ -86,26 +53,6 @@ impl Table {
                 .is_none_or(|of| rows.iter().any(|row| !of.rows.contains(row) || self.stays(*row)))
         };
         self.by_path.iter().filter(is_named).map(|(path, _)| path.clone()).collect()
-    }
-
-    /// The units whose state rows depend on.
-    pub(super) fn units_with_state(&self) -> impl Iterator<Item = &UnitName> {
-        self.by_unit.keys()
-    }
-
-    /// Whether any row depends on a unit's state.
-    pub(super) fn depends_on_state(&self, unit: &UnitName) -> bool {
-        self.by_unit.contains_key(unit)
-    }
-
-    /// The units whose news are worth a look.
-    pub(super) fn units(&self) -> impl Iterator<Item = &UnitName> {
-        self.paths_of.keys().chain(self.by_unit.keys())
-    }
-
-    /// What news of a unit is a reason to look at.
-    pub(super) fn paths_of(&self, unit: &UnitName) -> impl Iterator<Item = &CgroupPath> {
-        self.paths_of.get(unit).into_iter().flat_map(Few::iter)
     }
 
     /// Keeps a row that is known ahead.
@@ -119,7 +66,12 @@ impl Table {
 
     /// Keeps a row; one for the same element is joined.
     fn keep(&mut self, row: Row) -> RowId {
-        let id = self.row_for(&row.element, &row.unit);
+        let (rows, last) = (&mut self.rows, &mut self.last);
+        let id = *self.by_element.entry(row.element.clone()).or_insert_with(|| {
+            *last += 1;
+            rows.insert(RowId(*last), Box::new(Kept::new(row.element.clone(), row.unit.clone())));
+            RowId(*last)
+        });
         self.index(id, &row.unit, &row.condition);
         self.dirty.insert(id);
         if let Some(kept) = self.rows.get_mut(&id) {
@@ -140,15 +92,6 @@ impl Table {
         if let Some(unit) = condition.unit() {
             self.by_unit.entry(unit.clone()).or_default().insert(id);
         }
-    }
-
-    fn row_for(&mut self, element: &Arc<Element>, unit: &UnitName) -> RowId {
-        let (rows, last) = (&mut self.rows, &mut self.last);
-        *self.by_element.entry(element.clone()).or_insert_with(|| {
-            *last += 1;
-            rows.insert(RowId(*last), Box::new(Kept::new(element.clone(), unit.clone())));
-            RowId(*last)
-        })
     }
 
     /// The instances that there are, and the rows made of each.
@@ -173,11 +116,6 @@ impl Table {
         }
     }
 
-    /// Whether an instance is known.
-    pub(super) fn has_instance(&self, path: &CgroupPath) -> bool {
-        self.instances.contains_key(path)
-    }
-
     /// Keeps the rows that patterns make of an instance; none for one that only reaches levels without a map.
     pub(super) fn insert_instance(&mut self, instance: &Instance, rows: Vec<Row>) -> Vec<RowId> {
         let rows: Vec<RowId> = rows.into_iter().map(|row| self.keep(row)).collect();
@@ -194,27 +132,12 @@ impl Table {
         }
     }
 
-    /// Has the rows that depend on a cgroup planned anew.
-    pub(super) fn cgroup_changed(&mut self, path: &CgroupPath) {
-        self.dirty.extend(self.by_path.get(path).into_iter().flat_map(Few::iter));
-    }
-
-    /// Has the rows that depend on a unit's state planned anew.
-    pub(super) fn unit_changed(&mut self, unit: &UnitName) {
-        self.dirty.extend(self.by_unit.get(unit).into_iter().flat_map(Few::iter));
-    }
-
-    /// Has a row planned anew.
-    pub(super) fn row_changed(&mut self, row: RowId) {
-        self.dirty.insert(row);
-    }
-
     /// What makes the kernel right about all rows that may be wrong.
-    pub(super) fn plan(&mut self, world: &impl World) -> Commit {
+    pub(super) fn plan(&mut self, seen: &Seen) -> Commit {
         let mut commit = Commit::default();
         for id in std::mem::take(&mut self.dirty) {
             if let Some(row) = self.rows.get_mut(&id) {
-                row.plan(id, world, &mut commit);
+                row.plan(id, seen, &mut commit);
             }
         }
         commit
@@ -233,11 +156,6 @@ impl Table {
             let path = path.clone();
             self.forget_if_over(&path);
         }
-    }
-
-    /// What the kernel holds, as after a load.
-    pub(super) fn hold(&mut self, id: RowId, element: Option<CgroupId>) {
-        self.note(id, Outcome::Added(element));
     }
 
     /// Forgets an instance that is gone and of which the kernel holds nothing any more.

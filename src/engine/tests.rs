@@ -528,7 +528,7 @@ fn selected_instances_get_elements_and_are_forgotten_with_them() {
     assert_eq!((figures.elements, figures.held), (0, 0));
     let snapshot = engine.snapshot();
     assert!(snapshot.rows.is_empty() && snapshot.instances.is_empty() && snapshot.seen.cgroups.is_empty());
-    assert!(engine.units().is_empty() && engine.table.paths().next().is_none());
+    assert!(engine.units().is_empty() && engine.table.by_path.is_empty());
 }
 
 #[test]
