@@ -1,12 +1,12 @@
 //! What the engine wants done to the kernel's nftables, done; and what became of it.
 
-use std::io;
+use std::io::ErrorKind;
 
 use crate::{
     dispatch,
     engine::{Add, Commit, Delete},
     model::{CgroupId, CgroupPath, Outcome, RowId},
-    nft::{ElementChange, Kernel, is_passing, words_of},
+    nft::{Complaint, ElementChange, Kernel, complaint, is_passing, words_of},
 };
 
 /// Looks at a cgroup.
@@ -37,22 +37,15 @@ pub fn commit(kernel: &mut dyn Kernel, commit: &Commit, look: Look<'_>) -> Done 
     let mut done = Done::default();
     let (by_words, by_id): (Vec<&Add>, Vec<&Add>) =
         commit.add.iter().partition(|add| kernel.needs_words(&add.element));
-    let changes: Vec<(RowId, ElementChange<'_>)> =
-        by_id.into_iter().map(|add| (add.row, addition(add))).collect();
-    done.change(kernel, &changes);
+    let additions = by_id.into_iter().map(|Add { row, element, id }| {
+        (*row, ElementChange::Add { set: &element.set, id: *id, data: element.data.as_ref() })
+    });
+    done.change(kernel, &additions.collect::<Vec<_>>());
     by_words.into_iter().for_each(|add| done.add_by_words(kernel, add, look));
-    let changes: Vec<(RowId, ElementChange<'_>)> =
-        commit.delete.iter().map(|delete| (delete.row, deletion(delete))).collect();
-    done.change(kernel, &changes);
+    let deletions = commit.delete.iter();
+    let deletions = deletions.map(|Delete { row, set, id }| (*row, ElementChange::Delete { set, id: *id }));
+    done.change(kernel, &deletions.collect::<Vec<_>>());
     done
-}
-
-fn addition(add: &Add) -> ElementChange<'_> {
-    ElementChange::Add { set: &add.element.set, id: add.id, data: add.element.data.as_ref() }
-}
-
-fn deletion(delete: &Delete) -> ElementChange<'_> {
-    ElementChange::Delete { set: &delete.set, id: delete.id }
 }
 
 impl Done {
@@ -62,26 +55,27 @@ impl Done {
             return;
         }
         let all: Vec<ElementChange<'_>> = changes.iter().map(|(_, change)| *change).collect();
-        match kernel.change(&all) {
-            Ok(()) => self.outcomes.extend(changes.iter().map(|(row, change)| (*row, change.done()))),
-            Err(error) if is_passing(&error) => {
+        match (kernel.change(&all), changes) {
+            (Ok(()), _) => self.outcomes.extend(changes.iter().map(|(row, change)| (*row, change.done()))),
+            (Err(error), _) if is_passing(&error) => {
                 changes.iter().for_each(|(row, _)| self.fail(*row, words_of(&error), true));
             }
-            Err(error) => match changes {
+            (Err(error), [(row, change)]) => match change {
                 // Somebody took our set away. The news of it leads to a load, which puts everything back.
-                [(row, change)] if change.is_for_a_lost_set(&error) => {
-                    self.fail(*row, words_of(&error), true)
+                ElementChange::Add { set, .. } if set.is_ours() && error.kind() == ErrorKind::NotFound => {
+                    self.fail(*row, words_of(&error), true);
                 }
-                [(row, change)] if change.is_done_already(&error) => {
-                    self.outcomes.push((*row, change.done()))
+                // What is to be deleted and is gone, is deleted.
+                ElementChange::Delete { .. } if error.kind() == ErrorKind::NotFound => {
+                    self.outcomes.push((*row, change.done()));
                 }
-                [(row, _)] => self.fail(*row, words_of(&error), false),
-                _ => {
-                    let (first, second) = changes.split_at(changes.len() / 2);
-                    self.change(kernel, first);
-                    self.change(kernel, second);
-                }
+                _ => self.fail(*row, words_of(&error), false),
             },
+            (Err(_), _) => {
+                let (first, second) = changes.split_at(changes.len() / 2);
+                self.change(kernel, first);
+                self.change(kernel, second);
+            }
         }
     }
 
@@ -94,27 +88,27 @@ impl Done {
     /// be only if it is the same before and after; ids are not reused.
     fn add_by_words(&mut self, kernel: &mut dyn Kernel, add: &Add, look: Look<'_>) {
         let path = add.element.key.cgroup();
-        if path.and_then(look) != add.id {
+        let is_same = || path.and_then(look) == add.id;
+        if !is_same() {
             self.outcomes.push((add.row, Outcome::Vanished));
             return;
         }
         let set = &add.element.set;
         let before = kernel.elements(set).unwrap_or_default();
-        match kernel.run(&dispatch::element(&add.element), false) {
-            Ok(()) if path.and_then(look) == add.id => self.outcomes.push((add.row, Outcome::Added(add.id))),
-            Ok(()) => {
+        match (kernel.run(&dispatch::element(&add.element), false), is_same()) {
+            (Ok(()), true) => self.outcomes.push((add.row, Outcome::Added(add.id))),
+            (Err(complaints), true) => {
+                let passing = complaints.iter().any(Complaint::is_passing);
+                self.fail(add.row, complaint::words(&complaints), passing);
+            }
+            (Err(_), false) => self.outcomes.push((add.row, Outcome::Vanished)),
+            (Ok(()), false) => {
                 // It may be of a cgroup that came and went in between.
                 let after = kernel.elements(set).unwrap_or_default();
                 for id in after.into_keys().filter(|id| !before.contains_key(id)) {
                     let _ = kernel.change(&[ElementChange::Delete { set, id: Some(id) }]);
                 }
                 self.outcomes.push((add.row, Outcome::Vanished));
-            }
-            Err(_) if path.and_then(look) != add.id => self.outcomes.push((add.row, Outcome::Vanished)),
-            Err(complaints) => {
-                let passing = complaints.iter().any(|complaint| complaint.is_passing());
-                let words: Vec<&str> = complaints.iter().map(|complaint| complaint.words.as_str()).collect();
-                self.fail(add.row, words.join("; "), passing);
             }
         }
     }
@@ -126,14 +120,5 @@ impl ElementChange<'_> {
             Self::Add { id, .. } => Outcome::Added(*id),
             Self::Delete { id, .. } => Outcome::Deleted(*id),
         }
-    }
-
-    fn is_for_a_lost_set(&self, error: &io::Error) -> bool {
-        matches!(self, Self::Add { set, .. } if set.is_ours()) && error.kind() == io::ErrorKind::NotFound
-    }
-
-    /// What is to be deleted and is gone, is deleted.
-    fn is_done_already(&self, error: &io::Error) -> bool {
-        matches!(self, Self::Delete { .. }) && error.kind() == io::ErrorKind::NotFound
     }
 }

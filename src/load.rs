@@ -20,7 +20,11 @@ use crate::{
     model::{
         AnnotationId, CgroupId, CgroupPath, ChainRef, Instance, Row, SetRef, TableRef, UnitName, UnitState,
     },
-    nft::{Complaint, ElementChange, Kernel, complaint::Kind, is_passing, words_of},
+    nft::{
+        Complaint, ElementChange, Kernel,
+        complaint::{self, Kind},
+        is_passing, words_of,
+    },
     policy::{Policy, hosts::Hosts},
     text::Span,
     units::selector::{Selectors, Users},
@@ -86,18 +90,18 @@ pub struct Loaded {
 #[derive(Debug)]
 pub struct LoadError {
     /// nft's words.
-    pub words: Vec<String>,
+    pub words: String,
     /// Whether it may succeed in a moment.
     pub passing: bool,
 }
 
 impl LoadError {
     fn of(complaints: &[Complaint]) -> Self {
-        Self { words: words(complaints), passing: complaints.iter().any(Complaint::is_passing) }
+        Self { words: complaint::words(complaints), passing: complaints.iter().any(Complaint::is_passing) }
     }
 
     fn of_error(error: &io::Error) -> Self {
-        Self { words: vec![words_of(error)], passing: is_passing(error) }
+        Self { words: words_of(error), passing: is_passing(error) }
     }
 }
 
@@ -190,7 +194,7 @@ impl Load<'_> {
                 }
             }
         }
-        let words = vec!["the ruleset changes faster than it can be loaded".to_owned()];
+        let words = "the ruleset changes faster than it can be loaded".to_owned();
         Err(LoadError { words, passing: true })
     }
 
@@ -394,9 +398,8 @@ impl Load<'_> {
         let mut is_new = false;
         for id in &line.annotations {
             // What stands in a variable's definition is nobody's own.
-            let is_elsewhere =
-                |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found == *id);
-            is_new |= blamed.add(*id, origin.filter(is_elsewhere), complaint);
+            let is_own = |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found == *id);
+            is_new |= blamed.add(*id, origin.filter(is_own), complaint);
         }
         is_new
     }
@@ -416,36 +419,21 @@ impl Load<'_> {
         levels: &Levels,
         blamed: &mut Blamed,
     ) {
-        let group: Vec<AnnotationId> =
-            group.iter().copied().filter(|id| !blamed.refused.contains_key(id)).collect();
-        let Err(complaints) = self.try_only(kernel, &group, levels, blamed) else { return };
-        match &group[..] {
-            _ if complaints.is_empty() => self.try_group(kernel, &group, levels, blamed),
-            [] => {}
-            [id] => drop(blamed.add(*id, None, &complaints[0])),
+        let is_refused = |id: &AnnotationId| blamed.refused.contains_key(id);
+        let group: Vec<AnnotationId> = group.iter().copied().filter(|id| !is_refused(id)).collect();
+        let others = self.policy.iter().map(|(id, _)| id).filter(|id| !group.contains(id)).collect();
+        let dispatch = dispatch::compile(self.policy, &others, self.hosts, levels);
+        let attempt = self.attempt(Script::default(), dispatch, &Marked::new(), blamed);
+        let Err(complaints) = kernel.run(&attempt.script, true) else { return };
+        match (self.blame(&complaints, &attempt, blamed), &group[..]) {
+            (Progress::Blamed, _) => self.try_group(kernel, &group, levels, blamed),
+            (_, []) => {}
+            (_, [id]) => drop(blamed.add(*id, None, &complaints[0])),
             _ => {
                 let (first, second) = group.split_at(group.len() / 2);
                 self.try_group(kernel, first, levels, blamed);
                 self.try_group(kernel, second, levels, blamed);
             }
-        }
-    }
-
-    /// Tries some annotations. The error is what nft complains of and nobody can be blamed for.
-    fn try_only(
-        &self,
-        kernel: &mut dyn Kernel,
-        group: &[AnnotationId],
-        levels: &Levels,
-        blamed: &mut Blamed,
-    ) -> Result<(), Vec<Complaint>> {
-        let others = self.policy.iter().map(|(id, _)| id).filter(|id| !group.contains(id)).collect();
-        let dispatch = dispatch::compile(self.policy, &others, self.hosts, levels);
-        let attempt = self.attempt(Script::default(), dispatch, &Marked::new(), blamed);
-        let Err(complaints) = kernel.run(&attempt.script, true) else { return Ok(()) };
-        match self.blame(&complaints, &attempt, blamed) {
-            Progress::Blamed => Err(vec![]),
-            _ => Err(complaints),
         }
     }
 }
@@ -497,9 +485,8 @@ pub fn sweep(
 /// # Errors
 /// The kernel's, if it passes. A set that cannot be read, or is gone since the ruleset was listed, has none.
 pub fn marked(kernel: &mut dyn Kernel, listing: &Listing) -> io::Result<Marked> {
-    let of_users = listing.sets_of_cgroups();
     let mut marked = Marked::new();
-    for set in of_users {
+    for set in listing.sets_of_cgroups() {
         let elements = match kernel.elements(&set) {
             Err(error) if !is_passing(&error) => continue,
             elements => elements?,
@@ -548,9 +535,9 @@ struct Blamed {
 
 impl Blamed {
     fn add(&mut self, id: AnnotationId, place: Option<Span>, complaint: &Complaint) -> bool {
-        let new = !self.refused.contains_key(&id);
+        let is_new = !self.refused.contains_key(&id);
         self.refused.entry(id).or_insert_with(|| Refusal::new(id, place, complaint));
-        new
+        is_new
     }
 
     /// Leaves out what is in no table that there is.
@@ -563,16 +550,12 @@ impl Blamed {
     }
 
     /// What nft says of each, with its place.
-    fn words(&self, policy: &Policy) -> Vec<String> {
-        let refusals = self.refused.values();
-        refusals.map(|refusal| refusal.diagnostic(policy).short(&policy.sources)).collect()
+    fn words(&self, policy: &Policy) -> String {
+        let short = |refusal: &Refusal| refusal.diagnostic(policy).short(&policy.sources);
+        self.refused.values().map(short).collect::<Vec<_>>().join("; ")
     }
 
     fn left_out(&self) -> BTreeSet<AnnotationId> {
         self.refused.keys().copied().collect()
     }
-}
-
-fn words(complaints: &[Complaint]) -> Vec<String> {
-    complaints.iter().map(|complaint| complaint.words.clone()).collect()
 }

@@ -63,13 +63,10 @@ pub fn diagnostic(diagnostic: &Diagnostic, policy: &Policy) {
     let unit = policy.annotation_at(diagnostic.span).map_or("", |id| &*policy.annotation(id).unit.0);
     let short = diagnostic.short(sources);
     let help = diagnostic.help.as_ref().map(|help| format!("\nhelp: {help}")).unwrap_or_default();
+    let (rule_file, rule_line) = (&location.file, location.line);
     match diagnostic.severity() {
-        Severity::Error => {
-            tracing::error!(unit, rule_file = %location.file, rule_line = location.line, "{short}{help}");
-        }
-        Severity::Warning => {
-            tracing::warn!(unit, rule_file = %location.file, rule_line = location.line, "{short}{help}");
-        }
+        Severity::Error => tracing::error!(unit, rule_file, rule_line, "{short}{help}"),
+        Severity::Warning => tracing::warn!(unit, rule_file, rule_line, "{short}{help}"),
     }
 }
 
@@ -89,21 +86,11 @@ pub fn failed(row: &Kept, words: &str, passing: bool, policy: &Policy) {
     let cgroup = row.element.key.cgroup().map_or("", CgroupPath::as_str);
     let (rule_file, rule_line) = (&location.file, location.line);
     if passing {
-        tracing::warn!(
-            unit,
-            cgroup,
-            rule_file,
-            rule_line,
-            "{location}: the element of {unit} has to wait, it will be tried again: {words}"
-        );
+        let message = format!("the element of {unit} has to wait, it will be tried again: {words}");
+        tracing::warn!(unit, cgroup, rule_file, rule_line, "{location}: {message}");
     } else {
-        tracing::error!(
-            unit,
-            cgroup,
-            rule_file,
-            rule_line,
-            "{location}: nft refuses the element of {unit}: {words}"
-        );
+        let message = format!("nft refuses the element of {unit}: {words}");
+        tracing::error!(unit, cgroup, rule_file, rule_line, "{location}: {message}");
     }
 }
 

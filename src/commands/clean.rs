@@ -6,7 +6,7 @@ use super::Failure;
 use crate::{
     cgroupfs::alive,
     load,
-    nft::{Complaint, Kernel, Nftables, complaint, probe},
+    nft::{Kernel, Nftables, complaint, probe},
     policy::{files::Disk, parse},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 pub fn run(files: &[PathBuf]) -> Result<ExitCode, Failure> {
     let mut kernel = Nftables::open().map_err(Failure::new)?;
     probe::require_net_admin().map_err(Failure::new)?;
-    let words = |complaints: Vec<Complaint>| Failure::new(format!("nft: {}", complaint::words(&complaints)));
+    let words = |complaints: Vec<_>| Failure::new(format!("nft: {}", complaint::words(&complaints)));
     let listing = kernel.list().map_err(words)?;
     let script = listing.removal(&BTreeSet::new(), &BTreeSet::new());
     if !script.lines.is_empty() {

@@ -89,8 +89,8 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     }
     let heard = daemon.learn_states(&mut sources).await;
     daemon
-        .load(&mut sources, policy, daemon.options.flush, Refusals::Said)
-        .map_err(|error| failed_load(&error))?;
+        .load(&mut sources, policy, daemon.options.flush, true)
+        .map_err(|error| Failure::new(format!("nft refuses the policy: {}", error.words)))?;
     heard.into_iter().for_each(|event| daemon.hear(event, Source::Dbus));
     daemon.settle(&mut sources);
     if let Err(error) = process::raise_priority() {
@@ -158,15 +158,6 @@ fn watch_files(sources: &mut Sources, looked_at: &LookedAt) {
     }
 }
 
-fn interest(policy: &Policy) -> Interest {
-    let (chains, sets) = dispatch::hosting(policy);
-    Interest { chains, sets }
-}
-
-fn failed_load(error: &LoadError) -> Failure {
-    Failure::new(format!("nft refuses the policy: {}", error.words.join("; ")))
-}
-
 /// The exit code for what does not mend itself: no file, no nft, no rights (systemd.exec(5), EXIT_NOTCONFIGURED).
 const NOT_CONFIGURED: u8 = 6;
 
@@ -185,15 +176,6 @@ const CALM: Duration = Duration::from_secs(1);
 /// How long the first load waits for the states of units. What an earlier daemon left is in force meanwhile, and a systemd that
 /// does not answer starts no units either.
 const FIRST_STATES: Duration = Duration::from_secs(5);
-
-/// How an annotation that nft refuses is to be taken.
-#[derive(Debug, Clone, Copy)]
-enum Refusals {
-    /// As a diagnostic in the files.
-    Said,
-    /// As what happens while somebody else changes the ruleset.
-    Expected,
-}
 
 struct Daemon {
     options: cli::Daemon,
@@ -409,7 +391,7 @@ impl Daemon {
     }
 
     fn see_selected(&mut self, drained: subtrees::Drained) {
-        notices::of_source(&drained.notices);
+        drained.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
         for Found { instance, id } in drained.found {
             self.tell(Event::InstanceSeen { instance, id });
         }
@@ -587,11 +569,10 @@ impl Daemon {
         };
         match policy {
             Ok(policy) => {
-                let refusals = if reread { Refusals::Said } else { Refusals::Expected };
                 if reread {
                     self.notices.files_read(&policy);
                 }
-                if let Err(error) = self.load(sources, policy, flush, refusals) {
+                if let Err(error) = self.load(sources, policy, flush, reread) {
                     notices::load_failed(&error, self.engine.load_has_failed());
                     self.tell(Event::LoadFailed { passing: error.passing });
                 }
@@ -605,13 +586,14 @@ impl Daemon {
         self.notices.ready(&self.policy, &self.engine.figures());
     }
 
-    /// Loads a policy and makes it the one that is kept true.
+    /// Loads a policy and makes it the one that is kept true. What nft refuses of one that was just read is wrong in the
+    /// files; later it is what happens while somebody else changes the ruleset.
     fn load(
         &mut self,
         sources: &mut Sources,
         policy: Arc<Policy>,
         flush: bool,
-        refusals: Refusals,
+        is_just_read: bool,
     ) -> Result<(), LoadError> {
         let users = self.users.clone();
         // Until the kernel has taken the policy, the sources follow the old one.
@@ -622,8 +604,8 @@ impl Daemon {
             policy: &policy,
             hosts: self.hosts.known(),
             flush,
-            is_repair: matches!(refusals, Refusals::Expected),
-            is_strict: self.is_strict && matches!(refusals, Refusals::Said),
+            is_repair: !is_just_read,
+            is_strict: self.is_strict && is_just_read,
             look: &look,
             alive: &cgroupfs::alive,
             state: &|unit| engine.state(unit).or_else(|| states.get(unit).copied()),
@@ -634,24 +616,23 @@ impl Daemon {
         self.renamed.extend(sources.monitor.drain(&self.interest).unwrap_or_default().renamed);
         let before = self.kernel.generations_of_others();
         let loaded = load.run(&mut self.kernel);
-        let is_urgent = matches!(refusals, Refusals::Expected);
-        if is_urgent {
-            self.calm = Some(self.now() + CALM);
-        } else {
+        if is_just_read {
             // Before what stays is put where this was.
             self.give_back();
+        } else {
+            self.calm = Some(self.now() + CALM);
         }
         let loaded = loaded?;
-        match refusals {
-            Refusals::Said => {
-                self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset);
-            }
-            Refusals::Expected => self.notices.policy_reapplied(&policy, &loaded.refusals),
+        if is_just_read {
+            self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset);
+        } else {
+            self.notices.policy_reapplied(&policy, &loaded.refusals);
         }
         self.hosts.policy_loaded(loaded.hosts, &policy.host_names());
         sources.ask_for(&policy);
         self.policy = policy;
-        self.interest = interest(&self.policy);
+        let (chains, sets) = dispatch::hosting(&self.policy);
+        self.interest = Interest { chains, sets };
         self.delete_renamed();
         let mut change = sources.monitor.drain(&self.interest).unwrap_or_default();
         // A large load of our own is more than can wait to be read.
@@ -659,7 +640,7 @@ impl Daemon {
         if self.policy.annotations.is_empty() {
             let files: Vec<String> =
                 self.options.files.iter().map(|path| path.display().to_string()).collect();
-            self.notices.nothing_to_do(&files);
+            tracing::warn!("no annotation in {}: nothing to do until a reload", files.join(", "));
         }
         self.tell(Event::PolicyLoaded(PolicyLoaded {
             rows: loaded.rows,
@@ -670,7 +651,7 @@ impl Daemon {
         }));
         self.others_changed(change);
         self.follow(sources, &users, &instances);
-        if !is_urgent {
+        if is_just_read {
             process::trim();
         }
         if loaded.unfinished {

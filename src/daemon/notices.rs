@@ -55,11 +55,6 @@ impl Notices {
         self.findings.say(&findings::merged(policy, policy.diagnostics.clone()), policy);
     }
 
-    /// Says that there is nothing to do.
-    pub(super) fn nothing_to_do(&self, files: &[String]) {
-        tracing::warn!("no annotation in {}: nothing to do until a reload", files.join(", "));
-    }
-
     /// Says all that is found in a policy that was just read and loaded: what nft refuses, and what it takes and will not
     /// do what its author thinks. To look at the machine's units takes a while, in which services start, so it is done
     /// beside the loop.
@@ -201,11 +196,6 @@ fn finding(diagnostic: &Diagnostic) -> u64 {
     ))
 }
 
-/// Says what a source could not do.
-pub(super) fn of_source(notices: &[String]) {
-    notices.iter().for_each(|notice| tracing::warn!("{notice}"));
-}
-
 fn status(policy: &Policy, figures: &Figures) -> String {
     let first: Vec<String> =
         figures.first.iter().map(|(source, number)| format!("{source} {number}")).collect();
@@ -220,7 +210,7 @@ fn status(policy: &Policy, figures: &Figures) -> String {
 
 /// Says that a load failed; one that failed before, and will be tried again, not once more.
 pub(super) fn load_failed(error: &LoadError, again: bool) {
-    let words = error.words.join("; ");
+    let words = &error.words;
     match error.passing {
         true if again => {}
         true => tracing::warn!("the policy cannot be loaded for now, it will be tried again: {words}"),
@@ -230,10 +220,8 @@ pub(super) fn load_failed(error: &LoadError, again: bool) {
 
 /// When a reload begins, as systemd wants to know it (sd_notify(3), `MONOTONIC_USEC=`).
 pub(super) fn reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(_) => notify(&[NotifyState::Reloading]),
-    }
+    let now = NotifyState::monotonic_usec_now().ok();
+    notify(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
 }
 
 /// Tells systemd, if it wants to be told.

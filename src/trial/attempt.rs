@@ -91,7 +91,7 @@ impl Attempt {
             instances: trial.instances,
             users: trial.users,
         };
-        let words = |error: LoadError| format!("nft refuses the policy: {}", error.words.join("; "));
+        let words = |error: LoadError| format!("nft refuses the policy: {}", error.words);
         let loaded = load.run(&mut kernel).map_err(words)?;
         let rows: Vec<Row> =
             loaded.rows.into_iter().chain(loaded.patterns.iter().flat_map(examples)).collect();
