@@ -17,9 +17,7 @@ use serde_json::Value;
 use crate::{
     dispatch::{self, Dispatch, HostSet, Levels, Line, Pattern, Script, leftovers::Listing, pattern::level},
     findings::{self, Refusal},
-    model::{
-        AnnotationId, CgroupId, CgroupPath, ChainRef, Instance, Row, SetRef, TableRef, UnitName, UnitState,
-    },
+    model::{AnnotationId, CgroupId, CgroupPath, Instance, Row, SetRef, TableRef, UnitName, UnitState},
     nft::{
         Complaint, ElementChange, Kernel,
         complaint::{self, Kind},
@@ -99,10 +97,6 @@ impl LoadError {
     fn of(complaints: &[Complaint]) -> Self {
         Self { words: complaint::words(complaints), passing: complaints.iter().any(Complaint::is_passing) }
     }
-
-    fn of_error(error: &io::Error) -> Self {
-        Self { words: words_of(error), passing: is_passing(error) }
-    }
 }
 
 /// The text that a policy is loaded as, without elements, while there are these instances of its units.
@@ -170,7 +164,8 @@ impl Load<'_> {
             if self.is_repair {
                 blamed.leave_out_absent(self.policy, &listing.tables());
             }
-            let marked = marked(kernel, &listing).map_err(|error| LoadError::of_error(&error))?;
+            let marked = marked(kernel, &listing)
+                .map_err(|error| LoadError { words: words_of(&error), passing: is_passing(&error) })?;
             let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts, &levels);
             let removal = self.removal(&listing, &dispatch, &blamed);
             let attempt = self.attempt(removal, dispatch, &marked, &blamed);
@@ -269,7 +264,13 @@ impl Load<'_> {
         ruleset: Value,
     ) -> Loaded {
         let (installed, is_right) = self.installed(kernel, &attempt);
-        let wanted = in_users_sets(&attempt, &installed);
+        let mut wanted = Marked::new();
+        for (number, id) in &installed {
+            let set = &attempt.rows[*number].element.set;
+            if let Some(id) = id.filter(|_| !set.is_ours()) {
+                wanted.entry(set.clone()).or_default().insert(id);
+            }
+        }
         let is_swept = sweep(kernel, self.policy, &wanted, marked, self.alive);
         self.try_absent_elements(kernel, &attempt, &mut blamed);
         let left_out = blamed.left_out();
@@ -353,7 +354,9 @@ impl Load<'_> {
             if complaint.kind.is_of_the_table() {
                 // Whoever is to blame for the table comes first, and then others of the same wrong hook. The rest is tried
                 // again.
-                let chain = self.chain_of_cgroups(line).filter(|_| complaint.kind == Kind::Unsupported);
+                let mut annotations = line.annotations.iter().map(|id| self.policy.annotation(*id));
+                let chain = annotations.find_map(findings::chain_of_cgroups);
+                let chain = chain.filter(|_| complaint.kind == Kind::Unsupported);
                 match of_the_table {
                     None => of_the_table = Some(chain),
                     Some(first) if first == chain && chain.is_some() => {}
@@ -374,34 +377,17 @@ impl Load<'_> {
                 progress = progress.max(if is_new { Progress::Blamed } else { Progress::None });
                 continue;
             }
-            if self.accuse(line, complaint, (first, last), blamed) {
-                progress = Progress::Blamed;
+            let origin = line.origin(first, last);
+            for id in &line.annotations {
+                // What stands in a variable's definition is nobody's own.
+                let is_own =
+                    |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found == *id);
+                if blamed.add(*id, origin.filter(is_own), complaint) {
+                    progress = Progress::Blamed;
+                }
             }
         }
         progress
-    }
-
-    /// The chain of an annotation's rule, if cgroups are all that its hook may not have.
-    fn chain_of_cgroups(&self, line: &Line) -> Option<&ChainRef> {
-        line.annotations.iter().find_map(|id| findings::chain_of_cgroups(self.policy.annotation(*id)))
-    }
-
-    /// Blames the annotations of a line; whether any of them is new.
-    fn accuse(
-        &self,
-        line: &Line,
-        complaint: &Complaint,
-        (first, last): (usize, usize),
-        blamed: &mut Blamed,
-    ) -> bool {
-        let origin = line.origin(first, last);
-        let mut is_new = false;
-        for id in &line.annotations {
-            // What stands in a variable's definition is nobody's own.
-            let is_own = |place: &Span| self.policy.annotation_at(*place).is_none_or(|found| found == *id);
-            is_new |= blamed.add(*id, origin.filter(is_own), complaint);
-        }
-        is_new
     }
 
     /// Finds all annotations that nft refuses, without any effect.
@@ -436,18 +422,6 @@ impl Load<'_> {
             }
         }
     }
-}
-
-/// What went into users' own sets.
-fn in_users_sets(attempt: &Attempt, installed: &[(usize, Option<CgroupId>)]) -> Marked {
-    let mut wanted = Marked::new();
-    for (number, id) in installed {
-        let set = &attempt.rows[*number].element.set;
-        if let Some(id) = id.filter(|_| !set.is_ours()) {
-            wanted.entry(set.clone()).or_default().insert(id);
-        }
-    }
-    wanted
 }
 
 /// Takes elements with our mark out of users' own sets, unless they are wanted; and of the sets that a policy names, those

@@ -36,7 +36,7 @@ use crate::{
     load::{self, Load, LoadError},
     log,
     model::{CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
-    nft::{Change, Interest, Kernel, Missing, Nftables, probe},
+    nft::{Change, Interest, Kernel, Nftables, probe},
     policy::{
         Policy,
         files::{Disk, Files},
@@ -66,7 +66,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     process::share_the_heap();
     let (policy, looked_at) =
         read_settled(&options).await.map_err(|failure| Failure { exit_code: NOT_CONFIGURED, ..failure })?;
-    let missing = |missing: Missing| Failure { exit_code: NOT_CONFIGURED, ..Failure::new(missing) };
+    let missing = |missing: String| Failure { exit_code: NOT_CONFIGURED, ..Failure::new(missing) };
     let mut kernel = Nftables::open().map_err(missing)?;
     probe::require_net_admin().map_err(missing)?;
     probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(missing)?;

@@ -14,7 +14,7 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Interval, interval_at, sleep, timeout},
+    time::{Instant, Interval, interval_at, sleep, timeout},
 };
 
 use super::turn::turn;
@@ -123,7 +123,8 @@ impl Sources {
                 Some(_) => Outcome::Settled,
                 None => Outcome::Failed,
             }),
-            watchdog: sd_notify::watchdog_enabled().map(|limit| every(limit / 2)),
+            watchdog: sd_notify::watchdog_enabled()
+                .map(|limit| interval_at(Instant::now() + limit / 2, limit / 2)),
         })
     }
 
@@ -230,10 +231,6 @@ impl Sources {
         )
         .await
     }
-}
-
-fn every(period: Duration) -> Interval {
-    interval_at(tokio::time::Instant::now() + period, period)
 }
 
 /// What named cgroups have. When some cannot be watched or looked at, all are looked at once a second.

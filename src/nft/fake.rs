@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::{Complaint, ElementChange, Kernel, words_of};
 use crate::{
-    dispatch::{Line, MARK, Script, leftovers::Listing},
-    model::{Addresses, CgroupId, CgroupPath, ChainRef, Data, Element, Family, SetRef, TableRef},
+    dispatch::{MARK, Script, leftovers::Listing},
+    model::{Addresses, CgroupId, CgroupPath, ChainRef, Data, Element, SetRef, TableRef},
 };
 
 /// What an element is found by once it is in the kernel.
@@ -86,6 +86,19 @@ pub struct Table {
     pub sets: BTreeMap<String, (String, Elements)>,
 }
 
+impl Table {
+    /// Whether no rule refers to an object by a word and the one before it.
+    fn not_in_use(&self, refers: impl Fn(&str, &str) -> bool) -> Result<(), &'static str> {
+        let rules = self.chains.values().flatten().map(|(_, text)| text.as_str());
+        let data = self.sets.values().flat_map(|(_, elements)| elements.values());
+        let is_used = rules.chain(data.filter_map(|value| value.data.as_deref())).any(|text| {
+            let words: Vec<&str> = std::iter::once("").chain(text.split(' ')).collect();
+            words.windows(2).any(|pair| refers(pair[1], pair[0]))
+        });
+        if is_used { Err("Could not process rule: Device or resource busy") } else { Ok(()) }
+    }
+}
+
 /// A kernel in memory.
 #[derive(Debug, Default)]
 pub struct Fake {
@@ -140,13 +153,17 @@ impl Kernel for Fake {
             let words = words_of(&io::Error::from_raw_os_error(errno));
             return Err(vec![Complaint::unplaced(words)]);
         }
-        let mut trial = Trial { fake: self, tables: self.tables.clone(), handle: self.last_handle };
+        let mut trial =
+            Trial { cgroups: &self.cgroups, tables: self.tables.clone(), handle: self.last_handle };
         let mut complaints = Vec::new();
-        for (number, line) in script.lines.iter().enumerate() {
-            if let Err((column, words)) = trial.command(line) {
-                let place = Some((number + 1, column.start + 1, column.end));
-                complaints.push(Complaint::new(place, words));
-            }
+        for (number, line) in (1..).zip(&script.lines) {
+            let text = line.to_string();
+            let refused = self.refusals.iter().find_map(|(word, words)| {
+                text.find(word.as_str()).map(|start| (start + 1, start + word.len(), words.clone()))
+            });
+            let wrong = refused.or_else(|| Some((1, text.len(), trial.command(&text).err()?)));
+            let complaint = |(first, last, words)| Complaint::new(Some((number, first, last)), words);
+            complaints.extend(wrong.map(complaint));
         }
         let (tables, handle) = (trial.tables, trial.handle);
         if !complaints.is_empty() {
@@ -238,104 +255,66 @@ impl Kernel for Fake {
 
 /// A transaction under way, on a copy.
 struct Trial<'a> {
-    fake: &'a Fake,
+    cgroups: &'a Cgroups,
     tables: BTreeMap<TableRef, Table>,
     handle: u64,
 }
 
-/// What is wrong with a line, and where.
-type Wrong = (std::ops::Range<usize>, String);
-
 const MISSING: &str = "Could not process rule: No such file or directory";
+const SYNTAX: &str = "syntax error, unexpected string";
 
 impl Trial<'_> {
-    fn command(&mut self, line: &Line) -> Result<(), Wrong> {
-        let text = line.to_string();
-        let whole = |words: &str| (0..text.len(), words.to_owned());
-        for (word, words) in &self.fake.refusals {
-            if let Some(start) = text.find(word.as_str()) {
-                return Err((start..start + word.len(), words.clone()));
-            }
-        }
+    /// The error is what nft says of the command.
+    fn command(&mut self, text: &str) -> Result<(), String> {
         let mut parts = text.splitn(5, ' ');
         let [verb, object, family, table, rest] = [(); 5].map(|()| parts.next().unwrap_or_default());
         if verb == "redefine" {
             return Ok(());
         }
-        let family: Family = family.parse().map_err(|()| whole("syntax error, unexpected string"))?;
-        let table = TableRef { family, name: table.into() };
+        let table = TableRef { family: family.parse().map_err(|()| SYNTAX)?, name: table.into() };
         if object == "table" {
             self.tables.entry(table).or_default();
             return Ok(());
         }
         let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-        let set = SetRef { table: table.clone(), name: name.into() };
-        let content = self.tables.get_mut(&table).ok_or_else(|| whole("No such file or directory"))?;
+        let content = self.tables.get_mut(&table).ok_or("No such file or directory")?;
         match (verb, object) {
-            ("add", "chain") => {
-                content.chains.entry(name.to_owned()).or_default();
-            }
+            ("add", "chain") => drop(content.chains.entry(name.to_owned()).or_default()),
             ("add", "set" | "map") => {
                 content.sets.entry(name.to_owned()).or_insert_with(|| (rest.to_owned(), Elements::new()));
             }
-            ("flush", "chain") => content.chains.get_mut(name).ok_or_else(|| whole(MISSING))?.clear(),
-            ("flush", "set" | "map") => {
-                content.sets.get_mut(name).ok_or_else(|| whole(MISSING))?.1.clear();
-            }
+            ("flush", "chain") => content.chains.get_mut(name).ok_or(MISSING)?.clear(),
+            ("flush", "set" | "map") => content.sets.get_mut(name).ok_or(MISSING)?.1.clear(),
             ("delete", "chain") => {
-                self.not_in_use(&table, |word, before| {
-                    (before == "jump" || before == "goto") && word == name
-                })
-                .map_err(|words| whole(&words))?;
-                self.tables
-                    .get_mut(&table)
-                    .and_then(|table| table.chains.remove(name))
-                    .ok_or_else(|| whole(MISSING))?;
+                content.not_in_use(|word, before| (before == "jump" || before == "goto") && word == name)?;
+                content.chains.remove(name).ok_or(MISSING)?;
             }
             ("delete", "set" | "map") => {
-                self.not_in_use(&table, |word, _| word.strip_prefix('@') == Some(name))
-                    .map_err(|words| whole(&words))?;
-                self.tables
-                    .get_mut(&table)
-                    .and_then(|table| table.sets.remove(name))
-                    .ok_or_else(|| whole(MISSING))?;
+                content.not_in_use(|word, _| word.strip_prefix('@') == Some(name))?;
+                content.sets.remove(name).ok_or(MISSING)?;
             }
             ("delete", "rule") => {
                 let handle = rest.strip_prefix("handle ").and_then(|handle| handle.parse::<u64>().ok());
-                let rules = content.chains.get_mut(name).ok_or_else(|| whole(MISSING))?;
-                let at = rules
-                    .iter()
-                    .position(|(other, _)| Some(*other) == handle)
-                    .ok_or_else(|| whole(MISSING))?;
+                let rules = content.chains.get_mut(name).ok_or(MISSING)?;
+                let at = rules.iter().position(|(other, _)| Some(*other) == handle).ok_or(MISSING)?;
                 rules.remove(at);
             }
             ("add" | "insert", "rule") => {
-                let lost = rest.split(' ').filter_map(|word| word.strip_prefix('@'));
-                if lost.into_iter().any(|set| !content.sets.contains_key(set)) {
-                    return Err(whole("No such file or directory"));
+                let mut sets = rest.split(' ').filter_map(|word| word.strip_prefix('@'));
+                if sets.any(|set| !content.sets.contains_key(set)) {
+                    return Err("No such file or directory".to_owned());
                 }
                 self.handle += 1;
-                let rules = content.chains.get_mut(name).ok_or_else(|| whole("No such file or directory"))?;
+                let rules = content.chains.get_mut(name).ok_or("No such file or directory")?;
                 let at = if verb == "insert" { 0 } else { rules.len() };
                 rules.insert(at, (self.handle, rest.to_owned()));
             }
-            ("add" | "delete", "element") => self.element(verb, &set, rest).map_err(|words| whole(&words))?,
-            _ => return Err(whole("syntax error, unexpected string")),
+            ("add" | "delete", "element") => {
+                self.element(verb, &SetRef { table, name: name.into() }, rest)?;
+            }
+            _ => return Err(SYNTAX.to_owned()),
         }
         Ok(())
-    }
-
-    /// Whether no rule refers to an object of a table by a word and the one before it.
-    fn not_in_use(&self, table: &TableRef, refers: impl Fn(&str, &str) -> bool) -> Result<(), String> {
-        let Some(content) = self.tables.get(table) else { return Ok(()) };
-        let rules = content.chains.values().flatten().map(|(_, text)| text.as_str());
-        let data = content.sets.values().flat_map(|(_, elements)| elements.values());
-        let texts = rules.chain(data.filter_map(|value| value.data.as_deref()));
-        let is_used = texts.into_iter().any(|text| {
-            let words: Vec<&str> = std::iter::once("").chain(text.split(' ')).collect();
-            words.windows(2).any(|pair| refers(pair[1], pair[0]))
-        });
-        if is_used { Err("Could not process rule: Device or resource busy".to_owned()) } else { Ok(()) }
     }
 
     /// `{ "PATH" comment "scnpm" : DATA }`
@@ -351,14 +330,11 @@ impl Trial<'_> {
             "0-4294967295" => KeyInKernel::Everything,
             "." => KeyInKernel::Cgroup(CgroupId(1)),
             path => {
-                let id =
-                    path.trim_start_matches('/').parse().ok().and_then(|path| self.fake.cgroups.id(&path));
+                let id = path.trim_start_matches('/').parse().ok().and_then(|path| self.cgroups.id(&path));
                 KeyInKernel::Cgroup(id.ok_or("cgroupv2 path fails: No such file or directory")?)
             }
         };
-        let table = self.tables.get_mut(&set.table);
-        let elements = table.and_then(|table| table.sets.get_mut(&*set.name)).map(|(_, elements)| elements);
-        let elements = elements.ok_or("No such file or directory")?;
+        let elements = Fake::set_mut(&mut self.tables, set).map_err(|_| "No such file or directory")?;
         if verb == "delete" {
             return elements.remove(&key).map(drop).ok_or_else(|| MISSING.to_owned());
         }
@@ -370,6 +346,7 @@ impl Trial<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Family;
 
     fn set() -> SetRef {
         SetRef { table: TableRef { family: Family::Inet, name: "filter".into() }, name: "scnpm.out.1".into() }

@@ -7,7 +7,7 @@ use super::{
     libnftables::Libnftables,
     message::{RawElement, RawKey},
     netlink::{Generation, Netlink},
-    probe::{Missing, no_nf_tables},
+    probe::no_nf_tables,
 };
 use crate::{
     dispatch::{Script, is_identifier, leftovers::Listing},
@@ -124,7 +124,7 @@ impl Nftables {
     ///
     /// # Errors
     /// What is missing.
-    pub fn open() -> Result<Self, Missing> {
+    pub fn open() -> Result<Self, String> {
         let netlink = Netlink::open().map_err(|error| no_nf_tables(&error))?;
         Ok(Self { library: Libnftables::open()?, netlink, transactions: 0 })
     }

@@ -22,7 +22,7 @@ use nix::{
 
 use crate::dispatch::leftovers::Listing;
 
-use super::{Complaint, FileComplaint, complaint, netlink::connect, probe::Missing};
+use super::{Complaint, FileComplaint, complaint, netlink::connect};
 
 /// libnftables with one context, which stays open: making one ends the process when no file descriptor is free.
 ///
@@ -49,7 +49,7 @@ impl Libnftables {
     ///
     /// # Errors
     /// What is missing.
-    pub fn open() -> Result<Self, Missing> {
+    pub fn open() -> Result<Self, String> {
         // SAFETY: libnftables and what it is linked with are ordinary libraries: their initialisers ask nothing of
         // the caller.
         let library = unsafe { Library::new(NAME) }.map_err(|error| unloadable(&error))?;
@@ -188,14 +188,13 @@ struct Context {
 impl Functions {
     /// A context that prints nothing, resolves no host names if it can be told so, and whose socket is in the
     /// current network namespace.
-    fn new_context(&self) -> Result<NonNull<Context>, Missing> {
+    fn new_context(&self) -> Result<NonNull<Context>, String> {
         // The library takes one descriptor for its socket; without one it calls exit(3).
-        File::open("/dev/null").map_err(|error| {
-            Missing(format!("libnftables needs a file descriptor, and there is none: {error}"))
-        })?;
+        File::open("/dev/null")
+            .map_err(|error| format!("libnftables needs a file descriptor, and there is none: {error}"))?;
         // SAFETY: 0 is NFT_CTX_DEFAULT, the only value there is.
         let context = NonNull::new(unsafe { (self.ctx_new)(0) })
-            .ok_or_else(|| Missing("libnftables makes no context: out of memory".to_owned()))?;
+            .ok_or("libnftables makes no context: out of memory")?;
         // SAFETY: the context is new, alive and nobody else's.
         let buffered = unsafe {
             (self.ctx_buffer_output)(context.as_ptr()) == 0 && (self.ctx_buffer_error)(context.as_ptr()) == 0
@@ -203,7 +202,7 @@ impl Functions {
         if !buffered {
             // SAFETY: as above, and it is not used again.
             unsafe { (self.ctx_free)(context.as_ptr()) };
-            return Err(Missing("libnftables makes no buffers: out of memory".to_owned()));
+            return Err("libnftables makes no buffers: out of memory".to_owned());
         }
         self.set_input_flags(context, INPUT_NO_DNS);
         Ok(context)
@@ -283,6 +282,6 @@ fn file_of(script: &str) -> io::Result<(File, String)> {
     Ok((file, path))
 }
 
-fn unloadable(error: &libloading::Error) -> Missing {
-    Missing(format!("{NAME} cannot be loaded: install libnftables1 (Debian) or nftables ({error})"))
+fn unloadable(error: &libloading::Error) -> String {
+    format!("{NAME} cannot be loaded: install libnftables1 (Debian) or nftables ({error})")
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
 use libc::{
@@ -191,12 +191,6 @@ impl Transaction {
         {
             self.chains.push((chain, handle));
         }
-    }
-}
-
-impl AsFd for RulesetMonitor {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 

@@ -1,6 +1,6 @@
-//! What the machine must have, each with one line for those who lack it.
+//! What the machine must have. The error is one line for those who lack it: what is missing, and what to do.
 
-use std::{fmt, io, path::Path};
+use std::{io, path::Path};
 
 use nix::{
     errno::Errno,
@@ -11,40 +11,26 @@ use crate::dispatch::Script;
 
 use super::{Kernel, complaint, netlink::Netlink};
 
-/// What is missing, and what to do, in one line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing(pub String);
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Missing {}
-
 /// The right to change the ruleset, and a kernel that has one.
 ///
 /// # Errors
 /// What is missing.
-pub fn require_net_admin() -> Result<(), Missing> {
-    Netlink::open()
-        .and_then(|mut netlink| netlink.generation())
-        .map(drop)
-        .map_err(|error| no_nf_tables(&error))
+pub fn require_net_admin() -> Result<(), String> {
+    let generation = Netlink::open().and_then(|mut netlink| netlink.generation());
+    generation.map(drop).map_err(|error| no_nf_tables(&error))
 }
 
 /// cgroup v2 at `root`, which is [`crate::model::CGROUP_ROOT`] outside of tests.
 ///
 /// # Errors
 /// What is missing.
-pub fn require_cgroup2(root: &Path) -> Result<(), Missing> {
+pub fn require_cgroup2(root: &Path) -> Result<(), String> {
     match statfs(root) {
         Ok(found) if found.filesystem_type() == CGROUP2_SUPER_MAGIC => Ok(()),
-        _ => Err(Missing(format!(
+        _ => Err(format!(
             "cgroup v2 is not mounted at {}: boot with systemd.unified_cgroup_hierarchy=1",
             root.display()
-        ))),
+        )),
     }
 }
 
@@ -52,7 +38,7 @@ pub fn require_cgroup2(root: &Path) -> Result<(), Missing> {
 ///
 /// # Errors
 /// What is missing.
-pub fn require_nft_socket(kernel: &mut impl Kernel) -> Result<(), Missing> {
+pub fn require_nft_socket(kernel: &mut impl Kernel) -> Result<(), String> {
     let script = Script::of([
         "add table inet scnpm.probe",
         "add set inet scnpm.probe cgroups { type cgroupsv2; }",
@@ -60,17 +46,16 @@ pub fn require_nft_socket(kernel: &mut impl Kernel) -> Result<(), Missing> {
         "add rule inet scnpm.probe probe socket cgroupv2 level 1 @cgroups",
     ]);
     kernel.run(&script, true).map_err(|complaints| {
-        Missing(format!(
+        format!(
             "this kernel cannot match cgroups in nftables: it needs Linux 5.13 with CONFIG_NFT_SOCKET \
              (module nft_socket); nft says: {}",
             complaint::words(&complaints).replace('\n', " ")
-        ))
+        )
     })
 }
 
-pub(super) fn no_nf_tables(error: &io::Error) -> Missing {
-    let raw = error.raw_os_error().map(Errno::from_raw);
-    Missing(match raw {
+pub(super) fn no_nf_tables(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => "CAP_NET_ADMIN is missing: run as root, or give the service \
                                                AmbientCapabilities=CAP_NET_ADMIN"
             .to_owned(),
@@ -78,7 +63,7 @@ pub(super) fn no_nf_tables(error: &io::Error) -> Missing {
             format!("this kernel has no nftables: it needs CONFIG_NF_TABLES (module nf_tables) ({error})")
         }
         _ => format!("nftables cannot be reached over netlink: {error}"),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -87,12 +72,12 @@ mod tests {
 
     #[test]
     fn each_lack_says_what_to_do() {
-        let words = |errno: Errno| no_nf_tables(&errno.into()).to_string();
+        let words = |errno: Errno| no_nf_tables(&errno.into());
         assert!(words(Errno::EPERM).contains("CAP_NET_ADMIN is missing: run as root"));
         assert!(words(Errno::EPROTONOSUPPORT).contains("module nf_tables"));
         assert!(words(Errno::EMFILE).contains("cannot be reached"));
         assert_eq!(
-            require_cgroup2(Path::new("/proc/self")).unwrap_err().to_string(),
+            require_cgroup2(Path::new("/proc/self")).unwrap_err(),
             "cgroup v2 is not mounted at /proc/self: boot with systemd.unified_cgroup_hierarchy=1"
         );
     }
