@@ -52,12 +52,6 @@ impl HostSet {
         content
     }
 
-    /// What `add set` says of it.
-    pub(super) fn specification(&self) -> String {
-        let kind = if self.v6 { "ipv6_addr" } else { "ipv4_addr" };
-        format!(" {{ type {kind}; {}}}", if self.is_interval() { "flags interval; " } else { "" })
-    }
-
     /// What fills it, unless it is empty.
     pub(super) fn elements(&self, hosts: &Hosts) -> Option<Line> {
         let written = |(first, last): &Addresses| match first == last {

@@ -220,7 +220,10 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     fn host_sets(&mut self, hosts: &Hosts) {
         for set in std::mem::take(&mut self.hosts.sets) {
-            self.make(format!("set {}", set.set), &set.specification(), &set.annotations);
+            let kind = if set.v6 { "ipv6_addr" } else { "ipv4_addr" };
+            let flags = if set.is_interval() { "flags interval; " } else { "" };
+            let specification = format!(" {{ type {kind}; {flags}}}");
+            self.make(format!("set {}", set.set), &specification, &set.annotations);
             self.dispatch.script.lines.extend(set.elements(hosts));
             self.dispatch.hosts.push(set);
         }
@@ -328,7 +331,7 @@ impl Compiler<'_> {
         let annotation = group.rules[0].rule.annotation;
         let data = group.verdict().unwrap_or_else(|| {
             let table = &first_map.table;
-            let name = self.names.of_unit(table, &first_map.name, &annotation.selectors.label());
+            let name = self.names.below(table, &first_map.name, &annotation.selectors.label().0);
             self.called_chain(table, &name, group);
             call(name)
         });
@@ -431,14 +434,14 @@ impl Compiler<'_> {
 
     /// A set for those of a match's cgroups that exist.
     fn cgroups_set(&mut self, rule: &Rule<'_>, run: &str) -> SetRef {
-        let name = self.names.of_unit(&rule.statement.chain.table, run, &rule.annotation.selectors.label());
+        let name = self.names.below(&rule.statement.chain.table, run, &rule.annotation.selectors.label().0);
         self.set("set", rule, name, "type cgroupsv2;", &[rule.id])
     }
 
     /// A set that holds every packet's mark while the rule is due, and none else. Returns its name.
     fn gate(&mut self, rule: &Rule<'_>, run: &str, due: Due) -> Arc<str> {
         let Rule { id, annotation, .. } = *rule;
-        let name = self.names.gate(&rule.statement.chain.table, run);
+        let name = self.names.below(&rule.statement.chain.table, run, "active");
         let set = self.set("set", rule, name, "type mark; flags interval;", &[id]);
         let name = Arc::clone(&set.name);
         let target = || vec![Target { level: None, set: set.clone(), data: None }];

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{ChainRef, PREFIX, TableRef, UnitName};
+use crate::model::{ChainRef, PREFIX, TableRef};
 
 const CHAIN_PART: usize = 48;
 const UNIT_PART: usize = 56;
@@ -24,14 +24,9 @@ impl Names {
         self.unique(&chain.table, name)
     }
 
-    /// `RUN.UNIT`.
-    pub(super) fn of_unit(&mut self, table: &TableRef, run: &str, unit: &UnitName) -> String {
-        self.unique(table, format!("{run}.{}", safe(&unit.0, UNIT_PART)))
-    }
-
-    /// `RUN.active`.
-    pub(super) fn gate(&mut self, table: &TableRef, run: &str) -> String {
-        self.unique(table, format!("{run}.active"))
+    /// `RUN.UNIT`, or `RUN.active` for a gate.
+    pub(super) fn below(&mut self, table: &TableRef, run: &str, name: &str) -> String {
+        self.unique(table, format!("{run}.{}", safe(name, UNIT_PART)))
     }
 
     /// `scnpm.host.ip.NAME` for one host name, `scnpm.hosts.ip` for a list.
@@ -78,8 +73,10 @@ mod tests {
         let mut names = Names::default();
         let run = names.run(&chain("vpn.whitelist"));
         assert_eq!(run, "scnpm.vpn.whitelist.1");
-        let unit = UnitName("app-mail.scope".into());
-        assert_eq!(names.of_unit(&chain("x").table, &run, &unit), "scnpm.vpn.whitelist.1.app-mail.scope");
+        assert_eq!(
+            names.below(&chain("x").table, &run, "app-mail.scope"),
+            "scnpm.vpn.whitelist.1.app-mail.scope"
+        );
         assert_eq!(names.run(&chain("vpn.whitelist")), "scnpm.vpn.whitelist.2");
         assert_eq!(names.run(&chain("out")), "scnpm.out.1");
     }
@@ -88,11 +85,11 @@ mod tests {
     fn hostile_unit_names_become_safe_and_stay_apart() {
         let mut names = Names::default();
         let table = chain("c").table;
-        let a = names.of_unit(&table, "scnpm.c.1", &UnitName("a@\"};x.service".into()));
-        let b = names.of_unit(&table, "scnpm.c.1", &UnitName("a:\"};x.service".into()));
+        let a = names.below(&table, "scnpm.c.1", "a@\"};x.service");
+        let b = names.below(&table, "scnpm.c.1", "a:\"};x.service");
         assert_eq!(a, "scnpm.c.1.a____x.service");
         assert_eq!(b, "scnpm.c.1.a____x.service-2");
-        let long = names.of_unit(&table, &names_run_long(), &UnitName("u".repeat(300).into()));
+        let long = names.below(&table, &names_run_long(), &"u".repeat(300));
         assert!(long.len() < 128, "nft's own limit for names");
     }
 

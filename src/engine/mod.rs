@@ -204,7 +204,7 @@ impl Engine {
         self.table = Table::after(&self.table);
         self.retries.clear();
         self.looks = Looks::default();
-        let mut ids: Vec<RowId> = rows.into_iter().map(|row| self.table.insert(row)).collect();
+        let mut ids: Vec<RowId> = rows.into_iter().map(|row| self.table.keep(row, true)).collect();
         for (instance, rows) in instances {
             ids.extend(self.table.insert_instance(&instance, rows));
         }

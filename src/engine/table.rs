@@ -55,17 +55,8 @@ impl Table {
         self.by_path.iter().filter(is_named).map(|(path, _)| path.clone()).collect()
     }
 
-    /// Keeps a row that is known ahead.
-    pub(super) fn insert(&mut self, row: Row) -> RowId {
-        let id = self.keep(row);
-        if let Some(kept) = self.rows.get_mut(&id) {
-            kept.is_named = true;
-        }
-        id
-    }
-
-    /// Keeps a row; one for the same element is joined.
-    fn keep(&mut self, row: Row) -> RowId {
+    /// Keeps a row, which is known ahead or goes with an instance; one for the same element is joined.
+    pub(super) fn keep(&mut self, row: Row, is_named: bool) -> RowId {
         let (rows, last) = (&mut self.rows, &mut self.last);
         let id = *self.by_element.entry(row.element.clone()).or_insert_with(|| {
             *last += 1;
@@ -75,6 +66,7 @@ impl Table {
         self.index(id, &row.unit, &row.condition);
         self.dirty.insert(id);
         if let Some(kept) = self.rows.get_mut(&id) {
+            kept.is_named |= is_named;
             kept.join(row);
         }
         id
@@ -118,7 +110,7 @@ impl Table {
 
     /// Keeps the rows that patterns make of an instance; none for one that only reaches levels without a map.
     pub(super) fn insert_instance(&mut self, instance: &Instance, rows: Vec<Row>) -> Vec<RowId> {
-        let rows: Vec<RowId> = rows.into_iter().map(|row| self.keep(row)).collect();
+        let rows: Vec<RowId> = rows.into_iter().map(|row| self.keep(row, false)).collect();
         let of = OfInstance { unit: instance.unit.clone(), rows: rows.clone(), has_ended: false };
         self.instances.insert(instance.path.clone(), of);
         rows

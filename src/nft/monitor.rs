@@ -35,12 +35,8 @@ pub struct Interest {
 
 impl Interest {
     /// Whether a message tells of something that we need and that came, went or has another name, or of something that was
-    /// added to what is ours.
-    fn is_touched_by(&self, message: &Message) -> bool {
-        self.touched(message).unwrap_or(false)
-    }
-
-    fn touched(&self, message: &Message) -> Option<bool> {
+    /// added to what is ours; if it can be read.
+    fn is_touched_by(&self, message: &Message) -> Option<bool> {
         let kind = message.nf_tables()?;
         Some(match kind {
             NFT_MSG_NEWTABLE | NFT_MSG_DELTABLE => self.needs_table(&message.table()?),
@@ -184,7 +180,7 @@ impl RulesetMonitor {
 
 impl Transaction {
     fn take(&mut self, message: &Message, interest: &Interest) {
-        self.has_touched |= interest.is_touched_by(message);
+        self.has_touched |= interest.is_touched_by(message) == Some(true);
         if message.nf_tables() == Some(NFT_MSG_NEWCHAIN)
             && let Some(chain) = message.chain(NFTA_CHAIN_NAME)
             && let Some(handle) = message.long_number(NFTA_CHAIN_HANDLE)
@@ -218,7 +214,7 @@ mod tests {
 
     fn touched(interest: &Interest, batch: Batch) -> bool {
         let (bytes, _) = batch.finish();
-        messages(&bytes).any(|message| interest.is_touched_by(&message))
+        messages(&bytes).any(|message| interest.is_touched_by(&message) == Some(true))
     }
 
     #[test]
