@@ -183,7 +183,10 @@ impl Load<'_> {
             }
             if progress == Progress::None || rounds == ROUNDS_TOGETHER {
                 let before = blamed.refused.len();
-                self.try_in_groups(kernel, &levels, &mut blamed);
+                let all: Vec<AnnotationId> = self.policy.iter().map(|(id, _)| id).collect();
+                for group in all.chunks(GROUP) {
+                    self.try_group(kernel, group, &levels, &mut blamed);
+                }
                 if progress == Progress::None && blamed.refused.len() == before {
                     return Err(LoadError::of(&complaints));
                 }
@@ -390,14 +393,7 @@ impl Load<'_> {
         progress
     }
 
-    /// Finds all annotations that nft refuses, without any effect.
-    fn try_in_groups(&self, kernel: &mut dyn Kernel, levels: &Levels, blamed: &mut Blamed) {
-        let all: Vec<AnnotationId> = self.policy.iter().map(|(id, _)| id).collect();
-        for group in all.chunks(GROUP) {
-            self.try_group(kernel, group, levels, blamed);
-        }
-    }
-
+    /// Finds all annotations of a group that nft refuses, without any effect.
     fn try_group(
         &self,
         kernel: &mut dyn Kernel,
