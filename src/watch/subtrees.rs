@@ -80,6 +80,7 @@ pub struct Subtrees {
     is_nudged: bool,
     /// The errors that are in the log already.
     complaints: BTreeSet<Option<i32>>,
+    news: News,
     buffer: Vec<u8>,
 }
 
@@ -108,6 +109,7 @@ impl Subtrees {
             missed: None,
             is_nudged: false,
             complaints: BTreeSet::new(),
+            news: News::default(),
             buffer: vec![0; BUFFER_SIZE],
         }
     }
@@ -128,7 +130,6 @@ impl Subtrees {
     /// them: returned is what has become of that. What else there is, [`Self::drain`] finds.
     pub fn follow(&mut self, selectors: &BTreeSet<Selectors>, users: &Users, known: &[Instance]) -> Drained {
         self.wanted = Wanted::new(selectors, users);
-        let mut news = News::default();
         let managers: Vec<Manager> = self.branches.keys().copied().collect();
         for manager in managers {
             if self.wanted.follows(manager) {
@@ -140,10 +141,10 @@ impl Subtrees {
         let branches = &self.branches;
         self.shares.forget(|owner| branches.values().any(|branch| branch.owner == owner));
         if self.wanted.follows(Manager::System) {
-            self.look_at_manager(Manager::System, &mut news);
+            self.look_at_manager(Manager::System);
         }
-        known.iter().for_each(|instance| self.adopt(instance, &mut news));
-        news.into()
+        known.iter().for_each(|instance| self.adopt(instance));
+        self.told()
     }
 
     /// Whether the kernel has something for [`Self::drain`].
@@ -165,22 +166,21 @@ impl Subtrees {
     /// Reads what is pending, of each user not more than a share of a turn, and not of too many. Does not block. `now` is
     /// the time on any clock that only goes forward.
     pub fn drain(&mut self, now: Duration) -> Drained {
-        let mut news = News::default();
         self.shares.give(now);
-        self.begin_rescans(now, &mut news);
+        self.begin_rescans(now);
         self.pause();
         let pending = self.listeners.pending();
-        self.serve(Owner::System, SYSTEM_SHARE, pending.contains(&Owner::System), &mut news);
+        self.serve(Owner::System, SYSTEM_SHARE, pending.contains(&Owner::System));
         let busy = self.branches.values().filter(|branch| branch.is_busy()).map(|branch| branch.owner);
         let mut with_work: BTreeSet<Owner> = busy.chain(pending.iter().copied()).collect();
         with_work.remove(&Owner::System);
         for owner in self.shares.next(with_work) {
-            let before = news.work;
-            self.serve(owner, SHARES.share, pending.contains(&owner), &mut news);
-            self.shares.use_up(owner, news.work - before);
+            let before = self.news.work;
+            self.serve(owner, SHARES.share, pending.contains(&owner));
+            self.shares.use_up(owner, self.news.work - before);
         }
         self.pause();
-        news.into()
+        self.told()
     }
 
     /// Says that there may be something new. Does nothing where events tell of it.
@@ -199,6 +199,12 @@ impl Subtrees {
 
     fn is_rootless(&self) -> bool {
         self.wanted.follows(Manager::System) && !self.branches.contains_key(&Manager::System)
+    }
+
+    /// What there is to be told since the last time.
+    fn told(&mut self) -> Drained {
+        let News { found, notices, .. } = std::mem::take(&mut self.news);
+        Drained { found: found.into_iter().map(|(instance, id)| Found { instance, id }).collect(), notices }
     }
 
     /// Has nobody woken by those who must wait.
@@ -263,18 +269,4 @@ struct News {
     found: BTreeMap<Instance, Option<CgroupId>>,
     notices: Vec<String>,
     work: u64,
-}
-
-impl News {
-    fn found(&mut self, instance: Instance, id: Option<CgroupId>) {
-        self.work += work::CHANGE;
-        self.found.insert(instance, id);
-    }
-}
-
-impl From<News> for Drained {
-    fn from(news: News) -> Self {
-        let found = news.found.into_iter().map(|(instance, id)| Found { instance, id }).collect();
-        Self { found, notices: news.notices }
-    }
 }

@@ -28,14 +28,18 @@ pub(super) struct Branch {
     /// Slices that are to be scanned, and the scan that is under way.
     pub(super) due: BTreeSet<String>,
     pub(super) scan: Option<Scan>,
-    /// Why slices are scanned again in a while.
-    pub(super) again: Again,
+    /// Whether all slices are scanned again once a second, since no event tells of what is new.
+    pub(super) lost_events: bool,
+    /// Slices that are, since they cannot be watched or read.
+    pub(super) unwatched: BTreeSet<String>,
+    /// Slices that are, since there is more in them than a user may have.
+    pub(super) beyond: BTreeSet<String>,
     /// When that was done last.
     pub(super) rescanned: Option<Duration>,
     pub(super) overflows: u32,
     /// Whether the log says that there is more than a user may have, and how often that has begun.
-    excess_is_told: bool,
-    excesses: u32,
+    pub(super) excess_is_told: bool,
+    pub(super) excesses: u32,
 }
 
 /// A slice that exists.
@@ -55,17 +59,6 @@ pub(super) struct Scan {
     pub(super) children: Option<Children>,
 }
 
-/// What is scanned again once a second, since no event tells of it.
-#[derive(Debug, Default)]
-pub(super) struct Again {
-    /// Everything: events were lost.
-    pub(super) all: bool,
-    /// Slices that cannot be watched, or that cannot be read.
-    pub(super) unwatched: BTreeSet<String>,
-    /// Slices with more in them than a user may have.
-    pub(super) beyond: BTreeSet<String>,
-}
-
 impl Branch {
     pub(super) fn new(owner: Owner, top: String) -> Self {
         Self { owner, top, ..Self::default() }
@@ -80,14 +73,6 @@ impl Branch {
         self.has_scans() || !self.touched.is_empty()
     }
 
-    /// When it is to be scanned again, if it is.
-    pub(super) fn rescan_due(&self, pause: Duration) -> Option<Duration> {
-        let Again { all, unwatched, beyond } = &self.again;
-        let is_wanted = *all || !unwatched.is_empty() || !beyond.is_empty();
-        (is_wanted && !self.has_scans())
-            .then(|| self.rescanned.map_or(Duration::ZERO, |rescanned| rescanned + pause))
-    }
-
     /// The paths of what is known in a directory.
     pub(super) fn children(&self, path: &str) -> BTreeSet<String> {
         let start = below(path).len();
@@ -95,20 +80,9 @@ impl Branch {
         within(&self.slices, path).chain(within(&self.selected, path)).filter(is_child).cloned().collect()
     }
 
-    /// Notes that something in a slice is passed over; says whether that is worth a notice. It is each time that it
-    /// begins, but more and more rarely: users must not fill the log.
-    pub(super) fn pass_over(&mut self, slice: &str) -> bool {
-        self.again.beyond.insert(slice.to_owned());
-        if std::mem::replace(&mut self.excess_is_told, true) {
-            return false;
-        }
-        self.excesses += 1;
-        self.excesses.is_power_of_two()
-    }
-
     /// Notes that a scan has ended.
     pub(super) fn settle(&mut self) {
-        if !self.has_scans() && self.again.beyond.is_empty() {
+        if !self.has_scans() && self.beyond.is_empty() {
             self.excess_is_told = false;
         }
     }

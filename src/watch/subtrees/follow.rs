@@ -5,7 +5,7 @@ use std::io;
 use inotify::WatchDescriptor;
 
 use super::{
-    News, Subtrees,
+    Subtrees,
     branch::{Branch, Slice},
     paths::{below, instance, parent, within},
     work,
@@ -18,17 +18,17 @@ use crate::{
 
 impl Subtrees {
     /// Looks at what a path in a slice is now, unless it was just seen in a directory.
-    pub(super) fn look(&mut self, manager: Manager, path: String, seen: Option<CgroupId>, news: &mut News) {
-        news.work += work::NAME;
+    pub(super) fn look(&mut self, manager: Manager, path: String, seen: Option<CgroupId>) {
+        self.news.work += work::NAME;
         let Some(instance) = instance(&path).filter(|instance| instance.manager == manager) else { return };
         if is_slice(&instance.unit.0) && self.wanted.enters(&instance) {
-            self.enter(manager, &path, seen, news);
+            self.enter(manager, &path, seen);
         }
         if manager == Manager::System
             && let Some(user) = user_of_manager(&path).map(Manager::User)
             && self.wanted.follows(user)
         {
-            self.look_at_manager(user, news);
+            self.look_at_manager(user);
         }
         let Some(branch) = self.branches.get_mut(&manager) else { return };
         let known = branch.selected.get(&path).copied();
@@ -38,114 +38,118 @@ impl Subtrees {
         let id = match seen {
             Some(id) => Some(id),
             None => {
-                news.work += work::LOOK;
+                self.news.work += work::LOOK;
                 match look_at(&self.root.join(&path)) {
                     Ok(id) => id,
                     // That says nothing of the cgroup.
-                    Err(error) => return self.complain(manager, parent(&path), "read", &error, news),
+                    Err(error) => return self.complain(manager, parent(&path), "read", &error),
                 }
             }
         };
         if id != known {
-            self.note(instance, id, news);
+            self.note(instance, id);
         }
     }
 
     /// Follows an instance that was found without being followed, and tells what has become of it.
-    pub(super) fn adopt(&mut self, instance: &Instance, news: &mut News) {
+    pub(super) fn adopt(&mut self, instance: &Instance) {
         let (manager, path) = (instance.manager, instance.path.as_str());
-        self.look_at_manager(manager, news);
+        self.look_at_manager(manager);
         let top = top(manager);
         let slices =
             path.match_indices('/').map(|(at, _)| &path[..at]).filter(|slice| slice.len() > top.len());
         for slice in slices {
             if self.branches.get(&manager).is_some_and(|branch| !branch.slices.contains_key(slice)) {
-                self.enter(manager, slice, None, news);
+                self.enter(manager, slice, None);
             }
         }
         let parent = parent(path);
         let is_followed =
             self.branches.get(&manager).is_some_and(|branch| branch.slices.contains_key(parent));
         match look_at(&self.root.join(path)) {
-            Ok(id) => self.note(instance.clone(), id.filter(|_| is_followed), news),
-            Err(error) => self.complain(manager, parent, "read", &error, news),
+            Ok(id) => self.note(instance.clone(), id.filter(|_| is_followed)),
+            Err(error) => self.complain(manager, parent, "read", &error),
         }
     }
 
     /// Keeps and tells what an instance is now.
-    fn note(&mut self, instance: Instance, id: Option<CgroupId>, news: &mut News) {
-        let Some(branch) = self.branches.get_mut(&instance.manager) else {
-            return news.found(instance, None);
-        };
-        let path = instance.path.as_str();
-        match id {
-            Some(id) => {
-                if !branch.selected.contains_key(path)
-                    && let Manager::User(uid) = instance.manager
-                    && branch.selected.len() >= self.limits.selected
-                {
-                    if let Some(slice) = branch.slices.get_mut(path) {
-                        slice.id = None;
-                    }
-                    if branch.pass_over(parent(path)) {
-                        news.notices.push(format!(
-                            "user {uid} has more than {} units that annotations select; the rest is passed over",
-                            self.limits.selected
-                        ));
-                    }
-                    return;
+    fn note(&mut self, instance: Instance, id: Option<CgroupId>) {
+        let (manager, path) = (instance.manager, instance.path.as_str());
+        if let Some(branch) = self.branches.get_mut(&manager) {
+            let is_new = id.is_some() && !branch.selected.contains_key(path);
+            if is_new && manager != Manager::System && branch.selected.len() >= self.limits.selected {
+                if let Some(slice) = branch.slices.get_mut(path) {
+                    slice.id = None;
                 }
-                branch.selected.insert(path.to_owned(), id);
+                let excess = format!("more than {} units that annotations select", self.limits.selected);
+                return self.pass_over(manager, path, &excess);
             }
-            None => drop(branch.selected.remove(path)),
+            match id {
+                Some(id) => drop(branch.selected.insert(path.to_owned(), id)),
+                None => drop(branch.selected.remove(path)),
+            }
         }
-        news.found(instance, id);
+        self.news.work += work::CHANGE;
+        self.news.found.insert(instance, id);
+    }
+
+    /// Notes that something is passed over, since its user would have too much. That is worth a notice each time that it
+    /// begins, but more and more rarely: users must not fill the log.
+    fn pass_over(&mut self, manager: Manager, path: &str, excess: &str) {
+        let Some(branch) = self.branches.get_mut(&manager) else { return };
+        branch.beyond.insert(parent(path).to_owned());
+        if std::mem::replace(&mut branch.excess_is_told, true) {
+            return;
+        }
+        branch.excesses += 1;
+        if branch.excesses.is_power_of_two() {
+            self.news.notices.push(format!("user {manager} has {excess}; the rest is passed over"));
+        }
     }
 
     /// Looks whether a manager's cgroup is there.
-    pub(super) fn look_at_manager(&mut self, manager: Manager, news: &mut News) {
+    pub(super) fn look_at_manager(&mut self, manager: Manager) {
         let top = top(manager);
         if self.branches.get(&manager).is_none_or(|branch| branch.slices.is_empty()) {
-            news.work += work::LOOK;
+            self.news.work += work::LOOK;
             if !matches!(look_at(&self.root.join(&top)), Ok(Some(_))) {
                 return;
             }
-            let owner = self.listeners.assign(manager, &self.limits, news);
+            let owner = self.listeners.assign(manager, &self.limits, &mut self.news.notices);
             let branch = self.branches.entry(manager).or_insert_with(|| Branch::new(owner, top.clone()));
             branch.owner = owner;
-            branch.again.all |= !self.listeners.hear();
+            branch.lost_events |= !self.listeners.hear();
         }
-        self.enter(manager, &top, None, news);
+        self.enter(manager, &top, None);
     }
 
     /// Watches a slice if it is there, and has it scanned if it is another than before. The number of a watch stays the
     /// same as long as the directory is the same.
-    pub(super) fn enter(&mut self, manager: Manager, path: &str, seen: Option<CgroupId>, news: &mut News) {
+    pub(super) fn enter(&mut self, manager: Manager, path: &str, seen: Option<CgroupId>) {
         let Some(branch) = self.branches.get_mut(&manager) else { return };
         let directory = self.root.join(path);
-        if !branch.slices.contains_key(path)
-            && let Manager::User(uid) = manager
+        if manager != Manager::System
+            && !branch.slices.contains_key(path)
             && let Some(excess) = self.limits.excess(branch, path)
         {
-            let exists = seen.is_some() || matches!(look_at(&directory), Ok(Some(_)));
-            if exists && branch.pass_over(parent(path)) {
-                news.notices.push(format!("user {uid} has {excess}; the rest is passed over"));
+            if seen.is_some() || matches!(look_at(&directory), Ok(Some(_))) {
+                self.pass_over(manager, path, &excess);
             }
             return;
         }
-        news.work += work::WATCH;
+        self.news.work += work::WATCH;
         let watched = match self.listeners.watch(branch.owner, &directory) {
             // Without a watch nothing has said that it exists.
             Ok(None) if seen.is_none() => look_at(&directory).map(|id| (id, None)),
             watched => watched.map(|watch| (seen, watch)),
         };
         let (id, watch, error) = match watched {
-            Ok((None, None)) => return self.forget(manager, path, news),
+            Ok((None, None)) => return self.forget(manager, path),
             Ok((id, watch)) => (id, watch, None),
-            Err(error) if is_absence(&error) => return self.forget(manager, path, news),
+            Err(error) if is_absence(&error) => return self.forget(manager, path),
             Err(error) => (None, None, Some(error)),
         };
-        branch.again.unwatched.remove(path);
+        branch.unwatched.remove(path);
         let is_new = !branch.slices.contains_key(path);
         let slice = branch.slices.entry(path.to_owned()).or_default();
         if is_new || error.is_some() || slice.watch != watch || watch.is_none() && slice.id != id {
@@ -159,37 +163,24 @@ impl Subtrees {
             slice.id = id.or(slice.id);
         }
         if let Some(error) = error {
-            self.complain(manager, path, "watched", &error, news);
+            self.complain(manager, path, "watched", &error);
         }
     }
 
     /// Notes that a watch has ended, and looks why.
-    pub(super) fn lose_watch(
-        &mut self,
-        manager: Manager,
-        path: &str,
-        watch: &WatchDescriptor,
-        news: &mut News,
-    ) {
+    pub(super) fn lose_watch(&mut self, manager: Manager, path: &str, watch: &WatchDescriptor) {
         if let Some(slice) = self.branches.get_mut(&manager).and_then(|branch| branch.slices.get_mut(path))
             && slice.watch.as_ref() == Some(watch)
         {
             slice.watch = None;
-            self.enter(manager, path, None, news);
+            self.enter(manager, path, None);
         }
     }
 
     /// Has a slice scanned again in a while, since it can't be watched or read.
-    pub(super) fn complain(
-        &mut self,
-        manager: Manager,
-        path: &str,
-        verb: &str,
-        error: &io::Error,
-        news: &mut News,
-    ) {
+    pub(super) fn complain(&mut self, manager: Manager, path: &str, verb: &str, error: &io::Error) {
         if let Some(branch) = self.branches.get_mut(&manager) {
-            branch.again.unwatched.insert(path.to_owned());
+            branch.unwatched.insert(path.to_owned());
         }
         if self.complaints.insert(error.raw_os_error()) {
             let remedy = match error.raw_os_error() {
@@ -199,12 +190,12 @@ impl Subtrees {
                 _ => "its units may be found up to a second late",
             };
             let directory = self.root.join(path);
-            news.notices.push(format!("{} cannot be {verb}: {error}; {remedy}", directory.display()));
+            self.news.notices.push(format!("{} cannot be {verb}: {error}; {remedy}", directory.display()));
         }
     }
 
     /// Notes that a slice is gone, and all below it with it.
-    fn forget(&mut self, manager: Manager, path: &str, news: &mut News) {
+    fn forget(&mut self, manager: Manager, path: &str) {
         let Some(branch) = self.branches.get_mut(&manager) else { return };
         if path == branch.top {
             self.leave(manager);
@@ -214,7 +205,7 @@ impl Subtrees {
             // They may be many, so they are looked at when their turn comes.
             branch.touched.extend(within(&branch.selected, path).cloned());
             slices.iter().for_each(|slice| self.drop_slice(manager, slice));
-            news.work += slices.len() as u64 * work::NAME;
+            self.news.work += slices.len() as u64 * work::NAME;
         }
         if manager == Manager::System {
             let prefix = below(path);
@@ -276,8 +267,8 @@ impl Subtrees {
         let watch = branch.slices.remove(path).and_then(|slice| slice.watch);
         self.listeners.forget(branch.owner, watch);
         branch.due.remove(path);
-        branch.again.unwatched.remove(path);
-        branch.again.beyond.remove(path);
+        branch.unwatched.remove(path);
+        branch.beyond.remove(path);
     }
 }
 

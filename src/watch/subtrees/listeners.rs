@@ -10,7 +10,7 @@ use std::{
 use inotify::{Inotify, WatchDescriptor, WatchMask};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::{Limits, News};
+use super::Limits;
 use crate::{model::Manager, watch::readable::Readable};
 
 /// How many of them are asked each time; more than there are.
@@ -80,7 +80,7 @@ impl Listeners {
     }
 
     /// The instance for a manager.
-    pub(super) fn assign(&mut self, manager: Manager, limits: &Limits, news: &mut News) -> Owner {
+    pub(super) fn assign(&mut self, manager: Manager, limits: &Limits, notices: &mut Vec<String>) -> Owner {
         let Manager::User(uid) = manager else { return Owner::System };
         let owner = Owner::User(uid);
         // Two are not a user's.
@@ -91,7 +91,7 @@ impl Listeners {
         };
         let Err(reason) = opened else { return owner };
         if !std::mem::replace(&mut self.is_shared, true) {
-            news.notices
+            notices
                 .push(format!("no inotify instance for user {uid}: {reason}. From now on users share one"));
         }
         Owner::Users

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use inotify::EventMask;
 
 use super::{
-    News, RESCAN, RESCAN_WHEN_NUDGED, Subtrees,
+    RESCAN, RESCAN_WHEN_NUDGED, Subtrees,
     branch::{Branch, Scan},
     listeners::Owner,
     paths::unit_path,
@@ -20,19 +20,19 @@ use crate::{
 impl Subtrees {
     /// Works for those who share an inotify instance until their share is used. If there are scans to go on with, events
     /// get no more than half of it.
-    pub(super) fn serve(&mut self, owner: Owner, share: u64, has_events: bool, news: &mut News) {
-        let until = news.work + share;
+    pub(super) fn serve(&mut self, owner: Owner, share: u64, has_events: bool) {
+        let until = self.news.work + share;
         let managers = self.managers_of(owner);
         let mine = || self.branches.values().filter(|branch| branch.owner == owner);
         let for_looks = if mine().any(Branch::has_scans) { until - share / 2 } else { until };
         if has_events && mine().all(|branch| branch.touched.is_empty()) {
-            self.read(owner, news);
+            self.read(owner);
         }
         for manager in &managers {
-            self.look_at_touched(*manager, for_looks, news);
+            self.look_at_touched(*manager, for_looks);
         }
         for manager in &managers {
-            self.scan(*manager, until, news);
+            self.scan(*manager, until);
         }
     }
 
@@ -42,13 +42,13 @@ impl Subtrees {
     }
 
     /// Reads once from an inotify instance.
-    fn read(&mut self, owner: Owner, news: &mut News) {
+    fn read(&mut self, owner: Owner) {
         let mut buffer = std::mem::take(&mut self.buffer);
         let events = self.listeners.by_owner.get_mut(&owner).map(|one| one.inotify.read_events(&mut buffer));
         for event in events.and_then(Result::ok).into_iter().flatten() {
-            news.work += work::NAME;
+            self.news.work += work::NAME;
             if event.mask.contains(EventMask::Q_OVERFLOW) {
-                self.note_overflow(owner, news);
+                self.note_overflow(owner);
                 continue;
             }
             let Some(listener) = self.listeners.by_owner.get_mut(&owner) else { break };
@@ -64,28 +64,28 @@ impl Subtrees {
                 && let Some((manager, directory)) = listener.watches.remove(&event.wd)
             {
                 // The directory itself is gone, or at least its watch.
-                self.lose_watch(manager, &directory, &event.wd, news);
+                self.lose_watch(manager, &directory, &event.wd);
             }
         }
         self.buffer = buffer;
     }
 
     /// Looks at what something happened to, as long as there is something of the share left.
-    fn look_at_touched(&mut self, manager: Manager, until: u64, news: &mut News) {
-        while news.work < until
+    fn look_at_touched(&mut self, manager: Manager, until: u64) {
+        while self.news.work < until
             && let Some(branch) = self.branches.get_mut(&manager)
             && let Some(path) = branch.touched.pop_first()
         {
-            self.look(manager, path, None, news);
+            self.look(manager, path, None);
             self.drop_if_empty(manager);
         }
     }
 
     /// Notes that the kernel has dropped events.
-    pub(super) fn note_overflow(&mut self, owner: Owner, news: &mut News) {
+    pub(super) fn note_overflow(&mut self, owner: Owner) {
         for manager in self.managers_of(owner) {
             let Some(branch) = self.branches.get_mut(&manager) else { continue };
-            branch.again.all = true;
+            branch.lost_events = true;
             branch.overflows = branch.overflows.saturating_add(1);
             let whose = match manager {
                 Manager::System => "the system".to_owned(),
@@ -93,7 +93,7 @@ impl Subtrees {
                 // More and more rarely: users must not fill the log.
                 Manager::User(_) => continue,
             };
-            news.notices.push(format!(
+            self.news.notices.push(format!(
                 "inotify events of {whose} overflowed (so far: {}); all its cgroups are looked at",
                 branch.overflows
             ));
@@ -102,45 +102,48 @@ impl Subtrees {
 
     /// When a branch is to be scanned again.
     pub(super) fn rescan_due(&self, branch: &Branch) -> Option<Duration> {
-        branch.rescan_due(if self.is_nudged { RESCAN_WHEN_NUDGED } else { RESCAN })
+        let pause = if self.is_nudged { RESCAN_WHEN_NUDGED } else { RESCAN };
+        let is_wanted = branch.lost_events || !branch.unwatched.is_empty() || !branch.beyond.is_empty();
+        (is_wanted && !branch.has_scans())
+            .then(|| branch.rescanned.map_or(Duration::ZERO, |last| last + pause))
     }
 
     /// Has scanned again what no event tells of, if that is due.
-    pub(super) fn begin_rescans(&mut self, now: Duration, news: &mut News) {
+    pub(super) fn begin_rescans(&mut self, now: Duration) {
         if self.is_rootless() && self.missed.is_none_or(|at| at + RESCAN <= now) {
             self.missed = Some(now);
-            self.look_at_manager(Manager::System, news);
+            self.look_at_manager(Manager::System);
         }
         let due =
             self.branches.iter().filter(|(_, branch)| self.rescan_due(branch).is_some_and(|at| at <= now));
         let due: Vec<Manager> = due.map(|(manager, _)| *manager).collect();
         for manager in due {
-            let before = news.work;
+            let before = self.news.work;
             let Some(branch) = self.branches.get_mut(&manager) else { continue };
             branch.rescanned = Some(now);
-            let (owner, unwatched) = (branch.owner, std::mem::take(&mut branch.again.unwatched));
-            branch.due = std::mem::take(&mut branch.again.beyond);
+            let (owner, unwatched) = (branch.owner, std::mem::take(&mut branch.unwatched));
+            branch.due = std::mem::take(&mut branch.beyond);
             branch.due.extend(unwatched.iter().cloned());
-            if std::mem::replace(&mut branch.again.all, !self.listeners.hear()) {
+            if std::mem::replace(&mut branch.lost_events, !self.listeners.hear()) {
                 branch.due.extend(branch.slices.keys().cloned());
             }
-            unwatched.iter().for_each(|path| self.enter(manager, path, None, news));
+            unwatched.iter().for_each(|path| self.enter(manager, path, None));
             if owner != Owner::System {
-                self.shares.use_up(owner, news.work - before);
+                self.shares.use_up(owner, self.news.work - before);
             }
             self.is_nudged = false;
         }
-        if self.branches.values().all(|branch| branch.again.unwatched.is_empty()) {
+        if self.branches.values().all(|branch| branch.unwatched.is_empty()) {
             self.complaints.clear();
         }
     }
 
     /// Goes on with a manager's scans, as long as there is something of the share left.
-    fn scan(&mut self, manager: Manager, until: u64, news: &mut News) {
-        while news.work < until
-            && let Some(mut scan) = self.next_scan(manager, news)
+    fn scan(&mut self, manager: Manager, until: u64) {
+        while self.news.work < until
+            && let Some(mut scan) = self.next_scan(manager)
         {
-            let is_done = self.go_on(manager, &mut scan, until, news);
+            let is_done = self.go_on(manager, &mut scan, until);
             if let Some(branch) = self.branches.get_mut(&manager) {
                 if !is_done {
                     branch.scan = Some(scan);
@@ -151,7 +154,7 @@ impl Subtrees {
     }
 
     /// The scan that is under way, or else the next one that is due.
-    fn next_scan(&mut self, manager: Manager, news: &mut News) -> Option<Scan> {
+    fn next_scan(&mut self, manager: Manager) -> Option<Scan> {
         let branch = self.branches.get_mut(&manager)?;
         if let Some(scan) = branch.scan.take() {
             return Some(scan);
@@ -164,11 +167,11 @@ impl Subtrees {
         {
             unseen.insert(top(user));
         }
-        news.work += work::DIRECTORY + unseen.len() as u64 * work::NAME;
+        self.news.work += work::DIRECTORY + unseen.len() as u64 * work::NAME;
         let children = match cgroupfs::children(&self.root.join(&path)) {
             Ok(children) => children,
             Err(error) => {
-                self.complain(manager, &path, "read", &error, news);
+                self.complain(manager, &path, "read", &error);
                 // That says nothing about what is in it.
                 unseen = BTreeSet::new();
                 None
@@ -178,24 +181,24 @@ impl Subtrees {
     }
 
     /// Goes on with a scan; whether it is done.
-    fn go_on(&mut self, manager: Manager, scan: &mut Scan, until: u64, news: &mut News) -> bool {
+    fn go_on(&mut self, manager: Manager, scan: &mut Scan, until: u64) -> bool {
         while let Some(child) = scan.children.as_mut().and_then(Iterator::next) {
-            news.work += work::NAME;
+            self.news.work += work::NAME;
             match child {
-                Ok(child) => self.see(manager, scan, child, news),
+                Ok(child) => self.see(manager, scan, child),
                 Err(error) => {
-                    self.complain(manager, &scan.path, "read", &error, news);
+                    self.complain(manager, &scan.path, "read", &error);
                     return true;
                 }
             }
-            if news.work >= until {
+            if self.news.work >= until {
                 return false;
             }
         }
         scan.children = None;
         while let Some(path) = scan.unseen.pop_first() {
-            self.look(manager, path, None, news);
-            if news.work >= until {
+            self.look(manager, path, None);
+            if self.news.work >= until {
                 return scan.unseen.is_empty();
             }
         }
@@ -203,7 +206,7 @@ impl Subtrees {
     }
 
     /// Takes note of what is in a slice.
-    fn see(&mut self, manager: Manager, scan: &mut Scan, child: Child, news: &mut News) {
+    fn see(&mut self, manager: Manager, scan: &mut Scan, child: Child) {
         let Some(path) = unit_path(&scan.path, &child.name) else { return };
         scan.unseen.remove(&path);
         let is_heard = self.listeners.hear();
@@ -217,7 +220,7 @@ impl Subtrees {
             }
         };
         if !is_known {
-            self.look(manager, path, Some(child.id), news);
+            self.look(manager, path, Some(child.id));
         }
     }
 }

@@ -244,7 +244,7 @@ async fn users_share_an_instance_when_there_are_no_more() {
     users.iter().for_each(|user| scratch.make(&format!("{user}/x.service")));
     let (found, _) = rest(&mut subtrees, NOW).await;
     assert_eq!(found.len(), 4);
-    subtrees.note_overflow(Owner::Users, &mut News::default());
+    subtrees.note_overflow(Owner::Users);
     assert_eq!(rest(&mut subtrees, NOW).await.0, BTreeMap::new());
     scratch.remove(&format!("{}/x.service", users[3]));
     scratch.remove(&users[3]);
@@ -268,12 +268,15 @@ async fn a_directory_without_a_watch_is_scanned_and_watched_when_that_works() {
     branch.rescanned = Some(NOW);
     let watch = branch.slices.get_mut(&slice).unwrap().watch.take();
     subtrees.listeners.forget(Owner::User(1), watch);
-    let mut news = News::default();
     for _ in 0..2 {
-        subtrees.complain(user, &slice, "watched", &io::Error::from_raw_os_error(libc::ENOSPC), &mut news);
+        subtrees.complain(user, &slice, "watched", &io::Error::from_raw_os_error(libc::ENOSPC));
     }
-    assert_eq!(news.notices.len(), 1);
-    assert!(news.notices[0].ends_with("raise fs.inotify.max_user_watches"), "{:?}", news.notices);
+    assert_eq!(subtrees.news.notices.len(), 1);
+    assert!(
+        subtrees.news.notices[0].ends_with("raise fs.inotify.max_user_watches"),
+        "{:?}",
+        subtrees.news.notices
+    );
     assert_eq!(subtrees.due(), Some(LATER));
     scratch.make(&format!("{slice}/x.service"));
     assert_eq!(rest(&mut subtrees, NOW).await.0, BTreeMap::new());
@@ -319,7 +322,7 @@ async fn nobody_waits_for_a_user_with_very_many_directories() {
     assert!(is_due(&subtrees, NOW) || has_events(&subtrees).await);
     rest(&mut subtrees, NOW).await;
     // So with a scan.
-    subtrees.note_overflow(Owner::User(1), &mut News::default());
+    subtrees.note_overflow(Owner::User(1));
     scratch.remove(&format!("{B}/x.service"));
     let both = [subtrees.drain(LATER), subtrees.drain(LATER)];
     assert_eq!(both.iter().flat_map(paths).collect::<Vec<_>>(), [format!("{B}/x.service")]);
