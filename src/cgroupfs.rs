@@ -16,15 +16,6 @@ use crate::{
     units::places,
 };
 
-/// A cgroup in another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Child {
-    /// Its name.
-    pub name: OsString,
-    /// Its id.
-    pub id: CgroupId,
-}
-
 /// The id of a cgroup; nothing if there is none, or if it could not be looked at.
 pub fn look(path: &CgroupPath) -> Option<CgroupId> {
     look_at(&path.directory()).ok().flatten()
@@ -58,10 +49,10 @@ pub fn walk(root: &Path, levels: usize) -> impl Iterator<Item = io::Result<(Path
             if let Some((above, levels, entries)) = &mut current
                 && let Some(child) = entries.next()
             {
-                return Some(child.map(|child| {
-                    let directory = above.join(child.name);
+                return Some(child.map(|(name, id)| {
+                    let directory = above.join(name);
                     pending.push((directory.clone(), *levels));
-                    (directory, child.id)
+                    (directory, id)
                 }));
             }
             let (above, levels) = pending.pop()?;
@@ -87,8 +78,8 @@ pub fn units(
     let mut seen: BTreeMap<u32, usize> = BTreeMap::new();
     let mut pending = vec![String::new()];
     while let Some(above) = pending.pop() {
-        for child in children(&root.join(&above)).ok().flatten().into_iter().flatten().flatten() {
-            let path = places::join(&above, &child.name.to_string_lossy());
+        for (name, id) in children(&root.join(&above)).ok().flatten().into_iter().flatten().flatten() {
+            let path = places::join(&above, &name.to_string_lossy());
             let Some(instance) = path.parse().ok().and_then(&unit) else { continue };
             if let Manager::User(uid) = instance.manager {
                 let seen = seen.entry(uid).or_default();
@@ -100,7 +91,7 @@ pub fn units(
             if places::has_units(&instance) && enters(&instance) {
                 pending.push(path);
             }
-            found.push((instance, child.id));
+            found.push((instance, id));
         }
     }
     found
@@ -130,20 +121,18 @@ fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The cgroups in one.
+/// The names and ids of the cgroups in one.
 #[derive(Debug)]
 pub struct Children(ReadDir);
 
 impl Iterator for Children {
-    type Item = io::Result<Child>;
+    type Item = io::Result<(OsString, CgroupId)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             match if_there(self.0.next()?).transpose()? {
                 Ok(entry) if !entry.file_type().is_ok_and(|kind| kind.is_dir()) => {}
-                entry => {
-                    return Some(entry.map(|one| Child { name: one.file_name(), id: CgroupId(one.ino()) }));
-                }
+                entry => return Some(entry.map(|entry| (entry.file_name(), CgroupId(entry.ino())))),
             }
         }
     }
@@ -195,9 +184,9 @@ mod tests {
     fn an_id_is_the_same_however_it_is_looked_at() {
         let scratch = Scratch::new("id");
         scratch.make("a");
-        let child = children(&scratch.0).unwrap().unwrap().next().unwrap().unwrap();
-        assert_eq!(child.name, "a");
-        assert_eq!(look_at(&scratch.0.join("a")).unwrap(), Some(child.id));
+        let (name, id) = children(&scratch.0).unwrap().unwrap().next().unwrap().unwrap();
+        assert_eq!(name, "a");
+        assert_eq!(look_at(&scratch.0.join("a")).unwrap(), Some(id));
     }
 
     #[test]

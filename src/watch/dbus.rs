@@ -167,7 +167,7 @@ async fn appeared(path: &Path) -> io::Result<()> {
             let _ = inotify.watches().add(directory, mask);
         }
         if !path.exists() {
-            readable.ready().await?;
+            readable.ready().await;
         }
         // Closing it waits for all who look at watches in the kernel, for 20 ms at worst.
         tokio::task::spawn_blocking(move || drop((readable, inotify)));

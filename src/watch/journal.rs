@@ -39,8 +39,8 @@ impl Journal {
             return;
         }
         let ready = async |readable: Option<&Readable>| match readable {
-            Some(readable) if readable.ready().await.is_ok() => {}
-            _ => std::future::pending().await,
+            Some(readable) => readable.ready().await,
+            None => std::future::pending().await,
         };
         tokio::select! {
             () = ready(self.open.as_ref().map(|open| &open.readable)) => {}

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    future::poll_fn,
     io,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     task::{Context, Poll},
@@ -29,13 +30,8 @@ impl Readable {
 
     /// Waits until there is something to read. Dropping the future loses nothing; it stays ready until a
     /// [`Self::read`] says `WouldBlock`.
-    ///
-    /// # Errors
-    ///
-    /// The runtime is shutting down.
-    pub async fn ready(&self) -> io::Result<()> {
-        self.0.readable().await?.retain_ready();
-        Ok(())
+    pub async fn ready(&self) {
+        poll_fn(|cx| self.poll_ready(cx)).await;
     }
 
     /// The same for who polls by hand. Only the last task that polled is woken.

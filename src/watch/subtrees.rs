@@ -74,8 +74,6 @@ pub struct Subtrees {
     branches: BTreeMap<Manager, Branch>,
     listeners: Listeners,
     shares: Shares<Owner>,
-    /// When the root was looked for, if it is not there.
-    missed: Option<Duration>,
     /// Whether somebody said that there may be something new.
     is_nudged: bool,
     /// The errors that are in the log already.
@@ -106,7 +104,6 @@ impl Subtrees {
             branches: BTreeMap::new(),
             listeners,
             shares: Shares::new(SHARES),
-            missed: None,
             is_nudged: false,
             complaints: BTreeSet::new(),
             news: News::default(),
@@ -158,9 +155,8 @@ impl Subtrees {
         if self.branches.values().any(is_waiting) {
             return Some(Duration::ZERO);
         }
-        let missing = self.is_rootless().then(|| self.missed.map_or(Duration::ZERO, |at| at + RESCAN));
         let rescans = self.branches.values().filter_map(|branch| self.rescan_due(branch));
-        rescans.chain(missing).chain(self.shares.due()).min()
+        rescans.chain(self.shares.due()).min()
     }
 
     /// Reads what is pending, of each user not more than a share of a turn, and not of too many. Does not block. `now` is
@@ -195,10 +191,6 @@ impl Subtrees {
             instances: self.branches.values().map(|branch| branch.selected.len()).sum(),
             managers: self.branches.len(),
         }
-    }
-
-    fn is_rootless(&self) -> bool {
-        self.wanted.follows(Manager::System) && !self.branches.contains_key(&Manager::System)
     }
 
     /// What there is to be told since the last time.

@@ -79,11 +79,4 @@ impl Branch {
         let is_child = |path: &&String| !path[start..].is_empty() && !path[start..].contains('/');
         within(&self.slices, path).chain(within(&self.selected, path)).filter(is_child).cloned().collect()
     }
-
-    /// Notes that a scan has ended.
-    pub(super) fn settle(&mut self) {
-        if !self.has_scans() && self.beyond.is_empty() {
-            self.excess_is_told = false;
-        }
-    }
 }

@@ -2,8 +2,6 @@
 
 use std::io;
 
-use inotify::WatchDescriptor;
-
 use super::{
     Subtrees,
     branch::{Branch, Slice},
@@ -112,13 +110,12 @@ impl Subtrees {
         let top = top(manager);
         if self.branches.get(&manager).is_none_or(|branch| branch.slices.is_empty()) {
             self.news.work += work::LOOK;
-            if !matches!(look_at(&self.root.join(&top)), Ok(Some(_))) {
+            if manager != Manager::System && !matches!(look_at(&self.root.join(&top)), Ok(Some(_))) {
                 return;
             }
             let owner = self.listeners.assign(manager, &self.limits, &mut self.news.notices);
             let branch = self.branches.entry(manager).or_insert_with(|| Branch::new(owner, top.clone()));
             branch.owner = owner;
-            branch.lost_events |= !self.listeners.hear();
         }
         self.enter(manager, &top, None);
     }
@@ -164,16 +161,6 @@ impl Subtrees {
         }
         if let Some(error) = error {
             self.complain(manager, path, "watched", &error);
-        }
-    }
-
-    /// Notes that a watch has ended, and looks why.
-    pub(super) fn lose_watch(&mut self, manager: Manager, path: &str, watch: &WatchDescriptor) {
-        if let Some(slice) = self.branches.get_mut(&manager).and_then(|branch| branch.slices.get_mut(path))
-            && slice.watch.as_ref() == Some(watch)
-        {
-            slice.watch = None;
-            self.enter(manager, path, None);
         }
     }
 
@@ -223,6 +210,11 @@ impl Subtrees {
         let left = std::mem::replace(branch, Branch::new(branch.owner, branch.top.clone()));
         branch.touched.extend(left.selected.keys().cloned());
         branch.selected = left.selected.clone();
+        if manager == Manager::System {
+            // The root may come to be.
+            branch.unwatched.insert(String::new());
+            branch.rescanned = left.rescanned;
+        }
         self.let_go(left);
         self.drop_if_empty(manager);
     }
@@ -234,7 +226,8 @@ impl Subtrees {
 
     /// Forgets a manager that is gone, and of which nothing is left to tell.
     pub(super) fn drop_if_empty(&mut self, manager: Manager) {
-        if let Some(Branch { slices, selected, touched, .. }) = self.branches.get(&manager)
+        if manager != Manager::System
+            && let Some(Branch { slices, selected, touched, .. }) = self.branches.get(&manager)
             && slices.is_empty()
             && selected.is_empty()
             && touched.is_empty()

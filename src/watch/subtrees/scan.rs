@@ -1,6 +1,6 @@
 //! The work of a turn: events, looks and scans, each no more than there is a share for.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, ffi::OsStr, time::Duration};
 
 use inotify::EventMask;
 
@@ -12,8 +12,8 @@ use super::{
     work,
 };
 use crate::{
-    cgroupfs::{self, Child},
-    model::Manager,
+    cgroupfs,
+    model::{CgroupId, Manager},
     units::places::{is_slice, top, user_of_manager, user_of_slice},
 };
 
@@ -29,11 +29,15 @@ impl Subtrees {
             self.read(owner);
         }
         for manager in &managers {
-            self.look_at_touched(*manager, for_looks);
+            while self.news.work < for_looks
+                && let Some(branch) = self.branches.get_mut(manager)
+                && let Some(path) = branch.touched.pop_first()
+            {
+                self.look(*manager, path, None);
+                self.drop_if_empty(*manager);
+            }
         }
-        for manager in &managers {
-            self.scan(*manager, until);
-        }
+        managers.into_iter().for_each(|manager| self.scan(manager, until));
     }
 
     fn managers_of(&self, owner: Owner) -> Vec<Manager> {
@@ -62,23 +66,16 @@ impl Subtrees {
                 }
             } else if event.mask.contains(EventMask::IGNORED)
                 && let Some((manager, directory)) = listener.watches.remove(&event.wd)
+                && let Some(branch) = self.branches.get_mut(&manager)
+                && let Some(slice) = branch.slices.get_mut(&directory)
+                && slice.watch.as_ref() == Some(&event.wd)
             {
                 // The directory itself is gone, or at least its watch.
-                self.lose_watch(manager, &directory, &event.wd);
+                slice.watch = None;
+                self.enter(manager, &directory, None);
             }
         }
         self.buffer = buffer;
-    }
-
-    /// Looks at what something happened to, as long as there is something of the share left.
-    fn look_at_touched(&mut self, manager: Manager, until: u64) {
-        while self.news.work < until
-            && let Some(branch) = self.branches.get_mut(&manager)
-            && let Some(path) = branch.touched.pop_first()
-        {
-            self.look(manager, path, None);
-            self.drop_if_empty(manager);
-        }
     }
 
     /// Notes that the kernel has dropped events.
@@ -103,17 +100,14 @@ impl Subtrees {
     /// When a branch is to be scanned again.
     pub(super) fn rescan_due(&self, branch: &Branch) -> Option<Duration> {
         let pause = if self.is_nudged { RESCAN_WHEN_NUDGED } else { RESCAN };
-        let is_wanted = branch.lost_events || !branch.unwatched.is_empty() || !branch.beyond.is_empty();
+        let is_lossy = branch.lost_events || !self.listeners.hear();
+        let is_wanted = is_lossy || !branch.unwatched.is_empty() || !branch.beyond.is_empty();
         (is_wanted && !branch.has_scans())
             .then(|| branch.rescanned.map_or(Duration::ZERO, |last| last + pause))
     }
 
     /// Has scanned again what no event tells of, if that is due.
     pub(super) fn begin_rescans(&mut self, now: Duration) {
-        if self.is_rootless() && self.missed.is_none_or(|at| at + RESCAN <= now) {
-            self.missed = Some(now);
-            self.look_at_manager(Manager::System);
-        }
         let due =
             self.branches.iter().filter(|(_, branch)| self.rescan_due(branch).is_some_and(|at| at <= now));
         let due: Vec<Manager> = due.map(|(manager, _)| *manager).collect();
@@ -124,7 +118,7 @@ impl Subtrees {
             let (owner, unwatched) = (branch.owner, std::mem::take(&mut branch.unwatched));
             branch.due = std::mem::take(&mut branch.beyond);
             branch.due.extend(unwatched.iter().cloned());
-            if std::mem::replace(&mut branch.lost_events, !self.listeners.hear()) {
+            if std::mem::take(&mut branch.lost_events) || !self.listeners.hear() {
                 branch.due.extend(branch.slices.keys().cloned());
             }
             unwatched.iter().for_each(|path| self.enter(manager, path, None));
@@ -145,10 +139,10 @@ impl Subtrees {
         {
             let is_done = self.go_on(manager, &mut scan, until);
             if let Some(branch) = self.branches.get_mut(&manager) {
-                if !is_done {
-                    branch.scan = Some(scan);
+                branch.scan = (!is_done).then_some(scan);
+                if !branch.has_scans() && branch.beyond.is_empty() {
+                    branch.excess_is_told = false;
                 }
-                branch.settle();
             }
         }
     }
@@ -182,45 +176,41 @@ impl Subtrees {
 
     /// Goes on with a scan; whether it is done.
     fn go_on(&mut self, manager: Manager, scan: &mut Scan, until: u64) -> bool {
-        while let Some(child) = scan.children.as_mut().and_then(Iterator::next) {
-            self.news.work += work::NAME;
-            match child {
-                Ok(child) => self.see(manager, scan, child),
-                Err(error) => {
-                    self.complain(manager, &scan.path, "read", &error);
-                    return true;
+        while self.news.work < until {
+            if let Some(child) = scan.children.as_mut().and_then(Iterator::next) {
+                self.news.work += work::NAME;
+                match child {
+                    Ok((name, id)) => self.see(manager, scan, &name, id),
+                    Err(error) => {
+                        self.complain(manager, &scan.path, "read", &error);
+                        return true;
+                    }
                 }
-            }
-            if self.news.work >= until {
-                return false;
-            }
-        }
-        scan.children = None;
-        while let Some(path) = scan.unseen.pop_first() {
-            self.look(manager, path, None);
-            if self.news.work >= until {
-                return scan.unseen.is_empty();
+            } else if let Some(path) = scan.unseen.pop_first() {
+                self.look(manager, path, None);
+            } else {
+                return true;
             }
         }
-        true
+        false
     }
 
     /// Takes note of what is in a slice.
-    fn see(&mut self, manager: Manager, scan: &mut Scan, child: Child) {
-        let Some(path) = unit_path(&scan.path, &child.name) else { return };
+    fn see(&mut self, manager: Manager, scan: &mut Scan, name: &OsStr, id: CgroupId) {
+        let Some(path) = unit_path(&scan.path, name) else { return };
         scan.unseen.remove(&path);
         let is_heard = self.listeners.hear();
         let Some(branch) = self.branches.get(&manager) else { return };
         let is_known = match branch.slices.get(&path) {
-            Some(slice) => slice.id == Some(child.id) && (slice.watch.is_some() || !is_heard),
+            Some(slice) => slice.id == Some(id) && (slice.watch.is_some() || !is_heard),
             None => {
-                branch.selected.get(&path) == Some(&child.id)
+                branch.selected.get(&path) == Some(&id)
                     && !is_slice(&path)
                     && user_of_manager(&path).is_none()
             }
         };
         if !is_known {
-            self.look(manager, path, Some(child.id));
+            self.look(manager, path, Some(id));
         }
     }
 }
