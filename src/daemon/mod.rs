@@ -298,10 +298,10 @@ impl Daemon {
                 }
             }
             has_acted = self.act(sources);
-            if let Some(reader) = sources.journal.as_ref().filter(|_| journal_knows_more)
+            if let Some((nudge, _)) = sources.journal.as_ref().filter(|_| journal_knows_more)
                 && self.nudged.elapsed() >= NUDGE_PAUSE
             {
-                reader.nudge();
+                let _ = nudge.try_send(());
                 self.nudged = Instant::now();
             }
             self.notices.status(&self.policy, &self.engine.figures());

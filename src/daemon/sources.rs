@@ -32,7 +32,7 @@ use crate::{
         files::{ConfigFiles, SETTLE},
         hosts,
         readable::Readable,
-        reader::Reader,
+        reader,
         resolver::{Answer, Resolver},
         schedule::Outcome,
         subtrees::{self, Subtrees},
@@ -55,7 +55,8 @@ pub(super) struct Sources {
     pub(super) dbus_units: watch::Sender<BTreeSet<UnitName>>,
     pub(super) dbus_looks: mpsc::Sender<UnitName>,
     dbus_ends: Option<(watch::Receiver<BTreeSet<UnitName>>, mpsc::Receiver<UnitName>)>,
-    pub(super) journal: Option<Reader>,
+    /// What has the journal's reader look now, and what it has read.
+    pub(super) journal: Option<(mpsc::Sender<()>, mpsc::Receiver<Vec<Heard>>)>,
     pub(super) monitor: RulesetMonitor,
     pub(super) ruleset: Readable,
     pub(super) hosts: Resolver<HostName, BTreeSet<IpAddr>>,
@@ -91,7 +92,7 @@ impl Sources {
         let (dbus_units, units) = watch::channel(BTreeSet::new());
         let (dbus_looks, looks) = mpsc::channel(64);
         let wanted = |source| options.sources.contains(&source);
-        let journal = wanted(Source::Journal).then(Reader::spawn).transpose();
+        let journal = wanted(Source::Journal).then(reader::spawn).transpose();
         let cgroups = wanted(Source::Cgroup).then(Cgroups::new).transpose();
         let root = PathBuf::from(CGROUP_ROOT);
         let subtrees = match wanted(Source::Cgroup) {
@@ -204,9 +205,9 @@ impl Sources {
                     None => Poll::Pending,
                 },
                 &mut |cx| messages(self.dbus.as_mut(), cx).map(News::Dbus),
-                &mut |cx| match &mut self.journal {
-                    Some(reader) => reader.poll_next(cx).map(News::Journal),
-                    None => Poll::Pending,
+                &mut |cx| match self.journal.as_mut().map(|(_, read)| read.poll_recv(cx)) {
+                    Some(Poll::Ready(Some(heard))) => Poll::Ready(News::Journal(heard)),
+                    _ => Poll::Pending,
                 },
                 &mut |cx| self.ruleset.poll_ready(cx).map(|()| News::Ruleset),
                 &mut |cx| host.as_mut().poll(cx).map(News::Host),

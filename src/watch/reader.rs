@@ -1,54 +1,27 @@
 //! The journal's reader, on a thread of its own: to open a file of the journal can take longer than a service takes to
 //! send its first packet.
 
-use std::{
-    io,
-    task::{Context, Poll},
-    thread,
-};
+use std::{io, thread};
 
 use tokio::{runtime, sync::mpsc};
 
 use super::{Heard, journal::Journal, pages};
 
-/// The thread, as the daemon has it.
-#[derive(Debug)]
-pub struct Reader {
-    nudges: mpsc::Sender<()>,
-    read: mpsc::Receiver<Vec<Heard>>,
-}
-
 /// Enough for libsystemd, in bytes.
 const STACK: usize = 512 * 1024;
 
-impl Reader {
-    /// Starts it.
-    ///
-    /// # Errors
-    /// The system has no thread or no file descriptor left.
-    pub fn spawn() -> io::Result<Self> {
-        let (nudges, nudged) = mpsc::channel(1);
-        let (sender, read) = mpsc::channel(64);
-        let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-        thread::Builder::new()
-            .name("journal".to_owned())
-            .stack_size(STACK)
-            .spawn(move || runtime.block_on(run(nudged, sender)))?;
-        Ok(Self { nudges, read })
-    }
-
-    /// Has it look now: another source spoke, and journald wakes its readers late. Does not block.
-    pub fn nudge(&self) {
-        let _ = self.nudges.try_send(());
-    }
-
-    /// What it has read next. Nothing for ever once the thread has ended.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Heard>> {
-        match self.read.poll_recv(cx) {
-            Poll::Ready(Some(read)) => Poll::Ready(read),
-            _ => Poll::Pending,
-        }
-    }
+/// Starts the thread. It looks now if it is told so, by `try_send`: another source spoke, and journald wakes its readers
+/// late. What it has read comes in portions.
+///
+/// # Errors
+/// The system has no thread or no file descriptor left.
+pub fn spawn() -> io::Result<(mpsc::Sender<()>, mpsc::Receiver<Vec<Heard>>)> {
+    let (nudge, nudged) = mpsc::channel(1);
+    let (sender, read) = mpsc::channel(64);
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let work = move || runtime.block_on(run(nudged, sender));
+    thread::Builder::new().name("journal".to_owned()).stack_size(STACK).spawn(work)?;
+    Ok((nudge, read))
 }
 
 /// Ends when nobody listens any more.

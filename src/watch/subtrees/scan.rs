@@ -199,10 +199,9 @@ impl Subtrees {
     fn see(&mut self, manager: Manager, scan: &mut Scan, name: &OsStr, id: CgroupId) {
         let Some(path) = unit_path(&scan.path, name) else { return };
         scan.unseen.remove(&path);
-        let is_heard = self.listeners.hear();
         let Some(branch) = self.branches.get(&manager) else { return };
         let is_known = match branch.slices.get(&path) {
-            Some(slice) => slice.id == Some(id) && (slice.watch.is_some() || !is_heard),
+            Some(slice) => slice.id == Some(id) && (slice.watch.is_some() || !self.listeners.hear()),
             None => {
                 branch.selected.get(&path) == Some(&id)
                     && !is_slice(&path)
