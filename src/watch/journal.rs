@@ -309,15 +309,7 @@ fn read(journal: &mut JournalRef, last: &mut Start, heard: &mut Vec<Heard>) -> i
     while count < ENTRIES_AT_ONCE && journal.next()? > 0 {
         count += 1;
         let system = field(journal, c"_SYSTEMD_UNIT")?.as_deref() == Some("init.scope");
-        let entry = Entry {
-            user: !system,
-            // Any user can write UNIT=; only systemd itself is in the system's init.scope.
-            unit: field(journal, if system { c"UNIT" } else { c"USER_UNIT" })?,
-            job_result: field(journal, c"JOB_RESULT")?,
-            message_id: field(journal, c"MESSAGE_ID")?,
-            message: field(journal, c"MESSAGE")?,
-        };
-        heard.extend(heard_of(entry));
+        heard.extend(heard_of(!system, |name| field(journal, name))?);
     }
     if count > 0 {
         *last = Start::After(journal.cursor()?);
@@ -328,16 +320,6 @@ fn read(journal: &mut JournalRef, last: &mut Start, heard: &mut Vec<Heard>) -> i
 fn field(journal: &mut JournalRef, name: &CStr) -> io::Result<Option<String>> {
     let value = journal.get_data(name)?;
     Ok(value.and_then(|field| Some(String::from_utf8_lossy(field.value()?).into_owned())))
-}
-
-/// What matters of an entry.
-#[derive(Debug, Default)]
-struct Entry {
-    user: bool,
-    unit: Option<String>,
-    job_result: Option<String>,
-    message_id: Option<String>,
-    message: Option<String>,
 }
 
 /// A unit that is about to be `activating` (SD_MESSAGE_UNIT_STARTING).
@@ -351,22 +333,28 @@ const SUCCESS: &str = "7ad2d189f7e94e70a38c781354912448";
 /// A unit ended badly (SD_MESSAGE_UNIT_FAILURE_RESULT).
 const FAILURE: &str = "d9b373ed55a64feb8242e02dbe79a49c";
 
-fn heard_of(entry: Entry) -> Vec<Heard> {
-    let Some(unit) = entry.unit.map(|name| UnitName(name.into())) else { return Vec::new() };
-    if entry.user {
+/// What an entry says, of a user's manager or of the system's.
+fn heard_of(
+    user: bool,
+    mut field: impl FnMut(&CStr) -> io::Result<Option<String>>,
+) -> io::Result<Vec<Heard>> {
+    // Any user can write UNIT=; only systemd itself is in the system's init.scope.
+    let name = field(if user { c"USER_UNIT" } else { c"UNIT" })?;
+    let Some(unit) = name.map(|name| UnitName(name.into())) else { return Ok(Vec::new()) };
+    if user {
         // Of users' units only cgroups tell anything, since a user manager logs what its user likes.
-        return vec![Heard::Changed(unit)];
+        return Ok(vec![Heard::Changed(unit)]);
     }
-    let state = match entry.message_id.as_deref() {
-        Some(STARTING) => Some(UnitState::Active),
-        Some(STARTED) => entry.message.is_some_and(|text| says_active(&text)).then_some(UnitState::Active),
-        Some(STOPPED | SUCCESS | FAILURE) => Some(UnitState::Inactive),
+    let is_active = match field(c"MESSAGE_ID")?.as_deref() {
+        Some(STARTING) => Some(true),
+        Some(STARTED) => field(c"MESSAGE")?.is_some_and(|text| says_active(&text)).then_some(true),
+        Some(STOPPED | SUCCESS | FAILURE) => Some(false),
         _ => None,
     };
-    let done = entry.job_result.as_deref() == Some("done");
+    let done = field(c"JOB_RESULT")?.as_deref() == Some("done");
     let first = if done { Heard::JobDone } else { Heard::Changed };
-    let state = state.map(|state| Heard::State(unit.clone(), state));
-    [first(unit)].into_iter().chain(state).collect()
+    let state = is_active.map(|active| Heard::State(unit.clone(), UnitState::of(active)));
+    Ok([first(unit)].into_iter().chain(state).collect())
 }
 
 /// Whether a done start job left the unit active. It did not if a condition was not met, and perhaps not
@@ -391,23 +379,27 @@ mod tests {
         Inactive,
     }
 
+    /// What an entry with these fields says; empty ones are none.
+    fn entry(user: bool, fields: &[(&CStr, &str)]) -> Vec<Heard> {
+        let field = |name: &CStr| fields.iter().find(|(of, text)| *of == name && !text.is_empty());
+        heard_of(user, |name| Ok(field(name).map(|(_, text)| (*text).to_owned()))).unwrap()
+    }
+
     /// What an entry of systemd's says about `a.service`.
     fn kinds(job_result: &str, message_id: &str, message: &str) -> Vec<Kind> {
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let entry = Entry {
-            user: false,
-            unit: some("a.service"),
-            job_result: some(job_result),
-            message_id: some(message_id),
-            message: some(message),
-        };
+        let fields = [
+            (c"UNIT", "a.service"),
+            (c"JOB_RESULT", job_result),
+            (c"MESSAGE_ID", message_id),
+            (c"MESSAGE", message),
+        ];
         let kind = |heard| match heard {
             Heard::Changed(_) => Kind::Changed,
             Heard::JobDone(_) => Kind::JobDone,
             Heard::State(_, UnitState::Active) => Kind::Active,
             _ => Kind::Inactive,
         };
-        heard_of(entry).into_iter().map(kind).collect()
+        entry(false, &fields).into_iter().map(kind).collect()
     }
 
     #[test]
@@ -447,8 +439,7 @@ mod tests {
 
     #[test]
     fn entries_without_a_unit_say_nothing() {
-        let entry = Entry { message_id: Some(STARTED.into()), ..Entry::default() };
-        assert_eq!(heard_of(entry), []);
+        assert_eq!(entry(false, &[(c"MESSAGE_ID", STARTED)]), []);
     }
 
     #[test]
@@ -475,13 +466,12 @@ mod tests {
 
     #[test]
     fn users_tell_only_that_something_happened() {
-        let entry = Entry {
-            user: true,
-            unit: Some("a.scope".into()),
-            job_result: Some("done".into()),
-            message_id: Some(STOPPED.into()),
-            message: None,
-        };
-        assert_eq!(heard_of(entry), [Heard::Changed(UnitName("a.scope".into()))]);
+        let fields = [
+            (c"USER_UNIT", "a.scope"),
+            (c"UNIT", "b.service"),
+            (c"JOB_RESULT", "done"),
+            (c"MESSAGE_ID", STOPPED),
+        ];
+        assert_eq!(entry(true, &fields), [Heard::Changed(UnitName("a.scope".into()))]);
     }
 }

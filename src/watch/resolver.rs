@@ -83,11 +83,10 @@ where
     pub async fn first_answers(&mut self, limit: Duration) -> Vec<Answer<N, A>> {
         let end = tokio::time::Instant::now() + limit;
         let mut answers = Vec::new();
-        while !self.schedule.is_complete() {
-            match timeout_at(end, self.next()).await {
-                Ok(answer) => answers.push(answer),
-                Err(_) => break,
-            }
+        while !self.schedule.is_complete()
+            && let Ok(answer) = timeout_at(end, self.next()).await
+        {
+            answers.push(answer);
         }
         answers
     }

@@ -30,9 +30,8 @@ pub fn guarded<R>(read: impl FnOnce() -> R) -> io::Result<(R, bool)> {
     FAULTED.store(false, Ordering::SeqCst);
     // SAFETY: gettid has no preconditions.
     READER.store(unsafe { libc::gettid() }, Ordering::SeqCst);
-    let unguard = Unguard;
     let result = read();
-    drop(unguard);
+    READER.store(0, Ordering::SeqCst);
     Ok((result, FAULTED.load(Ordering::SeqCst)))
 }
 
@@ -41,15 +40,6 @@ static READER: AtomicI32 = AtomicI32::new(0);
 static FAULTED: AtomicBool = AtomicBool::new(false);
 /// Known once the signal handler is installed; or why that could not be.
 static PAGE_SIZE: OnceLock<Result<usize, Errno>> = OnceLock::new();
-
-/// Ends the guard, also when `read` panics.
-struct Unguard;
-
-impl Drop for Unguard {
-    fn drop(&mut self) {
-        READER.store(0, Ordering::SeqCst);
-    }
-}
 
 fn install() -> Result<usize, Errno> {
     let action = SigAction::new(SigHandler::SigAction(on_sigbus), SaFlags::SA_SIGINFO, SigSet::empty());
