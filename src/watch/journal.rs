@@ -81,7 +81,10 @@ impl Journal {
                 return Ok(true);
             }
             let is_stirred = directories.is_stirred();
-            match process(&mut open.journal, &open.readable)? {
+            let change = open.journal.process()?;
+            // libsystemd has read its inotify descriptor to the end.
+            let _ = open.readable.read(|| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+            match change {
                 JournalWaitResult::Nop if !is_stirred => {}
                 _ if changed(&open.files, &open.refused, &list()?) => return Ok(false),
                 // What was written since the first look has woken nobody.
@@ -290,17 +293,6 @@ fn seek(journal: &mut JournalRef, start: &Start) -> systemd::Result<Start> {
         }
     }
     Ok(start.clone())
-}
-
-/// Lets libsystemd notice what happened to the files.
-fn process(journal: &mut JournalRef, readable: &Readable) -> io::Result<JournalWaitResult> {
-    let mut change = None;
-    let _ = readable.read(|| -> io::Result<()> {
-        change = Some(journal.process());
-        // libsystemd reads its inotify descriptor to the end.
-        Err(io::ErrorKind::WouldBlock.into())
-    });
-    Ok(change.unwrap_or_else(|| journal.process())?)
 }
 
 /// Reads the new entries; says whether there may be more.

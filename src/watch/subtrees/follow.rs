@@ -53,20 +53,18 @@ impl Subtrees {
     pub(super) fn adopt(&mut self, instance: &Instance) {
         let (manager, path) = (instance.manager, instance.path.as_str());
         self.look_at_manager(manager);
-        let top = top(manager);
-        let slices =
-            path.match_indices('/').map(|(at, _)| &path[..at]).filter(|slice| slice.len() > top.len());
-        for slice in slices {
-            if self.branches.get(&manager).is_some_and(|branch| !branch.slices.contains_key(slice)) {
+        let top = top(manager).len();
+        let follows = |all: &Self, slice: &str| {
+            all.branches.get(&manager).is_some_and(|branch| branch.slices.contains_key(slice))
+        };
+        for slice in path.match_indices('/').map(|(at, _)| &path[..at]) {
+            if slice.len() > top && !follows(self, slice) {
                 self.enter(manager, slice, None);
             }
         }
-        let parent = parent(path);
-        let is_followed =
-            self.branches.get(&manager).is_some_and(|branch| branch.slices.contains_key(parent));
         match look_at(&self.root.join(path)) {
-            Ok(id) => self.note(instance.clone(), id.filter(|_| is_followed)),
-            Err(error) => self.complain(manager, parent, "read", &error),
+            Ok(id) => self.note(instance.clone(), id.filter(|_| follows(self, parent(path)))),
+            Err(error) => self.complain(manager, parent(path), "read", &error),
         }
     }
 
@@ -196,10 +194,8 @@ impl Subtrees {
         }
         if manager == Manager::System {
             let prefix = below(path);
-            let is_in = |(user, branch): &(&Manager, &Branch)| {
-                **user != Manager::System && branch.top.starts_with(&prefix)
-            };
-            let users: Vec<Manager> = self.branches.iter().filter(is_in).map(|(user, _)| *user).collect();
+            let below = self.branches.iter().filter(|(_, branch)| branch.top.starts_with(&prefix));
+            let users: Vec<Manager> = below.map(|(user, _)| *user).collect();
             users.into_iter().for_each(|user| self.leave(user));
         }
     }
