@@ -265,7 +265,7 @@ impl Daemon {
             let mut journal_knows_more = false;
             for news in all {
                 journal_knows_more |= match &news {
-                    News::Cgroups(_) | News::Dbus(_) => true,
+                    News::Cgroups(_) | News::Heard(Source::Dbus, _) => true,
                     News::Subtrees(drained) => !drained.found.is_empty(),
                     _ => false,
                 };
@@ -278,13 +278,9 @@ impl Daemon {
                     News::Files => self.files_changed(sources),
                     News::Cgroups(drained) => self.see_named(drained, sources),
                     News::Subtrees(drained) => self.see_selected(drained),
-                    News::Dbus(all) => {
+                    News::Heard(source, all) => {
                         sources.subtrees.nudge();
-                        all.into_iter().for_each(|heard| self.hear(heard, Source::Dbus));
-                    }
-                    News::Journal(all) => {
-                        sources.subtrees.nudge();
-                        all.into_iter().for_each(|heard| self.hear(heard, Source::Journal));
+                        all.into_iter().for_each(|heard| self.hear(heard, source));
                     }
                     News::Ruleset => self.ruleset_changed(sources),
                     News::Host(answer) => self.host_answered(answer),

@@ -58,7 +58,12 @@ extern "C" fn on_sigbus(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     if reading && code == libc::BUS_ADRERR && put_zeros(address) {
         FAULTED.store(true, Ordering::SeqCst);
     } else {
-        die();
+        // What it does without a handler, once this one has returned: until then it is blocked.
+        // SAFETY: signal(2) and raise(3) are async-signal-safe.
+        unsafe {
+            libc::signal(libc::SIGBUS, libc::SIG_DFL);
+            libc::raise(libc::SIGBUS);
+        }
     }
 }
 
@@ -82,15 +87,6 @@ fn put_zeros(address: usize) -> bool {
         mapped
     };
     mapped != libc::MAP_FAILED
-}
-
-/// Lets SIGBUS do what it does without a handler: it is blocked until the handler returns.
-fn die() {
-    // SAFETY: signal(2) and raise(3) are async-signal-safe.
-    unsafe {
-        libc::signal(libc::SIGBUS, libc::SIG_DFL);
-        libc::raise(libc::SIGBUS);
-    }
 }
 
 #[cfg(test)]

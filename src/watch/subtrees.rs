@@ -164,7 +164,7 @@ impl Subtrees {
     pub fn drain(&mut self, now: Duration) -> Drained {
         self.shares.give(now);
         self.begin_rescans(now);
-        self.pause();
+        self.listeners.pause(&self.shares);
         let pending = self.listeners.pending();
         self.serve(Owner::System, SYSTEM_SHARE, pending.contains(&Owner::System));
         let busy = self.branches.values().filter(|branch| branch.is_busy()).map(|branch| branch.owner);
@@ -175,7 +175,7 @@ impl Subtrees {
             self.serve(owner, SHARES.share, pending.contains(&owner));
             self.shares.use_up(owner, self.news.work - before);
         }
-        self.pause();
+        self.listeners.pause(&self.shares);
         self.told()
     }
 
@@ -197,12 +197,6 @@ impl Subtrees {
     fn told(&mut self) -> Drained {
         let News { found, notices, .. } = std::mem::take(&mut self.news);
         Drained { found: found.into_iter().map(|(instance, id)| Found { instance, id }).collect(), notices }
-    }
-
-    /// Has nobody woken by those who must wait.
-    fn pause(&mut self) {
-        let shares = &self.shares;
-        self.listeners.pause(|owner| !shares.may_work(owner));
     }
 }
 

@@ -60,10 +60,6 @@ pub(super) struct Scan {
 }
 
 impl Branch {
-    pub(super) fn new(owner: Owner, top: String) -> Self {
-        Self { owner, top, ..Self::default() }
-    }
-
     pub(super) fn has_scans(&self) -> bool {
         self.scan.is_some() || !self.due.is_empty()
     }

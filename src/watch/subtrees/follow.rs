@@ -112,8 +112,8 @@ impl Subtrees {
                 return;
             }
             let owner = self.listeners.assign(manager, &self.limits, &mut self.news.notices);
-            let branch = self.branches.entry(manager).or_insert_with(|| Branch::new(owner, top.clone()));
-            branch.owner = owner;
+            let branch = self.branches.entry(manager).or_default();
+            (branch.owner, branch.top) = (owner, top.clone());
         }
         self.enter(manager, &top, None);
     }
@@ -203,7 +203,8 @@ impl Subtrees {
     /// Notes that a manager is gone. What was known of it is looked at when its turn comes.
     fn leave(&mut self, manager: Manager) {
         let Some(branch) = self.branches.get_mut(&manager) else { return };
-        let left = std::mem::replace(branch, Branch::new(branch.owner, branch.top.clone()));
+        let left = std::mem::take(branch);
+        (branch.owner, branch.top) = (left.owner, left.top.clone());
         branch.touched.extend(left.selected.keys().cloned());
         branch.selected = left.selected.clone();
         if manager == Manager::System {
@@ -264,9 +265,6 @@ impl Subtrees {
 impl super::Limits {
     /// What a user would have too much of with one more slice.
     fn excess(&self, branch: &Branch, path: &str) -> Option<String> {
-        if path == branch.top {
-            return None;
-        }
         let depth = path[branch.top.len()..].matches('/').count();
         if depth > self.depth {
             return Some(format!("more than {} slices in one another", self.depth));

@@ -11,7 +11,10 @@ use inotify::{Inotify, WatchDescriptor, WatchMask};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::Limits;
-use crate::{model::Manager, watch::readable::Readable};
+use crate::{
+    model::Manager,
+    watch::{readable::Readable, shares::Shares},
+};
 
 /// How many of them are asked each time; more than there are.
 const MOST: usize = 128;
@@ -129,11 +132,11 @@ impl Listeners {
         listener.map(|listener| listener.inotify.watches().add(directory, mask)).transpose()
     }
 
-    /// Leaves the events of some where they are: they no longer wake anybody.
-    pub(super) fn pause(&mut self, is_paused: impl Fn(Owner) -> bool) {
+    /// Leaves the events of those who must wait where they are: they no longer wake anybody.
+    pub(super) fn pause(&mut self, shares: &Shares<Owner>) {
         let Some((epoll, _)) = &self.epoll else { return };
         for (owner, listener) in &mut self.by_owner {
-            let pauses = is_paused(*owner);
+            let pauses = !shares.may_work(*owner);
             if std::mem::replace(&mut listener.is_paused, pauses) != pauses {
                 let flags = if pauses { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
                 let _ = epoll.modify(&listener.inotify, &mut EpollEvent::new(flags, listener.number()));
