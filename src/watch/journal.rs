@@ -52,7 +52,6 @@ impl Journal {
     /// is ready at once. A journal that is not open or became unreadable is opened at its end.
     ///
     /// # Errors
-    ///
     /// There is no journal, or none that may be read; the next call tries once more.
     pub fn drain(&mut self) -> io::Result<Vec<Heard>> {
         let mut heard = Vec::new();

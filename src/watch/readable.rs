@@ -19,7 +19,6 @@ impl Readable {
     /// Watches a non-blocking file descriptor. Must be called within a tokio runtime.
     ///
     /// # Errors
-    ///
     /// The descriptor can't be duplicated, or not be polled.
     pub fn of(fd: &impl AsRawFd) -> io::Result<Self> {
         // SAFETY: it is borrowed for this call only; a number that is not open cannot be duplicated.
@@ -46,7 +45,6 @@ impl Readable {
     /// Calls `read` if the descriptor is known to be ready, and notes when it would block.
     ///
     /// # Errors
-    ///
     /// `WouldBlock`, by itself or by `read`; and what else `read` says.
     pub fn read<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         self.0.try_io(Interest::READABLE, |_| read())

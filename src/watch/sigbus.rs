@@ -23,7 +23,6 @@ use nix::{
 /// returned is not to be relied on. Calls don't nest, and only one thread may make them at a time.
 ///
 /// # Errors
-///
 /// The signal handler could not be installed; `read` was not run.
 pub fn guarded<R>(read: impl FnOnce() -> R) -> io::Result<(R, bool)> {
     (*PAGE_SIZE.get_or_init(install))?;

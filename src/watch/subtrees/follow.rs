@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cgroupfs::{is_absence, look_at},
     model::{CgroupId, Instance, Manager},
-    units::places::{is_slice, top, user_of_manager},
+    units::places::{top, user_of_manager},
 };
 
 impl Subtrees {
@@ -19,14 +19,11 @@ impl Subtrees {
     pub(super) fn look(&mut self, manager: Manager, path: String, seen: Option<CgroupId>) {
         self.news.work += work::NAME;
         let Some(instance) = instance(&path).filter(|instance| instance.manager == manager) else { return };
-        if is_slice(&instance.unit.0) && self.wanted.enters(&instance) {
-            self.enter(manager, &path, seen);
-        }
-        if manager == Manager::System
-            && let Some(user) = user_of_manager(&path).map(Manager::User)
-            && self.wanted.follows(user)
-        {
-            self.look_at_manager(user);
+        if self.wanted.enters(&instance) {
+            match user_of_manager(&path) {
+                Some(uid) => self.look_at_manager(Manager::User(uid)),
+                None => self.enter(manager, &path, seen),
+            }
         }
         let Some(branch) = self.branches.get_mut(&manager) else { return };
         let known = branch.selected.get(&path).copied();

@@ -149,14 +149,13 @@ impl Listeners {
         let Some((epoll, readable)) = &self.epoll else { return BTreeSet::new() };
         let wait = || {
             let mut events = [EpollEvent::empty(); MOST];
-            match epoll.wait(&mut events, EpollTimeout::ZERO)? {
-                0 => Err(io::ErrorKind::WouldBlock.into()),
-                count => {
-                    let numbers: BTreeSet<u64> = events[..count].iter().map(EpollEvent::data).collect();
-                    let pending = self.by_owner.iter().filter(|(_, one)| numbers.contains(&one.number()));
-                    Ok(pending.map(|(owner, _)| *owner).collect())
-                }
+            let count = epoll.wait(&mut events, EpollTimeout::ZERO)?;
+            if count == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
             }
+            let numbers: BTreeSet<u64> = events[..count].iter().map(EpollEvent::data).collect();
+            let pending = self.by_owner.iter().filter(|(_, one)| numbers.contains(&one.number()));
+            Ok(pending.map(|(owner, _)| *owner).collect())
         };
         wait().or_else(|_: io::Error| readable.read(wait)).unwrap_or_default()
     }

@@ -22,10 +22,11 @@ impl Subtrees {
     /// get no more than half of it.
     pub(super) fn serve(&mut self, owner: Owner, share: u64, has_events: bool) {
         let until = self.news.work + share;
-        let managers = self.managers_of(owner);
-        let mine = || self.branches.values().filter(|branch| branch.owner == owner);
-        let for_looks = if mine().any(Branch::has_scans) { until - share / 2 } else { until };
-        if has_events && mine().all(|branch| branch.touched.is_empty()) {
+        let mine = || self.branches.iter().filter(|(_, branch)| branch.owner == owner);
+        let managers: Vec<Manager> = mine().map(|(manager, _)| *manager).collect();
+        let has_scans = mine().any(|(_, branch)| branch.has_scans());
+        let for_looks = if has_scans { until - share / 2 } else { until };
+        if has_events && mine().all(|(_, branch)| branch.touched.is_empty()) {
             self.read(owner);
         }
         for manager in &managers {
@@ -38,11 +39,6 @@ impl Subtrees {
             }
         }
         managers.into_iter().for_each(|manager| self.scan(manager, until));
-    }
-
-    fn managers_of(&self, owner: Owner) -> Vec<Manager> {
-        let branches = self.branches.iter().filter(|(_, branch)| branch.owner == owner);
-        branches.map(|(manager, _)| *manager).collect()
     }
 
     /// Reads once from an inotify instance.
@@ -80,8 +76,7 @@ impl Subtrees {
 
     /// Notes that the kernel has dropped events.
     pub(super) fn note_overflow(&mut self, owner: Owner) {
-        for manager in self.managers_of(owner) {
-            let Some(branch) = self.branches.get_mut(&manager) else { continue };
+        for (manager, branch) in self.branches.iter_mut().filter(|(_, branch)| branch.owner == owner) {
             branch.lost_events = true;
             branch.overflows = branch.overflows.saturating_add(1);
             let whose = match manager {
