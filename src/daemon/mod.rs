@@ -6,6 +6,7 @@
 //! watchdog. Then what the engine wants is done, once. So nobody waits for anybody else for longer than a turn, and what
 //! is pending together is committed together.
 
+mod files;
 mod notices;
 mod process;
 mod settle;
@@ -14,11 +15,10 @@ mod state_log;
 mod turn;
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -32,29 +32,23 @@ use crate::{
     commands::Failure,
     dispatch::{self, Script, is_identifier},
     effects::{self, Done, Failed},
-    engine::{Action, Engine, Event, PolicyLoaded, Settings, UNSETTLED, hosts::HostSets},
+    engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
     load::{self, Load, LoadError},
     log,
     model::{CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
     nft::{Change, Interest, Kernel, Nftables, probe},
-    policy::{
-        Policy,
-        files::{Disk, Files},
-        hosts::HostName,
-        parse,
-    },
+    policy::{Policy, hosts::HostName},
     text::diagnostic::Severity,
     units::{places::user_of, selector::Users},
     watch::{
         Heard,
         cgroups::{self, Cgroups, Seen},
-        files,
         resolver::Answer,
         subtrees::{self, Found},
     },
 };
+use files::PolicyFiles;
 use notices::{Notices, notify};
-use settle::{Readings, Texts, Verdict, texts};
 use sources::{News, Sources};
 use state_log::StateLog;
 
@@ -64,9 +58,9 @@ use state_log::StateLog;
 /// What keeps it from starting; once it runs, nothing ends it but a signal.
 pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     process::share_the_heap();
-    let (policy, looked_at) =
-        read_settled(&options).await.map_err(|failure| Failure { exit_code: NOT_CONFIGURED, ..failure })?;
     let missing = |missing: String| Failure { exit_code: NOT_CONFIGURED, ..Failure::new(missing) };
+    let mut files = PolicyFiles::new(options.files.clone());
+    let policy = files.read_settled().await.map_err(|failure| missing(failure.message))?;
     let mut kernel = Nftables::open().map_err(missing)?;
     probe::require_net_admin().map_err(missing)?;
     probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(missing)?;
@@ -74,14 +68,14 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
         probe::require_nft_socket(&mut kernel).map_err(missing)?;
     }
     let mut sources = Sources::open(&options, &mut kernel)?;
-    let mut daemon = Daemon::new(options, policy, kernel);
+    files.watch(&mut sources.files);
+    let mut daemon = Daemon::new(options, files, policy, kernel);
     if let Some(path) = &daemon.options.state_log {
         let failure = |error| Failure::new(format!("{}: {error}", path.display()));
         let log = StateLog::begin(path.clone(), daemon.now(), &daemon.engine).map_err(failure)?;
         daemon.state_log = Some(log);
     }
     daemon.notices.files_read(&daemon.policy);
-    watch_files(&mut sources, &looked_at);
     let policy = Arc::clone(&daemon.policy);
     sources.ask_for(&policy);
     for answer in sources.users.first_answers(FIRST_ANSWERS).await {
@@ -102,60 +96,6 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     notify(&[NotifyState::Stopping]);
     sources.close(move || drop(daemon));
     Ok(ExitCode::SUCCESS)
-}
-
-/// The files that a reading looked at, or for.
-type LookedAt = BTreeSet<PathBuf>;
-
-/// The machine's files, and what was looked at.
-#[derive(Default)]
-struct Noted(RefCell<LookedAt>);
-
-impl Files for Noted {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.0.borrow_mut().insert(path.to_owned());
-        Disk.read(path)
-    }
-
-    fn glob(&self, pattern: &str) -> Vec<PathBuf> {
-        self.0.borrow_mut().insert(files::base_of(pattern));
-        Disk.glob(pattern)
-    }
-
-    fn identity(&self, path: &Path) -> PathBuf {
-        Disk.identity(path)
-    }
-}
-
-fn read(options: &cli::Daemon) -> Result<(Policy, LookedAt), Failure> {
-    let noted = Noted::default();
-    let policy = parse::read(&noted, &options.files).map_err(Failure::new)?;
-    Ok((policy, noted.0.into_inner()))
-}
-
-/// The files as they are once nobody is writing them.
-async fn read_settled(options: &cli::Daemon) -> Result<(Policy, LookedAt), Failure> {
-    let mut readings = Readings::default();
-    loop {
-        let (policy, looked_at) = read(options)?;
-        match readings.judge(&Texts::new(), texts(&policy), age) {
-            Verdict::Unsettled => tokio::time::sleep(UNSETTLED).await,
-            Verdict::Whole | Verdict::Emptied(_) => return Ok((policy, looked_at)),
-        }
-    }
-}
-
-/// How long ago a file was changed.
-fn age(path: &str) -> Option<Duration> {
-    fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()
-}
-
-fn watch_files(sources: &mut Sources, looked_at: &LookedAt) {
-    for (directory, error) in
-        sources.files.iter_mut().flat_map(|files| files.follow(looked_at.iter().map(PathBuf::as_path)))
-    {
-        tracing::warn!("{} cannot be watched for changes of the files: {error}", directory.display());
-    }
 }
 
 /// The exit code for what does not mend itself: no file, no nft, no rights (systemd.exec(5), EXIT_NOTCONFIGURED).
@@ -197,9 +137,7 @@ struct Daemon {
     notices: Notices,
     state_log: Option<StateLog>,
     bus_is_lost: bool,
-    /// What the files said when they were last taken, and what was read since.
-    texts: Texts,
-    readings: Readings,
+    files: PolicyFiles,
     /// Whether the next reading is of files that changed by themselves, which are not loaded if they have errors.
     is_strict: bool,
     /// When the memory that a repair took is given back, unless there is another one before.
@@ -207,7 +145,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(options: cli::Daemon, policy: Policy, kernel: Nftables) -> Self {
+    fn new(options: cli::Daemon, files: PolicyFiles, policy: Policy, kernel: Nftables) -> Self {
         let names = |units: &[String]| units.iter().map(|unit| UnitName(unit.as_str().into())).collect();
         let settings = Settings {
             cooldown: Duration::from_millis(options.cooldown),
@@ -229,9 +167,8 @@ impl Daemon {
             notices: Notices::default(),
             state_log: None,
             bus_is_lost: false,
-            texts: texts(&policy),
+            files,
             policy: Arc::new(policy),
-            readings: Readings::default(),
             is_strict: false,
             calm: None,
         }
@@ -519,55 +456,37 @@ impl Daemon {
 
     /// Has the files loaded again if they say something else.
     fn files_changed(&mut self, sources: &mut Sources) {
-        match read(&self.options) {
-            Ok((policy, looked_at)) => {
-                watch_files(sources, &looked_at);
-                if texts(&policy) != self.texts {
-                    self.is_strict = true;
-                    self.tell(Event::ReloadRequested);
-                }
+        let changed = self.files.have_changed();
+        self.files.watch(&mut sources.files);
+        match changed {
+            Ok(true) => {
+                self.is_strict = true;
+                self.tell(Event::ReloadRequested);
             }
+            Ok(false) => {}
             Err(Failure { message, .. }) => tracing::error!("the old policy stays: {message}"),
         }
     }
 
     /// Reads the files again. None if they may be half written; a failure if they are not to be loaded.
-    fn reread(&mut self, sources: &mut Sources) -> Result<Option<Policy>, Failure> {
-        let (policy, looked_at) = read(&self.options)?;
-        watch_files(sources, &looked_at);
-        let now = texts(&policy);
-        match self.readings.judge(&self.texts, now.clone(), age) {
-            Verdict::Unsettled => return Ok(None),
-            Verdict::Emptied(file) => {
-                return Err(Failure::new(format!(
-                    "{file} is empty now; if that is meant, write a comment into it"
-                )));
-            }
-            Verdict::Whole => self.texts = now,
-        }
+    fn reread(&mut self, sources: &mut Sources) -> Result<Option<Arc<Policy>>, Failure> {
+        let policy = self.files.read();
+        self.files.watch(&mut sources.files);
+        let Some(policy) = policy? else { return Ok(None) };
+        self.notices.files_read(&policy);
         let errors = policy.diagnostics.iter().filter(|one| one.severity() == Severity::Error).count();
         if self.is_strict && errors > 0 {
-            self.notices.files_read(&policy);
             return Err(Failure::new(format!("the changed files have errors ({errors})")));
         }
-        Ok(Some(policy))
+        Ok(Some(policy.into()))
     }
 
     fn reload(&mut self, sources: &mut Sources, reread: bool, flush: bool) {
         notices::reloading();
-        let policy = match reread {
-            true => match self.reread(sources) {
-                Ok(Some(policy)) => Ok(Arc::new(policy)),
-                Ok(None) => return self.tell(Event::FilesUnsettled),
-                Err(failure) => Err(failure),
-            },
-            false => Ok(Arc::clone(&self.policy)),
-        };
+        let policy = if reread { self.reread(sources) } else { Ok(Some(Arc::clone(&self.policy))) };
         match policy {
-            Ok(policy) => {
-                if reread {
-                    self.notices.files_read(&policy);
-                }
+            Ok(None) => return self.tell(Event::FilesUnsettled),
+            Ok(Some(policy)) => {
                 if let Err(error) = self.load(sources, policy, flush, reread) {
                     notices::load_failed(&error, self.engine.load_has_failed());
                     self.tell(Event::LoadFailed { passing: error.passing });

@@ -1,0 +1,109 @@
+//! The policy's files: what they say once nobody is writing them, and where a change of them would be seen.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::settle::{Readings, Texts, Verdict, texts};
+use crate::{
+    commands::Failure,
+    engine::UNSETTLED,
+    policy::{
+        Policy,
+        files::{Disk, Files},
+        parse,
+    },
+    watch::files::{ConfigFiles, base_of},
+};
+
+/// The files of a policy, as they were read.
+#[derive(Debug, Default)]
+pub(super) struct PolicyFiles {
+    paths: Vec<PathBuf>,
+    /// What the last reading looked at, or for.
+    looked_at: BTreeSet<PathBuf>,
+    /// What the files said when they were last taken, and what was read since.
+    texts: Texts,
+    readings: Readings,
+}
+
+impl PolicyFiles {
+    pub(super) fn new(paths: Vec<PathBuf>) -> Self {
+        Self { paths, ..Self::default() }
+    }
+
+    /// Waits until nobody is writing them.
+    pub(super) async fn read_settled(&mut self) -> Result<Policy, Failure> {
+        loop {
+            match self.read()? {
+                Some(policy) => return Ok(policy),
+                None => tokio::time::sleep(UNSETTLED).await,
+            }
+        }
+    }
+
+    /// Reads them. None if they may be half written.
+    pub(super) fn read(&mut self) -> Result<Option<Policy>, Failure> {
+        let policy = self.parse()?;
+        let now = texts(&policy);
+        match self.readings.judge(&self.texts, now.clone(), age) {
+            Verdict::Unsettled => Ok(None),
+            Verdict::Emptied(file) => {
+                Err(Failure::new(format!("{file} is empty now; if that is meant, write a comment into it")))
+            }
+            Verdict::Whole => {
+                self.texts = now;
+                Ok(Some(policy))
+            }
+        }
+    }
+
+    /// Whether they say something else than when they were last taken.
+    pub(super) fn have_changed(&mut self) -> Result<bool, Failure> {
+        Ok(texts(&self.parse()?) != self.texts)
+    }
+
+    fn parse(&mut self) -> Result<Policy, Failure> {
+        let noted = Noted::default();
+        let policy = parse::read(&noted, &self.paths).map_err(Failure::new)?;
+        self.looked_at = noted.0.into_inner();
+        Ok(policy)
+    }
+
+    /// Watches what the last reading looked at, if they are to be watched.
+    pub(super) fn watch(&self, watched: &mut Option<ConfigFiles>) {
+        let looked_at = || self.looked_at.iter().map(PathBuf::as_path);
+        for (directory, error) in watched.iter_mut().flat_map(|watched| watched.follow(looked_at())) {
+            tracing::warn!("{} cannot be watched for changes of the files: {error}", directory.display());
+        }
+    }
+}
+
+/// The machine's files, and what was looked at.
+#[derive(Default)]
+struct Noted(RefCell<BTreeSet<PathBuf>>);
+
+impl Files for Noted {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.0.borrow_mut().insert(path.to_owned());
+        Disk.read(path)
+    }
+
+    fn glob(&self, pattern: &str) -> Vec<PathBuf> {
+        self.0.borrow_mut().insert(base_of(pattern));
+        Disk.glob(pattern)
+    }
+
+    fn identity(&self, path: &Path) -> PathBuf {
+        Disk.identity(path)
+    }
+}
+
+/// How long ago a file was changed.
+fn age(path: &str) -> Option<Duration> {
+    fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()
+}
