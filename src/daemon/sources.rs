@@ -195,15 +195,9 @@ impl Sources {
                 &mut |cx| self.terminate.poll_recv(cx).map(|_| News::End),
                 &mut |cx| self.interrupt.poll_recv(cx).map(|_| News::End),
                 &mut |cx| self.hangup.poll_recv(cx).map(|_| News::Hangup),
-                &mut |cx| match cgroups {
-                    Some(cgroups) => poll_cgroups(cgroups, rescan, now(), cx).map(News::Cgroups),
-                    None => Poll::Pending,
-                },
-                &mut |cx| match files {
-                    Some(files) => poll_files(files, files_due, now(), cx),
-                    None => Poll::Pending,
-                },
-                &mut |cx| messages(self.dbus.as_mut(), cx).map(|all| News::Heard(Source::Dbus, all)),
+                &mut |cx| if_any(cgroups.as_mut(), |all| poll_cgroups(all, rescan, now(), cx)),
+                &mut |cx| if_any(files.as_mut(), |files| poll_files(files, files_due, now(), cx)),
+                &mut |cx| if_any(self.dbus.as_mut(), |dbus| messages(dbus, cx)),
                 &mut |cx| match self.journal.as_mut().map(|(_, read)| read.poll_recv(cx)) {
                     Some(Poll::Ready(Some(all))) => Poll::Ready(News::Heard(Source::Journal, all)),
                     _ => Poll::Pending,
@@ -218,19 +212,18 @@ impl Sources {
                     }
                     Poll::Ready(News::Subtrees(subtrees.drain(now())))
                 },
-                &mut |cx| match alarm.as_mut().as_pin_mut() {
-                    Some(alarm) => alarm.poll(cx).map(|()| News::Timeout),
-                    None => Poll::Pending,
-                },
-                &mut |cx| match &mut self.watchdog {
-                    Some(interval) => interval.poll_tick(cx).map(|_| News::Watchdog),
-                    None => Poll::Pending,
-                },
+                &mut |cx| if_any(alarm.as_mut().as_pin_mut(), |alarm| alarm.poll(cx).map(|()| News::Timeout)),
+                &mut |cx| if_any(self.watchdog.as_mut(), |every| every.poll_tick(cx).map(|_| News::Watchdog)),
             ],
             timeout != Some(Duration::ZERO),
         )
         .await
     }
+}
+
+/// What a source has, if there is one.
+fn if_any<S>(source: Option<S>, poll: impl FnOnce(S) -> Poll<News>) -> Poll<News> {
+    source.map_or(Poll::Pending, poll)
 }
 
 /// What named cgroups have. When some cannot be watched or looked at, all are looked at once a second.
@@ -239,7 +232,7 @@ fn poll_cgroups(
     rescan: &mut Option<Duration>,
     now: Duration,
     cx: &mut Context<'_>,
-) -> Poll<cgroups::Drained> {
+) -> Poll<News> {
     let drained = if rescan.is_some_and(|at| at <= now) {
         cgroups::Drained { seen: cgroups.rescan(), overflowed: false }
     } else if cgroups.poll_ready(cx).is_ready() {
@@ -248,7 +241,7 @@ fn poll_cgroups(
         return Poll::Pending;
     };
     *rescan = cgroups.is_blind().then(|| rescan.filter(|at| *at > now).unwrap_or(now + RESCAN));
-    Poll::Ready(drained)
+    Poll::Ready(News::Cgroups(drained))
 }
 
 /// The policy's files, once they rest after a change.
@@ -269,14 +262,13 @@ fn poll_files(
     }
 }
 
-/// Some messages of a channel, and never any of one that is closed.
-fn messages<T>(receiver: Option<&mut mpsc::Receiver<T>>, cx: &mut Context<'_>) -> Poll<Vec<T>> {
+/// Some of what the bus said, and never any once its channel is closed.
+fn messages(receiver: &mut mpsc::Receiver<Heard>, cx: &mut Context<'_>) -> Poll<News> {
     let mut all = Vec::new();
-    let Some(receiver) = receiver else { return Poll::Pending };
     while all.len() < MESSAGES
         && let Poll::Ready(Some(message)) = receiver.poll_recv(cx)
     {
         all.push(message);
     }
-    if all.is_empty() { Poll::Pending } else { Poll::Ready(all) }
+    if all.is_empty() { Poll::Pending } else { Poll::Ready(News::Heard(Source::Dbus, all)) }
 }

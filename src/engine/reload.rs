@@ -104,18 +104,20 @@ impl Reload {
 
     /// Asks for the same again, since files may be half written.
     pub(super) fn postpone(&mut self, now: Duration) {
-        self.reread |= self.tried.0;
-        self.flush |= self.tried.1;
-        self.due = Some(now + UNSETTLED);
+        self.again(now + UNSETTLED);
     }
 
     /// Notes that a load failed for want of something, and asks for the same again.
     pub(super) fn failed(&mut self, now: Duration) {
+        self.failures = self.failures.saturating_add(1);
+        let at = now + pause(self.failures, FIRST_PAUSE, LONGEST_PAUSE);
+        self.again(self.due.map_or(at, |due| due.max(at)));
+    }
+
+    fn again(&mut self, at: Duration) {
         self.reread |= self.tried.0;
         self.flush |= self.tried.1;
-        self.failures = self.failures.saturating_add(1);
-        let again = now + pause(self.failures, FIRST_PAUSE, LONGEST_PAUSE);
-        self.due = Some(self.due.map_or(again, |due| due.max(again)));
+        self.due = Some(at);
     }
 
     /// When it is to be done.

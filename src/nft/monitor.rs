@@ -77,30 +77,24 @@ pub struct Change {
     pub renamed: BTreeSet<ChainRef>,
 }
 
-impl Change {
-    /// Whether something may have to be put right.
-    pub fn is_any(&self) -> bool {
-        self.by.is_some() || self.overflow
-    }
-}
-
 /// A socket that hears of every change of the ruleset.
 #[derive(Debug)]
 pub struct RulesetMonitor {
     socket: OwnedFd,
-    /// Our own thread, as [`Generation`] names it.
-    own: u32,
-    /// Our chains, by their handles, whatever their names.
-    chains: BTreeMap<TableRef, BTreeSet<u64>>,
-    transaction: Transaction,
+    heard: Heard,
     buffer: Vec<u8>,
 }
 
-/// What is known of a transaction before it is known whose it is.
+/// What is known of our chains, and of a transaction before it is known whose it is.
 #[derive(Debug, Default)]
-struct Transaction {
+struct Heard {
+    /// Our own thread, as [`Generation`] names it.
+    own: u32,
+    /// Our chains, by their handles, whatever their names.
+    ours: BTreeMap<TableRef, BTreeSet<u64>>,
+    /// Whether the transaction touches what matters.
     has_touched: bool,
-    /// Chains that were made or changed, with their handles.
+    /// Chains that it makes or changes, with their handles.
     chains: Vec<(ChainRef, u64)>,
 }
 
@@ -124,8 +118,7 @@ impl RulesetMonitor {
         if setsockopt(&socket, sockopt::RcvBufForce, &WAITING_ROOM).is_err() {
             setsockopt(&socket, sockopt::RcvBuf, &MODEST_WAITING_ROOM)?;
         }
-        let (chains, transaction) = (BTreeMap::new(), Transaction::default());
-        Ok(Self { socket, own, chains, transaction, buffer: vec![0; RECEIVE_BUFFER] })
+        Ok(Self { socket, heard: Heard { own, ..Heard::default() }, buffer: vec![0; RECEIVE_BUFFER] })
     }
 
     /// Reads all that waits.
@@ -138,10 +131,9 @@ impl RulesetMonitor {
             match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(length) => {
                     for message in messages(&self.buffer[..length]) {
-                        self.transaction.take(&message, interest);
+                        self.heard.take(&message, interest);
                         if let Some(generation) = Generation::of(&message) {
-                            let whole = std::mem::take(&mut self.transaction);
-                            Self::end(&mut self.chains, whole, generation, self.own, &mut change);
+                            self.heard.end(generation, &mut change);
                         }
                     }
                 }
@@ -152,33 +144,9 @@ impl RulesetMonitor {
             }
         }
     }
-
-    fn end(
-        ours: &mut BTreeMap<TableRef, BTreeSet<u64>>,
-        transaction: Transaction,
-        generation: Generation,
-        own: u32,
-        change: &mut Change,
-    ) {
-        let Transaction { has_touched, chains } = transaction;
-        if generation.thread != own {
-            let is_renamed = |(chain, handle): &(ChainRef, u64)| {
-                !is_ours(&chain.name)
-                    && ours.get(&chain.table).is_some_and(|handles| handles.contains(handle))
-            };
-            change.renamed.extend(chains.into_iter().filter(is_renamed).map(|(chain, _)| chain));
-            change.by = change.by.take().or(has_touched.then_some((generation.name, generation.thread)));
-        } else if chains.iter().any(|(chain, _)| is_ours(&chain.name)) {
-            // A load, which makes all of them or speaks of them.
-            ours.clear();
-            for (chain, handle) in chains.into_iter().filter(|(chain, _)| is_ours(&chain.name)) {
-                ours.entry(chain.table).or_default().insert(handle);
-            }
-        }
-    }
 }
 
-impl Transaction {
+impl Heard {
     fn take(&mut self, message: &Message, interest: &Interest) {
         self.has_touched |= interest.is_touched_by(message) == Some(true);
         if message.nf_tables() == Some(NFT_MSG_NEWCHAIN)
@@ -186,6 +154,26 @@ impl Transaction {
             && let Some(handle) = message.long_number(NFTA_CHAIN_HANDLE)
         {
             self.chains.push((chain, handle));
+        }
+    }
+
+    /// The transaction was the one that made this generation.
+    fn end(&mut self, by: Generation, change: &mut Change) {
+        let has_touched = std::mem::take(&mut self.has_touched);
+        let chains = std::mem::take(&mut self.chains).into_iter();
+        let (named_ours, others): (Vec<_>, Vec<_>) = chains.partition(|(chain, _)| is_ours(&chain.name));
+        if by.thread != self.own {
+            let is_renamed = |(chain, handle): &(ChainRef, u64)| {
+                self.ours.get(&chain.table).is_some_and(|handles| handles.contains(handle))
+            };
+            change.renamed.extend(others.into_iter().filter(is_renamed).map(|(chain, _)| chain));
+            change.by = change.by.take().or(has_touched.then_some((by.name, by.thread)));
+        } else if !named_ours.is_empty() {
+            // A load, which makes all of them or speaks of them.
+            self.ours.clear();
+            for (chain, handle) in named_ours {
+                self.ours.entry(chain.table).or_default().insert(handle);
+            }
         }
     }
 }
