@@ -121,9 +121,8 @@ impl Refusal {
 pub fn chain_of_cgroups(annotation: &Annotation) -> Option<&ChainRef> {
     const PARTICULAR: [&str; 10] =
         ["tproxy", "redirect", "masquerade", "snat", "dnat", "dup", "fwd", "synproxy", "reject", "queue"];
-    let is_particular =
-        |part: &Part| matches!(part, Part::Verbatim(token) if PARTICULAR.iter().any(|word| token.is(word)));
-    let Statement::Rule(rule) = &annotation.statement else { return None };
+    let is_particular = |part: &Part| part.token().is_some_and(|token| token.is_any(&PARTICULAR));
+    let rule = annotation.rule()?;
     let is_about_cgroups = annotation.matches_cgroup() && !rule.body.iter().any(is_particular);
     is_about_cgroups.then_some(&rule.chain)
 }

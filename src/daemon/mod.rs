@@ -583,11 +583,7 @@ impl Daemon {
         let seen = sources.cgroups.as_mut().map(|cgroups| cgroups.follow(paths));
         self.see_named(cgroups::Drained { seen: seen.unwrap_or_default(), overflowed: false }, sources);
         sources.dbus_units.send_replace(self.engine.units());
-        self.find_active();
-    }
-
-    /// Looks which of the system's units whose state matters have a cgroup: nobody tells of them while there is no D-Bus.
-    fn find_active(&mut self) {
+        // Nobody tells of units whose state matters while there is no D-Bus.
         for unit in active(&self.engine.units_with_state()) {
             let (state, source) = (UnitState::Active, Source::Cgroup);
             self.tell(Event::UnitStateSeen { unit, state, source });

@@ -92,7 +92,7 @@ pub(super) fn around_units(body: &[Part]) -> Option<(Vec<&Token>, Vec<&Token>)> 
 /// Whether a packet that went through a rule may go through it again without any difference: matches, and then nothing or
 /// a verdict that is final.
 pub(super) fn may_be_repeated(rest: &[&Token]) -> bool {
-    let is_final = |token: &&Token| ["accept", "drop", "reject"].iter().any(|word| token.is(word));
+    let is_final = |token: &&Token| token.is_any(&["accept", "drop", "reject"]);
     let end = rest.iter().position(is_final).unwrap_or(rest.len());
     only_matches(&rest[..end])
 }
@@ -106,10 +106,7 @@ fn as_match(part: &Part) -> Option<Match<'_>> {
 }
 
 fn tokens(parts: &[Part]) -> Vec<&Token> {
-    parts
-        .iter()
-        .filter_map(|part| if let Part::Verbatim(token) = part { Some(token) } else { None })
-        .collect()
+    parts.iter().filter_map(Part::token).collect()
 }
 
 /// Whether a rule means the same in a chain that the user's chain calls: not if it may leave the user's chain by

@@ -233,10 +233,8 @@ impl Compiler<'_> {
     fn defines<'r>(&mut self, rules: impl Iterator<Item = &'r Rule<'r>>) {
         let mut users: BTreeMap<String, BTreeSet<AnnotationId>> = BTreeMap::new();
         for rule in rules {
-            for part in &rule.body {
-                if let Part::Verbatim(token) = part {
-                    note_variable(&mut users, token, [rule.id]);
-                }
+            for token in rule.body.iter().filter_map(Part::token) {
+                note_variable(&mut users, token, [rule.id]);
             }
         }
         for define in self.policy.defines.iter().rev() {

@@ -27,10 +27,7 @@ pub(super) fn written(annotation: &Annotation) -> Vec<Written<'_>> {
             elements.map(|(path, span, _)| Written { path, span: *span, cgroup: None }).collect()
         }
         Statement::Rule(rule) => {
-            let matches = rule.body.iter().filter_map(|part| match part {
-                Part::Cgroup(cgroup) => Some(&**cgroup),
-                Part::Verbatim(_) | Part::Units(_) => None,
-            });
+            let matches = rule.body.iter().filter_map(Part::cgroup);
             let paths = matches.flat_map(|cgroup| cgroup.paths.iter().map(move |path| (path, cgroup)));
             paths.map(|((path, span), cgroup)| Written { path, span: *span, cgroup: Some(cgroup) }).collect()
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     model::AnnotationId,
-    policy::{Annotation, CgroupMatch, Part, Policy, RuleStatement, Statement},
+    policy::{Annotation, CgroupMatch, Part, Policy, RuleStatement},
     text::{Span, Token, TokenKind},
 };
 
@@ -57,25 +57,12 @@ impl<'a> Subject<'a> {
 
 /// All annotations of a policy that are rules, in order.
 pub(super) fn all(policy: &Policy) -> Vec<Subject<'_>> {
-    policy
-        .iter()
-        .filter_map(|(id, annotation)| match &annotation.statement {
-            Statement::Rule(rule) => Some(of(id, annotation, rule)),
-            Statement::Element(_) => None,
-        })
-        .collect()
+    policy.iter().filter_map(|(id, annotation)| Some(of(id, annotation, annotation.rule()?))).collect()
 }
 
 fn of<'a>(id: AnnotationId, annotation: &'a Annotation, rule: &'a RuleStatement) -> Subject<'a> {
-    let mut cgroups = Vec::new();
-    let mut tokens = Vec::new();
-    for part in &rule.body {
-        match part {
-            Part::Cgroup(cgroup) => cgroups.push(&**cgroup),
-            Part::Units(_) => {}
-            Part::Verbatim(token) => tokens.push(token),
-        }
-    }
+    let cgroups = rule.body.iter().filter_map(Part::cgroup).collect();
+    let tokens: Vec<&Token> = rule.body.iter().filter_map(Part::token).collect();
     let found = verdict_at(&tokens);
     let before = &tokens[..found.unwrap_or(tokens.len())];
     let is_named = |at: usize| {

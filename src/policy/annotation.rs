@@ -86,7 +86,7 @@ impl Policy {
     /// The tokens of all annotations, as far as they are nft's business.
     pub fn tokens(&self) -> impl Iterator<Item = &Token> {
         let parts = self.annotations.iter().filter_map(Annotation::rule).flat_map(|rule| &rule.body);
-        parts.filter_map(|part| if let Part::Verbatim(token) = part { Some(token) } else { None })
+        parts.filter_map(Part::token)
     }
 
     /// All annotations with their ids.
@@ -238,25 +238,18 @@ impl Annotation {
 
     /// Where `socket cgroupv2 unit` stands in it.
     pub fn units_match(&self) -> Option<Span> {
-        self.rule()?
-            .body
-            .iter()
-            .find_map(|part| if let Part::Units(span) = part { Some(*span) } else { None })
+        self.rule()?.body.iter().find_map(Part::units)
     }
 }
 
 impl RuleStatement {
     fn matches_cgroup(&self) -> bool {
-        self.body.iter().any(|part| !matches!(part, Part::Verbatim(_)))
+        self.body.iter().any(|part| part.token().is_none())
     }
 
     /// The paths of all its cgroup matches.
     pub fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
-        let paths = self.body.iter().flat_map(|part| match part {
-            Part::Cgroup(cgroup) => &cgroup.paths[..],
-            Part::Verbatim(_) | Part::Units(_) => &[],
-        });
-        paths.map(|(path, _)| path)
+        self.body.iter().filter_map(Part::cgroup).flat_map(|cgroup| &cgroup.paths).map(|(path, _)| path)
     }
 }
 
@@ -269,6 +262,23 @@ pub enum Part {
     Cgroup(Box<CgroupMatch>),
     /// `socket cgroupv2 unit`: the cgroups of the units that are selected, from `socket` to `unit`.
     Units(Span),
+}
+
+impl Part {
+    /// What is nft's business.
+    pub fn token(&self) -> Option<&Token> {
+        if let Self::Verbatim(token) = self { Some(token) } else { None }
+    }
+
+    /// A match with paths.
+    pub fn cgroup(&self) -> Option<&CgroupMatch> {
+        if let Self::Cgroup(cgroup) = self { Some(cgroup) } else { None }
+    }
+
+    /// Where `socket cgroupv2 unit` stands.
+    pub fn units(&self) -> Option<Span> {
+        if let Self::Units(span) = self { Some(*span) } else { None }
+    }
 }
 
 /// `socket cgroupv2 level N "path"`, also with `!=`, `==` and several paths in braces.

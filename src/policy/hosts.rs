@@ -95,7 +95,7 @@ struct Finder<'a, 'd> {
 
 impl<'a> Finder<'a, '_> {
     fn token(&self, at: usize) -> Option<&'a Token> {
-        if let Part::Verbatim(token) = self.body.get(at)? { Some(token) } else { None }
+        self.body.get(at)?.token()
     }
 
     fn is_any(&self, at: usize, words: &[&str]) -> bool {

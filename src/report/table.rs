@@ -47,9 +47,7 @@ impl UnitRow {
             match &annotation.statement {
                 Statement::Rule(rule) => {
                     row.chains.insert(rule.chain.to_string());
-                    let level =
-                        |part: &Part| if let Part::Cgroup(one) = part { Some(one.level) } else { None };
-                    row.levels.extend(rule.body.iter().filter_map(level));
+                    row.levels.extend(rule.body.iter().filter_map(Part::cgroup).map(|one| one.level));
                 }
                 Statement::Element(element) => drop(row.sets.insert(element.set.to_string())),
             }

@@ -239,7 +239,7 @@ pub(super) fn plain_cgroups(outline: &Outline) -> Vec<(CgroupPath, Span)> {
 }
 
 fn paths(tokens: &[Token]) -> Vec<(CgroupPath, Span)> {
-    let is_operator = |token: &Token| ["==", "!=", "eq", "ne"].iter().any(|text| token.is(text));
+    let is_operator = |token: &Token| token.is_any(&["==", "!=", "eq", "ne"]);
     let tokens = &tokens[usize::from(tokens.first().is_some_and(is_operator))..];
     let is_list = tokens.first().is_some_and(|token| token.is("{"));
     let list = tokens.iter().take(if is_list { usize::MAX } else { 1 }).take_while(|token| !token.is("}"));
