@@ -218,7 +218,7 @@ impl Load<'_> {
                 script.lines.push(dispatch::deletion(row));
                 elements.push((at, true));
             }
-            script.lines.extend(dispatch::elements([row]).lines);
+            script.lines.push(dispatch::addition(row));
             elements.push((at, false));
         }
         Attempt { patterns, hosts, rows, instances, due, script, removal, fixed: fixed_lines, elements }

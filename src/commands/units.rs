@@ -15,7 +15,7 @@ use crate::{
     machine,
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, Manager},
     nft::probe,
-    policy::{Annotation, Policy, Statement, files::Disk, parse},
+    policy::{Annotation, Policy, files::Disk, parse},
     report::{
         offer::{Offer, UNNAMED_CHAIN, offer},
         units::{self, Row},
@@ -79,10 +79,7 @@ fn print_annotations(options: &Units, rows: &[Row], policy: &Policy, out: &mut d
 }
 
 fn first_chain(policy: &Policy) -> Option<String> {
-    policy.annotations.iter().find_map(|annotation| match &annotation.statement {
-        Statement::Rule(rule) => Some(rule.chain.to_string()),
-        Statement::Element(_) => None,
-    })
+    policy.annotations.iter().find_map(|annotation| Some(annotation.rule()?.chain.to_string()))
 }
 
 /// The units in order.

@@ -58,7 +58,7 @@ impl fmt::Display for Dispatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.script)?;
         self.rows.iter().try_for_each(|row| {
-            let element = format!("while {}: {}", row.condition, element_line(row));
+            let element = format!("while {}: {}", row.condition, addition(row));
             // A path may hold a line's end, behind which nft would read on.
             writeln!(f, "# {}", element.replace(char::is_control, " "))
         })?;
@@ -105,16 +105,14 @@ pub fn compile(
         match &annotation.statement {
             Statement::Element(statement) => compiler.element(id, annotation, statement),
             Statement::Rule(statement) => {
-                match compiler.hosts.put_in(id, statement, hosts, &mut compiler.names) {
-                    None => drop(compiler.dispatch.unresolved.insert(id)),
-                    Some(body) => {
-                        let rule = Rule { id, annotation, statement, body: apart(body) };
-                        let chain = &statement.chain;
-                        match chains.iter_mut().find(|rules| rules[0].statement.chain == *chain) {
-                            Some(rules) => rules.push(rule),
-                            None => chains.push(vec![rule]),
-                        }
-                    }
+                let Some(body) = compiler.hosts.put_in(id, statement, hosts, &mut compiler.names) else {
+                    compiler.dispatch.unresolved.insert(id);
+                    continue;
+                };
+                let rule = Rule { id, annotation, statement, body: apart(body) };
+                match chains.iter_mut().find(|rules| rules[0].statement.chain == statement.chain) {
+                    Some(rules) => rules.push(rule),
+                    None => chains.push(vec![rule]),
                 }
             }
         }
@@ -129,7 +127,7 @@ pub fn compile(
 pub fn hosting(policy: &Policy) -> (BTreeSet<ChainRef>, BTreeSet<SetRef>) {
     let mut chains = BTreeSet::new();
     let mut sets = BTreeSet::new();
-    for (_, annotation) in policy.iter() {
+    for annotation in &policy.annotations {
         match &annotation.statement {
             Statement::Rule(rule) => drop(chains.insert(rule.chain.clone())),
             Statement::Element(element) => drop(sets.insert(element.set.clone())),
@@ -142,16 +140,11 @@ pub fn hosting(policy: &Policy) -> (BTreeSet<ChainRef>, BTreeSet<SetRef>) {
 pub fn chains(policy: &Policy, left_out: &BTreeSet<AnnotationId>) -> BTreeMap<String, Vec<AnnotationId>> {
     let mut owners: BTreeMap<String, Vec<AnnotationId>> = BTreeMap::new();
     for (id, annotation) in policy.iter().filter(|(id, _)| !left_out.contains(id)) {
-        if let Statement::Rule(rule) = &annotation.statement {
+        if let Some(rule) = annotation.rule() {
             owners.entry(rule.chain.to_string()).or_default().push(id);
         }
     }
     owners
-}
-
-/// Elements as a script, for the transaction that loads the dispatch they belong to.
-pub fn elements<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Script {
-    Script { lines: rows.into_iter().map(element_line).collect() }
 }
 
 /// The comment by which our elements in users' own sets are told from theirs.
@@ -160,7 +153,8 @@ pub const MARK: &str = "scnpm";
 /// The only element of a gate.
 const EVERY_MARK: &str = "0-4294967295";
 
-fn element_line(row: &Row) -> Line {
+/// What adds a row's element, for the transaction that loads the dispatch it belongs to.
+pub fn addition(row: &Row) -> Line {
     Line::new(format!("add element {}", element_text(&row.element, ""))).of(&row.annotations)
 }
 

@@ -145,9 +145,8 @@ fn check_dispatch(policy: &Policy) {
     let dispatch = dispatch::compile(policy, &BTreeSet::new(), &hosts, &BTreeMap::new());
     assert!(dispatch.unresolved.is_empty());
     assert!(dispatch.hosts.iter().all(|set| !set.content(&hosts).is_empty()));
-    let elements = dispatch::elements(&dispatch.rows);
-    assert_eq!(elements.lines.len(), dispatch.rows.len());
-    for line in dispatch.script.lines.iter().chain(&elements.lines) {
+    let elements: Vec<dispatch::Line> = dispatch.rows.iter().map(dispatch::addition).collect();
+    for line in dispatch.script.lines.iter().chain(&elements) {
         let text = line.to_string();
         assert!(is_one_line(&text), "{text:?}");
         assert!(["add ", "insert ", "redefine "].iter().any(|verb| text.starts_with(verb)), "{text:?}");
