@@ -1,6 +1,9 @@
 //! Whatever happens to cgroups and to the policy, however badly the sources tell of it and however often the kernel fails:
 //! after a final look at each cgroup the kernel (its fake in memory) holds exactly what the policy says.
 
+#[path = "common/fake.rs"]
+mod fake;
+
 use std::{cell::Cell, collections::BTreeSet, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
@@ -12,13 +15,12 @@ use scnpm::{
         AnnotationId, CgroupId, CgroupPath, Condition, Data, Element, Family, Instance, Key, Row, SetRef,
         Source, TableRef, UnitName, UnitState,
     },
-    nft::{
-        ElementChange, Kernel,
-        fake::{Cgroups, Fake, KeyInKernel},
-    },
+    nft::{ElementChange, Kernel},
     record::{Entry, Replay, Step as Logged},
     units::{Selectors, Users},
 };
+
+use fake::{Cgroups, Fake, KeyInKernel};
 
 const UNITS: usize = 8;
 

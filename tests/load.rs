@@ -1,6 +1,8 @@
 //! What a load puts into a kernel (in memory), what it leaves out and whom it blames, what it takes away.
 
 mod common;
+#[path = "common/fake.rs"]
+mod fake;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,13 +13,12 @@ use scnpm::{
     dispatch::{Script, leftovers::Listing},
     load::{Load, LoadError, Loaded},
     model::{Addresses, CgroupId, CgroupPath, ChainRef, Element, SetRef, UnitName, UnitState},
-    nft::{
-        Complaint, ElementChange, Kernel,
-        fake::{Cgroups, Fake, KeyInKernel},
-    },
+    nft::{Complaint, ElementChange, Kernel},
     policy::{Policy, hosts::Hosts},
     units::Users,
 };
+
+use fake::{Cgroups, Fake, KeyInKernel};
 
 struct Machine {
     cgroups: Cgroups,

@@ -1,7 +1,6 @@
-//! EFFECTS. The kernel's nftables: libnftables in process, a little nfnetlink, and a fake for tests.
+//! EFFECTS. The kernel's nftables: libnftables in process, and a little nfnetlink.
 
 pub mod complaint;
-pub mod fake;
 pub mod kernel;
 pub mod libnftables;
 pub(crate) mod message;

@@ -1,6 +1,9 @@
 //! An nftables in memory, for tests of what is pure. It takes the transactions that the kernel takes, refuses what the kernel
 //! refuses in the same words, and carries a transaction out as a whole or not at all.
 
+// Each test program uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
@@ -8,13 +11,12 @@ use std::{
     rc::Rc,
 };
 
-use serde_json::{Value, json};
-
-use super::{Complaint, ElementChange, Kernel, words_of};
-use crate::{
+use scnpm::{
     dispatch::{MARK, Script, leftovers::Listing},
     model::{Addresses, CgroupId, CgroupPath, ChainRef, Data, Element, SetRef, TableRef},
+    nft::{Complaint, ElementChange, Kernel, words_of},
 };
+use serde_json::{Value, json};
 
 /// What an element is found by once it is in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -345,8 +347,9 @@ impl Trial<'_> {
 
 #[cfg(test)]
 mod tests {
+    use scnpm::model::Family;
+
     use super::*;
-    use crate::model::Family;
 
     fn set() -> SetRef {
         SetRef { table: TableRef { family: Family::Inet, name: "filter".into() }, name: "scnpm.out.1".into() }
