@@ -78,27 +78,21 @@ fn words_of(event: &Event) -> String {
         Event::InstanceSeen { instance, id } => cgroup(&instance.path, *id),
         Event::CgroupSeen { path, id, .. } => cgroup(path, *id),
         Event::LookFailed { path } => format!("{} cannot be looked at", safe(path.as_str())),
-        Event::UnitChanged { unit, source } => {
-            format!("{} changed, says {}", safe(&unit.0), source.as_str())
-        }
-        Event::UnitJobDone { unit, source } => {
-            format!("{} has a job done, says {}", safe(&unit.0), source.as_str())
-        }
+        Event::UnitChanged { unit, source } => format!("{} changed, says {source}", safe(&unit.0)),
+        Event::UnitJobDone { unit, source } => format!("{} has a job done, says {source}", safe(&unit.0)),
         Event::UnitStateSeen { unit, state, source } => {
-            format!("{} is {state:?}, says {}", safe(&unit.0), source.as_str()).to_lowercase()
+            format!("{} is {state:?}, says {source}", safe(&unit.0)).to_lowercase()
         }
-        Event::SourceResumed { source } => format!("- {} is there", source.as_str()),
-        Event::SourceLost { source } => format!("- {} is gone", source.as_str()),
+        Event::SourceResumed { source } => format!("- {source} is there"),
+        Event::SourceLost { source } => format!("- {source} is gone"),
         Event::Committed { outcomes } => {
             let words =
                 outcomes.iter().map(|(row, outcome)| format!("element {} {}", row.0, of_outcome(*outcome)));
             format!("- {}", words.collect::<Vec<_>>().join(", "))
         }
         Event::RulesetChanged { thread } => {
-            format!(
-                "- the ruleset was changed by process {}",
-                thread.map_or("?".to_owned(), |id| id.to_string())
-            )
+            let thread = thread.map_or("?".to_owned(), |id| id.to_string());
+            format!("- the ruleset was changed by process {thread}")
         }
         Event::ReloadRequested => "- a reload of the files is asked for".to_owned(),
         Event::ReapplyRequested => "- a load is asked for".to_owned(),

@@ -16,7 +16,7 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::{
         memfd::{MFdFlags, memfd_create},
-        socket::SockFlag,
+        socket::{SockFlag, SockProtocol},
     },
 };
 
@@ -63,7 +63,7 @@ impl Libnftables {
     /// changes come from another netlink port. Does nothing when there is no file descriptor to spare.
     pub fn release_memory(&mut self) {
         // Without such a socket to be had, libnftables ends the process.
-        let spare = connect(SockFlag::SOCK_CLOEXEC, 0);
+        let spare = connect(SockProtocol::NetlinkNetFilter, SockFlag::SOCK_CLOEXEC, 0);
         let set_up = spare.map(|socket| fcntl(socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)));
         if !matches!(set_up, Ok(Ok(_))) {
             return;

@@ -15,7 +15,7 @@ use libc::{
 };
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, SockFlag, recv, setsockopt, sockopt},
+    sys::socket::{MsgFlags, SockFlag, SockProtocol, recv, setsockopt, sockopt},
 };
 
 use super::{
@@ -114,7 +114,8 @@ impl RulesetMonitor {
     /// # Errors
     /// The system's.
     pub fn open(own: u32) -> io::Result<Self> {
-        let socket = connect(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, GROUPS)?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = connect(SockProtocol::NetlinkNetFilter, flags, GROUPS)?;
         if setsockopt(&socket, sockopt::RcvBufForce, &WAITING_ROOM).is_err() {
             setsockopt(&socket, sockopt::RcvBuf, &MODEST_WAITING_ROOM)?;
         }

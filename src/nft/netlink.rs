@@ -52,7 +52,7 @@ impl Netlink {
     /// # Errors
     /// The system's.
     pub fn open() -> io::Result<Self> {
-        let socket = connect(SockFlag::SOCK_CLOEXEC, 0)?;
+        let socket = connect(SockProtocol::NetlinkNetFilter, SockFlag::SOCK_CLOEXEC, 0)?;
         // The answers are there before `send` returns; the time limit is for what nobody thought of.
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(2, 0))?;
         // Without the rights, large batches are refused with EMSGSIZE.
@@ -275,9 +275,9 @@ impl Generation {
     }
 }
 
-/// A socket to nfnetlink, in these multicast groups (a bit mask).
-pub(super) fn connect(flags: SockFlag, groups: u32) -> io::Result<OwnedFd> {
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+/// A socket to a part of netlink, in these multicast groups (a bit mask).
+pub(crate) fn connect(protocol: SockProtocol, flags: SockFlag, groups: u32) -> nix::Result<OwnedFd> {
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(socket)
 }

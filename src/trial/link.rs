@@ -4,12 +4,13 @@ use std::os::fd::AsRawFd;
 
 use nix::{
     errno::Errno,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
-    },
+    sys::socket::{MsgFlags, SockFlag, SockProtocol, recv, send},
 };
 
-use crate::nft::message::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NLMSG_ERROR, close, messages, nest, text};
+use crate::nft::{
+    message::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NLMSG_ERROR, close, messages, nest, text},
+    netlink::connect,
+};
 
 // linux/rtnetlink.h, linux/if_link.h
 const RTM_NEWLINK: u16 = 16;
@@ -40,9 +41,7 @@ fn request(name: &str, kind: &str) -> nix::Result<()> {
     text(&mut bytes, IFLA_IFNAME, name);
     nest(&mut bytes, IFLA_LINKINFO, |bytes| text(bytes, IFLA_INFO_KIND, kind));
     close(&mut bytes, 0);
-    let socket =
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+    let socket = connect(SockProtocol::NetlinkRoute, SockFlag::SOCK_CLOEXEC, 0)?;
     send(socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
     let mut answer = vec![0; 32 << 10];
     let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
