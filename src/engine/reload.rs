@@ -14,7 +14,7 @@ use super::{Action, FIRST_PAUSE, LONGEST_PAUSE, pause};
 pub const UNSETTLED: Duration = Duration::from_millis(200);
 
 /// How long the others must be quiet before a repair: a command of nft's follows another within this time.
-const SETTLE: Duration = Duration::from_millis(5);
+const SETTLE: Duration = Duration::from_millis(3);
 
 /// How long a repair is put off at most while they are not, and how many times as long as the last load took.
 const MOST: Duration = Duration::from_millis(100);

@@ -324,9 +324,9 @@ fn repaired(engine: &mut Engine, changes: &[u64], thread: Option<u32>) -> u64 {
 #[test]
 fn repair_waits_for_a_quiet_moment_but_not_for_the_cooldown_and_not_for_long() {
     let mut engine = engine(watched(), vec![]);
-    assert_eq!(repaired(&mut engine, &[1000], Some(1)), 1005);
-    assert_eq!(repaired(&mut engine, &[1010, 1013], Some(1)), 1018);
-    let storm: Vec<u64> = (2000..2200).step_by(4).collect();
+    assert_eq!(repaired(&mut engine, &[1000], Some(1)), 1003);
+    assert_eq!(repaired(&mut engine, &[1010, 1012], Some(1)), 1015);
+    let storm: Vec<u64> = (2000..2200).step_by(2).collect();
     assert_eq!(repaired(&mut engine, &storm, Some(1)), 2100);
     assert_eq!(engine.timeout(), None);
 }
@@ -341,11 +341,11 @@ fn who_undoes_every_repair_has_to_wait_longer_and_longer() {
         pauses.push(repaired - at);
         at = repaired + 3;
     }
-    assert_eq!(pauses[..8], [5, 5, 5, 5, 8, 18, 38, 78]);
+    assert_eq!(pauses[..8], [3, 3, 3, 3, 8, 18, 38, 78]);
     assert_eq!(pauses.last(), Some(&9998));
     assert!(engine.is_fought());
     // Who comes later is somebody else's problem.
-    assert_eq!(repaired(&mut engine, &[at + 60_000], Some(1)), at + 60_005);
+    assert_eq!(repaired(&mut engine, &[at + 60_000], Some(1)), at + 60_003);
     assert!(!engine.is_fought());
 }
 
@@ -355,7 +355,7 @@ fn one_reset_after_the_other_is_no_fight() {
     let mut at = 1000;
     for thread in 0..200 {
         let repaired = repaired(&mut engine, &[at], Some(thread));
-        assert_eq!(repaired - at, 5);
+        assert_eq!(repaired - at, 3);
         at = repaired + 3;
     }
     assert!(!engine.is_fought());

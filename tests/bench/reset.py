@@ -82,7 +82,9 @@ def main():
             (directory / "notify").unlink(missing_ok=True)
             notices.bind(str(directory / "notify"))
             environment = {**os.environ, "NOTIFY_SOCKET": notices.getsockname()}
-            daemon = subprocess.Popen([scnpm, "--sources", "cgroup", file], env=environment, stderr=log)
+            # With the priority that the unit file asks for.
+            command = ["chrt", "--rr", "1", scnpm, "--sources", "cgroup", file]
+            daemon = subprocess.Popen(command, env=environment, stderr=log)
             while b"READY=1" not in notices.recv(4096):
                 pass
             # As systemd does: who does not read is waited for.
