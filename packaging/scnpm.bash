@@ -25,6 +25,9 @@ _scnpm() {
             scnpm,replay)
                 cmd="scnpm__subcmd__replay"
                 ;;
+            scnpm,serve-names)
+                cmd="scnpm__subcmd__serve__subcmd__names"
+                ;;
             scnpm,units)
                 cmd="scnpm__subcmd__units"
                 ;;
@@ -37,6 +40,9 @@ _scnpm() {
             scnpm__subcmd__help,replay)
                 cmd="scnpm__subcmd__help__subcmd__replay"
                 ;;
+            scnpm__subcmd__help,serve-names)
+                cmd="scnpm__subcmd__help__subcmd__serve__subcmd__names"
+                ;;
             scnpm__subcmd__help,units)
                 cmd="scnpm__subcmd__help__subcmd__units"
                 ;;
@@ -47,7 +53,7 @@ _scnpm() {
 
     case "${cmd}" in
         scnpm)
-            opts="-f -u -a -c -d -h -V --flush --reload-with-unit --reapply-with-unit --watch-config --cooldown --debug --sources --state-log --clean --help --version check units replay help"
+            opts="-f -u -a -c -d -h -V --flush --reload-with-unit --reapply-with-unit --watch-config --cooldown --debug --sources --names --state-log --clean --help --version check units replay serve-names help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -79,6 +85,10 @@ _scnpm() {
                     ;;
                 --sources)
                     COMPREPLY=($(compgen -W "cgroup dbus journal" -- "${cur}"))
+                    return 0
+                    ;;
+                --names)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --state-log)
@@ -127,7 +137,7 @@ _scnpm() {
             return 0
             ;;
         scnpm__subcmd__help)
-            opts="check units replay help"
+            opts="check units replay serve-names help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -182,6 +192,20 @@ _scnpm() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        scnpm__subcmd__help__subcmd__serve__subcmd__names)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         scnpm__subcmd__help__subcmd__units)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -198,6 +222,20 @@ _scnpm() {
             ;;
         scnpm__subcmd__replay)
             opts="-h --differences --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        scnpm__subcmd__serve__subcmd__names)
+            opts="-h --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_scnpm_global_optspecs
-    string join \n f/flush u/reload-with-unit= a/reapply-with-unit= watch-config c/cooldown= d/debug sources= state-log= clean h/help V/version
+    string join \n f/flush u/reload-with-unit= a/reapply-with-unit= watch-config c/cooldown= d/debug sources= names= state-log= clean h/help V/version
 end
 
 function __fish_scnpm_needs_command
@@ -30,6 +30,7 @@ complete -c scnpm -n "__fish_scnpm_needs_command" -s c -l cooldown -d 'Least tim
 complete -c scnpm -n "__fish_scnpm_needs_command" -l sources -d 'Where to learn of changes' -r -f -a "cgroup\t'cgroupfs, by inotify(7)'
 dbus\t'systemd\'s signals on the system bus'
 journal\t'the journal, by sd-journal(3)'"
+complete -c scnpm -n "__fish_scnpm_needs_command" -l names -d 'Have names of hosts and users looked up by the service at this socket (scnpm-names.socket)' -r -F
 complete -c scnpm -n "__fish_scnpm_needs_command" -l state-log -d 'Write all that happens and all that is decided to this file, for `scnpm replay`; FILE.1 is the one before' -r -F
 complete -c scnpm -n "__fish_scnpm_needs_command" -s f -l flush -d 'Flush the chains named in annotations at start and at every reload'
 complete -c scnpm -n "__fish_scnpm_needs_command" -l watch-config -d 'Load the files again when they change, unless they have errors'
@@ -40,6 +41,7 @@ complete -c scnpm -n "__fish_scnpm_needs_command" -s V -l version -d 'Print vers
 complete -c scnpm -n "__fish_scnpm_needs_command" -a "check" -d 'Load the files and their annotations where it touches nothing, and print every error and warning'
 complete -c scnpm -n "__fish_scnpm_needs_command" -a "units" -d 'List the units that have cgroups on this machine, or print annotations for them'
 complete -c scnpm -n "__fish_scnpm_needs_command" -a "replay" -d 'Feed a state log to the engine again, and show each step and what is decided otherwise today'
+complete -c scnpm -n "__fish_scnpm_needs_command" -a "serve-names" -d 'Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)'
 complete -c scnpm -n "__fish_scnpm_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l format -d 'How to print what is found' -r -f -a "full\t'With the lines of the files and a table of units'
 short\t'One line for each error or warning'
@@ -60,7 +62,9 @@ complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l explicit -d 'Print
 complete -c scnpm -n "__fish_scnpm_using_subcommand units" -s h -l help -d 'Print help'
 complete -c scnpm -n "__fish_scnpm_using_subcommand replay" -l differences -d 'Show only what is decided otherwise'
 complete -c scnpm -n "__fish_scnpm_using_subcommand replay" -s h -l help -d 'Print help'
-complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units replay help" -f -a "check" -d 'Load the files and their annotations where it touches nothing, and print every error and warning'
-complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units replay help" -f -a "units" -d 'List the units that have cgroups on this machine, or print annotations for them'
-complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units replay help" -f -a "replay" -d 'Feed a state log to the engine again, and show each step and what is decided otherwise today'
-complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units replay help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c scnpm -n "__fish_scnpm_using_subcommand serve-names" -s h -l help -d 'Print help'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units replay serve-names help" -f -a "check" -d 'Load the files and their annotations where it touches nothing, and print every error and warning'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units replay serve-names help" -f -a "units" -d 'List the units that have cgroups on this machine, or print annotations for them'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units replay serve-names help" -f -a "replay" -d 'Feed a state log to the engine again, and show each step and what is decided otherwise today'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units replay serve-names help" -f -a "serve-names" -d 'Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)'
+complete -c scnpm -n "__fish_scnpm_using_subcommand help; and not __fish_seen_subcommand_from check units replay serve-names help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

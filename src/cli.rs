@@ -44,6 +44,9 @@ pub enum Command {
     Units(Units),
     /// Feed a state log to the engine again, and show each step and what is decided otherwise today
     Replay(Replay),
+    /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
+    #[command(hide = true)]
+    ServeNames,
 }
 
 /// Options of the daemon.
@@ -80,6 +83,10 @@ pub struct Daemon {
     /// Where to learn of changes
     #[arg(long, value_name = "SOURCES", value_delimiter = ',', default_value = "cgroup,dbus,journal")]
     pub sources: Vec<Source>,
+
+    /// Have names of hosts and users looked up by the service at this socket (scnpm-names.socket)
+    #[arg(long, value_name = "SOCKET")]
+    pub names: Option<PathBuf>,
 
     /// Write all that happens and all that is decided to this file, for `scnpm replay`; FILE.1 is the one before
     #[arg(long, value_name = "FILE")]

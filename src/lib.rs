@@ -29,6 +29,7 @@ pub mod load;
 pub mod log;
 pub mod machine;
 pub mod model;
+pub mod names;
 pub mod nft;
 pub mod policy;
 pub mod record;

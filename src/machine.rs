@@ -9,11 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{net::if_::if_nameindex, unistd::User};
+use nix::net::if_::if_nameindex;
 
 use crate::{
     cgroupfs,
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, UnitName},
+    names::Names,
     units::{Units, places::is_in_name, selector::Users},
 };
 use unit_files::{Search, is_unit_name};
@@ -42,17 +43,8 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
 
 /// The numbers of users, of those that exist.
 pub fn users(names: &BTreeSet<&str>) -> Users {
-    let number = |name: &&str| Some(((*name).to_owned(), user(name).ok()??));
+    let number = |name: &&str| Some(((*name).to_owned(), Names::Here.user(name).ok()??));
     names.iter().filter_map(number).collect()
-}
-
-/// A user's number; `None` if there is no such user. A directory server may take its time to answer.
-///
-/// # Errors
-/// Why nobody can tell.
-pub fn user(name: &str) -> Result<Option<u32>, String> {
-    let user = User::from_name(name).map_err(|error| error.desc().to_owned())?;
-    Ok(user.map(|user| user.uid.as_raw()))
 }
 
 /// Every unit that has a cgroup in the hierarchy below `root`, with its number: those of the system's manager, and those

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use scnpm::{
     cli::{self, Cli, Command},
-    commands::{self, Failure, check, clean, replay, units},
+    commands::{self, Failure, check, clean, replay, serve_names, units},
     daemon, log,
 };
 
@@ -33,6 +33,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Check(options)) => check::run(&options),
         Some(Command::Units(options)) => units::run(&options),
         Some(Command::Replay(options)) => replay::run(&options),
+        Some(Command::ServeNames) => serve_names::run(),
         None if cli.daemon.clean => clean::run(&cli.daemon.files),
         None => commands::block_on(daemon::run(cli.daemon)),
     }

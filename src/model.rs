@@ -396,7 +396,7 @@ impl Source {
 }
 
 /// A host name and the family that its place asks for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HostName {
     /// The name as written.
     pub name: String,

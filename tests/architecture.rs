@@ -22,7 +22,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cgroupfs", &["model", "units"]),
     ("nft", &["model", "dispatch", "cgroupfs"]),
     ("watch", &["model", "units", "policy", "cgroupfs"]),
-    ("machine", &["model", "units", "cgroupfs"]),
+    ("names", &["model"]),
+    ("machine", &["model", "units", "cgroupfs", "names"]),
     // Where the two meet.
     ("findings", &["model", "text", "units", "policy", "lint", "nft::complaint"]),
     ("load", &["model", "text", "units", "policy", "dispatch", "cgroupfs", "nft", "findings"]),
@@ -42,14 +43,14 @@ const ROOMS: &[(&str, &[&str])] = &[
         "commands",
         &[
             "model", "text", "units", "policy", "dispatch", "lint", "cgroupfs", "nft", "watch", "machine",
-            "findings", "load", "trial", "log", "effects", "cli", "report", "record",
+            "findings", "load", "trial", "log", "effects", "cli", "report", "record", "names",
         ],
     ),
     (
         "daemon",
         &[
             "model", "text", "units", "policy", "dispatch", "engine", "lint", "cgroupfs", "nft", "watch",
-            "machine", "findings", "load", "log", "effects", "cli", "commands", "record",
+            "machine", "findings", "load", "log", "effects", "cli", "commands", "record", "names",
         ],
     ),
     ("main", &["cli", "commands", "daemon", "log"]),

@@ -15,6 +15,7 @@ use crate::{
     lint::Facts,
     load, log, machine,
     model::{CGROUP_ROOT, CgroupPath, Instance},
+    names::Names,
     policy::{
         Policy,
         files::Disk,
@@ -24,7 +25,6 @@ use crate::{
     report::{Report, UnitRow},
     text::{Diagnostic, Severity},
     trial::{Trial, Untried},
-    watch::hosts::look_up,
 };
 
 /// The cgroups that every systemd machine has, whatever runs on it (systemd.special(7)).
@@ -108,7 +108,7 @@ fn resolve(policy: &Policy, dns: bool) -> (Hosts, BTreeMap<HostName, String>) {
     let mut known = Hosts::new();
     let mut failed = BTreeMap::new();
     for host in policy.host_names() {
-        match if dns { look_up(&host) } else { Err("--no-dns".to_owned()) } {
+        match if dns { Names::Here.host(&host) } else { Err("--no-dns".to_owned()) } {
             Ok(addresses) => drop(known.insert(host, addresses)),
             Err(why) => drop(failed.insert(host, why)),
         }

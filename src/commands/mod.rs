@@ -3,6 +3,7 @@
 pub mod check;
 pub mod clean;
 pub mod replay;
+pub mod serve_names;
 pub mod units;
 
 use std::fmt::Display;

@@ -21,8 +21,8 @@ use super::turn::turn;
 use crate::{
     cli,
     commands::Failure,
-    machine,
     model::{CGROUP_ROOT, Source, UnitName},
+    names::Names,
     nft::{Nftables, RulesetMonitor},
     policy::{Policy, hosts::HostName},
     watch::{
@@ -30,7 +30,6 @@ use crate::{
         cgroups::{self, Cgroups},
         dbus,
         files::{ConfigFiles, SETTLE},
-        hosts,
         readable::Readable,
         reader,
         resolver::{Answer, Resolver},
@@ -99,6 +98,8 @@ impl Sources {
             false => Ok(Subtrees::without_events(root)),
         };
         let files = options.watch_config.then(ConfigFiles::new).transpose();
+        let of_hosts = options.names.clone().map_or(Names::Here, Names::Service);
+        let of_users = of_hosts.clone();
         let own = kernel.generation().map_err(Failure::new)?.thread;
         let monitor = RulesetMonitor::open(own)
             .map_err(|error| Failure::new(format!("nftables cannot be listened to: {error}")))?;
@@ -118,8 +119,8 @@ impl Sources {
             journal: journal.map_err(|error| Failure::new(format!("the journal's reader: {error}")))?,
             ruleset: Readable::of(&monitor).map_err(Failure::new)?,
             monitor,
-            hosts: Resolver::new(Arc::new(hosts::look_up), |_| Outcome::Changed),
-            users: Resolver::new(Arc::new(|name: &String| machine::user(name)), |user| match user {
+            hosts: Resolver::new(Arc::new(move |name| of_hosts.host(name)), |_| Outcome::Changed),
+            users: Resolver::new(Arc::new(move |name: &String| of_users.user(name)), |user| match user {
                 Some(_) => Outcome::Settled,
                 None => Outcome::Failed,
             }),

@@ -3,7 +3,6 @@
 pub mod cgroups;
 pub mod dbus;
 pub mod files;
-pub mod hosts;
 pub mod journal;
 pub mod pages;
 pub mod readable;

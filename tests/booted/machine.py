@@ -127,7 +127,7 @@ def configure_daemon(*options, more=""):
     drop_in(
         "scnpm.service",
         f"[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=\n"
-        f"ExecStart={SCNPM} {' '.join(options)} {CONF}\n{more}",
+        f"ExecStart={SCNPM} --names /run/scnpm-names.socket {' '.join(options)} {CONF}\n{more}",
     )
 
 
@@ -190,7 +190,7 @@ def reset():
     names = [path.name for path in UNITS.glob("t-*") if path.is_file()]
     running = run("systemctl", "list-units", "--plain", "--no-legend", "--all", "t-*", "t\\*", ok=False).stdout
     names += [line.split()[0] for line in running.splitlines()]
-    run("systemctl", "stop", "scnpm.service", *[name for name in names if not name.endswith("@.service")], ok=False)
+    run("systemctl", "stop", "scnpm.service", "scnpm-names.service", *[name for name in names if not name.endswith("@.service")], ok=False)
     if active(f"user@{UID}.service"):
         as_user("systemctl", "--user", "stop", "t-*", ok=False)
     ours = [*UNITS.glob("t-*"), *USER_UNITS.glob("t-*"), *UNITS.glob("*.wants/t-*"), *UNITS.glob("*.d/tests*.conf")]
@@ -254,11 +254,45 @@ def known_hosts(*names, address="127.0.0.1"):
         hosts.write_text(before)
 
 
+class NameServer:
+    """Tells the address 127.0.0.1 of every name that ends in a domain, as DNS servers do, by UDP."""
+
+    def __init__(self, domain):
+        self.domain = b"".join(bytes([len(label)]) + label.encode() for label in domain.split("."))
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 53))
+        self.configuration = pathlib.Path("/etc/resolv.conf")
+        self.is_over = False
+
+    def __enter__(self):
+        self.before = self.configuration.read_text() if self.configuration.exists() else ""
+        self.configuration.write_text("nameserver 127.0.0.1\n")
+        self.serving = threading.Thread(target=self._serve, daemon=True)
+        self.serving.start()
+
+    def __exit__(self, *_):
+        self.configuration.write_text(self.before)
+        self.is_over = True
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(bytes(17), ("127.0.0.1", 53))
+        self.serving.join()
+        self.socket.close()
+
+    def _serve(self):
+        while not self.is_over:
+            question, client = self.socket.recvfrom(512)
+            name = question[12 : question.index(b"\0", 12)]
+            kind = question[12 + len(name) + 1 :][:2]
+            is_known = name.endswith(self.domain) and kind == b"\0\1"
+            head = question[:2] + b"\x81\x80" + b"\0\1" + bytes([0, is_known]) + bytes(4)
+            answer = b"\xc0\x0c" + b"\0\1\0\1" + b"\0\0\0\x3c" + b"\0\4" + bytes([127, 0, 0, 1])
+            self.socket.sendto(head + name + b"\0" + kind + b"\0\1" + answer * is_known, client)
+
+
 @contextlib.contextmanager
 def directory_that_hangs():
-    """A server that the daemon's C library asks for users first, waits for (twice 5 s), and gets no answer from.
-
-    Gives the settings of the daemon's unit that have it so for the daemon alone, and the questions."""
+    """A server that the C library of scnpm-names.service, and of nobody else, asks for users first, waits for (twice 5 s), and
+    gets no answer from. Gives the questions."""
     path = pathlib.Path("/run/t-nscd/socket")
     path.parent.mkdir(exist_ok=True)
     pathlib.Path("/run/nscd").mkdir(exist_ok=True)
@@ -274,8 +308,10 @@ def directory_that_hangs():
                     questions.append(server.accept()[0])
 
         threading.Thread(target=accept, daemon=True).start()
+        drop_in("scnpm-names.service", "[Service]\nBindPaths=/run/t-nscd:/run/nscd\n")
+        run("systemctl", "stop", "scnpm-names.service", ok=False)
         try:
-            yield "BindPaths=/run/t-nscd:/run/nscd\n", questions
+            yield questions
         finally:
             server.shutdown(socket.SHUT_RDWR)
             path.unlink()
