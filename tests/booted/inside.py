@@ -1,7 +1,6 @@
 """The booted-systemd tests. Arguments: words; only tests with one of them in their names run."""
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import random
@@ -827,30 +826,6 @@ def tables_that_somebody_owns_are_left_alone():
         owner.stdin.close()
 
 
-@contextlib.contextmanager
-def refusals(cgroup, port):
-    """A process in that cgroup that connects once a millisecond; yields a list that has the number of its refusals at the end."""
-
-    def move():
-        (m.CGROUPS / cgroup / "cgroup.procs").write_text("0")
-
-    code = f"""if True:
-        import select, socket, sys, time
-        tries = refused = 0
-        while not select.select([sys.stdin], [], [], 0.001)[0]:
-            with socket.socket() as each:
-                tries += 1
-                refused += each.connect_ex(("127.0.0.1", {port})) != 0
-        print(tries, refused)
-    """
-    found = []
-    with subprocess.Popen(["python3", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=move) as probe:
-        yield found
-        tries, refused = map(int, probe.communicate("end\n")[0].split())
-    m.check(tries > 100, f"only {tries} tries")
-    found.append(refused)
-
-
 @test
 def daemon_that_is_killed_or_restarted_leaves_open_what_is_open():
     stranger, known = running("t-stranger.service"), running("t-known.service")
@@ -860,17 +835,34 @@ def daemon_that_is_killed_or_restarted_leaves_open_what_is_open():
     m.start_with(m.rule("t-oneshot.service", port=7003), m.rule("t-known.service", port=7004), m.system_rule("t-known.service"))
     m.is_let_through(stranger, 7003)
     m.is_let_through(stranger, 7004)
-    with refusals(stranger, 7003) as of_oneshot, refusals(stranger, 7004) as of_gate, refusals(known, 7001) as of_cgroup:
-        for _ in range(5):
-            kill_daemon()
-            m.start("scnpm.service")
-            time.sleep(0.3)
-            m.run("systemctl", "restart", "scnpm.service")
-            time.sleep(0.3)
-            m.run("systemctl", "reload", "scnpm.service")
-    m.equal((of_oneshot, of_gate, of_cgroup), ([0], [0], [0]), "refusals meanwhile")
+    probes = [m.Probe(stranger, 7003), m.Probe(stranger, 7004), m.Probe(known, 7001)]
+    for _ in range(5):
+        kill_daemon()
+        m.start("scnpm.service")
+        time.sleep(0.3)
+        m.run("systemctl", "restart", "scnpm.service")
+        time.sleep(0.3)
+        m.run("systemctl", "reload", "scnpm.service")
+    m.equal([probe.refusals() for probe in probes], [[], [], []], "refusals meanwhile, in milliseconds")
     m.stop("t-oneshot.service")
     m.is_refused(stranger, 7003)
+
+
+@test
+def reload_of_a_thousand_annotations_refuses_nobody_and_gives_its_memory_back():
+    with m.cgroups(1000) as names:
+        policies = [[m.system_rule(name, port=port) for name in names] for port in ["7001", "{ 7001, 7002 }"]]
+        m.start_with(*policies[0])
+        probes = [m.Probe(f"system.slice/{name}", 7001) for name in [names[0], names[-1]]]
+        held = []
+        for number in range(6):
+            m.write_policy(*policies[1 - number % 2])
+            m.run("systemctl", "reload", "scnpm.service")
+            m.eventually(lambda: m.loads() == number + 2, "not loaded again")
+            held.append(m.resident_memory())
+        m.equal([probe.refusals() for probe in probes], [[], []], "refusals meanwhile, in milliseconds")
+        m.equal(m.log().count("1000 of 1000 elements in the kernel"), 7, "loads of all elements")
+        m.check(held[-1] <= held[0] + 1024, f"resident memory after each reload, in kB: {held}")
 
 
 @test

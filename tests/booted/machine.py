@@ -218,6 +218,58 @@ class Listeners:
             listener.accept()[0].close()
 
 
+PROBE = """
+import select, socket, sys, time
+port = int(sys.argv[1])
+def say(what):
+    print(f"{what} {time.monotonic():.6f}", flush=True)
+last = None
+while not select.select([sys.stdin], [], [], 0.001)[0]:
+    with socket.socket() as each:
+        each.settimeout(5)
+        now = each.connect_ex(("127.0.0.1", port)) == 0
+    if now != last:
+        say("passes" if now else "refused")
+        last = now
+say("end")
+"""
+
+
+class Probe:
+    """A process in a cgroup that connects once a millisecond, and says when the outcome changes."""
+
+    def __init__(self, cgroup, port):
+        def move():
+            (CGROUPS / cgroup / "cgroup.procs").write_text("0")
+
+        self.changes = []
+        self.process = subprocess.Popen(
+            ["python3", "-c", PROBE, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=move
+        )
+        self.thread = threading.Thread(target=self._read)
+        self.thread.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            what, at = line.split()
+            self.changes.append((what, float(at)))
+
+    def end(self):
+        """Each refusal: when it began and how long it took, in milliseconds; and each time something passed."""
+        self.process.stdin.write("end\n")
+        self.process.stdin.close()
+        self.thread.join()
+        self.process.wait()
+        times = [(what, begun, 1000 * (ended - begun)) for (what, begun), (_, ended) in zip(self.changes, self.changes[1:])]
+        return times
+
+    def refusals(self):
+        """Ends it. How long each refusal took, in milliseconds, of a process that was let through at first."""
+        times = self.end()
+        check(times and times[0][0] == "passes", f"not let through at first: {times}")
+        return [took for what, _, took in times if what == "refused"]
+
+
 def connects(name, port=7001):
     """A command for a unit's Exec line that connects and writes down under `name` how it went."""
     TRIES.mkdir(exist_ok=True)
@@ -362,6 +414,27 @@ def elements():
         if each["name"].startswith("scnpm."):
             found += [key for key, _ in keys_and_values(each)]
     return sorted(found, key=str)
+
+
+@contextlib.contextmanager
+def cgroups(count):
+    """So many cgroups in system.slice that no unit made; the names of the services whose they could be."""
+    names = [f"t-many-{number}.service" for number in range(count)]
+    made = [CGROUPS / "system.slice" / name for name in names]
+    try:
+        for each in made:
+            each.mkdir()
+        yield names
+    finally:
+        for each in made:
+            with contextlib.suppress(FileNotFoundError):
+                each.rmdir()
+
+
+def resident_memory():
+    """Of the daemon, in kB."""
+    status = pathlib.Path(f"/proc/{daemon_pid()}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
 
 
 def elements_of(name):

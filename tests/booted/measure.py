@@ -19,7 +19,6 @@ import time
 sys.path.insert(0, os.path.dirname(__file__))
 import floods
 import machine as m
-import soak
 
 NAME = "t-first.service"
 MEMORY_LIMIT_KB = 8192
@@ -123,8 +122,8 @@ def kills(count):
     m.configure_daemon(more="Restart=always\nRestartSec=0\n")
     m.run("systemctl", "restart", "scnpm.service")
     probes = {
-        "a unit of the policy": soak.Probe("system.slice/t-kept.service", 7001),
-        "a rule without a cgroup": soak.Probe("system.slice/t-stranger.service", 7003),
+        "a unit of the policy": m.Probe("system.slice/t-kept.service", 7001),
+        "a rule without a cgroup": m.Probe("system.slice/t-stranger.service", 7003),
     }
     chance, wrong = random.Random(count), 0
     for _ in range(count):

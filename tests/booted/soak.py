@@ -28,52 +28,6 @@ QUIET_LIMIT = 2
 MEMORY_LIMIT_KB = 4096
 FDS_LIMIT = 4
 
-PROBE = """
-import select, socket, sys, time
-port = int(sys.argv[1])
-def say(what):
-    print(f"{what} {time.monotonic():.6f}", flush=True)
-last = None
-while not select.select([sys.stdin], [], [], 0.001)[0]:
-    with socket.socket() as each:
-        each.settimeout(5)
-        now = each.connect_ex(("127.0.0.1", port)) == 0
-    if now != last:
-        say("passes" if now else "refused")
-        last = now
-say("end")
-"""
-
-
-class Probe:
-    """A process in a cgroup that connects once a millisecond, and says when the outcome changes."""
-
-    def __init__(self, cgroup, port):
-        def move():
-            (m.CGROUPS / cgroup / "cgroup.procs").write_text("0")
-
-        self.changes = []
-        self.process = subprocess.Popen(
-            ["python3", "-c", PROBE, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=move
-        )
-        self.thread = threading.Thread(target=self._read)
-        self.thread.start()
-
-    def _read(self):
-        for line in self.process.stdout:
-            what, at = line.split()
-            self.changes.append((what, float(at)))
-
-    def end(self):
-        """Each refusal: when it began and how long it took, in milliseconds; and each time something passed."""
-        self.process.stdin.write("end\n")
-        self.process.stdin.close()
-        self.thread.join()
-        self.process.wait()
-        times = [(what, begun, 1000 * (ended - begun)) for (what, begun), (_, ended) in zip(self.changes, self.changes[1:])]
-        return times
-
-
 def sleeper(name, where=m.UNITS):
     m.service(name, "ExecStart=/bin/sleep infinity", where=where)
 
@@ -168,9 +122,7 @@ FAULTS = {
 
 def holdings():
     """Resident memory (kB) and file descriptors of the daemon."""
-    pid = m.daemon_pid()
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]), len(os.listdir(f"/proc/{pid}/fd"))
+    return m.resident_memory(), len(os.listdir(f"/proc/{m.daemon_pid()}/fd"))
 
 
 def settled():
@@ -189,9 +141,9 @@ def soak(minutes, seed):
     before = settled()
     life = Life(random.Random(seed + 1))
     probes = {
-        "a unit of the policy": Probe(f"system.slice/{KEPT}", 7001),
-        "a rule without a cgroup": Probe(f"system.slice/{STRANGER}", 7003),
-        "a stranger": Probe(f"system.slice/{STRANGER}", 7001),
+        "a unit of the policy": m.Probe(f"system.slice/{KEPT}", 7001),
+        "a rule without a cgroup": m.Probe(f"system.slice/{STRANGER}", 7003),
+        "a stranger": m.Probe(f"system.slice/{STRANGER}", 7001),
     }
     ended, end = threading.Event(), time.monotonic() + 60 * minutes
     lives = threading.Thread(target=lambda: [life.step() for _ in iter(ended.is_set, True)])
