@@ -134,7 +134,7 @@ struct Attempt {
     /// How many lines take away what is old, and how many of the dispatch follow before the elements.
     removal: usize,
     fixed: usize,
-    /// For each line with an element, its place in `due`, and whether it deletes an earlier one.
+    /// For each line with an element, its place in `due`, and whether it deletes an earlier one. Lines behind these have many.
     elements: Vec<(usize, bool)>,
 }
 
@@ -144,6 +144,12 @@ impl Attempt {
         let (at, is_deletion) = self.elements.get(line.checked_sub(self.removal + self.fixed + 1)?)?;
         let (number, _) = self.due.get(*at)?;
         Some((self.rows[*number].element.key.cgroup()?, *is_deletion))
+    }
+
+    /// Whether a complaint is about a line with many elements, so that nobody knows which of them it is about.
+    fn is_of_many(&self, complaint: &Complaint) -> bool {
+        let before = self.removal + self.fixed + self.elements.len();
+        complaint.place.is_some_and(|(line, ..)| line > before)
     }
 }
 
@@ -158,6 +164,7 @@ impl Load<'_> {
     pub fn run(&self, kernel: &mut dyn Kernel) -> Result<Loaded, LoadError> {
         let mut blamed = Blamed::default();
         let mut rounds = 0;
+        let mut together = true;
         let levels = levels(self.policy, self.instances, self.users);
         for _ in 0..TRIES + self.policy.annotations.len() {
             let listing = kernel.list().map_err(|complaints| LoadError::of(&complaints))?;
@@ -168,13 +175,17 @@ impl Load<'_> {
                 .map_err(|error| LoadError { words: words_of(&error), passing: is_passing(&error) })?;
             let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts, &levels);
             let removal = self.removal(&listing, &dispatch, &blamed);
-            let attempt = self.attempt(removal, dispatch, &marked, &blamed);
+            let attempt = self.attempt(removal, dispatch, &marked, &blamed, together);
             let complaints = match kernel.run(&attempt.script, false) {
                 Ok(()) => return Ok(self.loaded(kernel, attempt, &marked, blamed, listing.others)),
                 Err(complaints) => complaints,
             };
             if complaints.iter().any(Complaint::is_passing) {
                 return Err(LoadError::of(&complaints));
+            }
+            if complaints.iter().any(|complaint| attempt.is_of_many(complaint)) {
+                together = false;
+                continue;
             }
             rounds += 1;
             let progress = self.blame(&complaints, &attempt, &mut blamed);
@@ -196,8 +207,16 @@ impl Load<'_> {
         Err(LoadError { words, passing: true })
     }
 
-    /// What takes away the old and, behind it, puts a dispatch in place with the elements that are due.
-    fn attempt(&self, mut script: Script, dispatch: Dispatch, marked: &Marked, blamed: &Blamed) -> Attempt {
+    /// What takes away the old and, behind it, puts a dispatch in place with the elements that are due: those of a set of
+    /// ours together, or each in a line of its own, so that it can be blamed.
+    fn attempt(
+        &self,
+        mut script: Script,
+        dispatch: Dispatch,
+        marked: &Marked,
+        blamed: &Blamed,
+        together: bool,
+    ) -> Attempt {
         let Dispatch { script: fixed, mut rows, patterns, hosts, .. } = dispatch;
         let mut instances = Vec::new();
         for instance in self.instances {
@@ -210,8 +229,13 @@ impl Load<'_> {
         let (removal, fixed_lines) = (script.lines.len(), fixed.lines.len());
         script.lines.extend(fixed.lines);
         let mut elements = Vec::new();
+        let mut ours: BTreeMap<&SetRef, Vec<&Row>> = BTreeMap::new();
         for (at, (number, id)) in due.iter().enumerate() {
             let row = &rows[*number];
+            if together && row.element.set.is_ours() {
+                ours.entry(&row.element.set).or_default().push(row);
+                continue;
+            }
             let has_mark = |id: &CgroupId| marked.get(&row.element.set).is_some_and(|ids| ids.contains(id));
             if row.element.data.is_some() && id.as_ref().is_some_and(has_mark) {
                 // It may lead to something else now.
@@ -221,6 +245,7 @@ impl Load<'_> {
             script.lines.push(dispatch::addition(row));
             elements.push((at, false));
         }
+        script.lines.extend(ours.into_iter().map(|(set, rows)| dispatch::additions(set, &rows)));
         Attempt { patterns, hosts, rows, instances, due, script, removal, fixed: fixed_lines, elements }
     }
 
@@ -405,7 +430,7 @@ impl Load<'_> {
         let group: Vec<AnnotationId> = group.iter().copied().filter(|id| !is_refused(id)).collect();
         let others = self.policy.iter().map(|(id, _)| id).filter(|id| !group.contains(id)).collect();
         let dispatch = dispatch::compile(self.policy, &others, self.hosts, levels);
-        let attempt = self.attempt(Script::default(), dispatch, &Marked::new(), blamed);
+        let attempt = self.attempt(Script::default(), dispatch, &Marked::new(), blamed, false);
         let Err(complaints) = kernel.run(&attempt.script, true) else { return };
         match (self.blame(&complaints, &attempt, blamed), &group[..]) {
             (Progress::Blamed, _) => self.try_group(kernel, &group, levels, blamed),

@@ -158,6 +158,12 @@ pub fn addition(row: &Row) -> Line {
     Line::new(format!("add element {}", element_text(&row.element, ""))).of(&row.annotations)
 }
 
+/// What adds the elements of rows to a set of ours at once, which takes nft less time. No part of it stands for anything.
+pub fn additions(set: &SetRef, rows: &[&Row]) -> Line {
+    let elements: Vec<String> = rows.iter().map(|row| in_set(&row.element, "")).collect();
+    Line::new(format!("add element {set} {{ {} }}", elements.join(", ")))
+}
+
 /// An element as a script that adds it. A leading slash, since `*` and `@…` mean other things at the start of a string.
 pub fn element(element: &Element) -> Script {
     Script::of([&*format!("add element {}", element_text(element, "/"))])
@@ -176,13 +182,18 @@ pub fn stand_in(element: &Element) -> Script {
 }
 
 /// An element as nft's `add element` takes it.
-fn element_text(Element { set, key, data }: &Element, root: &str) -> String {
+fn element_text(element: &Element, root: &str) -> String {
+    format!("{} {{ {} }}", element.set, in_set(element, root))
+}
+
+/// An element as it stands in its set.
+fn in_set(Element { set, key, data }: &Element, root: &str) -> String {
     let key = match key {
         Key::Cgroup(path) => format!("\"{root}{path}\""),
         Key::Everything => EVERY_MARK.to_owned(),
     };
     let mark = if set.is_ours() { String::new() } else { format!(" comment \"{MARK}\"") };
-    format!("{set} {{ {key}{mark}{} }}", behind_key(data))
+    format!("{key}{mark}{}", behind_key(data))
 }
 
 /// What stands behind the key of a map's element.

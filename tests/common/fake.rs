@@ -312,16 +312,20 @@ impl Trial<'_> {
                 rules.insert(at, (self.handle, rest.to_owned()));
             }
             ("add" | "delete", "element") => {
-                self.element(verb, &SetRef { table, name: name.into() }, rest)?;
+                self.all_elements(verb, &SetRef { table, name: name.into() }, rest)?;
             }
             _ => return Err(SYNTAX.to_owned()),
         }
         Ok(())
     }
 
-    /// `{ "PATH" comment "scnpm" : DATA }`
-    fn element(&mut self, verb: &str, set: &SetRef, text: &str) -> Result<(), String> {
+    /// `{ "PATH" comment "scnpm" : DATA, … }`
+    fn all_elements(&mut self, verb: &str, set: &SetRef, text: &str) -> Result<(), String> {
         let inner = text.trim_start_matches("{ ").trim_end_matches(" }");
+        inner.split(", \"").try_for_each(|element| self.element(verb, set, element))
+    }
+
+    fn element(&mut self, verb: &str, set: &SetRef, inner: &str) -> Result<(), String> {
         let (key, data) = match inner.split_once(" : ") {
             Some((key, data)) => (key, Some(data.to_owned())),
             None => (inner, None),
