@@ -2,6 +2,8 @@
 //!
 //! The fields UNIT, CGROUP, CGROUP_ID, RULE_FILE and RULE_LINE say what a line is about; `journalctl` finds lines by them.
 
+mod journal;
+
 use std::{env, fmt, io::IsTerminal, os::fd::AsFd};
 
 use nix::sys::stat::fstat;
@@ -24,14 +26,14 @@ use crate::{
     policy::Policy,
     text::{Diagnostic, Severity},
 };
+use journal::Journal;
 
 /// Starts logging. Without `debug`, stderr gets warnings and errors only, the journal a few lines more.
 pub fn start(debug: bool) {
     let level = |quiet| if debug { LevelFilter::DEBUG } else { quiet };
     if stderr_is_the_journal()
-        && let Ok(journal) = tracing_journald::layer()
+        && let Ok(journal) = Journal::open()
     {
-        let journal = journal.with_field_prefix(None).with_syslog_identifier("scnpm".to_owned());
         tracing_subscriber::registry().with(journal.with_filter(level(LevelFilter::INFO))).init();
         return;
     }

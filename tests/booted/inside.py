@@ -1163,6 +1163,26 @@ def quiet_when_all_is_well():
 
 
 @test
+def journald_that_hangs_holds_up_nobody():
+    m.start_with(m.system_rule("t-again.service"), options=["--debug"])
+    cgroup = m.CGROUPS / "system.slice/t-again.service"
+    journald = int(m.show("systemd-journald.service", "MainPID"))
+    os.kill(journald, signal.SIGSTOP)
+    try:
+        for _ in range(1000):
+            cgroup.mkdir()
+            cgroup.rmdir()
+        cgroup.mkdir()
+        m.is_let_through("system.slice/t-again.service")
+    finally:
+        os.kill(journald, signal.SIGCONT)
+        cgroup.rmdir()
+    m.elements_become()
+    m.run("systemctl", "reload", "scnpm.service")
+    m.says("lines are missing here: the journal did not take them")
+
+
+@test
 def journal_entries_have_fields():
     name = "t-fields.service"
     m.start_with(m.system_rule(name), options=["--debug"])
