@@ -82,12 +82,20 @@ pub struct Refusal {
     pub kind: Kind,
     /// nft's words.
     pub words: String,
+    /// What nft expected, if it says so.
+    pub help: Option<String>,
 }
 
 impl Refusal {
     /// A complaint that leads to an annotation.
     pub fn new<P>(annotation: AnnotationId, place: Option<Span>, complaint: &Complaint<P>) -> Self {
-        Self { annotation, place, kind: complaint.kind, words: complaint.words.clone() }
+        Self {
+            annotation,
+            place,
+            kind: complaint.kind,
+            words: complaint.words.clone(),
+            help: complaint.help(),
+        }
     }
 
     /// As a diagnostic in the annotation.
@@ -112,7 +120,7 @@ impl Refusal {
                 "make the set outside the annotations: `add set {} {{ type cgroupsv2; }}`",
                 element.set
             )),
-            _ => diagnostic,
+            _ => Diagnostic { help: self.help.clone(), ..diagnostic },
         }
     }
 }

@@ -68,10 +68,11 @@ fn wrong_files_are_told_about_word_for_word() {
         scratch.write_over("/etc/nsswitch.conf", "hosts: files\n");
         let cases = cases("broken");
         assert!(cases.len() >= 100, "only {} cases", cases.len());
+        let nft = nft_version();
         let mut wrong = String::new();
         for case in cases {
-            let found = printed(&check(&case).output().unwrap());
-            if let Err(expected) = same(&case, &found) {
+            let found = without_lists(&printed(&check(&case).output().unwrap()));
+            if let Err(expected) = same(&case, &found, &nft) {
                 writeln!(wrong, "{}: expected\n{expected}\nbut found\n{found}", case.display()).unwrap();
             }
         }
@@ -79,25 +80,47 @@ fn wrong_files_are_told_about_word_for_word() {
     });
 }
 
-/// Whether this was expected; what was if not. nftables 1.1 has other words for some things: where these are
-/// expected they stand in a file of their own.
-fn same(case: &Path, found: &str) -> Result<(), String> {
-    let common = case.join("output.txt");
-    let special = case.join("output.nft-1.1.txt");
-    let is_old = succeed(Command::new("nft").arg("--version")).contains("v1.0.");
+/// Versions of nftables with words of their own, and the files that these are in where they are not those of the
+/// version before.
+const OUTPUTS: [(&[u32], &str); 3] =
+    [(&[1, 0], "output.txt"), (&[1, 1], "output.nft-1.1.txt"), (&[1, 1, 7], "output.nft-1.1.7.txt")];
+
+/// Whether this was expected; what was if not.
+fn same(case: &Path, found: &str, nft: &[u32]) -> Result<(), String> {
+    let known: Vec<PathBuf> =
+        OUTPUTS.iter().filter(|(version, _)| *version <= nft).map(|(_, name)| case.join(name)).collect();
+    let (own, others) = known.split_last().expect("a version of nft that is too old");
+    let read = |paths: &[PathBuf]| paths.iter().rev().find_map(|path| fs::read_to_string(path).ok());
     if std::env::var_os("SCNPM_BLESS").is_some() {
-        match is_old {
-            true => fs::write(&common, found).unwrap(),
-            false if fs::read_to_string(&common).is_ok_and(|text| text == found) => {
-                drop(fs::remove_file(&special))
-            }
-            false => fs::write(&special, found).unwrap(),
+        match read(others) {
+            Some(text) if text == found => drop(fs::remove_file(own)),
+            _ => fs::write(own, found).unwrap(),
         }
         return Ok(());
     }
-    let path = if !is_old && special.exists() { special } else { common };
-    let expected = fs::read_to_string(path).unwrap_or_default();
+    let expected = read(&known).unwrap_or_default();
     if expected == found { Ok(()) } else { Err(expected) }
+}
+
+/// The version of nft, as numbers.
+fn nft_version() -> Vec<u32> {
+    let printed = succeed(Command::new("nft").arg("--version"));
+    let version = printed.split_whitespace().find_map(|word| word.strip_prefix('v'));
+    let numbers = version.unwrap_or_default().split('.').map_while(|number| number.parse().ok());
+    numbers.collect()
+}
+
+/// Without the lists of what nft expected, which are longer in each version that knows more words.
+fn without_lists(text: &str) -> String {
+    let list = regex_lite::Regex::new(r"\n +\|\n += help: nft expected any of: .*").unwrap();
+    list.replace_all(text, "").into_owned()
+}
+
+/// What nft itself prints about a file, without the places.
+fn nft_says(file: &Path) -> String {
+    let output = Command::new("nft").arg("-c").arg("-f").arg(file).output().unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
+    printed.split_once("Error: ").map(|(_, words)| words.to_owned()).unwrap_or(printed)
 }
 
 /// Runs `scnpm check` on a text, as a file in a directory of its own that everybody may read.
@@ -279,12 +302,29 @@ fn a_plain_rule_of_a_cgroup_that_exists_is_warned_of() {
         assert!(text.contains("warning[W021]: this rule loads only while"), "{text}");
         sandbox.remove(&path);
         let text = printed(&scratch.check(&format!("{BASE}{rule}"), &[]));
-        assert!(text.contains("error[E011]: nft refuses the file: cgroupv2 path fails"), "{text}");
+        let words = nft_says(&scratch.0.join("nftables.conf")).lines().next().unwrap().to_owned();
+        assert!(text.contains(&format!("error[E011]: nft refuses the file: {words}\n")), "{text}");
         assert!(
             text.contains("# a.service :: add rule inet filter output socket cgroupv2 level 2"),
             "{text}"
         );
     });
+}
+
+#[test]
+fn what_nft_expected_is_the_help() {
+    let scratch = Scratch::new("expected");
+    let wrong = BASE.replace("ct state", "ct stat");
+    let text = printed(&scratch.check(&wrong, &[]));
+    let said = nft_says(&scratch.0.join("nftables.conf"));
+    let mut lines = said.lines();
+    let words = lines.next().unwrap();
+    assert!(text.contains(&format!("error[E010]: nft refuses the file: {words}\n")), "{text}\n{said}");
+    let list = lines.next().and_then(|line| line.strip_prefix("expected any of: "));
+    let help = list.map(|list| format!("= help: nft expected any of: {list}\n"));
+    assert!(help.is_none_or(|help| text.contains(&help)), "{text}\n{said}");
+    // nftables 1.1.7 does say so.
+    assert!(list.is_some() || nft_version() < vec![1, 1, 7], "{said}");
 }
 
 #[test]

@@ -17,8 +17,8 @@ use scnpm::{
     engine::{Add, Commit, Delete},
     model::{CgroupId, CgroupPath, ChainRef, Data, Element, Family, Key, Outcome, RowId, SetRef, TableRef},
     nft::{
-        Complaint, Interest, Kernel, Nftables, RulesetMonitor, libnftables::Libnftables, netlink::Netlink,
-        probe,
+        Complaint, Interest, Kernel, Nftables, RulesetMonitor, complaint::Kind, libnftables::Libnftables,
+        netlink::Netlink, probe,
     },
 };
 
@@ -604,7 +604,7 @@ mod scripts {
             sandbox.load(RULESET);
             let found = complaints("add rule inet filter target socket cgroupv2 level 1 \"gone\"\n", false);
             assert_eq!(found[0].place, Some((1, 53, 58)));
-            assert_eq!(found[0].words, "cgroupv2 path fails: No such file or directory");
+            assert_eq!(found[0].kind, Kind::CgroupMissing, "{}", found[0].words);
         });
     }
 

@@ -16,6 +16,9 @@ pub struct Complaint<P = Place> {
     pub kind: Kind,
     /// nft's own words, without the place and without the echoed line.
     pub words: String,
+    /// What would have been right there, of a syntax error: nftables 1.1.7 lists it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
 }
 
 /// What nft says of files: the place has the file's name, under which nft opened it.
@@ -53,8 +56,10 @@ pub enum Kind {
 }
 
 /// How complaints begin: nft's own words, and by what bison did not expect.
-const BY_START: [(&str, Kind); 7] = [
+const BY_START: [(&str, Kind); 8] = [
     ("cgroupv2 path fails", Kind::CgroupMissing),
+    // The same in nftables 1.1.7.
+    ("Could not parse cgroupsv2 path", Kind::CgroupMissing),
     ("Interface does not exist", Kind::InterfaceMissing),
     ("Could not resolve hostname", Kind::HostUnresolved),
     ("syntax error, unexpected junk", Kind::Junk),
@@ -116,7 +121,7 @@ impl<P> Complaint<P> {
     /// With the kind that these words are of.
     pub fn new(place: Option<P>, words: impl Into<String>) -> Self {
         let words = words.into();
-        Self { place, kind: Kind::of(&words), words }
+        Self { place, kind: Kind::of(&words), words, expected: None }
     }
 
     /// Without a place.
@@ -128,17 +133,34 @@ impl<P> Complaint<P> {
     pub fn is_passing(&self) -> bool {
         self.kind == Kind::Passing
     }
+
+    /// What nft expected, for somebody who mends it.
+    pub fn help(&self) -> Option<String> {
+        Some(format!("nft expected any of: {}", self.expected.as_ref()?))
+    }
+
+    /// One more line of the words.
+    fn go_on(&mut self, line: &str) {
+        match line.strip_prefix("expected any of: ") {
+            Some(expected) if self.kind.is_syntax() => self.expected = Some(expected.to_owned()),
+            _ => {
+                self.words.push('\n');
+                self.words.push_str(line);
+            }
+        }
+    }
 }
 
 /// The complaints in nft's error text, in its order. `script` is the file name under which nft read the script:
 /// places in other files are left in the words. Warnings are dropped where there are errors.
 pub fn parse(text: &str, script: &str) -> Vec<Complaint> {
-    let of_script = |FileComplaint { place, kind, words }| match place {
-        Some((file, place)) if file == script => Complaint { place: Some(place), kind, words },
+    let of_script = |FileComplaint { place, kind, words, expected }| match place {
+        Some((file, place)) if file == script => Complaint { place: Some(place), kind, words, expected },
         Some((file, (line, first, last))) => {
-            Complaint { place: None, kind, words: format!("{file}:{line}:{first}-{last}: {words}") }
+            let words = format!("{file}:{line}:{first}-{last}: {words}");
+            Complaint { place: None, kind, words, expected }
         }
-        None => Complaint { place: None, kind, words },
+        None => Complaint { place: None, kind, words, expected },
     };
     parse_files(text).into_iter().map(of_script).collect()
 }
@@ -157,8 +179,7 @@ pub fn parse_files(text: &str) -> Vec<FileComplaint> {
         } else if let Some(complaint) = headline(line) {
             found.push(complaint);
         } else if let Some((_, complaint)) = found.last_mut() {
-            complaint.words.push('\n');
-            complaint.words.push_str(line);
+            complaint.go_on(line);
         } else {
             found.push((false, Complaint::unplaced(line)));
         }
@@ -307,6 +328,27 @@ main.conf:4:1-3: Error: Interface does not exist
     }
 
     #[test]
+    fn what_nft_expected_is_no_part_of_the_words() {
+        let text = "\
+/proc/self/fd/7:5:5-8: Error: syntax error, unexpected string
+expected any of: saddr, daddr, '{', '|'
+ ip dadr 192.0.2.1
+    ^^^^
+/proc/self/fd/7:6:1-3: Error: Could not process rule: No such file or directory
+";
+        let found = parse(text, "/proc/self/fd/7");
+        let expected = Some("saddr, daddr, '{', '|'".to_owned());
+        assert_eq!(
+            found,
+            [
+                Complaint { expected, ..at(5, 5, 8, "syntax error, unexpected string") },
+                at(6, 1, 3, "Could not process rule: No such file or directory"),
+            ]
+        );
+        assert_eq!(found[0].help().as_deref(), Some("nft expected any of: saddr, daddr, '{', '|'"));
+    }
+
+    #[test]
     fn what_is_not_understood_stays_verbatim() {
         assert_eq!(parse("one\ntwo\n", "x"), [nowhere("one\ntwo")]);
         assert_eq!(parse("Error: one\ntwo\n", "x"), [nowhere("one\ntwo")]);
@@ -314,9 +356,10 @@ main.conf:4:1-3: Error: Interface does not exist
     }
 
     #[test]
-    fn words_of_both_versions_have_their_kind() {
+    fn words_of_all_versions_have_their_kind() {
         for (words, kind) in [
             ("cgroupv2 path fails: No such file or directory", Kind::CgroupMissing),
+            ("Could not parse cgroupsv2 path", Kind::CgroupMissing),
             ("Interface does not exist", Kind::InterfaceMissing),
             ("Could not resolve hostname: Name or service not known", Kind::HostUnresolved),
             ("Could not resolve hostname: Address family for hostname not supported", Kind::HostUnresolved),

@@ -95,7 +95,8 @@ pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnost
                         }
                         _ => None,
                     };
-                    let diagnostic = Diagnostic { help: help.map(str::to_owned), ..refused(Code::Base) };
+                    let help = help.map(str::to_owned).or_else(|| complaint.help());
+                    let diagnostic = Diagnostic { help, ..refused(Code::Base) };
                     let name = flowtable.map(|block| block.name.clone());
                     (diagnostic, name.map_or(Repair::Without, Repair::Flowtable))
                 }
