@@ -7,7 +7,7 @@ use std::{
     future::poll_fn,
     io,
     os::unix::fs::MetadataExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -41,21 +41,34 @@ impl Top {
         top
     }
 
+    fn directory(&self, below: &str) -> PathBuf {
+        Path::new(CGROUP_ROOT).join(&self.0).join(below)
+    }
+
+    /// Below the directory, not below the root of all cgroups: there others make cgroups, too.
     fn path(&self, below: &str) -> CgroupPath {
-        format!("{}/{below}", self.0).parse().unwrap()
+        below.parse().unwrap()
+    }
+
+    fn cgroups(&self) -> Cgroups {
+        Cgroups::with_root(self.directory("")).unwrap()
     }
 
     fn make(&self, below: &str) {
-        fs::create_dir_all(self.path(below).directory()).unwrap();
+        fs::create_dir_all(self.directory(below)).unwrap();
     }
 
     fn remove(&self, below: &str) {
-        fs::remove_dir(self.path(below).directory()).unwrap();
+        fs::remove_dir(self.directory(below)).unwrap();
     }
 
     fn id(&self, below: &str) -> Option<CgroupId> {
-        let metadata = fs::metadata(self.path(below).directory()).unwrap();
+        let metadata = fs::metadata(self.directory(below)).unwrap();
         Some(CgroupId(metadata.ino()))
+    }
+
+    fn look(&self, below: &str) -> Option<CgroupId> {
+        look(&format!("{}/{below}", self.0).parse().unwrap())
     }
 
     fn seen(&self, below: &str, id: Option<CgroupId>) -> Seen {
@@ -65,7 +78,7 @@ impl Top {
 
 impl Drop for Top {
     fn drop(&mut self) {
-        remove_tree(self.path("").directory());
+        remove_tree(self.directory(""));
     }
 }
 
@@ -81,7 +94,7 @@ fn remove_tree(directory: PathBuf) {
 }
 
 fn follow<const N: usize>(top: &Top, below: [&str; N]) -> Cgroups {
-    let mut cgroups = Cgroups::new().unwrap();
+    let mut cgroups = top.cgroups();
     cgroups.follow(below.iter().map(|below| top.path(below)).collect());
     cgroups
 }
@@ -117,7 +130,7 @@ async fn a_nested_cgroup_is_seen_as_it_appears_and_disappears() {
     top.make("a.slice/b.service");
     let id = top.id("a.slice/b.service");
     assert_eq!(next(&mut cgroups).await, [top.seen("a.slice/b.service", id)]);
-    assert_eq!(look(&top.path("a.slice/b.service")), id);
+    assert_eq!(top.look("a.slice/b.service"), id);
     top.remove("a.slice/b.service");
     assert_eq!(next(&mut cgroups).await, [top.seen("a.slice/b.service", None)]);
     top.remove("a.slice");
@@ -129,7 +142,7 @@ async fn a_nested_cgroup_is_seen_as_it_appears_and_disappears() {
 async fn what_exists_already_is_found_at_once() {
     let top = Top::new("exists");
     top.make("a/b");
-    let mut cgroups = Cgroups::new().unwrap();
+    let mut cgroups = top.cgroups();
     let paths = BTreeSet::from(["a", "a/b", "a/c"].map(|below| top.path(below)));
     let expected = [top.seen("a", top.id("a")), top.seen("a/b", top.id("a/b")), top.seen("a/c", None)];
     assert_eq!(cgroups.follow(paths), expected);
@@ -171,7 +184,7 @@ async fn ancestors_made_in_one_go_lead_to_the_cgroup() {
     let mut cgroups = follow(&top, ["a/b/c/d"]);
     for _ in 0..50 {
         // Another thread makes them while this one follows, so that every step can be the one missed.
-        let paths = ["a/b/c/d", "a/b/c", "a/b", "a"].map(|below| top.path(below).directory());
+        let paths = ["a/b/c/d", "a/b/c", "a/b", "a"].map(|below| top.directory(below));
         let maker = std::thread::spawn({
             // The new thread inherits this one's mount namespace.
             let deepest = paths[0].clone();
@@ -193,7 +206,7 @@ async fn ancestors_made_in_one_go_lead_to_the_cgroup() {
 async fn none_of_2000_cgroups_made_in_a_burst_is_lost() {
     let top = Top::new("many");
     let names: Vec<String> = (0..2000).map(|number| format!("s.slice/u{number}.service")).collect();
-    let mut cgroups = Cgroups::new().unwrap();
+    let mut cgroups = top.cgroups();
     cgroups.follow(names.iter().map(|name| top.path(name)).collect());
     names.iter().for_each(|name| top.make(name));
     let start = Instant::now();
@@ -243,9 +256,9 @@ async fn an_overflow_of_the_queue_ends_in_a_look_at_everything() {
 #[tokio::test]
 async fn files_are_no_cgroups() {
     let top = Top::new("files");
-    assert!(top.path("cgroup.procs").directory().exists());
-    assert_eq!(look(&top.path("cgroup.procs")), None);
-    let mut cgroups = Cgroups::new().unwrap();
+    assert!(top.directory("cgroup.procs").exists());
+    assert_eq!(top.look("cgroup.procs"), None);
+    let mut cgroups = top.cgroups();
     let paths = BTreeSet::from(["cgroup.procs", "cgroup.procs/x"].map(|below| top.path(below)));
     assert!(cgroups.follow(paths).iter().all(|seen| seen.id.is_none()));
     assert!(cgroups.unwatched().is_empty());
@@ -292,7 +305,7 @@ async fn each_of_200_restarts_is_seen_by_itself() {
     next(&mut cgroups).await;
     let mut times: Vec<Duration> = Vec::new();
     for _ in 0..200 {
-        let directory = top.path("a/b").directory();
+        let directory = top.directory("a/b");
         let maker = std::thread::spawn(move || -> io::Result<Instant> {
             let start = Instant::now();
             fs::create_dir(directory)?;
