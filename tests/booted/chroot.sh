@@ -1,13 +1,13 @@
 #!/bin/bash
-# chroot.sh SUITE DIRECTORY... -- COMMAND...: runs a command in a Debian tree of that suite that is not booted, in a
-# network of its own, with the directories at their own paths and the first one as its working directory. Run as
+# chroot.sh SUITE KIND DIRECTORY... -- COMMAND...: runs a command in a Debian tree of that suite and kind (see tree.sh) that is not
+# booted, in a network of its own, with the directories at their own paths and the first one as its working directory. Run as
 # root, with a program that runs in that suite. Exit status: the command's.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-tree=$("$here/tree.sh" "$1")
+tree=$("$here/tree.sh" "$1" "$2")
 work=${SCNPM_CACHE:-/var/cache/scnpm-tests}/mnt
-shift
+shift 2
 mkdir -p "$work"
 
 # Namespaces of our own: the mounts go with them.
@@ -23,6 +23,8 @@ mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t cgroup2 none "$root/sys/fs/cgroup"
 mount --bind /dev "$root/dev"
+# An installer makes these.
+touch "$root"/etc/{hosts,resolv.conf}
 until [ "$1" = -- ]; do
     mkdir -p "$root$1"
     mount --bind "$1" "$root$1"

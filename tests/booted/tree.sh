@@ -2,7 +2,8 @@
 # tree.sh SUITE [build]: prints the directory of a Debian tree of that suite and makes it if need be.
 # With `build`, one that programs can be compiled in. Run as root.
 #
-# Trees are kept in $SCNPM_CACHE (/var/cache/scnpm-tests) and never written to after they are made.
+# Trees are kept in $SCNPM_CACHE (/var/cache/scnpm-tests) and never written to after they are made. One that is
+# older than a week is made anew, since suites change, or used once more if that fails.
 set -euo pipefail
 
 suite=$1
@@ -12,7 +13,7 @@ cache=${SCNPM_CACHE:-/var/cache/scnpm-tests}
 case $kind in
 boot)
     packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,nftables,libnftables1,iproute2
-    packages+=,python3,procps,util-linux,passwd,libcap2-bin,strace
+    packages+=,python3,procps,util-linux,passwd,libcap2-bin,strace,git,netbase
     ;;
 build) packages=gcc,libc6-dev,libsystemd-dev,make,pkg-config ;;
 *)
@@ -27,14 +28,27 @@ mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
 
-if [ ! -d "$tree" ]; then
+make_tree() {
     echo "Making a Debian $suite tree in $tree" >&2
-    new=$(mktemp -d "$cache/new.XXXXXX")
-    trap 'rm -rf "$new"' EXIT
-    # apt's own download user may not be able to reach the directory.
+    rm -rf "$new/tree"
+    # apt's own download user may not be able to reach the directory. A mirror that is behind is as good as another.
     mmdebstrap --quiet --mode=root --variant=minbase --format=directory --include="$packages" \
         --aptopt='APT::Sandbox::User "root"' --aptopt='Acquire::Retries "3"' \
-        "$suite" "$new/tree" >&2
+        --aptopt='Acquire::Check-Valid-Until "false"' "$suite" "$new/tree" >&2 || return 1
+    touch "$new/tree"
+    # Tests that run now may still use the old one.
+    rm -rf "$tree.old"
+    [ ! -d "$tree" ] || mv "$tree" "$tree.old"
     mv "$new/tree" "$tree"
+}
+
+if [ -z "$(find "$tree" -maxdepth 0 -mtime -7 2>/dev/null)" ]; then
+    new=$(mktemp -d "$cache/new.XXXXXX")
+    trap 'rm -rf "$new"' EXIT
+    # A mirror may fail once.
+    if ! make_tree && ! make_tree; then
+        [ -d "$tree" ] || exit 1
+        echo "The Debian $suite tree is of $(date --reference="$tree" +%F): no newer one can be made" >&2
+    fi
 fi
 echo "$tree"

@@ -1,0 +1,62 @@
+#!/bin/bash
+# suite.sh SUITE [STEP...]: `scnpm check`, the tests on the kernel and the booted tests with the nftables, the systemd and the other
+# packages of that suite of Debian: bookworm, trixie, forky, sid. Or some of the steps: kernel booted. Needs what tests/run.sh installs.
+set -uo pipefail
+
+cd "$(dirname "$0")/.." || exit 1
+suite=${1:?usage: suite.sh SUITE [STEP...]}
+shift
+steps=("$@")
+[ ${#steps[@]} != 0 ] || steps=(kernel booted)
+
+versions() {
+    local tree
+    tree=$(tests/as-root.sh tests/booted/tree.sh "$suite") || return 1
+    # shellcheck disable=SC2016
+    dpkg-query --admindir="$tree/var/lib/dpkg" --show --showformat="$suite has "'${Package} ${Version}\n' nftables systemd
+}
+
+# In a tree that is not booted. `scnpm check` is one of them.
+kernel() {
+    local file executable tests=() executables=() status=0
+    for file in tests/kernel_*.rs; do
+        tests+=(--test "$(basename "$file" .rs)")
+    done
+    mapfile -t executables < <(tests/cargo.sh "$suite" test --no-run "${tests[@]}" | grep /kernel_)
+    if [ $((${#executables[@]} * 2)) != ${#tests[@]} ]; then
+        echo "Not all kernel tests were built"
+        return 1
+    fi
+    for executable in "${executables[@]}"; do
+        tests/as-root.sh CARGO_MANIFEST_DIR="$PWD" tests/booted/chroot.sh "$suite" boot "$PWD" "${executable%/deps/*}" -- \
+            "$executable" --quiet || status=1
+    done
+    return "$status"
+}
+
+booted() {
+    local program
+    program=$(tests/cargo.sh "$suite" build --release) && tests/as-root.sh tests/booted/run.sh "$suite" "$program" inside.py
+}
+
+for step in "${steps[@]}"; do
+    case $step in
+    kernel | booted) ;;
+    *)
+        echo "suite.sh: unknown step: $step" >&2
+        exit 2
+        ;;
+    esac
+done
+versions || exit 1
+status=0
+for step in "${steps[@]}"; do
+    began=$SECONDS
+    if "$step"; then
+        echo "--- $suite $step: ok ($((SECONDS - began)) s)"
+    else
+        echo "--- $suite $step: FAILED ($((SECONDS - began)) s)"
+        status=1
+    fi
+done
+exit "$status"
