@@ -1,6 +1,6 @@
 #!/bin/bash
-# cargo.sh SUITE ARGUMENT...: runs cargo so that what it builds runs in a Debian of that suite, and prints the executables: here, or in a
-# tree of the suite if its C library is older than the one here.
+# cargo.sh SUITE ARGUMENT...: runs cargo so that what it builds runs in a Debian of that suite, and prints the
+# executables: here, or in a tree of the suite if its C library is older than the one here.
 set -euo pipefail
 
 top=$(cd "$(dirname "$0")/.." && pwd)
@@ -19,7 +19,7 @@ executables() {
 }
 
 if dpkg --compare-versions "$(libc "$tree")" ge "$(libc)"; then
-    cargo "$@" --quiet --locked --message-format=json | executables
+    cargo "$@" --quiet --locked --message-format=json-render-diagnostics | executables
     exit
 fi
 
@@ -31,4 +31,4 @@ target=${SCNPM_CACHE:-/var/cache/scnpm-tests}/target-$suite
 tests/as-root.sh mkdir -p "$target"
 tests/as-root.sh tests/booted/chroot.sh "$suite" build "$top" "$target" "$rust" "$cargo_home/registry" -- \
     env -i PATH="$rust/bin:/usr/bin:/bin" CARGO_HOME="$cargo_home" CARGO_TARGET_DIR="$target" \
-    cargo "$@" --quiet --locked --offline --message-format=json | executables
+    cargo "$@" --quiet --locked --offline --message-format=json-render-diagnostics | executables

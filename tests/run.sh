@@ -34,18 +34,31 @@ step() {
     fi
 }
 
-# start NAME COMMAND...: begins the work of a step that others need not wait for.
+# start NAME COMMAND...: begins the work of a step that others need not wait for, in a process group of its own.
 start() {
     chosen "$1" || return
     mkdir -p target
+    set -m
     "${@:2}" >"target/step-$1.log" 2>&1 &
     started[$1]=$!
+    set +m
 }
+
+stop() {
+    local pid
+    for pid in "${started[@]}"; do
+        kill -- "-$pid" 2>/dev/null
+    done
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # Waits for the work of a started step and shows what it said.
 finished() {
     local status=0
     wait "${started[$1]}" || status=$?
+    unset "started[$1]"
     cat "target/step-$1.log"
     return "$status"
 }

@@ -1,6 +1,9 @@
 #!/bin/bash
-# suite.sh SUITE [STEP...]: `scnpm check`, the tests on the kernel and the booted tests with the nftables, the systemd and the other
-# packages of that suite of Debian: bookworm, trixie, forky, sid. Or some of the steps: kernel booted. Needs what tests/run.sh installs.
+# suite.sh SUITE [STEP...]: `scnpm check`, the tests on the kernel and the booted tests with the nftables, the systemd
+# and the other packages of that suite of Debian (bookworm, trixie, forky, sid), or some of the steps. Needs what
+# tests/run.sh installs.
+#
+# Steps: kernel booted
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1

@@ -1,7 +1,7 @@
 #!/bin/bash
-# chroot.sh SUITE KIND DIRECTORY... -- COMMAND...: runs a command in a Debian tree of that suite and kind (see tree.sh) that is not
-# booted, in a network of its own, with the directories at their own paths and the first one as its working directory. Run as
-# root, with a program that runs in that suite. Exit status: the command's.
+# chroot.sh SUITE KIND DIRECTORY... -- COMMAND...: runs a command in a Debian tree of that suite and kind (see tree.sh)
+# that is not booted, in a network of its own, with the directories at their own paths and the first one as its working
+# directory. Run as root, with a program that runs in that suite. Exit status: the command's.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)

@@ -497,13 +497,23 @@ def log(name="scnpm.service"):
 
 
 def entries(name="scnpm.service"):
-    """The entries of the unit's present or last run."""
+    """The entries of the unit's present or last run.
+
+    journald finds no invocation for what a program of ours has said that ended before journald looked at it."""
     invocation = show(name, "InvocationID")
     if not invocation:
         return []
+    began = int(show(name, "InactiveExitTimestampMonotonic"))
+    since = int(time.time() - time.monotonic() + began / 1e6)
     run("journalctl", "--sync", ok=False)
-    lines = run("journalctl", "-o", "json", f"_SYSTEMD_INVOCATION_ID={invocation}").stdout.splitlines()
-    return [json.loads(line) for line in lines]
+    matches = [f"_SYSTEMD_INVOCATION_ID={invocation}", "+", "SYSLOG_IDENTIFIER=scnpm"]
+    found = [json.loads(line) for line in run("journalctl", "-o", "json", f"--since=@{since}", *matches).stdout.splitlines()]
+
+    def is_of_the_run(entry):
+        of = entry.get("_SYSTEMD_INVOCATION_ID")
+        return of == invocation or of is None and int(entry["__MONOTONIC_TIMESTAMP"]) >= began
+
+    return [entry for entry in found if is_of_the_run(entry)]
 
 
 def says(*words, name="scnpm.service"):
