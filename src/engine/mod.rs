@@ -93,6 +93,10 @@ pub struct Seen {
     pub cgroups: BTreeMap<CgroupPath, CgroupId>,
     /// The units of the system's manager.
     pub units: BTreeMap<UnitName, UnitState>,
+    /// States that others tell of while D-Bus is there, and D-Bus has not told of since. They count once it is lost: it may
+    /// have been silent for a while.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unconfirmed: BTreeMap<UnitName, UnitState>,
 }
 
 impl Engine {
@@ -160,14 +164,22 @@ impl Engine {
             Event::UnitStateSeen { unit, state, source } => {
                 self.unit_changed(now, &unit, source);
                 if source == Source::Dbus || !self.dbus_is_there {
+                    self.seen.unconfirmed.remove(&unit);
                     self.unit_state_seen(unit, state);
+                } else if self.table.by_unit.contains_key(&unit) {
+                    self.seen.unconfirmed.insert(unit, state);
                 }
             }
             Event::SourceResumed { source } => {
                 self.dbus_is_there |= source == Source::Dbus;
                 self.look_at_everything();
             }
-            Event::SourceLost { source } => self.dbus_is_there &= source != Source::Dbus,
+            Event::SourceLost { source: Source::Dbus } => {
+                self.dbus_is_there = false;
+                let unconfirmed = std::mem::take(&mut self.seen.unconfirmed);
+                unconfirmed.into_iter().for_each(|(unit, state)| self.unit_state_seen(unit, state));
+            }
+            Event::SourceLost { .. } => {}
             Event::Committed { outcomes } => {
                 outcomes.into_iter().for_each(|(row, outcome)| self.committed(now, row, outcome));
             }
@@ -215,6 +227,7 @@ impl Engine {
         }
         self.seen.cgroups.retain(|path, _| self.table.by_path.contains_key(path));
         self.seen.units.retain(|unit, _| self.table.by_unit.contains_key(unit));
+        self.seen.unconfirmed.retain(|unit, _| self.table.by_unit.contains_key(unit));
         self.look_at_everything();
         self.reload.done(now);
     }

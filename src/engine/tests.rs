@@ -265,6 +265,25 @@ fn rule_without_a_cgroup_follows_its_units_state() {
 }
 
 #[test]
+fn what_the_journal_said_while_the_bus_was_silent_counts_once_the_bus_is_lost() {
+    let gates = ["a.service", "b.service"].map(|name| gate(name, Condition::UnitActive(unit(name))));
+    let mut engine = engine(watched(), gates.into());
+    let state = |name, state, source| Event::UnitStateSeen { unit: unit(name), state, source };
+    let lost = || Event::SourceLost { source: Source::Dbus };
+    engine.handle(ms(1), Event::SourceResumed { source: Source::Dbus });
+    engine.handle(ms(2), state("a.service", UnitState::Active, Source::Journal));
+    engine.handle(ms(2), state("b.service", UnitState::Active, Source::Journal));
+    engine.handle(ms(3), state("b.service", UnitState::Inactive, Source::Dbus));
+    assert_eq!(planned(&mut engine, 3), Commit::default());
+    engine.handle(ms(4), lost());
+    assert_eq!(planned(&mut engine, 4).add.len(), 1, "the bus has answered about the other unit");
+    engine.handle(ms(5), Event::SourceResumed { source: Source::Dbus });
+    engine.handle(ms(5), state("a.service", UnitState::Inactive, Source::Dbus));
+    engine.handle(ms(6), lost());
+    assert_eq!(engine.state(&unit("a.service")), Some(UnitState::Inactive), "nothing is said twice");
+}
+
+#[test]
 fn units_event_is_a_reason_to_look_at_every_cgroup_named_after_it() {
     let session = "system.slice/sshd.service";
     let rows = vec![cgroup_row("session.scope", set(MAP), session)];

@@ -14,7 +14,10 @@ use std::{
 
 use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, error::Elapsed, sleep, sleep_until, timeout},
+};
 use zbus::{
     Address, Connection, Message, MessageStream, ObjectPath, OwnedObjectPath, Variant,
     address::transport::{Transport, UnixSocket},
@@ -62,6 +65,11 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// For a bus that accepts a connection and then says nothing. At boot it may take long to start.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(90);
+/// For a bus that falls silent, and for a systemd that does, or that is not on the bus.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often, and how long in all, a connection that is refused is tried again: between bind(2) and listen(2) all are.
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);
+const REFUSED_TRIES: usize = 20;
 
 const BUS: &str = "org.freedesktop.DBus";
 const BUS_PATH: &str = "/org/freedesktop/DBus";
@@ -119,7 +127,7 @@ impl Listener {
             }
             let Err(error) = self.listen(&address).await;
             self.send(Heard::Lost(error.to_string())).await;
-            tokio::time::sleep(self.pause).await;
+            sleep(self.pause).await;
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -131,20 +139,38 @@ impl Listener {
 
     /// Connects and listens until the connection ends.
     async fn listen(&mut self, address: &Address) -> zbus::Result<Infallible> {
-        let connect = connection::Builder::address(address.clone()).build();
-        let is_silent = |_| zbus::Error::Failure("the bus does not answer".to_owned());
-        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(is_silent)??;
+        let connection = timeout(CONNECT_TIMEOUT, connect(address)).await.map_err(silent)??;
         let session = Session {
             stream: MessageStream::from(&connection),
             connection,
             listener: self,
             pending: BTreeMap::new(),
+            deadline: None,
             owner: String::new(),
             subscribed: false,
             known: BTreeSet::new(),
             names: BTreeMap::new(),
         };
         session.run().await
+    }
+}
+
+fn silent(_: Elapsed) -> zbus::Error {
+    zbus::Error::Failure("it does not answer".to_owned())
+}
+
+async fn connect(address: &Address) -> zbus::Result<Connection> {
+    let mut tries = 1;
+    loop {
+        match connection::Builder::address(address.clone()).build().await {
+            Err(zbus::Error::Connection(error, _))
+                if error.kind() == io::ErrorKind::ConnectionRefused && tries < REFUSED_TRIES =>
+            {
+                tries += 1;
+                sleep(REFUSED_PAUSE).await;
+            }
+            result => return result,
+        }
     }
 }
 
@@ -167,7 +193,8 @@ async fn appeared(path: &Path) -> io::Result<()> {
             let _ = inotify.watches().add(directory, mask);
         }
         if !path.exists() {
-            readable.ready().await;
+            // No longer than this, since the kernel may have refused a watch.
+            let _ = timeout(LONGEST_PAUSE, readable.ready()).await;
         }
         // Closing it waits for all who look at watches in the kernel, for 20 ms at worst.
         tokio::task::spawn_blocking(move || drop((readable, inotify)));
@@ -189,6 +216,8 @@ struct Session<'a> {
     connection: Connection,
     stream: MessageStream,
     pending: BTreeMap<NonZeroU32, Asked>,
+    /// When the connection is given up, if something is waited for: an answer, or systemd.
+    deadline: Option<Instant>,
     /// systemd's unique name, or nothing. Anybody can send us signals that look like systemd's.
     owner: String,
     subscribed: bool,
@@ -205,6 +234,10 @@ impl Session<'_> {
         }
         self.call((BUS, BUS_PATH, BUS, "GetNameOwner"), &SYSTEMD, Asked::Owner).await?;
         loop {
+            let is_waiting = !self.pending.is_empty() || !self.subscribed;
+            let deadline =
+                self.deadline.filter(|_| is_waiting).unwrap_or_else(|| Instant::now() + ANSWER_TIMEOUT);
+            self.deadline = is_waiting.then_some(deadline);
             let Listener { interest, looks, .. } = &mut *self.listener;
             tokio::select! {
                 message = self.stream.next() => match message {
@@ -213,6 +246,9 @@ impl Session<'_> {
                 },
                 Some(unit) = looks.recv() => self.ask(vec![unit]).await?,
                 Ok(()) = interest.changed() => self.ask_for_new().await?,
+                () = sleep_until(deadline), if is_waiting => {
+                    return Err(zbus::Error::Failure("systemd does not answer on it".to_owned()));
+                }
             }
         }
     }
@@ -230,7 +266,7 @@ impl Session<'_> {
             .with_flags(Flags::NO_AUTO_START)
             .build(body)?;
         self.pending.insert(message.primary_header().serial_num(), asked);
-        self.connection.send(&message).await
+        timeout(ANSWER_TIMEOUT, self.connection.send(&message)).await.map_err(silent)?
     }
 
     async fn receive(&mut self, message: Message) -> zbus::Result<()> {
@@ -240,6 +276,7 @@ impl Session<'_> {
         }
         let asked = header.reply_serial().and_then(|serial| self.pending.remove(&serial));
         let Some(asked) = asked else { return Ok(()) };
+        self.deadline = None;
         match (asked, header.error_name().map(|name| name.as_str())) {
             (Asked::Match, None) => Ok(()),
             (Asked::Owner, None) => self.greet(message.body().deserialize()?).await,
@@ -419,12 +456,12 @@ mod tests {
             let path = path.clone();
             async move { appeared(&path).await }
         });
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await;
         std::fs::create_dir_all(top.join("dbus")).unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await;
         assert!(!waiting.is_finished());
         std::fs::write(&path, "").unwrap();
-        let result = tokio::time::timeout(Duration::from_secs(5), waiting).await;
+        let result = timeout(Duration::from_secs(5), waiting).await;
         std::fs::remove_dir_all(&top).unwrap();
         result.unwrap().unwrap().unwrap();
     }
