@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
 use crate::{
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Manager},
     units::places,
@@ -97,12 +99,20 @@ pub fn units(
     found
 }
 
+/// Whether cgroup v2 is mounted at this directory.
+pub fn is_mounted(root: &Path) -> bool {
+    statfs(root).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+}
+
 /// The ids of all cgroups that exist.
 ///
 /// # Errors
-/// If one of them cannot be read: then nobody knows which are gone.
+/// If one of them cannot be read, or cgroup v2 is not mounted: then nobody knows which are gone.
 pub fn alive() -> io::Result<BTreeSet<CgroupId>> {
     let root = Path::new(CGROUP_ROOT);
+    if !is_mounted(root) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     let below = walk(root, usize::MAX).map(|found| found.map(|(_, id)| id));
     look_at(root)?.into_iter().map(Ok).chain(below).collect()
 }

@@ -77,8 +77,8 @@ impl PolicyFiles {
     /// Watches what the last reading looked at, if they are to be watched.
     pub(super) fn watch(&self, watched: &mut Option<ConfigFiles>) {
         let looked_at = || self.looked_at.iter().map(PathBuf::as_path);
-        for (directory, error) in watched.iter_mut().flat_map(|watched| watched.follow(looked_at())) {
-            tracing::warn!("{} cannot be watched for changes of the files: {error}", directory.display());
+        for notice in watched.iter_mut().flat_map(|watched| watched.follow(looked_at())) {
+            tracing::warn!("{notice}");
         }
     }
 }

@@ -42,7 +42,7 @@ use crate::{
     units::{places::user_of, selector::Users},
     watch::{
         Heard,
-        cgroups::{self, Cgroups, Seen},
+        cgroups::{self, Seen},
         resolver::Answer,
         subtrees::{self, Found},
     },
@@ -63,12 +63,16 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     let policy = files.read_settled().await.map_err(|failure| missing(failure.message))?;
     let mut kernel = Nftables::open().map_err(missing)?;
     probe::require_net_admin().map_err(missing)?;
-    probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(missing)?;
+    let unmounted = probe::require_cgroup2(Path::new(CGROUP_ROOT)).err();
     if policy.iter().any(|(_, annotation)| annotation.matches_cgroup()) {
         probe::require_nft_socket(&mut kernel).map_err(missing)?;
     }
     let mut sources = Sources::open(&options, &mut kernel)?;
     files.watch(&mut sources.files);
+    if let Some(missing) = unmounted {
+        tracing::error!("{missing}; rules that match cgroups wait for it");
+        sources.mount_due = Some(Duration::ZERO);
+    }
     let mut daemon = Daemon::new(options, files, policy, kernel);
     if let Some(path) = &daemon.options.state_log {
         let failure = |error| Failure::new(format!("{}: {error}", path.display()));
@@ -212,8 +216,9 @@ impl Daemon {
                         self.is_strict = false;
                         self.tell(Event::ReloadRequested);
                     }
+                    News::Mounted => self.tell(Event::ReapplyRequested),
                     News::Files => self.files_changed(sources),
-                    News::Cgroups(drained) => self.see_named(drained, sources),
+                    News::Cgroups(drained) => self.see_named(drained),
                     News::Subtrees(drained) => self.see_selected(drained),
                     News::Heard(source, all) => {
                         sources.subtrees.nudge();
@@ -330,19 +335,10 @@ impl Daemon {
         }
     }
 
-    fn see_named(&mut self, drained: cgroups::Drained, sources: &mut Sources) {
+    fn see_named(&mut self, drained: cgroups::Drained) {
+        drained.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
         for Seen { path, id } in drained.seen {
             self.tell(Event::CgroupSeen { path, id, source: Some(Source::Cgroup) });
-        }
-        if drained.overflowed {
-            tracing::warn!("too many cgroups came and went at once; looked at all of them again");
-        }
-        for problem in sources.cgroups.iter_mut().flat_map(Cgroups::unwatched) {
-            tracing::error!(
-                "{} cannot be watched ({}): raise fs.inotify.max_user_watches",
-                problem.directory.display(),
-                problem.error
-            );
         }
     }
 
@@ -580,8 +576,9 @@ impl Daemon {
         let drained = sources.subtrees.follow(&self.policy.followed(), users, instances);
         self.see_selected(drained);
         let paths = self.engine.paths();
-        let seen = sources.cgroups.as_mut().map(|cgroups| cgroups.follow(paths));
-        self.see_named(cgroups::Drained { seen: seen.unwrap_or_default(), overflowed: false }, sources);
+        if let Some(cgroups) = &mut sources.cgroups {
+            self.see_named(cgroups.follow(paths));
+        }
         sources.dbus_units.send_replace(self.engine.units());
         // Nobody tells of units whose state matters while there is no D-Bus.
         for unit in active(&self.engine.units_with_state()) {

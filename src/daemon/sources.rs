@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,6 +19,7 @@ use tokio::{
 
 use super::turn::turn;
 use crate::{
+    cgroupfs::is_mounted,
     cli,
     commands::Failure,
     model::{CGROUP_ROOT, Source, UnitName},
@@ -46,10 +47,14 @@ pub(super) struct Sources {
     pub(super) cgroups: Option<Cgroups>,
     /// When named cgroups are to be looked at again, if some cannot be watched.
     rescan: Option<Duration>,
+    /// When to look whether cgroup v2 is mounted, if it was not at the start.
+    pub(super) mount_due: Option<Duration>,
     pub(super) subtrees: Subtrees,
     /// The policy's files, if they are watched, and when they are to be looked at since something changed.
     pub(super) files: Option<ConfigFiles>,
     files_due: Option<Duration>,
+    /// When to try again to watch them, if that was not possible.
+    files_retry: Option<Duration>,
     dbus: Option<mpsc::Receiver<Heard>>,
     pub(super) dbus_units: watch::Sender<BTreeSet<UnitName>>,
     pub(super) dbus_looks: mpsc::Sender<UnitName>,
@@ -67,6 +72,8 @@ pub(super) struct Sources {
 pub(super) enum News {
     End,
     Hangup,
+    /// cgroup v2 is there now.
+    Mounted,
     Cgroups(cgroups::Drained),
     Subtrees(subtrees::Drained),
     Files,
@@ -81,7 +88,7 @@ pub(super) enum News {
 /// How many messages of a channel are taken in a turn.
 const MESSAGES: usize = 32;
 
-/// How often named cgroups that cannot be watched are looked at.
+/// How often named cgroups that cannot be watched are looked at, and what else is not there.
 const RESCAN: Duration = Duration::from_secs(1);
 
 impl Sources {
@@ -91,13 +98,11 @@ impl Sources {
         let (dbus_looks, looks) = mpsc::channel(64);
         let wanted = |source| options.sources.contains(&source);
         let journal = wanted(Source::Journal).then(reader::spawn).transpose();
-        let cgroups = wanted(Source::Cgroup).then(Cgroups::new).transpose();
         let root = PathBuf::from(CGROUP_ROOT);
         let subtrees = match wanted(Source::Cgroup) {
             true => Subtrees::with_root(root),
             false => Ok(Subtrees::without_events(root)),
         };
-        let files = options.watch_config.then(ConfigFiles::new).transpose();
         let of_hosts = options.names.clone().map_or(Names::Here, Names::Service);
         let of_users = of_hosts.clone();
         let own = kernel.generation().map_err(Failure::new)?.thread;
@@ -107,11 +112,13 @@ impl Sources {
             hangup: of(SignalKind::hangup())?,
             terminate: of(SignalKind::terminate())?,
             interrupt: of(SignalKind::interrupt())?,
-            cgroups: cgroups.map_err(|error| Failure::new(format!("inotify: {error}")))?,
+            cgroups: wanted(Source::Cgroup).then(Cgroups::default),
             rescan: None,
-            subtrees: subtrees.map_err(|error| Failure::new(format!("inotify: {error}")))?,
-            files: files.map_err(|error| Failure::new(format!("inotify: {error}")))?,
+            mount_due: None,
+            subtrees: subtrees.map_err(|error| Failure::new(format!("epoll: {error}")))?,
+            files: options.watch_config.then(ConfigFiles::default),
             files_due: None,
+            files_retry: None,
             dbus: None,
             dbus_units,
             dbus_looks,
@@ -186,18 +193,31 @@ impl Sources {
 
     /// What all of them have in a turn. Waits for them for at most `timeout`; not at all if that is nothing.
     pub(super) async fn turn(&mut self, now: &dyn Fn() -> Duration, timeout: Option<Duration>) -> Vec<News> {
-        let own = [self.rescan, self.subtrees.due(), self.files_due].into_iter().flatten();
+        if self.cgroups.as_ref().is_some_and(Cgroups::is_blind) {
+            self.rescan.get_or_insert(now() + RESCAN);
+        }
+        if self.files.as_ref().is_some_and(ConfigFiles::is_blind) {
+            self.files_retry.get_or_insert(now() + RESCAN);
+        }
+        let own = [self.rescan, self.mount_due, self.subtrees.due(), self.files_due, self.files_retry];
+        let own = own.into_iter().flatten();
         let timeout = own.map(|at| at.saturating_sub(now())).chain(timeout).min();
         let mut alarm = pin!(timeout.map(sleep));
-        let Self { cgroups, rescan, subtrees, files, files_due, .. } = self;
+        let Self { cgroups, rescan, mount_due, subtrees, files, files_due, files_retry, .. } = self;
         let (mut host, mut user) = (pin!(self.hosts.next()), pin!(self.users.next()));
         turn::<News>(
             &mut [
                 &mut |cx| self.terminate.poll_recv(cx).map(|_| News::End),
                 &mut |cx| self.interrupt.poll_recv(cx).map(|_| News::End),
                 &mut |cx| self.hangup.poll_recv(cx).map(|_| News::Hangup),
+                &mut |_| poll_mount(mount_due, now()),
                 &mut |cx| if_any(cgroups.as_mut(), |all| poll_cgroups(all, rescan, now(), cx)),
-                &mut |cx| if_any(files.as_mut(), |files| poll_files(files, files_due, now(), cx)),
+                &mut |cx| if_any(files.as_mut(), |files| {
+                    if files_retry.take_if(|at| *at <= now()).is_some() && files.try_again() {
+                        *files_due = Some(now());
+                    }
+                    poll_files(files, files_due, now(), cx)
+                }),
                 &mut |cx| if_any(self.dbus.as_mut(), |dbus| messages(dbus, cx)),
                 &mut |cx| match self.journal.as_mut().map(|(_, read)| read.poll_recv(cx)) {
                     Some(Poll::Ready(Some(all))) => Poll::Ready(News::Heard(Source::Journal, all)),
@@ -227,6 +247,18 @@ fn if_any<S>(source: Option<S>, poll: impl FnOnce(S) -> Poll<News>) -> Poll<News
     source.map_or(Poll::Pending, poll)
 }
 
+/// Whether cgroup v2 is there now.
+fn poll_mount(due: &mut Option<Duration>, now: Duration) -> Poll<News> {
+    if due.take_if(|at| *at <= now).is_none() {
+        return Poll::Pending;
+    }
+    if is_mounted(Path::new(CGROUP_ROOT)) {
+        return Poll::Ready(News::Mounted);
+    }
+    *due = Some(now + RESCAN);
+    Poll::Pending
+}
+
 /// What named cgroups have. When some cannot be watched or looked at, all are looked at once a second.
 fn poll_cgroups(
     cgroups: &mut Cgroups,
@@ -234,15 +266,10 @@ fn poll_cgroups(
     now: Duration,
     cx: &mut Context<'_>,
 ) -> Poll<News> {
-    let drained = if rescan.is_some_and(|at| at <= now) {
-        cgroups::Drained { seen: cgroups.rescan(), overflowed: false }
-    } else if cgroups.poll_ready(cx).is_ready() {
-        cgroups.drain()
-    } else {
-        return Poll::Pending;
-    };
-    *rescan = cgroups.is_blind().then(|| rescan.filter(|at| *at > now).unwrap_or(now + RESCAN));
-    Poll::Ready(News::Cgroups(drained))
+    if rescan.take_if(|at| *at <= now).is_some() {
+        return Poll::Ready(News::Cgroups(cgroups.rescan()));
+    }
+    cgroups.poll_ready(cx).map(|()| News::Cgroups(cgroups.drain()))
 }
 
 /// The policy's files, once they rest after a change.

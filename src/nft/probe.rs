@@ -1,15 +1,13 @@
-//! What the machine must have. The error is one line for those who lack it: what is missing, and what to do.
+//! What the machine must have. The error is one line for those who lack it: what is missing, and what to do. What passes is
+//! no lack: the work itself will tell.
 
 use std::{io, path::Path};
 
-use nix::{
-    errno::Errno,
-    sys::statfs::{CGROUP2_SUPER_MAGIC, statfs},
-};
+use nix::errno::Errno;
 
-use crate::dispatch::Script;
+use crate::{cgroupfs::is_mounted, dispatch::Script};
 
-use super::{Kernel, complaint, netlink::Netlink};
+use super::{Complaint, Kernel, complaint, is_passing, netlink::Netlink};
 
 /// The right to change the ruleset, and a kernel that has one.
 ///
@@ -17,7 +15,10 @@ use super::{Kernel, complaint, netlink::Netlink};
 /// What is missing.
 pub fn require_net_admin() -> Result<(), String> {
     let generation = Netlink::open().and_then(|mut netlink| netlink.generation());
-    generation.map(drop).map_err(|error| no_nf_tables(&error))
+    match generation {
+        Err(error) if !is_passing(&error) => Err(no_nf_tables(&error)),
+        _ => Ok(()),
+    }
 }
 
 /// cgroup v2 at `root`, which is [`crate::model::CGROUP_ROOT`] outside of tests.
@@ -25,13 +26,13 @@ pub fn require_net_admin() -> Result<(), String> {
 /// # Errors
 /// What is missing.
 pub fn require_cgroup2(root: &Path) -> Result<(), String> {
-    match statfs(root) {
-        Ok(found) if found.filesystem_type() == CGROUP2_SUPER_MAGIC => Ok(()),
-        _ => Err(format!(
-            "cgroup v2 is not mounted at {}: boot with systemd.unified_cgroup_hierarchy=1",
-            root.display()
-        )),
+    if is_mounted(root) {
+        return Ok(());
     }
+    Err(format!(
+        "cgroup v2 is not mounted at {}: boot with systemd.unified_cgroup_hierarchy=1",
+        root.display()
+    ))
 }
 
 /// A kernel (and an nft) that matches cgroups. Comes after [`require_net_admin`], since that is missing here too.
@@ -45,13 +46,14 @@ pub fn require_nft_socket(kernel: &mut impl Kernel) -> Result<(), String> {
         "add chain inet scnpm.probe probe",
         "add rule inet scnpm.probe probe socket cgroupv2 level 1 @cgroups",
     ]);
-    kernel.run(&script, true).map_err(|complaints| {
-        format!(
+    match kernel.run(&script, true) {
+        Err(complaints) if !complaints.iter().any(Complaint::is_passing) => Err(format!(
             "this kernel cannot match cgroups in nftables: it needs Linux 5.13 with CONFIG_NFT_SOCKET \
              (module nft_socket); nft says: {}",
             complaint::words(&complaints).replace('\n', " ")
-        )
-    })
+        )),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn no_nf_tables(error: &io::Error) -> String {

@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::readable::Readable;
+use super::{readable::Readable, remedy_or_patience};
 use crate::{
     cgroupfs::{is_absence, look_at},
     model::{CGROUP_ROOT, CgroupId, CgroupPath},
@@ -24,9 +24,9 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 pub struct Cgroups {
     root: PathBuf,
     followed: BTreeSet<CgroupPath>,
-    inotify: Inotify,
-    readable: Readable,
     watches: Watches,
+    /// How often the kernel has dropped events.
+    overflows: u32,
     buffer: Vec<u8>,
 }
 
@@ -39,79 +39,70 @@ pub struct Seen {
     pub id: Option<CgroupId>,
 }
 
-/// What [`Cgroups::drain`] found.
+/// What looks found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Each followed cgroup that something happened to, once, as it is now.
+    /// Each followed cgroup that was looked at, once, as it is now.
     pub seen: Vec<Seen>,
-    /// Whether the kernel dropped events; then all followed cgroups were looked at.
-    pub overflowed: bool,
+    /// What to say in the log: overflows, directories that cannot be watched or looked at. Each kind once.
+    pub notices: Vec<String>,
 }
 
-/// A directory that could not be watched or looked at.
-#[derive(Debug)]
-pub struct Unwatched {
-    /// The directory.
-    pub directory: PathBuf,
-    /// Why. `ENOSPC` means that `fs.inotify.max_user_watches` is reached.
-    pub error: io::Error,
+impl Default for Cgroups {
+    /// Follows nothing yet, below [`CGROUP_ROOT`].
+    fn default() -> Self {
+        Self::with_root(PathBuf::from(CGROUP_ROOT))
+    }
 }
 
 impl Cgroups {
-    /// Follows nothing yet, below [`CGROUP_ROOT`]. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    ///
-    /// inotify_init1(2) failed.
-    pub fn new() -> io::Result<Self> {
-        Self::with_root(PathBuf::from(CGROUP_ROOT))
-    }
-
-    /// The same below another directory.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::new`].
-    pub fn with_root(root: PathBuf) -> io::Result<Self> {
-        let inotify = Inotify::init()?;
-        Ok(Self {
+    /// Follows nothing yet, below another directory than [`CGROUP_ROOT`].
+    pub fn with_root(root: PathBuf) -> Self {
+        Self {
             root,
             followed: BTreeSet::new(),
-            readable: Readable::of(&inotify)?,
-            inotify,
             watches: Watches::default(),
+            overflows: 0,
             buffer: vec![0; BUFFER_SIZE],
-        })
+        }
     }
 
-    /// Follows these paths and no others. Returns what each of them is now.
-    pub fn follow(&mut self, paths: BTreeSet<CgroupPath>) -> Vec<Seen> {
+    /// Follows these paths and no others. Returns what each of them is now. Must be called within a tokio runtime.
+    pub fn follow(&mut self, paths: BTreeSet<CgroupPath>) -> Drained {
         self.followed = paths;
-        let old = std::mem::take(&mut self.watches);
-        let seen = self.rescan();
-        for (number, (_, descriptor)) in old.by_number {
+        let old = std::mem::take(&mut self.watches.by_number);
+        self.watches.by_directory.clear();
+        let drained = self.rescan();
+        for (number, (_, descriptor)) in old {
             if !self.watches.by_number.contains_key(&number) {
-                // It fails if the directory is gone, and the watch with it.
-                let _ = self.inotify.watches().remove(descriptor);
+                self.watches.remove(descriptor);
             }
         }
-        seen
+        drained
     }
 
-    /// Looks at every followed path, and watches what is not watched yet.
-    pub fn rescan(&mut self) -> Vec<Seen> {
+    /// Looks at every followed path, and watches what is not watched yet. Must be called within a tokio runtime.
+    pub fn rescan(&mut self) -> Drained {
         self.watches.is_blind = false;
+        if let Err(error) = self.watches.listen() {
+            self.watches.fail(&self.root, &error);
+        }
         let mut look = Look::default();
         self.visit(ROOT, &mut look);
         if !self.watches.is_blind {
             self.watches.told.clear();
         }
-        look.into_seen()
+        self.drained(look)
+    }
+
+    fn drained(&mut self, look: Look) -> Drained {
+        let seen = look.ids.into_iter().map(|(path, id)| Seen { path, id }).collect();
+        Drained { seen, notices: std::mem::take(&mut self.watches.notices) }
     }
 
     /// Whether [`Self::drain`] has something to read; the task is woken when it has.
     pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.readable.poll_ready(cx)
+        self.watches.inotify.as_ref().map_or(Poll::Pending, |(_, readable)| readable.poll_ready(cx))
     }
 
     /// Reads what is pending and looks at the cgroups that it mentions. Does not block. After very many
@@ -120,8 +111,8 @@ impl Cgroups {
         let mut touched = BTreeSet::new();
         let mut overflowed = false;
         for _ in 0..READS_AT_ONCE {
-            let (inotify, buffer) = (&mut self.inotify, &mut self.buffer);
-            let Ok(events) = self.readable.read(|| inotify.read_events(buffer)) else { break };
+            let Some((inotify, readable)) = &mut self.watches.inotify else { break };
+            let Ok(events) = readable.read(|| inotify.read_events(&mut self.buffer)) else { break };
             for event in events {
                 if event.mask.contains(EventMask::Q_OVERFLOW) {
                     overflowed = true;
@@ -137,22 +128,29 @@ impl Cgroups {
         }
         let mut look = Look::default();
         if overflowed {
+            self.note_overflow();
             self.visit(ROOT, &mut look);
         } else {
             // Parents come before their children, so a visit to a parent spares those.
             touched.into_iter().for_each(|path| self.visit(&path, &mut look));
         }
-        Drained { seen: look.into_seen(), overflowed }
+        self.drained(look)
+    }
+
+    /// More and more rarely: users must not fill the log.
+    fn note_overflow(&mut self) {
+        self.overflows = self.overflows.saturating_add(1);
+        if self.overflows.is_power_of_two() {
+            self.watches.notices.push(format!(
+                "inotify events of cgroups that the policy names overflowed (so far: {}); all of them are looked at",
+                self.overflows
+            ));
+        }
     }
 
     /// Whether some directories could not be watched or looked at: what changes there is only seen by [`Self::rescan`].
     pub fn is_blind(&self) -> bool {
         self.watches.is_blind
-    }
-
-    /// The directories that could not be watched or looked at and have not been told of yet; one for each kind of error.
-    pub fn unwatched(&mut self) -> Vec<Unwatched> {
-        std::mem::take(&mut self.watches.failed).into_values().collect()
     }
 
     /// Watches the directories at and below a path that lead to followed paths, then looks at these.
@@ -163,9 +161,9 @@ impl Cgroups {
         let leading = within(&self.followed, top).flat_map(|path| ancestors(path.as_str()));
         let directories: BTreeSet<&str> = leading.filter(|directory| directory.len() >= top.len()).collect();
         for directory in directories {
-            let exists = look.exists(directory) && self.watches.watch(directory, &self.root, &self.inotify);
+            let exists = look.exists(directory) && self.watches.watch(directory, &self.root);
             if !exists {
-                self.watches.forget(directory, &self.inotify);
+                self.watches.forget(directory);
             }
             look.directories.insert(directory.to_owned(), exists);
         }
@@ -174,7 +172,7 @@ impl Cgroups {
             match if look.exists(path.as_str()) { look_at(&directory) } else { Ok(None) } {
                 Ok(id) => drop(look.ids.insert(path.clone(), id)),
                 // That says nothing about the cgroup.
-                Err(error) => self.watches.fail(directory, error),
+                Err(error) => self.watches.fail(&directory, &error),
             }
         }
     }
@@ -220,18 +218,16 @@ impl Look {
         let above = ancestors(path).next().filter(|_| path != ROOT);
         above.and_then(|above| self.directories.get(above)).copied().unwrap_or(true)
     }
-
-    fn into_seen(self) -> Vec<Seen> {
-        self.ids.into_iter().map(|(path, id)| Seen { path, id }).collect()
-    }
 }
 
 /// Which directories are watched, under which numbers of the kernel's.
 #[derive(Debug, Default)]
 struct Watches {
+    /// Nothing while the kernel has none for us.
+    inotify: Option<(Inotify, Readable)>,
     by_number: BTreeMap<i32, (String, WatchDescriptor)>,
     by_directory: BTreeMap<String, i32>,
-    failed: BTreeMap<Option<i32>, Unwatched>,
+    notices: Vec<String>,
     /// The kinds of errors that have been told of.
     told: BTreeSet<Option<i32>>,
     is_blind: bool,
@@ -242,16 +238,26 @@ fn number(descriptor: &WatchDescriptor) -> i32 {
 }
 
 impl Watches {
-    /// Watches a directory; says whether it exists. The number stays the same as long as the directory
+    fn listen(&mut self) -> io::Result<()> {
+        if self.inotify.is_none() {
+            let inotify = Inotify::init()?;
+            let readable = Readable::of(&inotify)?;
+            self.inotify = Some((inotify, readable));
+        }
+        Ok(())
+    }
+
+    /// Watches a directory; says whether it may exist. The number stays the same as long as the directory
     /// is the same.
-    fn watch(&mut self, directory: &str, root: &Path, inotify: &Inotify) -> bool {
+    fn watch(&mut self, directory: &str, root: &Path) -> bool {
+        let Some((inotify, _)) = &self.inotify else { return true };
         let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
         let place = root.join(directory);
         match inotify.watches().add(&place, mask) {
             Ok(descriptor) => {
                 let number = number(&descriptor);
                 if self.by_directory.get(directory) != Some(&number) {
-                    self.forget(directory, inotify);
+                    self.forget(directory);
                     self.by_directory.insert(directory.to_owned(), number);
                     self.by_number.insert(number, (directory.to_owned(), descriptor));
                 }
@@ -259,23 +265,30 @@ impl Watches {
             }
             Err(error) if is_absence(&error) => false,
             Err(error) => {
-                self.forget(directory, inotify);
-                self.fail(place, error);
+                self.forget(directory);
+                self.fail(&place, &error);
                 true
             }
         }
     }
 
-    fn fail(&mut self, directory: PathBuf, error: io::Error) {
+    fn fail(&mut self, directory: &Path, error: &io::Error) {
         self.is_blind = true;
         if self.told.insert(error.raw_os_error()) {
-            self.failed.insert(error.raw_os_error(), Unwatched { directory, error });
+            let remedy = remedy_or_patience(error);
+            self.notices.push(format!("{} cannot be watched: {error}; {remedy}", directory.display()));
         }
     }
 
-    fn forget(&mut self, directory: &str, inotify: &Inotify) {
+    fn forget(&mut self, directory: &str) {
         let Some(number) = self.by_directory.remove(directory) else { return };
         if let Some((_, descriptor)) = self.by_number.remove(&number) {
+            self.remove(descriptor);
+        }
+    }
+
+    fn remove(&self, descriptor: WatchDescriptor) {
+        if let Some((inotify, _)) = &self.inotify {
             // It fails if the directory is gone, and the watch with it.
             let _ = inotify.watches().remove(descriptor);
         }
@@ -293,7 +306,7 @@ mod tests {
     }
 
     fn cgroups(root: &Path) -> Cgroups {
-        Cgroups::with_root(root.to_path_buf()).unwrap()
+        Cgroups::with_root(root.to_path_buf())
     }
 
     /// An ordinary directory does for what does not depend on cgroupfs.
@@ -347,7 +360,7 @@ mod tests {
         cgroups.follow(BTreeSet::from([path("a/x"), path("b/x")]));
         assert_eq!(cgroups.watches.by_number.len(), 3);
         let seen = cgroups.follow(BTreeSet::from([path("b/x")]));
-        assert_eq!(seen, [Seen { path: path("b/x"), id: None }]);
+        assert_eq!(seen.seen, [Seen { path: path("b/x"), id: None }]);
         assert_eq!(cgroups.watches.by_number.len(), 2);
         poll_fn(|cx| cgroups.poll_ready(cx)).await; // the IN_IGNORED of a
         assert_eq!(cgroups.drain(), Drained::default());
@@ -358,12 +371,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_cannot_be_looked_at_is_told_once_and_tried_again() {
+        let scratch = Scratch::new("failing");
+        let place = scratch.0.join("a");
+        // A look at it fails with ELOOP.
+        std::os::unix::fs::symlink("a", &place).unwrap();
+        let mut cgroups = cgroups(&scratch.0);
+        let first = cgroups.follow(BTreeSet::from([path("a")]));
+        assert_eq!((first.seen.len(), first.notices.len()), (0, 1), "{:?}", first.notices);
+        assert_eq!(cgroups.rescan(), Drained::default());
+        assert!(cgroups.is_blind());
+        std::fs::remove_file(&place).unwrap();
+        assert_eq!(cgroups.rescan().seen, [Seen { path: path("a"), id: None }]);
+        assert!(!cgroups.is_blind());
+        std::os::unix::fs::symlink("a", &place).unwrap();
+        assert_eq!(cgroups.rescan().notices, first.notices);
+    }
+
+    #[tokio::test]
     async fn files_are_no_cgroups() {
         let scratch = Scratch::new("files");
         std::fs::write(scratch.0.join("cgroup.procs"), "").unwrap();
         let mut cgroups = cgroups(&scratch.0);
         let paths = BTreeSet::from([path("cgroup.procs"), path("cgroup.procs/x")]);
-        assert!(cgroups.follow(paths).iter().all(|seen| seen.id.is_none()));
-        assert!(cgroups.unwatched().is_empty());
+        let Drained { seen, notices } = cgroups.follow(paths);
+        assert!(seen.iter().all(|seen| seen.id.is_none()));
+        assert_eq!(notices, [""; 0]);
     }
 }

@@ -14,7 +14,7 @@ use std::{
 
 use inotify::{Inotify, WatchDescriptor, WatchMask};
 
-use super::readable::Readable;
+use super::{readable::Readable, remedy};
 
 /// How long files must rest before they are read: who saves several takes a moment.
 pub const SETTLE: Duration = Duration::from_millis(200);
@@ -22,34 +22,54 @@ pub const SETTLE: Duration = Duration::from_millis(200);
 /// How many links are followed on the way to a file (path_resolution(7)).
 const LINKS: usize = 40;
 
-const BUFFER_SIZE: usize = 16 * 1024;
+const BUFFER_SIZE: usize = 4 * 1024;
 
-/// Watches directories for changes of what is in them.
-#[derive(Debug)]
+/// Watches directories for changes of what is in them. By default, of nothing.
+#[derive(Debug, Default)]
 pub struct ConfigFiles {
-    inotify: Inotify,
-    readable: Readable,
+    /// Nothing while the kernel has none for us.
+    inotify: Option<(Inotify, Readable)>,
+    wanted: BTreeSet<PathBuf>,
     watches: BTreeMap<PathBuf, WatchDescriptor>,
-    buffer: Vec<u8>,
+    /// Whether some directories exist and could not be watched.
+    is_blind: bool,
 }
 
 impl ConfigFiles {
-    /// Watches nothing yet. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// inotify_init1(2), epoll(7).
-    pub fn new() -> io::Result<Self> {
-        let inotify = Inotify::init()?;
-        let readable = Readable::of(&inotify)?;
-        Ok(Self { inotify, readable, watches: BTreeMap::new(), buffer: vec![0; BUFFER_SIZE] })
+    /// Watches the directories that these files are in, or would be in, and no others. Returns what to say of those that
+    /// exist and cannot be watched, unless there were such before. Must be called within a tokio runtime.
+    pub fn follow<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
+        self.wanted = files.into_iter().flat_map(directories).collect();
+        let was_blind = self.is_blind;
+        let why = self.watch().err().filter(|_| !was_blind);
+        why.map(|why| format!("the policy's files cannot be watched for changes: {why}"))
+            .into_iter()
+            .collect()
     }
 
-    /// Watches the directories that these files are in, or would be in, and no others. Returns those that cannot be watched
-    /// and exist.
-    pub fn follow<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>) -> Vec<(PathBuf, io::Error)> {
-        let wanted: BTreeSet<PathBuf> = files.into_iter().flat_map(directories).collect();
+    /// Whether there are directories that exist and are not watched.
+    pub fn is_blind(&self) -> bool {
+        self.is_blind
+    }
+
+    /// Tries once more to watch what is wanted; whether that is done. Then something may have changed unseen.
+    pub fn try_again(&mut self) -> bool {
+        self.watch().is_ok()
+    }
+
+    /// Watches what is wanted; or says why it cannot.
+    fn watch(&mut self) -> Result<(), String> {
+        let said = |error: &io::Error| match remedy(error) {
+            Some(remedy) => format!("{error}; {remedy}"),
+            None => error.to_string(),
+        };
+        self.is_blind = true;
+        let (inotify, _) = match &mut self.inotify {
+            Some(open) => open,
+            none => none.insert(open().map_err(|error| said(&error))?),
+        };
         let mut old = std::mem::take(&mut self.watches);
-        let mut failed = Vec::new();
+        let mut failed = Ok(());
         let mask = WatchMask::CLOSE_WRITE
             | WatchMask::CREATE
             | WatchMask::DELETE
@@ -58,34 +78,42 @@ impl ConfigFiles {
             | WatchMask::MOVE_SELF
             | WatchMask::DELETE_SELF
             | WatchMask::ONLYDIR;
-        for directory in wanted {
+        for directory in &self.wanted {
             // The same directory has the same watch.
-            match self.inotify.watches().add(&directory, mask) {
+            match inotify.watches().add(directory, mask) {
                 Ok(watch) => {
-                    old.remove(&directory);
-                    self.watches.insert(directory, watch);
+                    old.remove(directory);
+                    self.watches.insert(directory.clone(), watch);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => failed.push((directory, error)),
+                Err(error) => failed = Err(format!("{}: {}", directory.display(), said(&error))),
             }
         }
-        let mut watches = self.inotify.watches();
+        let mut watches = inotify.watches();
         for watch in old.into_values().filter(|watch| !self.watches.values().any(|kept| kept == watch)) {
             // It fails if the directory is gone, and the watch with it.
             let _ = watches.remove(watch);
         }
+        self.is_blind = failed.is_err();
         failed
     }
 
     /// Whether something has changed; the task is woken when it has.
     pub fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.readable.poll_ready(cx).is_pending() {
+        let Some((inotify, readable)) = &mut self.inotify else { return Poll::Pending };
+        if readable.poll_ready(cx).is_pending() {
             return Poll::Pending;
         }
-        let (inotify, buffer) = (&mut self.inotify, &mut self.buffer);
-        while self.readable.read(|| inotify.read_events(buffer).map(drop)).is_ok() {}
+        let mut buffer = [0; BUFFER_SIZE];
+        while readable.read(|| inotify.read_events(&mut buffer).map(drop)).is_ok() {}
         Poll::Ready(())
     }
+}
+
+fn open() -> io::Result<(Inotify, Readable)> {
+    let inotify = Inotify::init()?;
+    let readable = Readable::of(&inotify)?;
+    Ok((inotify, readable))
 }
 
 /// The directories in which a change may lead to another file under this name: its own, those above it that do not exist,
@@ -156,7 +184,7 @@ mod tests {
         let file = scratch.at("etc/policy.nft");
         fs::write(&file, "a").unwrap();
         symlink("etc/policy.nft", scratch.at("link.nft")).unwrap();
-        let mut files = ConfigFiles::new().unwrap();
+        let mut files = ConfigFiles::default();
         assert!(files.follow([&*scratch.at("link.nft")]).is_empty());
         assert!(!is_heard(&mut files).await);
         fs::write(&file, "b").unwrap();
@@ -175,7 +203,7 @@ mod tests {
     #[tokio::test]
     async fn files_that_do_not_exist_yet_are_waited_for() {
         let scratch = Scratch::new("absent");
-        let mut files = ConfigFiles::new().unwrap();
+        let mut files = ConfigFiles::default();
         files.follow([
             &*scratch.at("etc/below/policy.nft"),
             &*base_of(&format!("{}/*.d/*.nft", scratch.0.display())),

@@ -13,7 +13,24 @@ pub(crate) mod shares;
 pub mod sigbus;
 pub mod subtrees;
 
+use std::io;
+
 use crate::model::{UnitName, UnitState};
+
+/// What helps when the kernel refuses a watch, an inotify instance or a file descriptor.
+fn remedy(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::ENOSPC => Some("raise fs.inotify.max_user_watches"),
+        libc::EMFILE => Some("raise fs.inotify.max_user_instances or LimitNOFILE= of scnpm.service"),
+        libc::ENFILE => Some("raise fs.file-max"),
+        _ => None,
+    }
+}
+
+/// The same for what is looked at once a second until it can be watched.
+fn remedy_or_patience(error: &io::Error) -> &'static str {
+    remedy(error).unwrap_or("units may be found up to a second late")
+}
 
 /// What systemd says of units, on the bus or in the journal; or about what it is heard by.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -175,6 +175,10 @@ impl Subtrees {
             self.serve(owner, SHARES.share, pending.contains(&owner));
             self.shares.use_up(owner, self.news.work - before);
         }
+        let is_well = |branch: &Branch| branch.unwatched.is_empty() && !branch.has_scans();
+        if self.branches.values().all(is_well) {
+            self.complaints.clear();
+        }
         self.listeners.pause(&self.shares);
         self.told()
     }

@@ -1341,15 +1341,6 @@ def missing_capability_is_named():
 
 
 @test
-def missing_cgroup2_is_named():
-    m.write_policy(m.system_rule("t-x.service"))
-    refuses_to_start(
-        "unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {m.CGROUPS} && exec {m.SCNPM} {m.CONF}",
-        words=["cgroup", str(m.CGROUPS)],
-    )  # fmt: skip
-
-
-@test
 def missing_libnftables_is_named():
     m.write_policy(m.system_rule("t-x.service"))
     library = next(m.pathlib.Path("/usr/lib").glob("*/libnftables.so.1")).resolve()

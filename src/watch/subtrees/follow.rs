@@ -12,6 +12,7 @@ use crate::{
     cgroupfs::{is_absence, look_at},
     model::{CgroupId, Instance, Manager},
     units::places::{top, user_of_manager},
+    watch::remedy_or_patience,
 };
 
 impl Subtrees {
@@ -165,13 +166,7 @@ impl Subtrees {
             branch.unwatched.insert(path.to_owned());
         }
         if self.complaints.insert(error.raw_os_error()) {
-            let remedy = match error.raw_os_error() {
-                Some(libc::ENOSPC) => "raise fs.inotify.max_user_watches",
-                Some(libc::EMFILE) => "raise LimitNOFILE= of scnpm.service",
-                Some(libc::ENFILE) => "raise fs.file-max",
-                _ => "its units may be found up to a second late",
-            };
-            let directory = self.root.join(path);
+            let (directory, remedy) = (self.root.join(path), remedy_or_patience(error));
             self.news.notices.push(format!("{} cannot be {verb}: {error}; {remedy}", directory.display()));
         }
     }

@@ -59,9 +59,8 @@ impl Listeners {
         let readable = Readable::of(&epoll.0)?;
         let mut listeners = Self::default();
         listeners.epoll = Some((epoll, readable));
-        listeners.open(Owner::System)?;
-        // While there is one to be had.
-        listeners.open(Owner::Users)?;
+        // While there is one to be had; if there is none, the first watch tries again.
+        let _ = listeners.open(Owner::System).and_then(|()| listeners.open(Owner::Users));
         Ok(listeners)
     }
 
@@ -127,6 +126,9 @@ impl Listeners {
     /// Watches a directory, unless nothing is to be heard. The number of a watch stays the same as long as the
     /// directory is the same.
     pub(super) fn watch(&mut self, owner: Owner, directory: &Path) -> io::Result<Option<WatchDescriptor>> {
+        if !self.by_owner.contains_key(&owner) {
+            self.open(owner)?;
+        }
         let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR | WatchMask::DONT_FOLLOW;
         let listener = self.by_owner.get(&owner);
         listener.map(|listener| listener.inotify.watches().add(directory, mask)).transpose()

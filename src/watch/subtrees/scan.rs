@@ -79,11 +79,13 @@ impl Subtrees {
         for (manager, branch) in self.branches.iter_mut().filter(|(_, branch)| branch.owner == owner) {
             branch.lost_events = true;
             branch.overflows = branch.overflows.saturating_add(1);
+            // More and more rarely: users must not fill the log.
+            if !branch.overflows.is_power_of_two() {
+                continue;
+            }
             let whose = match manager {
                 Manager::System => "the system".to_owned(),
-                Manager::User(uid) if branch.overflows.is_power_of_two() => format!("user {uid}"),
-                // More and more rarely: users must not fill the log.
-                Manager::User(_) => continue,
+                Manager::User(uid) => format!("user {uid}"),
             };
             self.news.notices.push(format!(
                 "inotify events of {whose} overflowed (so far: {}); all its cgroups are looked at",
@@ -121,9 +123,6 @@ impl Subtrees {
                 self.shares.use_up(owner, self.news.work - before);
             }
             self.is_nudged = false;
-        }
-        if self.branches.values().all(|branch| branch.unwatched.is_empty()) {
-            self.complaints.clear();
         }
     }
 
