@@ -212,12 +212,14 @@ impl Sources {
                 &mut |cx| self.hangup.poll_recv(cx).map(|_| News::Hangup),
                 &mut |_| poll_mount(mount_due, now()),
                 &mut |cx| if_any(cgroups.as_mut(), |all| poll_cgroups(all, rescan, now(), cx)),
-                &mut |cx| if_any(files.as_mut(), |files| {
-                    if files_retry.take_if(|at| *at <= now()).is_some() && files.try_again() {
-                        *files_due = Some(now());
-                    }
-                    poll_files(files, files_due, now(), cx)
-                }),
+                &mut |cx| {
+                    if_any(files.as_mut(), |files| {
+                        if files_retry.take_if(|at| *at <= now()).is_some() && files.try_again() {
+                            *files_due = Some(now());
+                        }
+                        poll_files(files, files_due, now(), cx)
+                    })
+                },
                 &mut |cx| if_any(self.dbus.as_mut(), |dbus| messages(dbus, cx)),
                 &mut |cx| match self.journal.as_mut().map(|(_, read)| read.poll_recv(cx)) {
                     Some(Poll::Ready(Some(all))) => Poll::Ready(News::Heard(Source::Journal, all)),

@@ -85,7 +85,9 @@ impl Journal {
             let _ = open.readable.read(|| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
             match change {
                 JournalWaitResult::Nop if !is_stirred => {}
-                _ if changed(&open.files, &open.refused, &list()?) => return Ok(false),
+                _ if list().map_or(true, |now| changed(&open.files, &open.refused, &now)) => {
+                    return Ok(false);
+                }
                 // What was written since the first look has woken nobody.
                 _ => *more = read(&mut open.journal, last, heard)?,
             }
@@ -101,11 +103,11 @@ impl Journal {
         };
         // First the watch, then the look.
         directories.is_stirred();
-        directories.watch(false);
+        directories.watch(false)?;
         let files = list()?;
-        directories.watch(!files.is_empty());
+        directories.watch(!files.is_empty())?;
         let (journal, refused, last) = guarded(|| open(&files, &self.last))?;
-        directories.watch(!refused.is_empty());
+        directories.watch(!refused.is_empty())?;
         let readable = Readable::of(&journal.fd()?)?;
         self.open = Some(Open { journal, readable, files, refused });
         self.last = last;
@@ -180,16 +182,18 @@ impl Directories {
     }
 
     /// Watches those that exist, perhaps also for what is written: a file may be refused whose header is still to come.
-    fn watch(&self, with_writes: bool) {
+    /// An error if the kernel has no watch for us: then libsystemd, which does not say so, has none either.
+    fn watch(&self, with_writes: bool) -> io::Result<()> {
         let mut mask = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::ATTRIB | WatchMask::ONLYDIR;
         mask.set(WatchMask::MODIFY, with_writes);
         for root in ROOTS {
             let above = Path::new(root).ancestors().map(Path::to_path_buf);
             for directory in above.chain(machine_directory(root).ok()) {
                 // Those that don't exist are seen to appear in those that do.
-                let _ = self.inotify.watches().add(directory, mask);
+                if_readable(self.inotify.watches().add(directory, mask))?;
             }
         }
+        Ok(())
     }
 
     /// Whether something happened since the last call.
@@ -213,11 +217,22 @@ fn machine_directory(root: &str) -> io::Result<PathBuf> {
 fn list() -> io::Result<Files> {
     let mut files = Files::new();
     for root in ROOTS {
-        let Ok(entries) = fs::read_dir(machine_directory(root)?) else { continue };
-        let online = entries.flatten().filter(|entry| is_online(entry.file_name().as_encoded_bytes()));
-        files.extend(online.filter_map(|entry| file(entry.path()).ok()));
+        let Some(entries) = if_readable(fs::read_dir(machine_directory(root)?))? else { continue };
+        for entry in entries.flatten().filter(|entry| is_online(entry.file_name().as_encoded_bytes())) {
+            files.extend(if_readable(file(entry.path()))?);
+        }
     }
     Ok(files)
+}
+
+/// Nothing for what is not there or may not be read; an error says nothing about what there is.
+fn if_readable<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Ok(None)
+        }
+        result => result.map(Some),
+    }
 }
 
 fn file(path: PathBuf) -> io::Result<(File, (u64, SystemTime))> {
