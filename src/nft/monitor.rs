@@ -85,9 +85,9 @@ pub struct RulesetMonitor {
     buffer: Vec<u8>,
 }
 
-/// What is known of our chains, and of a transaction before it is known whose it is.
+/// What is known of our chains, and of a transaction before it is known whose it is. Does no I/O.
 #[derive(Debug, Default)]
-struct Heard {
+pub struct Heard {
     /// Our own thread, as [`Generation`] names it.
     own: u32,
     /// Our chains, by their handles, whatever their names.
@@ -119,7 +119,7 @@ impl RulesetMonitor {
         if setsockopt(&socket, sockopt::RcvBufForce, &WAITING_ROOM).is_err() {
             setsockopt(&socket, sockopt::RcvBuf, &MODEST_WAITING_ROOM)?;
         }
-        Ok(Self { socket, heard: Heard { own, ..Heard::default() }, buffer: vec![0; RECEIVE_BUFFER] })
+        Ok(Self { socket, heard: Heard::by(own), buffer: vec![0; RECEIVE_BUFFER] })
     }
 
     /// Reads all that waits.
@@ -130,14 +130,7 @@ impl RulesetMonitor {
         let mut change = Change::default();
         loop {
             match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
-                Ok(length) => {
-                    for message in messages(&self.buffer[..length]) {
-                        self.heard.take(&message, interest);
-                        if let Some(generation) = Generation::of(&message) {
-                            self.heard.end(generation, &mut change);
-                        }
-                    }
-                }
+                Ok(length) => self.heard.take(&self.buffer[..length], interest, &mut change),
                 Err(Errno::EAGAIN) => return Ok(change),
                 Err(Errno::ENOBUFS) => change.overflow = true,
                 Err(Errno::EINTR) => {}
@@ -148,7 +141,22 @@ impl RulesetMonitor {
 }
 
 impl Heard {
-    fn take(&mut self, message: &Message, interest: &Interest) {
+    /// Nothing so far, by the thread `own`, of which nothing is reported.
+    pub fn by(own: u32) -> Self {
+        Self { own, ..Self::default() }
+    }
+
+    /// Takes in a datagram, and adds to `change` what others did.
+    pub fn take(&mut self, datagram: &[u8], interest: &Interest, change: &mut Change) {
+        for message in messages(datagram) {
+            self.note(&message, interest);
+            if let Some(generation) = Generation::of(&message) {
+                self.end(generation, change);
+            }
+        }
+    }
+
+    fn note(&mut self, message: &Message, interest: &Interest) {
         self.has_touched |= interest.is_touched_by(message) == Some(true);
         if message.nf_tables() == Some(NFT_MSG_NEWCHAIN)
             && let Some(chain) = message.chain(NFTA_CHAIN_NAME)

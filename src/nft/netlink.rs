@@ -29,13 +29,32 @@ use super::{
 };
 use crate::model::{Addresses, CgroupId, SetRef, TableRef};
 
-/// A socket to nf_tables.
+/// Requests to nf_tables, and what becomes of them.
 #[derive(Debug)]
-pub struct Netlink {
-    socket: OwnedFd,
+pub struct Netlink<W = Socket> {
+    wire: W,
     seq: u32,
     buffer: Vec<u8>,
 }
+
+/// What requests go out by and answers come in by.
+pub trait Wire {
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// The system's.
+    fn send(&mut self, request: &[u8]) -> io::Result<()>;
+
+    /// Waits for a datagram and tells its length.
+    ///
+    /// # Errors
+    /// The system's; `TimedOut` if none comes.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+/// A socket to nf_tables.
+#[derive(Debug)]
+pub struct Socket(OwnedFd);
 
 /// How often a listing is begun anew when the ruleset changes meanwhile.
 const LISTINGS: usize = 20;
@@ -57,7 +76,14 @@ impl Netlink {
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(2, 0))?;
         // Without the rights, large batches are refused with EMSGSIZE.
         let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
-        Ok(Self { socket, seq: 1, buffer: vec![0; RECEIVE_BUFFER] })
+        Ok(Self::over(Socket(socket)))
+    }
+}
+
+impl<W: Wire> Netlink<W> {
+    /// Requests that go over this wire.
+    pub fn over(wire: W) -> Self {
+        Self { wire, seq: 1, buffer: vec![0; RECEIVE_BUFFER] }
     }
 
     /// The ruleset's generation, and this thread as nf_tables names the author of a change. Works for whoever may change the
@@ -175,7 +201,7 @@ impl Netlink {
     ) -> io::Result<()> {
         let seq = self.seq;
         self.seq = seq.wrapping_add(1);
-        self.send(&request(kind, flags, seq, set))?;
+        self.wire.send(&request(kind, flags, seq, set))?;
         self.receive(|message| {
             if message.seq != seq {
                 return None;
@@ -191,7 +217,7 @@ impl Netlink {
         let Some(last) = batch.last() else { return Ok(()) };
         let (bytes, next) = batch.finish();
         self.seq = next;
-        self.send(&bytes)?;
+        self.wire.send(&bytes)?;
         let mut first_failure = Ok(());
         self.receive(|message| {
             // What is left of a batch that was given up is passed over.
@@ -208,9 +234,23 @@ impl Netlink {
         first_failure
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    /// Reads answers until `take` has an outcome.
+    fn receive(&mut self, mut take: impl FnMut(&Message) -> Option<io::Result<()>>) -> io::Result<()> {
         loop {
-            match send(self.socket.as_raw_fd(), bytes, MsgFlags::empty()) {
+            let length = self.wire.receive(&mut self.buffer)?;
+            for message in messages(&self.buffer[..length]) {
+                if let Some(outcome) = take(&message) {
+                    return outcome;
+                }
+            }
+        }
+    }
+}
+
+impl Wire for Socket {
+    fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        loop {
+            match send(self.0.as_raw_fd(), request, MsgFlags::empty()) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -218,19 +258,13 @@ impl Netlink {
         }
     }
 
-    /// Reads answers until `take` has an outcome.
-    fn receive(&mut self, mut take: impl FnMut(&Message) -> Option<io::Result<()>>) -> io::Result<()> {
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
-                Ok(length) => length,
-                Err(Errno::EINTR) => continue,
+            match recv(self.0.as_raw_fd(), buffer, MsgFlags::empty()) {
+                Ok(length) => return Ok(length),
+                Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
                 Err(error) => return Err(error.into()),
-            };
-            for message in messages(&self.buffer[..length]) {
-                if let Some(outcome) = take(&message) {
-                    return outcome;
-                }
             }
         }
     }
