@@ -1,7 +1,9 @@
 //! SOURCES. Where the daemon learns that something changed. None of them decides anything.
 
 pub mod cgroups;
+pub mod conversation;
 pub mod dbus;
+pub mod entry;
 pub mod files;
 pub mod journal;
 pub mod pages;
