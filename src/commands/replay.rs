@@ -17,23 +17,33 @@ use crate::{
 /// # Errors
 /// The file cannot be read, or a line of it is none of a state log; exit code 3.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    let name = options.file.display();
-    let failure = |text: String| Failure { exit_code: 3, ..Failure::new(format!("{name}{text}")) };
-    let file = File::open(&options.file).map_err(|error| failure(format!(": {error}")))?;
-    let mut out = std::io::stdout().lock();
-    let (mut replay, mut differences, mut number) = (Replay::default(), 0, 0);
-    for line in BufReader::new(file).lines() {
+    let failure =
+        |text: String| Failure { exit_code: 3, ..Failure::new(format!("{}:{text}", options.file.display())) };
+    let file = File::open(&options.file).map_err(|error| failure(format!(" {error}")))?;
+    match replay(BufReader::new(file), std::io::stdout().lock(), options.differences).map_err(failure)? {
+        0 => Ok(ExitCode::SUCCESS),
+        _ => Ok(ExitCode::from(1)),
+    }
+}
+
+/// Replays a log and prints its lines, or only `differences`. How many of them are decided otherwise today.
+///
+/// # Errors
+/// The number of the line that cannot be read or is none of a state log, and why.
+pub fn replay(log: impl BufRead, mut out: impl Write, differences: bool) -> Result<usize, String> {
+    let (mut replay, mut different, mut number) = (Replay::default(), 0, 0);
+    for line in log.lines() {
         number += 1;
-        let line = line.map_err(|error| failure(format!(":{number}: {error}")))?;
-        let entry = Entry::parse(&line)
-            .map_err(|error| failure(format!(":{number}: no line of a state log: {error}")))?;
+        let line = line.map_err(|error| format!("{number}: {error}"))?;
+        let entry =
+            Entry::parse(&line).map_err(|error| format!("{number}: no line of a state log: {error}"))?;
         let today = replay.step(&entry);
         let seen = line.split_once(SEPARATOR).map_or_else(|| entry.words(), |(words, _)| words.to_owned());
         let printed = match today {
-            None if options.differences => Ok(()),
+            None if differences => Ok(()),
             None => writeln!(out, "{number}: {seen}"),
             Some(today) => {
-                differences += 1;
+                different += 1;
                 let today = Entry { at: entry.at, step: Step::Actions(today) }.words();
                 writeln!(out, "{number}: {seen}\n{number}: today: {today}")
             }
@@ -43,9 +53,8 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             break;
         }
     }
-    if differences == 0 {
-        return Ok(ExitCode::SUCCESS);
+    if different > 0 {
+        let _ = writeln!(out, "{different} of {number} lines are decided otherwise today");
     }
-    let _ = writeln!(out, "{differences} of {number} lines are decided otherwise today");
-    Ok(ExitCode::from(1))
+    Ok(different)
 }
