@@ -42,6 +42,7 @@ pub struct UnitName(pub Arc<str>);
 /// A cgroup's path below [`CGROUP_ROOT`]: not empty, without NUL, leading, trailing or doubled
 /// slashes, `.` or `..`.
 #[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct CgroupPath(Arc<str>);
 
 impl FromStr for CgroupPath {
@@ -60,6 +61,14 @@ impl FromStr for CgroupPath {
             return Err("`..` in a cgroup's path");
         }
         Ok(Self(parts.join("/").into()))
+    }
+}
+
+impl TryFrom<String> for CgroupPath {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 
@@ -332,7 +341,17 @@ pub struct Row {
 
 /// A row's number in the engine, by which outcomes come back. Never given out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64")]
 pub struct RowId(pub u64);
+
+impl TryFrom<u64> for RowId {
+    type Error = &'static str;
+
+    /// Refuses a number that no engine comes to, so that there is always a next one.
+    fn try_from(number: u64) -> Result<Self, Self::Error> {
+        if number <= u64::MAX / 2 { Ok(Self(number)) } else { Err("a row's number that is too large") }
+    }
+}
 
 /// What became of one element that was to be added or deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{Action, Engine, Event, Snapshot},
-    model::{CgroupId, CgroupPath, Outcome},
+    model::{CgroupId, CgroupPath, Outcome, SetRef},
 };
 
 /// What stands between what is for people and what is for programs.
@@ -120,13 +120,13 @@ fn of_action(action: &Action) -> String {
     match action {
         Action::Commit(commit) => {
             let path = |add: &crate::engine::Add| match add.element.key.cgroup() {
-                Some(path) => format!("add {} to {}", safe(path.as_str()), add.element.set),
-                None => format!("open {}", add.element.set),
+                Some(path) => format!("add {} to {}", safe(path.as_str()), name_of(&add.element.set)),
+                None => format!("open {}", name_of(&add.element.set)),
             };
             let added = commit.add.iter().map(path);
             let deleted = commit.delete.iter().map(|delete| match delete.id {
-                Some(id) => format!("delete cgroup {id} from {}", delete.set),
-                None => format!("close {}", delete.set),
+                Some(id) => format!("delete cgroup {id} from {}", name_of(&delete.set)),
+                None => format!("close {}", name_of(&delete.set)),
             });
             added.chain(deleted).collect::<Vec<_>>().join(", ")
         }
@@ -135,6 +135,10 @@ fn of_action(action: &Action) -> String {
         Action::Reload { reread: true, .. } => "read the files and load".to_owned(),
         Action::Reload { reread: false, .. } => "load the policy again".to_owned(),
     }
+}
+
+fn name_of(set: &SetRef) -> String {
+    format!("{} {} {}", set.table.family, safe(&set.table.name), safe(&set.name))
 }
 
 /// A name as one word without surprises.

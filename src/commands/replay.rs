@@ -38,7 +38,9 @@ pub fn replay(log: impl BufRead, mut out: impl Write, differences: bool) -> Resu
         let entry =
             Entry::parse(&line).map_err(|error| format!("{number}: no line of a state log: {error}"))?;
         let today = replay.step(&entry);
-        let seen = line.split_once(SEPARATOR).map_or_else(|| entry.words(), |(words, _)| words.to_owned());
+        // Whoever sends a log may have other things in it than words.
+        let words = |(words, _): (&str, &str)| words.replace(char::is_control, " ");
+        let seen = line.split_once(SEPARATOR).map_or_else(|| entry.words(), words);
         let printed = match today {
             None if differences => Ok(()),
             None => writeln!(out, "{number}: {seen}"),

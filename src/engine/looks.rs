@@ -42,17 +42,18 @@ impl Looks {
 
     /// At a cgroup a few times more after news of its unit.
     pub(super) fn after_news(&mut self, now: Duration, path: &CgroupPath) {
-        self.later.extend(AFTER_NEWS.map(|after| (now + Duration::from_millis(after), path.clone())));
+        self.later
+            .extend(AFTER_NEWS.map(|after| (now.saturating_add(Duration::from_millis(after)), path.clone())));
     }
 
     /// At a cgroup again, since a look said nothing.
     pub(super) fn after_failure(&mut self, now: Duration, path: CgroupPath) {
-        self.later.insert((now + AFTER_FAILURE, path));
+        self.later.insert((now.saturating_add(AFTER_FAILURE), path));
     }
 
     /// At a cgroup once a second while it exists.
     pub(super) fn in_rounds(&mut self, now: Duration, path: &CgroupPath) {
-        self.rounds.entry(path.clone()).or_insert(now + ROUND);
+        self.rounds.entry(path.clone()).or_insert(now.saturating_add(ROUND));
     }
 
     /// When the next look that waits is due.

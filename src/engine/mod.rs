@@ -319,7 +319,7 @@ impl Engine {
         match outcome {
             Outcome::Failed => {
                 let failures = self.table.rows.get(&id).map_or(1, |row| row.failures);
-                self.retries.insert((now + pause(failures, FIRST_PAUSE, LONGEST_PAUSE), id));
+                self.retries.insert((now.saturating_add(pause(failures, FIRST_PAUSE, LONGEST_PAUSE)), id));
             }
             Outcome::Vanished => {
                 if let Some(path) = &path {

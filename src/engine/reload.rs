@@ -55,7 +55,7 @@ pub struct Reload {
 impl Reload {
     /// Asks for a load as soon as the cooldown allows.
     pub(super) fn ask(&mut self, now: Duration, cooldown: Duration, reread: bool, flush: bool) {
-        let after_cooldown = self.last.map_or(now, |last| last + cooldown);
+        let after_cooldown = self.last.map_or(now, |last| last.saturating_add(cooldown));
         self.due = Some(self.due.unwrap_or(now.max(after_cooldown)));
         self.reread |= reread;
         self.flush |= flush;
@@ -64,12 +64,15 @@ impl Reload {
     /// Notes that somebody else changed the ruleset, and asks for a repair.
     pub(super) fn changed(&mut self, now: Duration, thread: Option<u32>) {
         let first = self.changed.map_or(now, |(first, _)| first);
-        let is_answer = self.last.is_some_and(|last| now < last + ANSWER.max(self.fight_pause() * 2))
-            && now < first + SERIES;
+        let is_answer =
+            self.last.is_some_and(|last| now < last.saturating_add(ANSWER.max(self.fight_pause() * 2)))
+                && now < first.saturating_add(SERIES);
         match self.changed {
             _ if !is_answer => self.undone = 0,
-            None if thread.is_some() && thread == self.by => self.undone += BY_THE_SAME,
-            None => self.undone += BY_ANOTHER,
+            None if thread.is_some() && thread == self.by => {
+                self.undone = self.undone.saturating_add(BY_THE_SAME)
+            }
+            None => self.undone = self.undone.saturating_add(BY_ANOTHER),
             Some(_) => {}
         }
         self.by = thread;
@@ -85,8 +88,9 @@ impl Reload {
     /// When a repair is due.
     fn repair_due(&self) -> Option<Duration> {
         let (first, last) = self.changed?;
-        let due = (last + SETTLE).min(first + MOST.max(self.took * MOST_LOADS));
-        Some(due.max(self.last.unwrap_or_default() + self.fight_pause()))
+        let most = MOST.max(self.took.saturating_mul(MOST_LOADS));
+        let due = last.saturating_add(SETTLE).min(first.saturating_add(most));
+        Some(due.max(self.last.unwrap_or_default().saturating_add(self.fight_pause())))
     }
 
     /// Whether somebody undoes load after load.
@@ -104,13 +108,13 @@ impl Reload {
 
     /// Asks for the same again, since files may be half written.
     pub(super) fn postpone(&mut self, now: Duration) {
-        self.again(now + UNSETTLED);
+        self.again(now.saturating_add(UNSETTLED));
     }
 
     /// Notes that a load failed for want of something, and asks for the same again.
     pub(super) fn failed(&mut self, now: Duration) {
         self.failures = self.failures.saturating_add(1);
-        let at = now + pause(self.failures, FIRST_PAUSE, LONGEST_PAUSE);
+        let at = now.saturating_add(pause(self.failures, FIRST_PAUSE, LONGEST_PAUSE));
         self.again(self.due.map_or(at, |due| due.max(at)));
     }
 
