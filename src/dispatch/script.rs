@@ -130,7 +130,7 @@ impl Line {
     /// What columns `first` to `last` (from 1, in bytes, as nft counts) come from: the nearest piece with an
     /// origin that they touch or that follows.
     pub fn origin(&self, first: usize, last: usize) -> Option<Span> {
-        let (first, last) = (first.saturating_sub(1), last.max(first));
+        let (first, last) = self.characters(first.saturating_sub(1), last.max(first));
         let mut pieces = self.pieces.iter().skip_while(|piece| piece.end <= first);
         let nearest = pieces.next()?;
         let is_touched = nearest.start < last;
@@ -142,6 +142,15 @@ impl Line {
             }
         }
         Some(found)
+    }
+
+    /// The bytes of all characters that these bytes are of: nft stops at the first byte of one that it does not know.
+    fn characters(&self, first: usize, last: usize) -> (usize, usize) {
+        let end = self.text.len();
+        let is_boundary = |at: &usize| self.text.is_char_boundary(*at);
+        let first = (0..=first.min(end)).rev().find(is_boundary);
+        let last = (last.min(end)..=end).find(is_boundary);
+        (first.unwrap_or(0), last.unwrap_or(end))
     }
 }
 
@@ -165,6 +174,23 @@ mod tests {
         assert_eq!(line.origin(24, 31), Some(span(100, 108)));
         assert_eq!(line.origin(1, 3), Some(span(100, 103)));
         assert_eq!(line.origin(33, 38), None);
+    }
+
+    #[test]
+    fn column_within_a_character_leads_to_the_whole_of_it() {
+        let mut line = Line::default();
+        let token = Token {
+            kind: crate::text::TokenKind::Word,
+            text: "aéb".into(),
+            span: span(100, 104),
+            spaced: false,
+        };
+        line.write_tokens([&token]);
+        assert_eq!(line.to_string(), " aéb");
+        for (first, last) in [(3, 3), (4, 4), (3, 4)] {
+            assert_eq!(line.origin(first, last), Some(span(101, 103)));
+        }
+        assert_eq!(line.origin(2, 99), Some(span(100, 104)));
     }
 
     #[test]
