@@ -144,9 +144,11 @@ impl Table {
         if outcome != Outcome::Failed {
             self.dirty.insert(id);
         }
-        if let Key::Cgroup(path) = &row.element.key {
-            let path = path.clone();
-            self.forget_if_over(&path);
+        let is_over = !row.is_named && row.conditions.is_empty() && row.is_gone();
+        match row.element.key.clone() {
+            Key::Cgroup(path) => self.forget_if_over(&path),
+            Key::Everything if is_over => self.remove(id, &[]),
+            Key::Everything => {}
         }
     }
 

@@ -580,6 +580,7 @@ fn gate_is_open_while_any_instance_is_there() {
     assert_eq!(engine.actions(ms(2)), []);
     instance_seen(&mut engine, &scope(1001, 1), None);
     assert_eq!(commit(&mut engine).delete.len(), 1);
+    assert_eq!(engine.figures().elements, 0, "it goes with them");
 }
 
 #[test]

@@ -147,6 +147,7 @@ fn check_engine(selectors: &Selectors, instances: &[Instance], selected: &[&Inst
         assert_eq!(machine.settle(), Content::new(), "{selectors}");
         let snapshot = machine.engine.snapshot();
         assert!(snapshot.instances.is_empty() && snapshot.seen.cgroups.is_empty(), "{snapshot:?}");
+        assert!(snapshot.rows.is_empty(), "{snapshot:?}");
     }
 }
 
