@@ -2,7 +2,7 @@
 # run.sh [STEP...]: all tests of the project, or the steps named. Needs a Debian 12 or 13 with sudo (or
 # root) and a Rust toolchain; installs what else it needs. The last line counts the steps.
 #
-# Steps: format lint unit trees build bookworm trixie sid starts faults soak examples demo
+# Steps: format lint unit trees build bookworm trixie sid starts faults deaths soak examples demo
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1
@@ -118,6 +118,7 @@ for suite in "${suites[@]}"; do
 done
 step starts "first connections of 300 starts, idle and under load" booted bookworm measure.py starts 300
 step faults "system calls that fail" booted trixie faults.py
+step deaths "sources that die" booted trixie deaths.py
 step soak "a minute of faults and traffic (tests/soak.sh)" tests/soak.sh 1
 step examples "example configurations" examples
 step demo "examples/demo.sh" examples/demo.sh
