@@ -54,6 +54,15 @@ pub fn colour_on(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Says why the program ends. To stderr in the journal, too: of what a process that has ended wrote to its socket, journald
+/// does not always know the unit (sd-daemon(3), `SD_ERR`).
+pub fn last(message: &str) {
+    match stderr_is_the_journal() {
+        true => eprintln!("<3>{message}"),
+        false => tracing::error!("{message}"),
+    }
+}
+
 /// Says what is wrong in a file.
 pub fn diagnostic(diagnostic: &Diagnostic, policy: &Policy) {
     let sources = &policy.sources;

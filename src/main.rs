@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(cli::normalise(std::env::args_os()));
     log::start(cli.daemon.debug);
     run(cli).unwrap_or_else(|failure| {
-        tracing::error!("{}", failure.message);
+        log::last(&failure.message);
         ExitCode::from(failure.exit_code)
     })
 }
