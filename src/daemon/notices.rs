@@ -19,6 +19,7 @@ use crate::{
     lint::{Facts, Ruleset},
     load::LoadError,
     log, machine,
+    model::AnnotationId,
     policy::{Policy, hosts::HostName},
     text::Diagnostic,
 };
@@ -34,6 +35,8 @@ const CHANGER_PAUSE: Duration = Duration::from_secs(600);
 pub(super) struct Notices {
     /// What was said of the files since they were read.
     findings: Said,
+    /// What nft refused of them when they were loaded.
+    refused: BTreeSet<AnnotationId>,
     /// Host names that have no address, and why.
     unresolved: BTreeMap<HostName, String>,
     /// Users whom nobody knows, and what to say of it.
@@ -58,7 +61,8 @@ impl Notices {
     /// Says all that is found in a policy that was just read and loaded: what nft refuses, and what it takes and will not
     /// do what its author thinks. To look at the machine's units takes a while, in which services start, so it is done
     /// beside the loop.
-    pub(super) fn policy_loaded(&self, policy: &Arc<Policy>, refusals: &[Refusal], ruleset: Value) {
+    pub(super) fn policy_loaded(&mut self, policy: &Arc<Policy>, refusals: &[Refusal], ruleset: Value) {
+        self.refused = refusals.iter().map(|refusal| refusal.annotation).collect();
         let refused: Vec<Diagnostic> = refusals.iter().map(|refusal| refusal.diagnostic(policy)).collect();
         let (said, unresolved, unknown) =
             (self.findings.clone(), self.unresolved.clone(), self.unknown.clone());
@@ -87,17 +91,19 @@ impl Notices {
     /// Says what nft refuses when the same policy is loaded again, since somebody else changed the ruleset or a host name
     /// has an address. What is missing then often comes back in a moment.
     pub(super) fn policy_reapplied(&self, policy: &Policy, refusals: &[Refusal]) {
-        let diagnostics = |refusals: Vec<&Refusal>| {
-            findings::merged(policy, refusals.into_iter().map(|refusal| refusal.diagnostic(policy)).collect())
-        };
-        let (missing, wrong) = refusals.iter().partition(|refusal| refusal.kind.is_missing());
-        let mut missing = diagnostics(missing);
-        missing.retain(|diagnostic| !self.findings.said().contains(&finding(diagnostic)));
+        let (mut missing, wrong): (Vec<&Refusal>, Vec<&Refusal>) =
+            refusals.iter().partition(|refusal| refusal.kind.is_missing());
+        missing.retain(|refusal| !self.refused.contains(&refusal.annotation));
         if !missing.is_empty() {
             tracing::info!("{} annotations wait for their tables to come back", missing.len());
         }
-        missing.iter().for_each(|diagnostic| tracing::debug!("{}", diagnostic.short(&policy.sources)));
-        self.findings.say(&diagnostics(wrong), policy);
+        // They may be many, and somebody may be about to load the tables.
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let short = |refusal: &Refusal| refusal.diagnostic(policy).short(&policy.sources);
+            missing.iter().for_each(|refusal| tracing::debug!("{}", short(refusal)));
+        }
+        let wrong = wrong.into_iter().map(|refusal| refusal.diagnostic(policy)).collect();
+        self.findings.say(&findings::merged(policy, wrong), policy);
     }
 
     /// Says who changed the ruleset that the policy is in: each once, unless it was quiet for long. `is_fight`: whether

@@ -3,6 +3,7 @@ alive. In a network namespace of its own, with a cgroup2 mount whose cgroups may
 of scnpm's which makes it whole (median and worst), and how many elements the kernel has at the end."""
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -32,7 +33,13 @@ class Commits:
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
-        self.socket.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
+        # Else thousands of other messages would have to be read before the one that is waited for. In classic BPF: load the type
+        # of the message (in network byte order), and take it if it is this one.
+        kind = struct.unpack(">H", struct.pack("=H", NEWGEN))[0]
+        filter_ = struct.pack("=HBBIHBBIHBBIHBBI", 0x28, 0, 0, 4, 0x15, 0, 1, kind, 0x06, 0, 0, 0xFFFFFFFF, 0x06, 0, 0, 0)
+        instructions = ctypes.create_string_buffer(filter_)
+        program = struct.pack("@HP", len(filter_) // 8, ctypes.addressof(instructions))
+        self.socket.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
         self.socket.bind((0, 1 << 6))
 
     def read(self, seconds):

@@ -146,7 +146,7 @@ def soak(minutes, seed):
         "a stranger": m.Probe(f"system.slice/{STRANGER}", 7001),
     }
     ended, end = threading.Event(), time.monotonic() + 60 * minutes
-    lives = threading.Thread(target=lambda: [life.step() for _ in iter(ended.is_set, True)])
+    lives = threading.Thread(target=lambda: [life.step() for _ in iter(ended.is_set, True)], daemon=True)
     lives.start()
     faults, windows, history = collections.Counter(), [], []
     while time.monotonic() < end:
