@@ -48,7 +48,7 @@ impl Journal {
     }
 
     /// Reads all new entries, in their order and without blocking. After very many it stops early, and [`Self::ready`]
-    /// is ready at once. A journal that is not open or became unreadable is opened at its end.
+    /// is ready at once. A journal that is not open is opened where reading ended, one that became unreadable at its end.
     ///
     /// # Errors
     /// There is no journal, or none that may be read; the next call tries once more.
@@ -69,7 +69,8 @@ impl Journal {
     /// Reads what is open; whether that is still what there is to be read.
     fn read(&mut self, heard: &mut Vec<Heard>) -> io::Result<bool> {
         let (Some(open), Some(directories)) = (&mut self.open, &mut self.directories) else {
-            return Err(io::ErrorKind::NotConnected.into());
+            // There may have been no file for a moment.
+            return Ok(false);
         };
         let (last, more) = (&mut self.last, &mut self.more);
         guarded(|| {
