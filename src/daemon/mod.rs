@@ -114,7 +114,7 @@ const TURNS_AT_START: usize = 1000;
 /// How long the first load waits for the users whom the policy names: as a rule they are in /etc/passwd.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// How long after a repair its memory is kept for another one.
+/// How long after a load memory that is not in use is kept.
 const CALM: Duration = Duration::from_secs(1);
 
 /// How long the first load waits for the states of units. What an earlier daemon left is in force meanwhile, and a systemd that
@@ -144,7 +144,7 @@ struct Daemon {
     files: PolicyFiles,
     /// Whether the next reading is of files that changed by themselves, which are not loaded if they have errors.
     is_strict: bool,
-    /// When the memory that a repair took is given back, unless there is another one before.
+    /// When memory that is not in use is given back, unless there is a load before.
     calm: Option<Duration>,
 }
 
@@ -530,9 +530,9 @@ impl Daemon {
         if is_just_read {
             // Before what stays is put where this was.
             self.give_back();
-        } else {
-            self.calm = Some(self.now() + CALM);
         }
+        // Of a policy that was replaced, once it is gone; and after a repair, unless there is another one.
+        self.calm = Some(self.now() + CALM);
         let loaded = loaded?;
         if is_just_read {
             self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset);
