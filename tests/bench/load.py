@@ -60,6 +60,8 @@ def main():
             status = until_ready(notices)
             reload = time.monotonic() - began
             elements = re.search(r"of (\d+) elements", status)[1]
+            # What was replaced is given back by then.
+            time.sleep(2)
             print(round(load * 1000), round(reload * 1000), after_load, rss(daemon), elements)
         finally:
             daemon.terminate()
