@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{readable::Readable, remedy_or_patience};
+use super::{inotify, notice, readable::Readable};
 use crate::{
     cgroupfs::{is_absence, look_at},
     model::{CGROUP_ROOT, CgroupId, CgroupPath},
@@ -240,9 +240,7 @@ fn number(descriptor: &WatchDescriptor) -> i32 {
 impl Watches {
     fn listen(&mut self) -> io::Result<()> {
         if self.inotify.is_none() {
-            let inotify = Inotify::init()?;
-            let readable = Readable::of(&inotify)?;
-            self.inotify = Some((inotify, readable));
+            self.inotify = Some(inotify()?);
         }
         Ok(())
     }
@@ -275,8 +273,7 @@ impl Watches {
     fn fail(&mut self, directory: &Path, error: &io::Error) {
         self.is_blind = true;
         if self.told.insert(error.raw_os_error()) {
-            let remedy = remedy_or_patience(error);
-            self.notices.push(format!("{} cannot be watched: {error}; {remedy}", directory.display()));
+            self.notices.push(notice(directory, "watched", error));
         }
     }
 

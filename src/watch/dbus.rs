@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use inotify::{Inotify, WatchMask};
+use inotify::WatchMask;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, error::Elapsed, sleep, sleep_until, timeout},
@@ -26,7 +26,7 @@ use zbus::{
 use super::{
     Heard,
     conversation::{Conversation, Said},
-    readable::Readable,
+    inotify,
 };
 use crate::model::UnitName;
 
@@ -147,8 +147,7 @@ fn socket_path(address: &Address) -> Option<PathBuf> {
 async fn appeared(path: &Path) -> io::Result<()> {
     while !path.exists() {
         // Each round anew, since directories on the way may have come and gone.
-        let inotify = Inotify::init()?;
-        let readable = Readable::of(&inotify)?;
+        let (inotify, readable) = inotify()?;
         let mask = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::DELETE_SELF | WatchMask::ONLYDIR;
         for directory in path.ancestors().skip(1) {
             // Those that don't exist are seen to appear in those that do.

@@ -14,7 +14,7 @@ use std::{
 
 use inotify::{Inotify, WatchDescriptor, WatchMask};
 
-use super::{readable::Readable, remedy};
+use super::{inotify, readable::Readable, with_remedy};
 
 /// How long files must rest before they are read: who saves several takes a moment.
 pub const SETTLE: Duration = Duration::from_millis(200);
@@ -59,14 +59,10 @@ impl ConfigFiles {
 
     /// Watches what is wanted; or says why it cannot.
     fn watch(&mut self) -> Result<(), String> {
-        let said = |error: &io::Error| match remedy(error) {
-            Some(remedy) => format!("{error}; {remedy}"),
-            None => error.to_string(),
-        };
         self.is_blind = true;
         let (inotify, _) = match &mut self.inotify {
             Some(open) => open,
-            none => none.insert(open().map_err(|error| said(&error))?),
+            none => none.insert(inotify().map_err(|error| with_remedy(&error))?),
         };
         let mut old = std::mem::take(&mut self.watches);
         let mut failed = Ok(());
@@ -86,7 +82,7 @@ impl ConfigFiles {
                     self.watches.insert(directory.clone(), watch);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => failed = Err(format!("{}: {}", directory.display(), said(&error))),
+                Err(error) => failed = Err(format!("{}: {}", directory.display(), with_remedy(&error))),
             }
         }
         let mut watches = inotify.watches();
@@ -108,12 +104,6 @@ impl ConfigFiles {
         while readable.read(|| inotify.read_events(&mut buffer).map(drop)).is_ok() {}
         Poll::Ready(())
     }
-}
-
-fn open() -> io::Result<(Inotify, Readable)> {
-    let inotify = Inotify::init()?;
-    let readable = Readable::of(&inotify)?;
-    Ok((inotify, readable))
 }
 
 /// The directories in which a change may lead to another file under this name: its own, those above it that do not exist,

@@ -16,7 +16,7 @@ use std::{
 use inotify::{Inotify, WatchMask};
 use systemd::journal::{JournalRef, JournalWaitResult, OpenFilesOptions};
 
-use super::{Heard, entry, readable::Readable, sigbus};
+use super::{Heard, entry, inotify, readable::Readable, sigbus};
 
 /// A reader of the machine's journal. Must be used within a tokio runtime.
 #[derive(Default)]
@@ -177,8 +177,8 @@ struct Directories {
 
 impl Directories {
     fn new() -> io::Result<Self> {
-        let inotify = Inotify::init()?;
-        Ok(Self { readable: Readable::of(&inotify)?, inotify })
+        let (inotify, readable) = inotify()?;
+        Ok(Self { inotify, readable })
     }
 
     /// Watches those that exist, perhaps also for what is written: a file may be refused whose header is still to come.

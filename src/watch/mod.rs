@@ -15,7 +15,9 @@ pub(crate) mod shares;
 pub mod sigbus;
 pub mod subtrees;
 
-use std::io;
+use std::{io, path::Path};
+
+use inotify::Inotify;
 
 use crate::model::{UnitName, UnitState};
 
@@ -29,9 +31,22 @@ fn remedy(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// The same for what is looked at once a second until it can be watched.
-fn remedy_or_patience(error: &io::Error) -> &'static str {
-    remedy(error).unwrap_or("units may be found up to a second late")
+/// An error and what helps, if something does.
+fn with_remedy(error: &io::Error) -> String {
+    remedy(error).map_or_else(|| error.to_string(), |remedy| format!("{error}; {remedy}"))
+}
+
+/// That a directory cannot be watched, or looked at, and what helps. It is looked at once a second until it can be.
+fn notice(directory: &Path, verb: &str, error: &io::Error) -> String {
+    let remedy = remedy(error).unwrap_or("units may be found up to a second late");
+    format!("{} cannot be {verb}: {error}; {remedy}", directory.display())
+}
+
+/// An inotify instance, and when it has something to read. Must be called within a tokio runtime.
+fn inotify() -> io::Result<(Inotify, readable::Readable)> {
+    let inotify = Inotify::init()?;
+    let readable = readable::Readable::of(&inotify)?;
+    Ok((inotify, readable))
 }
 
 /// What systemd says of units, on the bus or in the journal; or about what it is heard by.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{runtime, sync::mpsc, time::sleep};
 
-use super::{Heard, journal::Journal, pages, remedy};
+use super::{Heard, journal::Journal, pages, with_remedy};
 
 /// How often a journal that is lost is tried again at least: the kernel may have refused a watch for new files.
 const RETRY: Duration = Duration::from_secs(5);
@@ -50,8 +50,7 @@ impl Loss {
             return vec![];
         }
         self.is_told = true;
-        let remedy = remedy(error).map(|remedy| format!("; {remedy}")).unwrap_or_default();
-        vec![Heard::Lost(format!("{error}{remedy}"))]
+        vec![Heard::Lost(with_remedy(error))]
     }
 
     /// When to try again, if nothing happens before.

@@ -514,27 +514,13 @@ def files_of_the_journal_are_truncated_while_they_are_read():
 # The bus
 
 
-def kill_bus():
-    """dbus.service refuses to be stopped by hand, so it is killed while nothing can start it again."""
-    m.run("systemctl", "mask", "--runtime", "dbus.socket", "dbus.service")
-    m.run("systemctl", "stop", "dbus.socket", ok=False)
-    m.run("systemctl", "kill", "--signal=KILL", "dbus.service", ok=False)
-    m.eventually(lambda: not m.active("dbus.service"), "the bus lives")
-
-
-def start_bus():
-    m.run("systemctl", "unmask", "--runtime", "dbus.socket", "dbus.service")
-    m.run("systemctl", "reset-failed", ok=False)
-    m.start("dbus.socket", "dbus.service")
-
-
 @contextlib.contextmanager
 def without_bus():
-    kill_bus()
+    m.stop_dbus()
     try:
         yield
     finally:
-        start_bus()
+        m.start_dbus()
 
 
 @contextlib.contextmanager

@@ -1048,20 +1048,6 @@ def journal_is_followed_across_rotation():
     m.elements_become(cgroup)
 
 
-def stop_dbus():
-    """dbus.service refuses to be stopped by hand, so it is killed while nothing can start it again."""
-    m.run("systemctl", "mask", "--runtime", "dbus.socket", "dbus.service")
-    m.run("systemctl", "stop", "dbus.socket", ok=False)
-    m.run("systemctl", "kill", "--signal=KILL", "dbus.service", ok=False)
-    m.eventually(lambda: not m.active("dbus.service"), "D-Bus lives")
-
-
-def start_dbus():
-    m.run("systemctl", "unmask", "--runtime", "dbus.socket", "dbus.service")
-    m.run("systemctl", "reset-failed", ok=False)
-    m.start("dbus.socket", "dbus.service")
-
-
 @test
 def daemon_survives_a_restart_of_dbus():
     name = "t-bus.service"
@@ -1069,14 +1055,14 @@ def daemon_survives_a_restart_of_dbus():
     m.start_with(m.system_rule(name), m.rule("t-gate.service", port=7003))
     m.eventually(is_on_the_bus, "scnpm is not on the bus")
     pid = m.daemon_pid()
-    stop_dbus()
+    m.stop_dbus()
     try:
         cgroup = running(name)
         m.elements_become(cgroup)
         m.stop(name)
         m.elements_become()
     finally:
-        start_dbus()
+        m.start_dbus()
     m.eventually(is_on_the_bus, "scnpm is not on the bus again", 60)
     m.service("t-gate.service", "Type=oneshot", "RemainAfterExit=yes", "ExecStart=/bin/true")
     m.reload_units()
@@ -1088,11 +1074,11 @@ def daemon_survives_a_restart_of_dbus():
 @test
 def daemon_started_without_dbus_connects_when_it_comes():
     name = "t-bus.service"
-    stop_dbus()
+    m.stop_dbus()
     try:
         m.start_with(m.system_rule(name), options=["--sources", "dbus"])
     finally:
-        start_dbus()
+        m.start_dbus()
     m.eventually(is_on_the_bus, "scnpm is not on the bus", 60)
     cgroup = running(name)
     m.elements_become(cgroup)

@@ -201,6 +201,23 @@ def reset():
     run("nft", "flush", "ruleset")
 
 
+# D-Bus
+
+
+def stop_dbus():
+    """dbus.service refuses to be stopped by hand, so it is killed while nothing can start it again."""
+    run("systemctl", "mask", "--runtime", "dbus.socket", "dbus.service")
+    run("systemctl", "stop", "dbus.socket", ok=False)
+    run("systemctl", "kill", "--signal=KILL", "dbus.service", ok=False)
+    eventually(lambda: not active("dbus.service"), "D-Bus lives")
+
+
+def start_dbus():
+    run("systemctl", "unmask", "--runtime", "dbus.socket", "dbus.service")
+    run("systemctl", "reset-failed", ok=False)
+    start("dbus.socket", "dbus.service")
+
+
 # Connections
 
 

@@ -171,7 +171,7 @@ def floods_of_two_users(count):
     floods.managers()
     m.start_with(m.system_rule(NAME), m.selected("user:app-*.scope", port=7002))
     pid = m.daemon_pid()
-    before = int(field(pathlib.Path(f"/proc/{pid}/status"), "VmRSS"))
+    before = m.resident_memory()
     with floods.of_two_users():
         time.sleep(10)
         share = cpu(pid, 10)
@@ -184,7 +184,7 @@ def floods_of_two_users(count):
         beside.start()
         passed["a system unit"] = let_through(count, "simple")
         beside.join()
-        after = int(field(pathlib.Path(f"/proc/{pid}/status"), "VmRSS"))
+        after = m.resident_memory()
         said = m.log().count("changed the ruleset that the policy is in")
         took = milliseconds_to_end(pid)
     for whose, number in sorted(passed.items()):

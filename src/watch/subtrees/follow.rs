@@ -12,7 +12,7 @@ use crate::{
     cgroupfs::{is_absence, look_at},
     model::{CgroupId, Instance, Manager},
     units::places::{top, user_of_manager},
-    watch::remedy_or_patience,
+    watch::notice,
 };
 
 impl Subtrees {
@@ -166,8 +166,7 @@ impl Subtrees {
             branch.unwatched.insert(path.to_owned());
         }
         if self.complaints.insert(error.raw_os_error()) {
-            let (directory, remedy) = (self.root.join(path), remedy_or_patience(error));
-            self.news.notices.push(format!("{} cannot be {verb}: {error}; {remedy}", directory.display()));
+            self.news.notices.push(notice(&self.root.join(path), verb, error));
         }
     }
 

@@ -29,6 +29,8 @@ use scnpm::{
         conversation::{Conversation, Said},
     },
 };
+
+use super::frames;
 use zbus::{
     Message,
     message::{Builder, Flags},
@@ -198,14 +200,4 @@ fn text(bytes: &[u8]) -> String {
 fn cut(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     (&bytes[..end], bytes.get(end + 1..).unwrap_or_default())
-}
-
-fn frames(mut input: &[u8]) -> Vec<&[u8]> {
-    let mut found = Vec::new();
-    while let Some((length, rest)) = input.split_first_chunk() {
-        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
-        found.push(&rest[..length]);
-        input = &rest[length..];
-    }
-    found
 }

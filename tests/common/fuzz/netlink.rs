@@ -17,13 +17,15 @@ use scnpm::{
     },
 };
 
+use super::frames;
+
 const ERROR: u16 = 2;
 const NEW_GENERATION: u16 = 10 << 8 | 15;
 const THREADS: [u32; 3] = [0, 1, 1000];
 
 /// Panics if something does not hold. How many answers and changes there were.
 pub fn check(input: &[u8]) -> usize {
-    let datagrams = datagrams(input);
+    let datagrams = frames(input);
     check_monitor(&datagrams) + check_answers(&datagrams)
 }
 
@@ -160,16 +162,6 @@ fn table() -> TableRef {
 fn interest() -> Interest {
     let chain = ChainRef { table: table(), name: "output".into() };
     Interest { chains: [chain].into(), sets: [set()].into() }
-}
-
-fn datagrams(mut input: &[u8]) -> Vec<&[u8]> {
-    let mut found = Vec::new();
-    while let Some((length, rest)) = input.split_first_chunk() {
-        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
-        found.push(&rest[..length]);
-        input = &rest[length..];
-    }
-    found
 }
 
 /// The whole messages of a datagram, up to the first that is none.
