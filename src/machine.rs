@@ -73,6 +73,7 @@ pub fn is_interface_at_boot(name: &str) -> bool {
         })
     };
     name == "lo"
+        || !Path::new(ALL).exists()
         || Path::new(ALL).join(name).join("device").exists()
         || (CONTAINERS.iter().any(|mark| Path::new(mark).exists()) && is_from_outside())
 }
@@ -209,6 +210,12 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    fn of_the_interfaces_only_lo_and_hardware_are_there_at_boot() {
+        assert!(is_interface_at_boot("lo"));
+        assert!(!is_interface_at_boot("scnpm-nosuch"));
     }
 
     fn in_slice(slice: &str) -> String {

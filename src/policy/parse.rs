@@ -75,6 +75,9 @@ pub fn read(files: &dyn Files, paths: &[impl AsRef<Path>]) -> Result<Policy, Unr
 /// Where nft looks for a bare relative name (`nft --help`: the default include path).
 const INCLUDE_PATH: &str = "/etc";
 
+/// Directories in memory, where what is included at boot cannot be yet.
+const EMPTY_AT_BOOT: [&str; 3] = ["/run/", "/var/run/", "/dev/shm/"];
+
 /// nft's `MAX_INCLUDE_DEPTH`.
 const MAX_DEPTH: usize = 16;
 
@@ -225,6 +228,11 @@ impl Reader<'_> {
 
     /// What is wrong with an include that leads to this place now, if it does not at boot.
     fn at_boot(&self, name: &str, place: &Path, span: Span) -> Result<(), Diagnostic> {
+        if let Some(directory) = EMPTY_AT_BOOT.iter().find(|directory| name.starts_with(**directory)) {
+            let directory = directory.trim_end_matches('/');
+            let message = format!("{directory} is empty at boot: there is no {} then", quoted(name));
+            return Err(Diagnostic::new(Code::Include, span, message).help("keep the file below /etc"));
+        }
         if !is_dotted(name) {
             return Ok(());
         }
@@ -237,12 +245,11 @@ impl Reader<'_> {
         let message =
             format!("nft looks for {} in the directory that it is started in, at boot in /", quoted(name));
         let diagnostic = Diagnostic::new(Code::Include, span, message).help("write the absolute path");
-        let is_odd = |c: char| "\"*?[".contains(c) || c.is_control();
-        Err(match absolute.to_str() {
-            Some(directory) if !directory.contains(is_odd) => {
-                diagnostic.fix(span, format!("include \"{}\"", Path::new(directory).join(rest).display()))
-            }
-            _ => diagnostic,
+        let right = absolute.join(rest);
+        let is_odd = |c: char| c == '"' || c.is_control() || ("*?[".contains(c) && !name.contains(c));
+        Err(match right.to_str().filter(|right| !right.contains(is_odd)) {
+            Some(right) => diagnostic.fix(span, format!("include \"{right}\"")),
+            None => diagnostic,
         })
     }
 
@@ -377,6 +384,19 @@ mod tests {
         assert_eq!(units(&[main, ("/etc/d/1", B), ("/etc/d/2", A)], "/srv/main"), ["b.service", "a.service"]);
         assert_eq!(units(&[main, ("/srv/d/1", A)], "/srv/main"), ["a.service"]);
         assert_eq!(read(&files(&[main]), &[Path::new("/srv/main")]).unwrap().diagnostics, []);
+    }
+
+    #[test]
+    fn what_is_included_from_memory_is_used_and_warned_of() {
+        let all = [
+            ("/m", "include \"/run/a/*\"\ninclude \"/run/none/*\"\ninclude \"/etc/b\""),
+            ("/run/a/1", A),
+            ("/etc/b", B),
+        ];
+        let policy = read(&files(&all), &[Path::new("/m")]).unwrap();
+        let found: Vec<&str> = policy.diagnostics.iter().map(|one| one.message.as_str()).collect();
+        assert_eq!(found, ["/run is empty at boot: there is no `/run/a/*` then"]);
+        assert_eq!(policy.annotations.len(), 2);
     }
 
     #[test]

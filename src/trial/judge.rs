@@ -266,12 +266,16 @@ pub(super) fn plain_cgroups(outline: &Outline) -> Vec<(CgroupPath, Span)> {
 }
 
 fn paths(tokens: &[Token]) -> Vec<(CgroupPath, Span)> {
-    let is_operator = |token: &Token| token.is_any(&["==", "!=", "eq", "ne"]);
+    let quoted = operands(tokens).filter(|token| token.kind == TokenKind::Quoted);
+    quoted.filter_map(|token| Some((token.unquoted().parse().ok()?, token.span))).collect()
+}
+
+/// What something is compared with or looked up in: a word, or a list.
+fn operands(tokens: &[Token]) -> impl Iterator<Item = &Token> {
+    let is_operator = |token: &Token| token.is_any(&["==", "!=", "eq", "ne", "vmap", "map"]);
     let tokens = &tokens[usize::from(tokens.first().is_some_and(is_operator))..];
     let is_list = tokens.first().is_some_and(|token| token.is("{"));
-    let list = tokens.iter().take(if is_list { usize::MAX } else { 1 }).take_while(|token| !token.is("}"));
-    let quoted = list.filter(|token| token.kind == TokenKind::Quoted);
-    quoted.filter_map(|token| Some((token.unquoted().parse().ok()?, token.span))).collect()
+    tokens.iter().take(if is_list { usize::MAX } else { 1 }).take_while(|token| !token.is("}"))
 }
 
 /// The paths of cgroups that may be in the statement at a place where nft finds one missing.
@@ -291,6 +295,12 @@ pub(super) fn cgroups_at(
     (0..tokens.len()).filter_map(path).collect()
 }
 
+/// The paths of cgroups in the elements of a file's sets and maps.
+pub(super) fn cgroups_in_sets(outline: &Outline) -> Vec<(CgroupPath, Span)> {
+    let sets = outline.items.iter().filter(|item| item.kind == ItemKind::Elements);
+    sets.flat_map(|item| cgroups_at(outline, item.span, &|_| false)).collect()
+}
+
 /// Whether a place that nft names is this token, with its quotes or without.
 fn is_named(token: &Token, place: Span) -> bool {
     token.kind != TokenKind::Punctuation && holds(token.span, place)
@@ -298,8 +308,10 @@ fn is_named(token: &Token, place: Span) -> bool {
 
 /// The places behind `iif` and `oif` with this interface.
 pub(super) fn by_index(outline: &Outline, name: &str) -> Vec<Span> {
-    let is_use = |pair: &&[Token]| pair[0].is_any(&["iif", "oif"]) && pair[1].unquoted() == name;
-    outline.tokens.windows(2).filter(is_use).map(|pair| pair[1].span).collect()
+    let tokens = &outline.tokens;
+    let keywords = (0..tokens.len()).filter(|at| tokens[*at].is_any(&["iif", "oif"]));
+    let uses = keywords.flat_map(|at| operands(&tokens[at + 1..]).filter(|token| token.unquoted() == name));
+    uses.map(|token| token.span).collect()
 }
 
 /// Whether it looks like the path of a unit's cgroup, or of one below another.
@@ -457,8 +469,7 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
 
     #[test]
     fn all_that_is_compared_with_an_interface_by_its_index_is_found() {
-        let text =
-            "table ip f { chain c { iif wg0 accept\noif \"wg0\" drop\niifname wg0 drop\niif wg1 drop\n} }";
+        let text = "table ip f { chain wg0 { iif wg0 jump wg0\noif vmap { lo : drop, \"wg0\" : drop }\niifname wg0 drop } }";
         let spans = by_index(&Outline::of(FileId(0), text), "wg0");
         let found: Vec<&str> = spans.iter().map(|span| &text[span.start..span.end]).collect();
         assert_eq!(found, ["wg0", "\"wg0\""]);

@@ -207,12 +207,13 @@ impl Rounds<'_> {
         self.attempt.interfaces.insert(name.to_owned());
     }
 
-    /// Says of the cgroups in the files' rules, and in the statement at this place, what is to be said, and makes them;
-    /// whether there is a new one.
+    /// Says of the cgroups that the files name, wherever that is certain and in the statement at this place, what is to be
+    /// said, and makes them; whether there is a new one. nft itself names ten at most.
     fn cgroups(&mut self, span: Span, complaint: &FileComplaint) -> bool {
         let in_rules = self.outlines.iter().flat_map(judge::plain_cgroups);
+        let in_sets = self.outlines.iter().flat_map(judge::cgroups_in_sets);
         let in_statement = judge::cgroups_at(&self.outlines[span.file.0], span, self.trial.exists);
-        let found: Vec<(CgroupPath, Span)> = in_rules.chain(in_statement).collect();
+        let found: Vec<(CgroupPath, Span)> = in_rules.chain(in_sets).chain(in_statement).collect();
         let before = self.attempt.cgroups.len();
         for (path, span) in found {
             if CGROUPS_AT_BOOT.contains(&path.as_str()) {
