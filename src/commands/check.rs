@@ -44,11 +44,12 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
     }
     let unreadable = |error| Failure { exit_code: NOT_CHECKED, ..Failure::new(error) };
     let files = ForUser::default();
-    let mut policy = parse::read(&files, &options.files).map_err(unreadable)?;
+    let read = parse::read(&files, &options.files).map_err(unreadable);
     if let Some(path) = files.denied.into_inner() {
-        let message = format!("{}: this user may not read it: run it as root", path.display());
+        let message = format!("{}: Permission denied: run it as root", path.display());
         return Err(Failure { message, exit_code: NOT_CHECKED });
     }
+    let mut policy = read?;
     let (hosts, unresolved) = resolve(&policy, !options.no_dns);
     let exists: &dyn Fn(&CgroupPath) -> bool = match &options.root {
         Some(_) => &|path| ALWAYS_THERE.contains(&path.as_str()),

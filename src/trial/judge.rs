@@ -288,7 +288,7 @@ pub(super) fn cgroups_at(
     let path = |at: usize| {
         let token = &tokens[at];
         let path = token.unquoted().parse().ok()?;
-        let is_text = at > 0 && tokens[at - 1].is_any(&["comment", "prefix"]);
+        let is_text = at > 0 && tokens[at - 1].is_any(&["comment", "prefix", "name", ":"]);
         let is_path = token.kind == TokenKind::Quoted && (is_unit_path(token.unquoted()) || exists(&path));
         (is_named(token, span) || (is_path && !is_text)).then_some((path, token.span))
     };
@@ -453,7 +453,7 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
 
     #[test]
     fn paths_of_a_statement_are_those_that_may_be_meant() {
-        let text = "add element inet f s { \"a/b\" . \"eth0\", \"lxc\", \"c.slice\" comment \"d/e\", odd, \"init.scope\" }";
+        let text = "add element inet f s { \"a/b\" . \"eth0\", \"lxc\", \"c.slice\" comment \"d/e\" : \"f/g\", odd, \"init.scope\" }";
         let at = |word: &str| {
             let start = text.find(word).unwrap();
             Span { file: FileId(0), start, end: start + word.len() }
