@@ -44,6 +44,8 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
     };
     let [refused, unresolved, hooks, not_reached] =
         [Code::Base, Code::Unresolved, Code::Hook, Code::NotReached].map(messages);
+    let fixable = diagnostics.iter().filter(|one| one.code == Code::Include && one.fix.is_some());
+    let includes: Vec<Diagnostic> = fixable.cloned().collect();
     diagnostics.retain_mut(|diagnostic| {
         let is_said = match diagnostic.code {
             // nft says it, too.
@@ -53,6 +55,12 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
             Code::NotReached => hooks.contains_key(&diagnostic.span),
             Code::Hook => {
                 diagnostic.help = not_reached.get(&diagnostic.span).cloned().or(diagnostic.help.take());
+                false
+            }
+            Code::Base => {
+                if let Some(include) = includes.iter().find(|one| overlap(one.span, diagnostic.span)) {
+                    (diagnostic.help, diagnostic.fix) = (include.help.clone(), include.fix.clone());
+                }
                 false
             }
             _ => false,

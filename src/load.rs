@@ -180,7 +180,9 @@ impl Load<'_> {
                 Ok(()) => return Ok(self.loaded(kernel, attempt, &marked, blamed, listing.others)),
                 Err(complaints) => complaints,
             };
-            if complaints.iter().any(Complaint::is_passing) {
+            let is_of_none =
+                |complaint: &Complaint| complaint.is_passing() || complaint.kind == Kind::TooLong;
+            if complaints.iter().any(is_of_none) {
                 return Err(LoadError::of(&complaints));
             }
             if complaints.iter().any(|complaint| attempt.is_of_many(complaint)) {

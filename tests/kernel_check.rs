@@ -240,6 +240,52 @@ fn it_needs_no_rights() {
 }
 
 #[test]
+fn what_only_root_may_do_is_no_verdict() {
+    let scratch = Scratch::new("root");
+    let program = scratch.program();
+    let as_user = |user: &str, file: &Path| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", user, "--regid", user, "--clear-groups", "--inh-caps=-all"]);
+        command.arg(&program).arg("check").arg(file).output().unwrap()
+    };
+    let secret = scratch.write("secret.nft", "define x = 1\n");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let directory = scratch.0.join("private");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("a.nft"), "define x = 1\n").unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    let here = scratch.0.display();
+    let uses = "table inet filter {\n chain c {\n  tcp dport $x accept\n }\n}\n";
+    let addresses: Vec<String> = (0..20_000).map(|n| format!("10.0.{}.{}", n / 256, n % 256)).collect();
+    let set = format!(
+        "add table inet filter\nadd set inet filter s {{ type ipv4_addr; }}\nadd element inet filter s {{ {} }}\n",
+        addresses.join(", ")
+    );
+    let annotations: Vec<String> =
+        (0..5_000).map(|n| GOOD.replace("a.scope", &format!("a{n}.scope"))).collect();
+    for (number, text) in [
+        format!("include \"{here}/secret.nft\"\n{uses}"),
+        format!("include \"{here}/secr*.nft\"\n{uses}"),
+        format!("include \"{here}/private/a.nft\"\n{uses}"),
+        format!("include \"{here}/private/*.nft\"\n{uses}"),
+        set,
+        format!("{BASE}{}", annotations.concat()),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let file = scratch.write(&format!("{number}.conf"), text);
+        assert_eq!(as_user("0", &file).status.code(), Some(0), "{number}");
+        let output = printed(&as_user("65534", &file));
+        assert!(
+            output.contains(": run it as root") && output.ends_with("exit status 3\n"),
+            "{number}: {output}"
+        );
+        assert!(!output.contains("error[E0"), "{number}: {output}");
+    }
+}
+
+#[test]
 fn without_namespaces_it_says_so_and_tells_what_the_text_tells() {
     let scratch = Scratch::new("nowhere");
     let file = scratch.write(
@@ -281,7 +327,24 @@ fn interfaces_of_the_machine_are_there_and_others_can_be_assumed() {
                  table netdev n {{\n chain i {{\n  type filter hook ingress device \"{name}\" priority 0\n }}\n}}\n"
             )
         };
-        assert_eq!(printed(&scratch.check(&file("wan0"), &["--format", "short"])), "exit status 0\n");
+        // A bridge is made by something, and that is later at boot.
+        let warned = scratch.check(&file("wan0"), &["--format", "short"]);
+        assert_eq!(
+            printed(&warned),
+            "nftables.conf:1:14: warning[W027]: this loads only while `wan0` exists: at boot nft runs before it is made\n\
+             exit status 0\n"
+        );
+        for (written, right) in [("iif wan0", "iifname wan0"), ("oif != \"wan0\"", "")] {
+            let report = scratch.check(&file("lo").replace("iif $WAN", written), &["--json"]);
+            let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+            assert_eq!(report["findings"][0]["code"], "W027", "{written}: {report}");
+            let fix = report["findings"][0]["fix"]["text"].as_str().unwrap_or_default();
+            assert_eq!(fix, right.split(' ').next().unwrap(), "{written}");
+        }
+        let assumed = scratch.check(&file("wan0"), &["--format", "short", "--interface", "wan0"]);
+        assert_eq!(printed(&assumed), "exit status 0\n");
+        let annotated = format!("{BASE}{}", GOOD.replace("tcp dport", "oif wan0 tcp dport"));
+        assert_eq!(printed(&scratch.check(&annotated, &["--format", "short"])), "exit status 0\n");
         let text = printed(&scratch.check(&file("lan7"), &["--format", "short"]));
         assert!(
             text.contains("nftables.conf:1:14: error[E012]: nft refuses the file: Interface does not exist"),
@@ -309,6 +372,84 @@ fn a_plain_rule_of_a_cgroup_that_exists_is_warned_of() {
             "{text}"
         );
     });
+}
+
+#[test]
+fn cgroups_that_exist_now_are_found_wherever_nft_looks_one_up() {
+    sandbox::run(|sandbox| {
+        let (path, _) = sandbox.make("a.service");
+        let slice = path.as_str().split('/').next().unwrap().to_owned();
+        let scratch = Scratch::new("now");
+        let set = |elements: &str| {
+            format!(
+                "{BASE}table inet filter {{\n set s {{\n  type cgroupsv2 . inet_service; elements = {{ {elements} }}\n }}\n}}\n"
+            )
+        };
+        let rule = |rule: &str| format!("{BASE}add rule inet filter output {rule}\n");
+        for (text, found) in [
+            (rule(&format!("socket cgroupv2 level 1 \"{slice}\" accept")), 1),
+            (rule(&format!("socket cgroupv2 level 1 {slice} accept")), 1),
+            (
+                rule(&format!(
+                    "socket cgroupv2 level 1 != {{ \"{slice}\", \"system.slice\", \"{path}\" }} drop"
+                )),
+                2,
+            ),
+            (
+                rule(&format!(
+                    "socket cgroupv2 level 2 vmap {{ \"{path}\" : accept, \"init.scope\" : drop }}"
+                )),
+                1,
+            ),
+            (rule(&format!("meta mark set socket cgroupv2 level 2 map {{ \"{path}\" : 1 }}")), 1),
+            (
+                rule(&format!(
+                    "socket cgroupv2 level 1 . tcp dport {{ \"{slice}\" . 25, \"{slice}\" . 26 }} drop"
+                )),
+                2,
+            ),
+            (format!("define P = \"{path}\"\n{}", rule("socket cgroupv2 level 2 $P accept")), 1),
+            (set(&format!("\"{path}\" . 25, \"{slice}\" . 26")), 2),
+            (
+                format!("{BASE}add element inet filter mine {{ \"{slice}\", \"{path}\", \"init.scope\" }}\n"),
+                2,
+            ),
+            (rule("socket cgroupv2 level 1 { \"init.scope\", \"system.slice\" } accept"), 0),
+        ] {
+            let printed = printed(&scratch.check(&text, &["--format", "short"]));
+            assert_eq!(printed.matches("warning[W021]").count(), found, "{text}\n{printed}");
+            assert!(printed.ends_with("exit status 0\n") && !printed.contains("error"), "{text}\n{printed}");
+        }
+    });
+}
+
+#[test]
+fn an_include_that_only_the_working_directory_has_is_warned_of() {
+    let scratch = Scratch::new("include");
+    let part = scratch.write("part.nft", BASE);
+    let text = "include \"./part.nft\"\ninclude \"./no-*.nft\"\n";
+    let told = |directory: &str, file: &str| {
+        let mut command = Command::new(SCNPM);
+        let output = command.current_dir(directory).args(["check", "--json", file]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap().clone();
+        findings.iter().map(|one| format!("{} {}", one["code"], one["fix"]["text"])).collect::<Vec<String>>()
+    };
+    let fix = |path: &Path| serde_json::Value::from(format!("include \"{}\"", path.display()));
+    let here = scratch.0.to_str().unwrap();
+    let file = scratch.write("nftables.conf", text);
+    assert_eq!(told(here, "nftables.conf"), [format!("\"W019\" {}", fix(&part))]);
+    assert_eq!(told("/", file.to_str().unwrap()), [format!("\"E010\" {}", fix(&part))]);
+    // What matches nothing at boot is no error, and missing all the same.
+    scratch.write("nftables.conf", "include \"./p*.nft\"\n");
+    let all = fix(&scratch.0.join("p*.nft"));
+    for directory in [here, "/"] {
+        assert_eq!(told(directory, file.to_str().unwrap()), [format!("\"W019\" {all}")], "{directory}");
+    }
+    let mended = format!("include \"{}\"\n", part.display());
+    assert_eq!(printed(&scratch.check(&mended, &["--format", "short"])), "exit status 0\n");
+    scratch.write("nftables.conf", &format!("include \"./{}\"\n", part.strip_prefix("/").unwrap().display()));
+    assert_eq!(told("/", file.to_str().unwrap()), Vec::<String>::new());
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
     names::Names,
     policy::{
         Policy,
-        files::Disk,
+        files::ForUser,
         hosts::{HostName, Hosts},
         parse,
     },
@@ -43,7 +43,13 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let unreadable = |error| Failure { exit_code: NOT_CHECKED, ..Failure::new(error) };
-    let mut policy = parse::read(&Disk, &options.files).map_err(unreadable)?;
+    let files = ForUser::default();
+    let read = parse::read(&files, &options.files).map_err(unreadable);
+    if let Some(path) = files.denied.into_inner() {
+        let message = format!("{}: Permission denied: run it as root", path.display());
+        return Err(Failure { message, exit_code: NOT_CHECKED });
+    }
+    let mut policy = read?;
     let (hosts, unresolved) = resolve(&policy, !options.no_dns);
     let exists: &dyn Fn(&CgroupPath) -> bool = match &options.root {
         Some(_) => &|path| ALWAYS_THERE.contains(&path.as_str()),
@@ -52,7 +58,9 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
     let users = machine::users(&policy.user_names());
     let instances = if options.root.is_some() { vec![] } else { machine::instances(Path::new(CGROUP_ROOT)) };
     let instances: Vec<Instance> = instances.into_iter().map(|(instance, _)| instance).collect();
-    let interfaces = machine::interfaces().into_iter().chain(options.interface.iter().cloned()).collect();
+    let interfaces = machine::interfaces();
+    let at_boot = interfaces.iter().filter(|name| machine::is_interface_at_boot(name));
+    let at_boot = at_boot.chain(&options.interface).cloned().collect();
     let tried = Trial {
         files: &options.files,
         policy: &mut policy,
@@ -61,6 +69,7 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         users: &users,
         exists,
         interfaces: &interfaces,
+        interfaces_at_boot: &at_boot,
         dns: !options.no_dns,
     }
     .run();

@@ -51,6 +51,10 @@ pub enum Kind {
     Syntax,
     /// The kernel could not do it now, and may the next time.
     Passing,
+    /// This needs more rights.
+    Denied,
+    /// To send so much at once needs more rights.
+    TooLong,
     /// Anything else.
     Other,
 }
@@ -70,11 +74,14 @@ const BY_START: [(&str, Kind); 8] = [
 ];
 
 /// The texts of errors, as strerror(3) has them: all of the words, or their end.
-const BY_ERROR: [(&str, Kind); 11] = [
+const BY_ERROR: [(&str, Kind); 14] = [
     ("No such file or directory", Kind::Missing),
     ("Operation not supported", Kind::Unsupported),
     ("Too many links", Kind::Loop),
     ("File exists", Kind::Exists),
+    ("Operation not permitted", Kind::Denied),
+    ("Permission denied", Kind::Denied),
+    ("Message too long", Kind::TooLong),
     ("Cannot allocate memory", Kind::Passing),
     ("Device or resource busy", Kind::Passing),
     ("Interrupted system call", Kind::Passing),
@@ -109,6 +116,11 @@ impl Kind {
     /// each rule, so it says the same of all later ones (`nft_table_validate`).
     pub fn is_of_the_table(self) -> bool {
         matches!(self, Self::Unsupported | Self::Loop)
+    }
+
+    /// Whether it may be due to the lack of root's rights.
+    pub fn needs_rights(self) -> bool {
+        matches!(self, Self::Denied | Self::TooLong)
     }
 
     /// Whether a table, chain, set or device does not exist.
@@ -367,6 +379,9 @@ expected any of: saddr, daddr, '{', '|'
             ("Could not process rule: Operation not supported", Kind::Unsupported),
             ("Chain of type \"nat\" is not supported, perhaps kernel support is missing?", Kind::Other),
             ("Could not process rule: No such file or directory", Kind::Missing),
+            ("Could not process rule: Message too long", Kind::TooLong),
+            ("cache initialization failed: Operation not permitted", Kind::Denied),
+            ("Could not open file \"/etc/a.nft\": Permission denied", Kind::Denied),
             ("No such file or directory", Kind::Missing),
             ("No such file or directory; did you mean table ‘filter’ in family inet?", Kind::Misspelt),
             ("No such file or directory; did you mean set 'friends' in table inet 'filter'?", Kind::Misspelt),
@@ -388,7 +403,6 @@ expected any of: saddr, daddr, '{', '|'
             ("Could not process rule: Device or resource busy", Kind::Passing),
             ("Could not process rule: Too many links", Kind::Loop),
             ("cache initialization failed: Interrupted system call", Kind::Passing),
-            ("cache initialization failed: Operation not permitted", Kind::Other),
             ("Could not process rule: Invalid argument", Kind::Other),
             ("", Kind::Other),
         ] {
@@ -411,7 +425,7 @@ expected any of: saddr, daddr, '{', '|'
             let error = std::io::Error::from(errno).to_string();
             assert_eq!(Complaint::<Place>::unplaced(&error).kind, Kind::Passing, "{error}");
         }
-        for errno in [Errno::EPERM, Errno::EINVAL, Errno::ENOSPC] {
+        for errno in [Errno::EINVAL, Errno::ENOSPC] {
             let error = std::io::Error::from(errno).to_string();
             assert_eq!(Complaint::<Place>::unplaced(&error).kind, Kind::Other, "{error}");
         }

