@@ -3,6 +3,9 @@
 //!
 //! `scnpm check` and the daemon both say what comes out of here, so that they say it in the same words.
 
+pub mod cause;
+mod spelling;
+
 use std::collections::BTreeMap;
 
 use crate::{
@@ -10,8 +13,9 @@ use crate::{
     model::{AnnotationId, ChainRef},
     nft::complaint::{Complaint, Kind},
     policy::{Annotation, Part, Policy, Statement, hosts::HostName},
-    text::{Code, Diagnostic, Span, diagnostic::quoted},
+    text::{Code, Diagnostic, Span, Token, TokenKind, diagnostic::quoted},
 };
+use cause::{Refused, explained, without_sockets};
 
 /// What is known about a policy besides its text.
 #[derive(Debug, Clone, Copy)]
@@ -104,8 +108,9 @@ impl Refusal {
         let subject = subject(annotation);
         let span = self.place.unwrap_or(subject);
         let message = format!("nft refuses this annotation: {}", self.words);
-        if self.kind == Kind::Unsupported && chain_of_cgroups(annotation).is_some() {
-            return Diagnostic::new(Code::Hook, subject, message).help(ONLY_SOME_HOOKS);
+        if let (Kind::Unsupported, Some(chain)) = (self.kind, chain_of_cgroups(annotation)) {
+            let why = without_sockets(chain.table.family).unwrap_or_else(|| ONLY_SOME_HOOKS.to_owned());
+            return Diagnostic::new(Code::Hook, subject, message).help(why);
         }
         let diagnostic = Diagnostic::new(Code::Refused, span, message);
         match (self.kind, &annotation.statement) {
@@ -120,9 +125,40 @@ impl Refusal {
                 "make the set outside the annotations: `add set {} {{ type cgroupsv2; }}`",
                 element.set
             )),
-            _ => Diagnostic { help: self.help.clone(), ..diagnostic },
+            _ => self.explained(Diagnostic { help: self.help.clone(), ..diagnostic }, annotation, policy),
         }
     }
+
+    fn explained(&self, diagnostic: Diagnostic, annotation: &Annotation, policy: &Policy) -> Diagnostic {
+        let body = words(annotation);
+        let variables: Vec<&str> = policy.defines.iter().map(|define| &*define.name).collect();
+        let refused = Refused {
+            kind: self.kind,
+            at: diagnostic.span,
+            is_annotation: true,
+            head: &[],
+            body: &body.iter().collect::<Vec<_>>(),
+            chain: annotation.rule().map(|rule| &rule.chain),
+            base: None,
+            variables: &variables,
+            chains: &[],
+        };
+        explained(diagnostic, &refused)
+    }
+}
+
+/// The words of a rule, with one for each match of cgroups.
+fn words(annotation: &Annotation) -> Vec<Token> {
+    let word = |part: &Part| match part {
+        Part::Verbatim(token) => token.clone(),
+        Part::Cgroup(cgroup) => matched(cgroup.span),
+        Part::Units(span) => matched(*span),
+    };
+    annotation.rule().iter().flat_map(|rule| &rule.body).map(word).collect()
+}
+
+fn matched(span: Span) -> Token {
+    Token { kind: TokenKind::Quoted, text: "".into(), span, spaced: true }
 }
 
 /// The chain of a rule that matches cgroups, and has nothing else in it that some hooks do not have.
@@ -221,7 +257,12 @@ mod tests {
         for (policy, words, code, help) in [
             (&rule, "Could not process rule: Operation not supported", Code::Hook, Some(ONLY_SOME_HOOKS)),
             // A reject may be what the hook does not have.
-            (&reject, "Could not process rule: Operation not supported", Code::Refused, None),
+            (
+                &reject,
+                "Could not process rule: Operation not supported",
+                Code::Refused,
+                Some("`reject` is for chains of `type filter` at prerouting, input, forward or output"),
+            ),
             (&rule, "Interface does not exist", Code::Refused, Some(BY_NAME)),
             (
                 &rule,

@@ -266,6 +266,7 @@ impl Rounds<'_> {
             outline: &self.outlines[span.file.0],
             text: &self.trial.policy.sources.file(span.file).text,
             missing: &self.missing,
+            defines: &self.trial.policy.defines,
         }
     }
 
