@@ -6,6 +6,7 @@ use super::spelling::{FAMILIES, misspelt};
 use crate::{
     model::{ChainRef, Family},
     nft::complaint::Kind,
+    policy::WRITE_A_DEFINE,
     text::{
         Diagnostic, Span, Token, TokenKind,
         diagnostic::quoted,
@@ -21,6 +22,8 @@ pub struct Refused<'a> {
     pub kind: Kind,
     /// Where nft points.
     pub at: Span,
+    /// What is written there.
+    pub written: &'a str,
     /// The statement's words up to those of its rule or list: `add rule inet filter input`.
     pub head: &'a [&'a Token],
     /// The words of its rule or list, or of all of it.
@@ -156,7 +159,6 @@ impl<'a> Refused<'a> {
             Kind::EndOfFile => Cause::new("a `}` is missing: a block is still open at the end of the file"),
             Kind::Value => self.idiom().or_else(|| self.spelling()),
             Kind::CgroupMissing => self.is_inline_map().then(|| Cause::new(INLINE_MAP)).flatten(),
-            Kind::HostUnresolved => self.variable(),
             Kind::Missing | Kind::Misspelt => self.missing(),
             Kind::Unsupported => self.unsupported(),
             Kind::Busy => self.busy(),
@@ -179,7 +181,15 @@ impl<'a> Refused<'a> {
                 Cause::new("nothing may stand behind a verdict: write it in front, or into a rule of its own")
             }
             Kind::Flags => self.flags(),
-            Kind::InterfaceMissing | Kind::Loop | Kind::Junk | Kind::Passing | Kind::Other => None,
+            Kind::NotAMap => {
+                Cause::new("a set has no values: leave the `:` and what follows it out, or make it a map")
+            }
+            Kind::InterfaceMissing
+            | Kind::HostUnresolved
+            | Kind::Loop
+            | Kind::Junk
+            | Kind::Passing
+            | Kind::Other => None,
         }
     }
 
@@ -255,27 +265,11 @@ impl<'a> Refused<'a> {
             _ => {}
         }
         // nft points at the word itself, or at what follows it.
+        let belongs = [Some(*last), previous].into_iter().flatten().find_map(|word| alone(word, self.body));
+        if belongs.is_some() {
+            return belongs;
+        }
         let is_first = |token: &Token| self.body.first().is_some_and(|first| first.span == token.span);
-        let word = [Some(*last), previous].into_iter().flatten().find(|token| is_alone(token, self.body))?;
-        if word.is_any(&["dport", "sport"]) {
-            return Cause::new(format!(
-                "ports belong to a protocol: `tcp {0}`, `udp {0}` or, for both, `th {0}`",
-                word.text
-            ))
-            .map(|cause| cause.at(word.span));
-        }
-        if word.is_any(&["saddr", "daddr"]) {
-            return Cause::new(format!("addresses belong to a protocol: `ip {0}` or `ip6 {0}`", word.text))
-                .map(|cause| cause.at(word.span));
-        }
-        if word.is("protocol") {
-            return Cause::new("write `meta l4proto` or `ip protocol`").map(|cause| cause.at(word.span));
-        }
-        if word.is_any(&["state", "status"]) {
-            let right = format!("ct {}", word.text);
-            return Cause::new("the state is one of a connection's: `ct state`")
-                .map(|cause| cause.at(word.span).fix(word.span, right));
-        }
         let is_option = |token: &Token| token.text.starts_with('-') && !token.is("-");
         let is_of_iptables = (is_first(last) && (last.is("-") || is_option(last)))
             || (last.is("-") && next.is_some_and(|token| !token.spaced))
@@ -300,18 +294,13 @@ impl<'a> Refused<'a> {
         Some(cause.at(word.span).fix(word.span, meant))
     }
 
-    /// What ends too early.
+    /// What ends too early, or where older versions of nft do not take an end.
     fn end(&self) -> Option<Cause> {
+        if self.written == "}" {
+            return Cause::new("end the line or write a `;` in front of it, unless it is one `}` too many");
+        }
         let help = "the statement ends too early for nft: the words before its end may be misspelt";
         (self.kind == Kind::EarlyEnd).then(|| Cause::new(help)).flatten()
-    }
-
-    /// A name that is a variable's, without its `$`.
-    fn variable(&self) -> Option<Cause> {
-        let word = self.word()?;
-        let name = self.variables.iter().find(|name| word.is(name))?;
-        let cause = Cause::new(format!("a variable is written with a `$`: {}", quoted(&format!("${name}"))))?;
-        Some(cause.fix(word.span, format!("${name}")))
     }
 
     fn undefined(&self) -> Option<Cause> {
@@ -321,14 +310,20 @@ impl<'a> Refused<'a> {
             true => Cause::new(
                 "it is defined further down, or in another block: move its `define` above this line",
             ),
-            false => Cause::new("write `define NAME = …` above this line"),
+            false => Cause::new(format!("{WRITE_A_DEFINE} above this line")),
         }
     }
 
     fn no_file(&self) -> Option<Cause> {
-        Cause::new(
-            "without a `/` or `./` in front nft looks in its own directory, with `./` where it is started: write the absolute path",
-        )
+        let is_dotted = self.body.iter().any(|token| token.unquoted().starts_with('.'));
+        let is_absolute = self.body.iter().any(|token| token.unquoted().starts_with('/'));
+        match (is_absolute, is_dotted) {
+            (true, _) => None,
+            (_, true) => {
+                Cause::new("nft looks for `./…` where it is started, at boot in `/`: write the absolute path")
+            }
+            _ => Cause::new("nft looks for it in its own directory, such as /etc: write the absolute path"),
+        }
     }
 
     /// What does not exist.
@@ -341,7 +336,7 @@ impl<'a> Refused<'a> {
         let (word, before) = (words[at], &words[..at]);
         let previous = |back: usize| before.len().checked_sub(back).map(|at| before[at]);
         let precedes = |back: usize, word: &str| previous(back).is_some_and(|token| token.is(word));
-        let name = quoted(word.text.trim_start_matches('@'));
+        let name = quoted(word.unquoted().trim_start_matches('@'));
         let is_target = precedes(1, "jump") || precedes(1, "goto");
         if is_target {
             return self.missing_chain(word);
@@ -357,16 +352,24 @@ impl<'a> Refused<'a> {
             words[at..].windows(2).find(|pair| pair[0].is_any(&["jump", "goto"])).map(|pair| pair[1]);
         match word.kind {
             TokenKind::SetReference if precedes(1, "vmap") || precedes(1, "map") => {
-                return Cause::new(format!("there is no map {name} in this table: add one"));
+                return Cause::new(format!("there is no map {name} in this table: add it"));
             }
             TokenKind::SetReference => {
                 return Cause::new(format!(
-                    "there is no set {name} in this table: add one, such as `set NAME {{ type ipv4_addr; }}`"
+                    "there is no set {name} in this table: add it, or write its addresses in braces"
                 ));
             }
             _ => {}
         }
-        if let Some(what) = named(before) {
+        let what = named(before);
+        if what == Some("chain")
+            && let Some(near) = nearest(&word.text, self.chains.iter().copied())
+            && *near != *word.text
+        {
+            let help = format!("there is no chain {name} above this line: did you mean {}?", quoted(near));
+            return Some(Cause::new(help)?.fix(word.span, near));
+        }
+        if let Some(what) = what {
             // Where no family is written, it may be what is wrong.
             let has_family = before.iter().any(|token| token.is_any(FAMILIES));
             let family = if has_family { "" } else { "; without a family, nft takes `ip`" };
@@ -398,7 +401,7 @@ impl<'a> Refused<'a> {
         let name = quoted(&target.text);
         let cause = match nearest(&target.text, self.chains.iter().copied()) {
             Some(near) if *near == *target.text => {
-                Cause::new(format!("{name} is made further down, or in another table: move it in front"))
+                Cause::new(format!("{name} is made further down: move it in front"))
             }
             Some(near) => {
                 let cause = Cause::new(format!(
@@ -632,16 +635,32 @@ fn cgroup_of_v1(before: &[&Token], path: &Token) -> Option<Span> {
     (is_path && keyword.is("cgroup") && !is_socket).then(|| meta.unwrap_or(keyword).span)
 }
 
-/// Whether a word that belongs behind a protocol or the like has none in front of it, or a wrong one.
-fn is_alone(word: &Token, words: &[&Token]) -> bool {
-    let at = words.iter().position(|token| token.span == word.span);
-    let before = at.and_then(|at| at.checked_sub(1)).map(|before| words[before]);
-    let is_right = before.is_some_and(|token| match &*word.text {
-        "dport" | "sport" => token.is_any(&["tcp", "udp", "th", "sctp", "dccp", "udplite"]),
-        _ => token
-            .is_any(&["ip", "ip6", "ether", "arp", "fib", "ct", "original", "reply", "meta", "vlan", "."]),
-    });
-    !is_right
+/// A word that belongs behind a protocol or the like, and has none in front of it.
+fn alone(word: &Token, words: &[&Token]) -> Option<Cause> {
+    let at = words.iter().position(|token| token.span == word.span)?;
+    let before = at.checked_sub(1).map(|before| words[before]);
+    let follows = |known: &[&str]| before.is_some_and(|token| token.is_any(known) || token.is("."));
+    let is_misspelt =
+        before.is_some_and(|token| misspelt(words, at).is_some_and(|(word, _)| word.span == token.span));
+    let name = &word.text;
+    let help = match &**name {
+        _ if is_misspelt => return None,
+        "dport" | "sport" if !follows(&["tcp", "udp", "th", "sctp", "dccp", "udplite"]) => {
+            format!("ports belong to a protocol: `tcp {name}`, `udp {name}` or, for both, `th {name}`")
+        }
+        "saddr" | "daddr" if !follows(&["ip", "ip6", "ether", "arp", "fib", "ct", "original", "reply"]) => {
+            format!("addresses belong to a protocol: `ip {name}` or `ip6 {name}`")
+        }
+        "protocol" if !follows(&["ip", "ct", "meta", "original", "reply"]) => {
+            "write `meta l4proto` or `ip protocol`".to_owned()
+        }
+        "state" | "status" if !follows(&["ct"]) => {
+            let cause = Cause::new("the state is one of a connection's: `ct state`")?;
+            return Some(cause.at(word.span).fix(word.span, format!("ct {name}")));
+        }
+        _ => return None,
+    };
+    Some(Cause::new(help)?.at(word.span))
 }
 
 /// What a word behind these ones names, if they are the beginning of a statement that names something.
@@ -713,4 +732,126 @@ fn option(module: &str) -> String {
 
 fn holds(whole: Span, part: Span) -> bool {
     whole.file == part.file && whole.start <= part.start && part.start < whole.end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::{
+        Code, FileId,
+        token::{Joined, tokenize},
+    };
+
+    fn tokens(text: &str) -> Vec<Token> {
+        let mut joined = Joined::new(FileId(0));
+        joined.push(text, 0);
+        tokenize(&joined).tokens
+    }
+
+    /// The help for a statement that nft refuses at this word, in a chain of these properties.
+    fn help(kind: Kind, text: &str, word: &str, base: &str) -> Option<String> {
+        let start = text.find(word).unwrap();
+        let at = Span { file: FileId(0), start, end: start + word.len() };
+        let (body, base) = (tokens(text), tokens(base));
+        let table = crate::model::TableRef { family: Family::Inet, name: "f".into() };
+        let chain = ChainRef { table, name: "c".into() };
+        let refused = Refused {
+            kind,
+            at,
+            written: word,
+            head: &[],
+            body: &body.iter().collect::<Vec<_>>(),
+            chain: Some(&chain),
+            is_annotation: false,
+            base: (!base.is_empty()).then_some(&base),
+            variables: &["LAN"],
+            chains: &["mail", "web"],
+        };
+        explained(Diagnostic::new(Code::Base, at, "x"), &refused).help
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_named_with_its_option() {
+        for (text, word, module) in [
+            ("queue num 0", "queue", "nft_queue (CONFIG_NFT_QUEUE)"),
+            ("tcp dport 80 masquerade", "masquerade", "nft_masq (CONFIG_NFT_MASQ)"),
+            ("socket transparent 1 accept", "socket", "nft_socket (CONFIG_NFT_SOCKET)"),
+            ("fib saddr type local accept", "fib", "nft_fib_inet (CONFIG_NFT_FIB_INET)"),
+            ("tcp dport 80 tproxy to :80", "tcp", "nft_tproxy (CONFIG_NFT_TPROXY)"),
+        ] {
+            let help = help(Kind::Missing, text, word, "").unwrap_or_default();
+            assert!(help.ends_with(&format!("it needs the module {module}")), "{text}: {help}");
+        }
+        let nat =
+            help(Kind::Missing, "type nat hook output priority 0", "nat", "type nat hook output priority 0");
+        assert!(nat.unwrap().contains("CONFIG_NFT_NAT"));
+    }
+
+    #[test]
+    fn priorities_of_nat_are_read_as_nft_does() {
+        let why = |base: &str| help(Kind::Unsupported, "chain c", "c", base).unwrap_or_default();
+        for priority in ["-200", "-250", "raw", "mangle - 50", "mangle-100"] {
+            let help = why(&format!("type nat hook output priority {priority}"));
+            assert!(help.contains("connection tracking"), "{priority}: {help}");
+        }
+        for priority in ["-199", "0", "dstnat", "mangle + 50", "mangle - 49"] {
+            let help = why(&format!("type nat hook output priority {priority}"));
+            assert!(help.contains("cannot be changed"), "{priority}: {help}");
+        }
+        assert!(why("type route hook input priority 0").ends_with("are at output"));
+    }
+
+    #[test]
+    fn statement_at_the_wrong_hook_is_told_where_it_belongs() {
+        let why = |text: &str, base: &str| help(Kind::Unsupported, text, text, base).unwrap_or_default();
+        let filter = "type filter hook forward priority 0";
+        assert!(why("tcp dport 1 masquerade", filter).ends_with("this one is `type filter hook forward`"));
+        assert!(why("masquerade", "type nat hook postrouting priority 0").contains("CONFIG_NFT_MASQ"));
+        assert_eq!(why("counter accept", filter), "");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_by_what_stands_before_it() {
+        let why = |text: &str, word: &str| help(Kind::Missing, text, word, "").unwrap_or_default();
+        assert!(why("jump wbe", "wbe").ends_with("did you mean `web`?"));
+        assert!(why("jump nothing", "nothing").ends_with("add `chain nothing { … }`"));
+        assert!(why("jump web", "web").contains("further down"));
+        assert!(why("tcp dport vmap @none", "@none").starts_with("there is no map `none`"));
+        assert!(why("ip saddr @none accept", "@none").starts_with("there is no set `none`"));
+        assert!(why("quota name none accept", "none").starts_with("the table has no quota object `none`"));
+        assert!(why("ct timeout set \"none\"", "\"none\"").contains("ct timeout object `none`"));
+        assert!(why("delete table inet f", "f").contains("in front"));
+        assert!(why("flush chain inet f c", "c").contains("no such chain"));
+        assert_eq!(why("tcp dport 22 accept", "tcp"), "");
+    }
+
+    #[test]
+    fn names_that_are_words_of_nft_are_told_from_misspelt_words() {
+        let why = |text: &str, word: &str| help(Kind::Syntax, text, word, "").unwrap_or_default();
+        for (text, word, what) in [
+            ("chain accept", "accept", "chain"),
+            ("set ip", "ip", "set"),
+            ("table inet log", "log", "table"),
+            ("add chain inet f mark", "mark", "chain"),
+            ("add element inet f dnat", "dnat", "set"),
+            ("define type = 1", "type", "variable"),
+            ("jump log", "log", "chain"),
+        ] {
+            let help = why(text, word);
+            assert!(
+                help.starts_with(&format!("here goes the name of a {what}, and `{word}`")),
+                "{text}: {help}"
+            );
+        }
+        assert_eq!(why("udpp dport 53 accept", "dport"), "did you mean `udp`?");
+        assert!(why("dport 53 accept", "dport").starts_with("ports belong to a protocol"));
+        assert_eq!(why("tcp dport 22 accept", "22"), "");
+    }
+
+    #[test]
+    fn hostile_names_stay_in_one_line() {
+        let text = format!("jump x\u{1b}[1m{}", "y".repeat(100));
+        let help = help(Kind::Missing, &text, &text[5..], "").unwrap();
+        assert!(!help.contains('\u{1b}') && help.len() < 200, "{help}");
+    }
 }

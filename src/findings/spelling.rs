@@ -429,6 +429,11 @@ pub(super) fn misspelt<'a>(tokens: &'a [&'a Token], end: usize) -> Option<(&'a T
     })
 }
 
+/// Whether it is a word of nft's that begins a statement, and so no name.
+pub(super) fn is_of_nft(word: &str) -> bool {
+    FIRST.contains(&word) || FAMILIES.contains(&word)
+}
+
 /// What may stand at a place; none where that is the user's business.
 fn known(tokens: &[&Token], at: usize) -> Option<&'static [&'static str]> {
     let list = |before: usize| {

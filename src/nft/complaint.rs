@@ -67,6 +67,8 @@ pub enum Kind {
     Flags,
     /// A statement behind a verdict.
     AfterVerdict,
+    /// A value for an element of a set.
+    NotAMap,
     /// A character that nft takes nowhere, such as a carriage return.
     Junk,
     /// A statement ends before it is complete.
@@ -84,7 +86,7 @@ pub enum Kind {
 }
 
 /// How complaints begin: nft's own words, and by what bison did not expect.
-const BY_START: [(&str, Kind); 25] = [
+const BY_START: [(&str, Kind); 28] = [
     ("cgroupv2 path fails", Kind::CgroupMissing),
     // The same in nftables 1.1.7.
     ("Could not parse cgroupsv2 path", Kind::CgroupMissing),
@@ -103,6 +105,9 @@ const BY_START: [(&str, Kind); 25] = [
     ("Could not resolve service", Kind::Value),
     ("Could not resolve protocol name", Kind::Value),
     ("unknown datatype", Kind::Value),
+    ("Can't parse symbolic", Kind::Value),
+    ("set is not a map", Kind::NotAMap),
+    ("unsupported family", Kind::Unsupported),
     ("unknown chain", Kind::Value),
     ("invalid priority expression value", Kind::Priority),
     ("conflicting intervals specified", Kind::Overlap),

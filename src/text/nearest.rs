@@ -1,14 +1,20 @@
 //! Which of the known names somebody may have meant.
 
-/// The known name that differs least from a written one, if that is little enough to be a slip.
+/// The known name that differs least from a written one, if that is little enough to be a slip; of several, one that
+/// begins most like it.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
         .filter(|candidate| candidate.len().abs_diff(name.len()) <= 3)
-        .map(|candidate| (distance(candidate, name), candidate))
-        .filter(|&(distance, _)| distance < name.len() && distance <= 1.max(name.len() / 3))
+        .map(|candidate| (distance(candidate, name), usize::MAX - in_common(candidate, name), candidate))
+        .filter(|&(distance, ..)| distance < name.len() && distance <= 1.max(name.len() / 3))
         .min()
-        .map(|(_, candidate)| candidate)
+        .map(|(.., candidate)| candidate)
+}
+
+/// The number of letters with which both begin.
+fn in_common(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count()
 }
 
 /// The number of letters to change, add, remove or swap with the next one (optimal string alignment).
@@ -40,6 +46,7 @@ mod tests {
         assert_eq!(nearest("posftix", known), Some("postfix"));
         assert_eq!(nearest("ssh", known), Some("sshd"));
         assert_eq!(nearest("shsd", known), Some("sshd"));
+        assert_eq!(nearest("ssdh", ["sqdh", "ssxh"]), Some("ssxh"));
         assert_eq!(nearest("nginx", known), None);
         assert_eq!(nearest("x", known), None);
     }

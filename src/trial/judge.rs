@@ -77,6 +77,11 @@ impl<'a> Place<'a> {
         block.and_then(|block| block.chain.as_ref())
     }
 
+    /// Why its table has no cgroups, if it has none.
+    fn without_sockets(&self) -> Option<String> {
+        self.chain().and_then(|chain| without_sockets(chain.table.family))
+    }
+
     /// The words that make a base chain of a chain, if they are in this file.
     fn base(&self, chain: &ChainRef) -> Option<&'a [Token]> {
         let outline = self.outline;
@@ -91,12 +96,15 @@ impl<'a> Place<'a> {
     /// A complaint's diagnostic with its cause, if that is known.
     fn explained(&self, kind: Kind, diagnostic: Diagnostic) -> Diagnostic {
         let ((head, body), chain) = (self.statement(), self.chain());
-        let chains: Vec<&str> =
-            self.outline.blocks.iter().filter_map(|block| Some(&*block.chain.as_ref()?.name)).collect();
+        let table = chain.map(|chain| &chain.table);
+        let chains = self.outline.blocks.iter().filter_map(|block| block.chain.as_ref());
+        let chains = chains.filter(|other| table.is_none_or(|table| *table == other.table));
+        let chains: Vec<&str> = chains.map(|chain| &*chain.name).collect();
         let variables: Vec<&str> = self.defines.iter().map(|define| &*define.name).collect();
         let refused = Refused {
             kind,
             at: self.span,
+            written: self.word(),
             is_annotation: false,
             head: &head.iter().collect::<Vec<_>>(),
             body: &body.iter().collect::<Vec<_>>(),
@@ -116,7 +124,9 @@ pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnost
     let message = refusal(complaint);
     let refused = |code| Diagnostic::new(code, span, &*message);
     match complaint.kind {
-        Kind::CgroupMissing => (plain_cgroup(place, &message), Repair::Cgroups),
+        Kind::CgroupMissing if place.without_sockets().is_none() => {
+            (plain_cgroup(place, &message), Repair::Cgroups)
+        }
         Kind::InterfaceMissing if is_interface(word) => {
             (by_name(refused(Code::Interface), outline), Repair::Interface(word.to_owned()))
         }
@@ -132,12 +142,12 @@ pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnost
         Kind::HostUnresolved if is_host_name(word) => {
             let help =
                 "write an address: at boot nft loads the file before there is a network to ask for names";
-            let diagnostic = place.explained(complaint.kind, refused(Code::BaseHost).help(help));
-            (diagnostic, Repair::Host(word.to_owned()))
+            (refused(Code::BaseHost).help(help), Repair::Host(word.to_owned()))
         }
-        Kind::Unsupported if item.is_some_and(|item| matches_cgroup(outline.tokens_of(item))) => {
-            let family = place.chain().map(|chain| chain.table.family);
-            let why = family.and_then(without_sockets).unwrap_or_else(|| ONLY_SOME_HOOKS.to_owned());
+        Kind::Unsupported | Kind::CgroupMissing
+            if item.is_some_and(|item| matches_cgroup(outline.tokens_of(item))) =>
+        {
+            let why = place.without_sockets().unwrap_or_else(|| ONLY_SOME_HOOKS.to_owned());
             (refused(Code::Hook).help(why), Repair::Without)
         }
         kind => {
@@ -168,6 +178,12 @@ pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnost
             }
         }
     }
+}
+
+/// Whether nft only says it because it has lost its way at an error before, which it cannot do without.
+pub(super) fn follows(diagnostic: &Diagnostic, kind: Kind, lost: &Diagnostic) -> bool {
+    let is_behind = diagnostic.span.file == lost.span.file && diagnostic.span.start > lost.span.start;
+    kind.is_syntax() && is_behind && diagnostic.fix.is_none()
 }
 
 /// What to say of a complaint about a file.
@@ -220,9 +236,6 @@ pub(super) fn plain_cgroup(place: &Place<'_>, message: &str) -> Diagnostic {
     let ItemKind::Rule(chain, at) = &item.kind else {
         return diagnostic.help("scnpm adds it while it exists: write an `add element` annotation");
     };
-    if let Some(why) = without_sockets(chain.table.family) {
-        return diagnostic.help(why);
-    }
     let inline = place.explained(Kind::CgroupMissing, diagnostic.clone());
     if inline.help.is_some() {
         return inline;

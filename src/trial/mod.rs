@@ -182,6 +182,7 @@ impl Rounds<'_> {
         let mut repaired = false;
         let before = self.attempt.clone();
         let (mut has_junk, mut is_table_wrong) = (false, false);
+        let mut lost: Option<Diagnostic> = None;
         for complaint in complaints {
             // What is wrong by itself is said again in the next round.
             if is_table_wrong && complaint.kind.is_of_the_table() {
@@ -196,7 +197,17 @@ impl Rounds<'_> {
             if has_junk {
                 break;
             }
+            // What is missing because nft refuses to make it.
+            if complaint.kind.is_missing() && self.diagnostics.iter().any(|known| known.span == span) {
+                continue;
+            }
             let (mut diagnostic, repair) = judge::judge(&self.judged(span), &complaint);
+            if let Some(lost) = &mut lost
+                && judge::follows(&diagnostic, complaint.kind, lost)
+            {
+                lost.more.push(diagnostic.span);
+                continue;
+            }
             let is_different = match &repair {
                 Repair::Host(name) if !before.hosts.contains_key(name) => {
                     diagnostic = self.look_up(name, diagnostic);
@@ -213,11 +224,15 @@ impl Rounds<'_> {
                 Repair::Junk => self.clear_junk(span.file),
                 _ => self.do_without(&repair, span),
             };
-            self.say_once(diagnostic);
             has_junk = repair == Repair::Junk;
             is_table_wrong |= is_different && complaint.kind.is_of_the_table();
             repaired |= is_different;
+            match is_different || lost.is_some() {
+                true => self.say_once(diagnostic),
+                false => lost = Some(diagnostic),
+            }
         }
+        lost.into_iter().for_each(|lost| self.say_once(lost));
         repaired
     }
 
@@ -300,7 +315,11 @@ impl Rounds<'_> {
     }
 
     fn say_once(&mut self, diagnostic: Diagnostic) {
-        if !self.diagnostics.contains(&diagnostic) {
+        let is_same = |known: &Diagnostic| {
+            (known.code, known.span, &known.message)
+                == (diagnostic.code, diagnostic.span, &diagnostic.message)
+        };
+        if !self.diagnostics.iter().any(is_same) {
             self.diagnostics.push(diagnostic);
         }
     }
