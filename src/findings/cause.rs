@@ -2,6 +2,8 @@
 //!
 //! The same table is for the files' own statements and for annotations.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use super::spelling::{FAMILIES, misspelt};
 use crate::{
     model::{ChainRef, Family},
@@ -36,8 +38,8 @@ pub struct Refused<'a> {
     pub base: Option<&'a [Token]>,
     /// The names of variables.
     pub variables: &'a [&'a str],
-    /// The names of chains.
-    pub chains: &'a [&'a str],
+    /// The chains of its table, and whether each is a base chain.
+    pub chains: &'a [(&'a str, bool)],
 }
 
 /// What is wrong, in words that say what to do, and where.
@@ -153,9 +155,13 @@ const BRIDGE_PRIORITIES: [(&str, i64, Option<&str>); 4] = [
 impl<'a> Refused<'a> {
     fn cause(&self) -> Option<Cause> {
         match self.kind {
-            Kind::Syntax | Kind::EarlyEnd | Kind::NoSymbol => {
-                self.reserved().or_else(|| self.idiom()).or_else(|| self.spelling()).or_else(|| self.end())
-            }
+            Kind::Syntax | Kind::EarlyEnd | Kind::NoSymbol => self
+                .reserved()
+                .or_else(|| self.sign())
+                .or_else(|| self.idiom())
+                .or_else(|| self.spelling())
+                .or_else(|| self.place())
+                .or_else(|| self.end()),
             Kind::EndOfFile => Cause::new("a `}` is missing: a block is still open at the end of the file"),
             Kind::Value => self.idiom().or_else(|| self.spelling()),
             Kind::CgroupMissing => self.is_inline_map().then(|| Cause::new(INLINE_MAP)).flatten(),
@@ -184,12 +190,12 @@ impl<'a> Refused<'a> {
             Kind::NotAMap => {
                 Cause::new("a set has no values: leave the `:` and what follows it out, or make it a map")
             }
-            Kind::InterfaceMissing
-            | Kind::HostUnresolved
-            | Kind::Loop
-            | Kind::Junk
-            | Kind::Passing
-            | Kind::Other => None,
+            Kind::HostUnresolved => self.address(),
+            Kind::Loop => Cause::new("the chains call each other in a circle, or more than 16 deep"),
+            Kind::Junk if self.written.starts_with('"') => {
+                Cause::new("nothing closes this quote in its line")
+            }
+            Kind::InterfaceMissing | Kind::Junk | Kind::NoKey | Kind::Passing | Kind::Other => None,
         }
     }
 
@@ -261,7 +267,9 @@ impl<'a> Refused<'a> {
                 let place = Span { end: last.span.start, ..last.span };
                 return self.cgroup(LEVEL, place, format!("level {} ", names(last)));
             }
-            Some(cgroup) if cgroup.is("cgroupv2") && !last.is("level") => return Cause::new(LEVEL),
+            Some(cgroup) if cgroup.is("cgroupv2") && nearest(&last.text, ["level"]).is_none() => {
+                return Cause::new(LEVEL);
+            }
             _ => {}
         }
         // nft points at the word itself, or at what follows it.
@@ -292,6 +300,93 @@ impl<'a> Refused<'a> {
         let (word, meant) = misspelt(self.body, self.end_of(self.body))?;
         let cause = Cause::new(format!("did you mean `{meant}`?"))?;
         Some(cause.at(word.span).fix(word.span, meant))
+    }
+
+    /// A sign where none belongs, or none where one does.
+    fn sign(&self) -> Option<Cause> {
+        let before = self.body.iter().filter(|token| token.span.start < self.at.start).count();
+        let (before, rest) = self.body.split_at(before);
+        let previous = before.last()?;
+        let place = Span { end: self.at.start, ..self.at };
+        let behind = Span { start: previous.span.end, end: previous.span.end, ..self.at };
+        let is_in_list = before.iter().any(|token| token.is("{"));
+        match self.written {
+            "=" => return Some(Cause::new("no `=` belongs here")?.fix(behind.to(self.at), "")),
+            ":" if !is_in_list => return Cause::new("no `:` belongs here"),
+            "," if before[0].is("type") => {
+                return Some(Cause::new("a property ends with a `;` or with its line")?.fix(self.at, ";"));
+            }
+            _ if rest.first().is_some_and(|token| token.text.starts_with("//")) => {
+                return Cause::new("comments begin with a `#`");
+            }
+            "{" if previous.is("elements") => {
+                return Some(Cause::new("`elements` needs a `=`")?.fix(place, "= "));
+            }
+            "{" => {
+                let words: Vec<&Token> = self.head.iter().chain(before).copied().collect();
+                return Cause::new(format!("the name of the {} is missing", named(&words)?));
+            }
+            "policy" if before.iter().any(|token| token.is("hook")) => {
+                return Some(Cause::new("a `;` is missing in front of it")?.fix(behind, ";"));
+            }
+            _ => {}
+        }
+        self.list(before)
+    }
+
+    /// What is missing in a list in braces, up to where nft stops.
+    fn list(&self, before: &[&Token]) -> Option<Cause> {
+        let list =
+            before.iter().rposition(|token| token.is_any(&["{", "}"])).filter(|at| before[*at].is("{"))?;
+        let is_map = list.checked_sub(1).is_some_and(|at| before[at].is_any(&["map", "vmap"]))
+            || before[list..].iter().any(|token| token.is(":"));
+        let element = before[list + 1..].rsplit(|token| token.is(",")).next()?;
+        let is_open = element.last().is_none_or(|token| token.is_any(&[":", ".", "-", "/"]));
+        if is_open || self.word().is_none_or(|word| word.kind != TokenKind::Word) {
+            return None;
+        }
+        if list == 0 && self.head.iter().any(|token| token.is("rule")) {
+            return Cause::new("a rule has no braces around it");
+        }
+        match is_map && !element.iter().any(|token| token.is(":")) {
+            true => Cause::new("a `:` is missing between a key and its value"),
+            false => Cause::new("a `,` or the list's `}` is missing in front of it"),
+        }
+    }
+
+    /// A statement that stands where only others do.
+    fn place(&self) -> Option<Cause> {
+        const OF_RULES: [&str; 20] = [
+            "ip", "ip6", "tcp", "udp", "icmp", "icmpv6", "meta", "ct", "iif", "oif", "iifname", "oifname",
+            "accept", "drop", "reject", "counter", "log", "limit", "jump", "socket",
+        ];
+        let first = self.body.first()?;
+        let is_at_first = self.written == &*first.text;
+        if is_at_first && first.is_any(&OF_RULES) && self.head.is_empty() && self.chain.is_none() {
+            return Cause::new("a rule belongs into a chain, or behind `add rule FAMILY TABLE CHAIN`");
+        }
+        if is_at_first && first.is_any(&["chain", "set", "map", "table"]) && self.chain.is_some() {
+            return Cause::new("it cannot stand in a chain: a `}` is missing in front of it");
+        }
+        let is_chain = self.body.get(..2).is_some_and(|words| words[0].is("add") && words[1].is("chain"));
+        let help = "what makes a base chain of it stands in braces: `{ type … hook … priority …; }`";
+        (is_chain && self.written == "type").then(|| Cause::new(help)).flatten()
+    }
+
+    /// An address that is none, or of the other family.
+    fn address(&self) -> Option<Cause> {
+        let address = self.written.split('/').next().unwrap_or_default();
+        let is_of_addresses = |c: char| c.is_ascii_digit() || c == '.';
+        match address {
+            text if text.parse::<Ipv4Addr>().is_ok() => {
+                Cause::new("this is an IPv4 address, and nft expects one of IPv6 here")
+            }
+            text if text.parse::<Ipv6Addr>().is_ok() => {
+                Cause::new("this is an IPv6 address, and nft expects one of IPv4 here")
+            }
+            text if !text.is_empty() && text.chars().all(is_of_addresses) => Cause::new("this is no address"),
+            _ => None,
+        }
     }
 
     /// What ends too early, or where older versions of nft do not take an end.
@@ -348,8 +443,13 @@ impl<'a> Refused<'a> {
         if self.kind == Kind::Misspelt {
             return None;
         }
-        let of_list =
-            words[at..].windows(2).find(|pair| pair[0].is_any(&["jump", "goto"])).map(|pair| pair[1]);
+        let value = || words[at..].iter().take_while(|token| !token.is_any(&[",", "}"]));
+        let mut pairs = value().zip(value().skip(1));
+        if value().any(|token| token.is(":"))
+            && let Some((_, target)) = pairs.find(|(verb, _)| verb.is_any(&["jump", "goto"]))
+        {
+            return self.missing_chain(target);
+        }
         match word.kind {
             TokenKind::SetReference if precedes(1, "vmap") || precedes(1, "map") => {
                 return Cause::new(format!("there is no map {name} in this table: add it"));
@@ -363,7 +463,7 @@ impl<'a> Refused<'a> {
         }
         let what = named(before);
         if what == Some("chain")
-            && let Some(near) = nearest(&word.text, self.chains.iter().copied())
+            && let Some(near) = nearest(&word.text, self.chains.iter().map(|(name, _)| *name))
             && *near != *word.text
         {
             let help = format!("there is no chain {name} above this line: did you mean {}?", quoted(near));
@@ -387,19 +487,12 @@ impl<'a> Refused<'a> {
                 "the table has no such flowtable, or this kernel has none: it needs CONFIG_NFT_FLOW_OFFLOAD",
             );
         }
-        if let (Some(target), true) = (
-            of_list,
-            self.head.iter().any(|token| token.is_any(&["element", "elements"]))
-                || self.body.first().is_some_and(|token| token.is("elements")),
-        ) {
-            return self.missing_chain(target);
-        }
         words[at..].iter().find_map(|token| module(token))
     }
 
     fn missing_chain(&self, target: &Token) -> Option<Cause> {
         let name = quoted(&target.text);
-        let cause = match nearest(&target.text, self.chains.iter().copied()) {
+        let cause = match nearest(&target.text, self.chains.iter().map(|(name, _)| *name)) {
             Some(near) if *near == *target.text => {
                 Cause::new(format!("{name} is made further down: move it in front"))
             }
@@ -445,6 +538,12 @@ impl<'a> Refused<'a> {
             && let Some(why) = without_sockets(chain.table.family)
         {
             return Cause::new(why);
+        }
+        let is_base = |name: &Token| self.chains.iter().any(|(chain, is_base)| *is_base && name.is(chain));
+        let calls = |pair: &&[&Token]| pair[0].is_any(&["jump", "goto"]) && is_base(pair[1]);
+        if let Some(call) = self.body.windows(2).find(calls) {
+            let name = quoted(&call[1].text);
+            return Cause::new(format!("{name} is a base chain, which the kernel calls: no rule can"));
         }
         self.body.iter().find_map(|token| {
             let (word, kind, hooks, module) = PLACES.iter().find(|(word, ..)| token.is(word))?;
@@ -658,6 +757,18 @@ fn alone(word: &Token, words: &[&Token]) -> Option<Cause> {
             let cause = Cause::new("the state is one of a connection's: `ct state`")?;
             return Some(cause.at(word.span).fix(word.span, format!("ct {name}")));
         }
+        "dport" | "sport" if at > 1 && words[at - 2].is_any(&["protocol", "l4proto", "nexthdr"]) => {
+            let protocol = &words[at - 1].text;
+            format!("`{protocol} {name}` compares the protocol, too: leave out what stands in front of it")
+        }
+        "established" | "related" | "new" | "invalid" if before.is_none() => {
+            let cause = Cause::new("the state is one of a connection's: `ct state`")?;
+            return Some(cause.at(word.span).fix(word.span, format!("ct state {name}")));
+        }
+        "echo-request" | "echo-reply" if follows(&["icmp", "icmpv6"]) => {
+            let cause = Cause::new("`type` is missing")?;
+            return Some(cause.at(word.span).fix(word.span, format!("type {name}")));
+        }
         _ => return None,
     };
     Some(Cause::new(help)?.at(word.span))
@@ -765,7 +876,7 @@ mod tests {
             is_annotation: false,
             base: (!base.is_empty()).then_some(&base),
             variables: &["LAN"],
-            chains: &["mail", "web"],
+            chains: &[("mail", false), ("web", false), ("input", true)],
         };
         explained(Diagnostic::new(Code::Base, at, "x"), &refused).help
     }
@@ -808,6 +919,7 @@ mod tests {
         assert!(why("tcp dport 1 masquerade", filter).ends_with("this one is `type filter hook forward`"));
         assert!(why("masquerade", "type nat hook postrouting priority 0").contains("CONFIG_NFT_MASQ"));
         assert_eq!(why("counter accept", filter), "");
+        assert!(why("tcp dport 22 jump input", filter).starts_with("`input` is a base chain"));
     }
 
     #[test]
@@ -846,6 +958,27 @@ mod tests {
         assert_eq!(why("udpp dport 53 accept", "dport"), "did you mean `udp`?");
         assert!(why("dport 53 accept", "dport").starts_with("ports belong to a protocol"));
         assert_eq!(why("tcp dport 22 accept", "22"), "");
+    }
+
+    #[test]
+    fn signs_are_missed_and_found_too_many() {
+        let why = |text: &str, word: &str| help(Kind::Syntax, text, word, "").unwrap_or_default();
+        assert!(why("tcp dport { 22, 80 accept", "accept").starts_with("a `,` or the list's `}`"));
+        assert!(why("tcp dport vmap { 22 : accept, 80 drop }", "drop").starts_with("a `:` is missing"));
+        assert_eq!(why("tcp dport = 22", "="), "no `=` belongs here");
+        assert!(why("elements { 22 }", "{").ends_with("needs a `=`"));
+        assert!(why("type filter hook input priority 0 policy drop", "policy").starts_with("a `;`"));
+        assert_eq!(why("accept // x", "//"), "comments begin with a `#`");
+        assert!(why("add chain inet f c type filter", "type").contains("in braces"));
+    }
+
+    #[test]
+    fn addresses_are_told_from_those_of_the_other_family() {
+        let why = |text: &str, word: &str| help(Kind::HostUnresolved, text, word, "").unwrap_or_default();
+        assert!(why("ip saddr ::1", "::1").starts_with("this is an IPv6 address"));
+        assert!(why("ip6 saddr 192.0.2.0/24", "192.0.2.0/24").starts_with("this is an IPv4 address"));
+        assert_eq!(why("ip saddr 192.0.2.300", "192.0.2.300"), "this is no address");
+        assert_eq!(why("ip saddr mail", "mail"), "");
     }
 
     #[test]

@@ -4,6 +4,9 @@ use crate::text::{Token, TokenKind, nearest::nearest};
 
 /// What nft takes behind a word (or behind two), as far as it is a list that one can know.
 const AFTER: &[(&str, &[&str])] = &[
+    ("with icmp type", CODES),
+    ("with icmpv6 type", &["no-route", "admin-prohibited", "addr-unreachable", "port-unreachable"]),
+    ("icmpx type", &["port-unreachable", "admin-prohibited", "no-route", "host-unreachable"]),
     ("icmp type", ICMP),
     ("icmpv6 type", ICMPV6),
     ("ether type", &["ip", "ip6", "arp", "vlan"]),
@@ -230,6 +233,37 @@ const ICMPV6: &[&str] = &[
     "ind-neighbor-advert",
 ];
 
+const CODES: &[&str] = &[
+    "net-unreachable",
+    "host-unreachable",
+    "prot-unreachable",
+    "port-unreachable",
+    "net-prohibited",
+    "host-prohibited",
+    "admin-prohibited",
+];
+
+/// Words of other languages, and what is meant.
+const SYNONYMS: &[(&[&str], &str)] = &[
+    (&["allow", "pass", "permit"], "accept"),
+    (&["deny", "block", "discard"], "drop"),
+    (&["src", "source"], "saddr"),
+    (&["dst", "dest", "destination"], "daddr"),
+    (&["port", "destination-port"], "dport"),
+    (&["source-port"], "sport"),
+    (&["uid"], "skuid"),
+    (&["gid"], "skgid"),
+    (&["ping"], "echo-request"),
+    (&["ipv4"], "ip"),
+    (&["ipv6"], "ip6"),
+    (&["warning"], "warn"),
+    (&["error"], "err"),
+];
+
+/// Words between two values.
+const OPERATORS: &[&str] =
+    &["and", "or", "xor", "not", "eq", "ne", "lt", "gt", "le", "ge", "lshift", "rshift"];
+
 const OBJECTS: &[&str] = &[
     "table",
     "chain",
@@ -422,11 +456,19 @@ pub(super) fn misspelt<'a>(tokens: &'a [&'a Token], end: usize) -> Option<(&'a T
         let word = tokens[at];
         let known = known(tokens, at)?;
         let is_word = word.kind == TokenKind::Word && word.text.contains(|c: char| c.is_ascii_alphabetic());
-        if !is_word || known.contains(&&*word.text) {
+        if !is_word || known.contains(&&*word.text) || OPERATORS.contains(&&*word.text) {
             return None;
         }
-        nearest(&word.text, known.iter().copied()).map(|meant| (word, meant))
+        meant(&word.text, known).map(|meant| (word, meant))
     })
+}
+
+/// Which of the words is meant by this one.
+fn meant(word: &str, known: &'static [&'static str]) -> Option<&'static str> {
+    let synonym = SYNONYMS.iter().find(|(words, _)| words.contains(&word)).map(|(_, meant)| *meant);
+    let near =
+        || nearest(word, known.iter().copied()).filter(|near| word.len() > 2 || near.len() > word.len());
+    synonym.filter(|meant| known.contains(meant)).or_else(near)
 }
 
 /// Whether it is a word of nft's that begins a statement, and so no name.
@@ -455,9 +497,14 @@ fn known(tokens: &[&Token], at: usize) -> Option<&'static [&'static str]> {
         before -= 1;
     }
     let Some(last) = before.checked_sub(1).map(|last| tokens[last]) else { return Some(FIRST) };
-    let pair = before.checked_sub(2).map(|at| format!("{} {}", tokens[at].text, last.text));
     let row = |key: &str| AFTER.iter().find(|(known, _)| *known == key).map(|(_, words)| *words);
-    let words = pair.as_deref().and_then(row).or_else(|| row(&last.text));
+    let behind = |number: usize| {
+        let words: Vec<&str> =
+            tokens[before.checked_sub(number)?..before].iter().map(|word| &*word.text).collect();
+        row(&words.join(" "))
+    };
+    let is_of_type = last.is_any(&[":", "."]) && tokens[0].is("type");
+    let words = is_of_type.then_some(TYPES).or_else(|| (1..=3).rev().find_map(behind));
     match words {
         Some(words) => Some(words),
         None if last.is_any(OPERANDS) || list(at).is_some() => None,
@@ -501,6 +548,10 @@ mod tests {
             ("table inett f", "inett", "inet"),
             ("ad rule inet f c", "ad", "add"),
             ("chian c", "chian", "chain"),
+            ("tcp dport 22 allow", "allow", "accept"),
+            ("ip src 192.0.2.1", "src", "saddr"),
+            ("type ipv4_addr : verdct", "verdct", "verdict"),
+            ("reject with icmp type port-unreachble", "port-unreachble", "port-unreachable"),
         ] {
             assert_eq!(found(text), Some((word.to_owned(), meant)), "{text}");
         }
@@ -519,6 +570,8 @@ mod tests {
             "tcp dport 22 accept",
             "tcp dport vmap { 22 : jump acept }",
             "jump acept",
+            "tcp dport 22 and udp dport 53",
+            "in lo accept",
             "define wan = lo bar",
             "meta l4proto { tcp, udp } th dport 53 accept",
             "tcp dport { 22, 80-90 } ct state new limit rate 3/second counter accept",

@@ -67,6 +67,8 @@ pub enum Kind {
     Flags,
     /// A statement behind a verdict.
     AfterVerdict,
+    /// A set without a type.
+    NoKey,
     /// A value for an element of a set.
     NotAMap,
     /// A character that nft takes nowhere, such as a carriage return.
@@ -86,7 +88,7 @@ pub enum Kind {
 }
 
 /// How complaints begin: nft's own words, and by what bison did not expect.
-const BY_START: [(&str, Kind); 28] = [
+const BY_START: [(&str, Kind); 30] = [
     ("cgroupv2 path fails", Kind::CgroupMissing),
     // The same in nftables 1.1.7.
     ("Could not parse cgroupsv2 path", Kind::CgroupMissing),
@@ -106,7 +108,9 @@ const BY_START: [(&str, Kind); 28] = [
     ("Could not resolve protocol name", Kind::Value),
     ("unknown datatype", Kind::Value),
     ("Can't parse symbolic", Kind::Value),
+    ("invalid log level", Kind::Value),
     ("set is not a map", Kind::NotAMap),
+    ("set definition does not specify key", Kind::NoKey),
     ("unsupported family", Kind::Unsupported),
     ("unknown chain", Kind::Value),
     ("invalid priority expression value", Kind::Priority),

@@ -99,12 +99,13 @@ impl<'a> Place<'a> {
         let table = chain.map(|chain| &chain.table);
         let chains = self.outline.blocks.iter().filter_map(|block| block.chain.as_ref());
         let chains = chains.filter(|other| table.is_none_or(|table| *table == other.table));
-        let chains: Vec<&str> = chains.map(|chain| &*chain.name).collect();
+        let chains: Vec<(&str, bool)> =
+            chains.map(|chain| (&*chain.name, self.base(chain).is_some())).collect();
         let variables: Vec<&str> = self.defines.iter().map(|define| &*define.name).collect();
         let refused = Refused {
             kind,
             at: self.span,
-            written: self.word(),
+            written: self.text.get(self.span.start..self.span.end).unwrap_or_default(),
             is_annotation: false,
             head: &head.iter().collect::<Vec<_>>(),
             body: &body.iter().collect::<Vec<_>>(),
@@ -178,6 +179,12 @@ pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnost
             }
         }
     }
+}
+
+/// Whether nft only says it because of what else it says in the same round.
+pub(super) fn is_consequence<P>(kind: Kind, all: &[Complaint<P>]) -> bool {
+    let is_cause = |other: Kind| other != kind && (other.is_syntax() || other == Kind::Value);
+    matches!(kind, Kind::NoKey | Kind::EndOfFile) && all.iter().any(|other| is_cause(other.kind))
 }
 
 /// Whether nft only says it because it has lost its way at an error before, which it cannot do without.

@@ -183,14 +183,17 @@ impl Rounds<'_> {
         let before = self.attempt.clone();
         let (mut has_junk, mut is_table_wrong) = (false, false);
         let mut lost: Option<Diagnostic> = None;
-        for complaint in complaints {
+        for complaint in &complaints {
+            if judge::is_consequence(complaint.kind, &complaints) {
+                continue;
+            }
             // What is wrong by itself is said again in the next round.
             if is_table_wrong && complaint.kind.is_of_the_table() {
                 continue;
             }
-            let Some(span) = self.place(&complaint) else {
+            let Some(span) = self.place(complaint) else {
                 let span = Span { file: FileId(0), start: 0, end: 0 };
-                self.say_once(Diagnostic::new(Code::Base, span, judge::refusal(&complaint)));
+                self.say_once(Diagnostic::new(Code::Base, span, judge::refusal(complaint)));
                 continue;
             };
             // What follows comes of it, and there is one at each line.
@@ -201,7 +204,7 @@ impl Rounds<'_> {
             if complaint.kind.is_missing() && self.diagnostics.iter().any(|known| known.span == span) {
                 continue;
             }
-            let (mut diagnostic, repair) = judge::judge(&self.judged(span), &complaint);
+            let (mut diagnostic, repair) = judge::judge(&self.judged(span), complaint);
             if let Some(lost) = &mut lost
                 && judge::follows(&diagnostic, complaint.kind, lost)
             {
