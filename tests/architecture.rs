@@ -71,6 +71,7 @@ const PURE: &[&str] = &[
     "record.rs",
     "daemon/settle.rs",
     "findings.rs",
+    "findings",
     "nft/complaint.rs",
     "trial/judge.rs",
     "watch/conversation.rs",

@@ -455,7 +455,7 @@ fn an_include_that_only_the_working_directory_has_is_warned_of() {
 #[test]
 fn what_nft_expected_is_the_help() {
     let scratch = Scratch::new("expected");
-    let wrong = BASE.replace("ct state", "ct stat");
+    let wrong = BASE.replace("oifname vpn reject", "tcp dport { 22 23 } reject");
     let text = printed(&scratch.check(&wrong, &[]));
     let said = nft_says(&scratch.0.join("nftables.conf"));
     let mut lines = said.lines();
@@ -553,7 +553,8 @@ fn the_report_can_be_read_by_programs() {
                 "code": "W001", "severity": "warning", "message": "level 1 never matches a path with 2 names",
                 "file": "nftables.conf", "line": line, "column": 63, "end_line": line, "end_column": 78,
                 "unit": "c.scope", "help": "write `level 2`",
-                "fix": { "file": "nftables.conf", "line": line, "column": 60, "end_line": line, "end_column": 61, "text": "2" }
+                "fix": { "file": "nftables.conf", "line": line, "column": 60, "end_line": line, "end_column": 61, "text": "2" },
+                "more": []
             }],
             "units": [
                 { "unit": "a.scope", "chains": ["inet filter wl"], "sets": [], "levels": [2], "runs": false, "rules": 1 },
@@ -561,6 +562,27 @@ fn the_report_can_be_read_by_programs() {
             ]
         })
     );
+}
+
+#[test]
+fn what_is_wrong_for_one_reason_is_one_finding_with_all_its_places() {
+    let scratch = Scratch::new("more");
+    let rule = |port| format!("add rule inet filter output ip saddr @none tcp dport {port} drop\n");
+    let text = format!("{BASE}{}{}{}", rule(1), rule(2), rule(3));
+    let output = scratch.check(&text, &["--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let first = BASE.lines().count() + 1;
+    let finding = &report["findings"][0];
+    assert_eq!((&report["errors"], &finding["line"]), (&1.into(), &first.into()), "{report}");
+    let place = |line: usize| {
+        serde_json::json!({
+            "file": "nftables.conf", "line": line, "column": 38, "end_line": line, "end_column": 43
+        })
+    };
+    assert_eq!(finding["more"], serde_json::json!([place(first + 1), place(first + 2)]));
+    let short = printed(&scratch.check(&text, &["--format", "short"]));
+    let note = format!("(2 more for the same reason: lines {}, {})\nexit status 1\n", first + 1, first + 2);
+    assert!(short.lines().count() == 2 && short.ends_with(&note), "{short}");
 }
 
 #[test]

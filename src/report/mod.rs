@@ -76,6 +76,8 @@ impl Report<'_> {
             let number = self.count(severity);
             parts.extend((number > 0).then(|| counted(number, &severity.to_string())));
         }
+        let more: usize = self.diagnostics.iter().map(|diagnostic| diagnostic.more.len()).sum();
+        parts.extend((more > 0).then(|| format!("{more} more for the same reason")));
         if self.diagnostics.is_empty() {
             parts.push("no problems found".to_owned());
         }

@@ -1,9 +1,13 @@
 //! nft's complaints about a file's own statements to diagnostics, and to what the next round needs. Pure.
 
 use crate::{
-    findings::{BY_NAME, ONLY_SOME_HOOKS},
-    model::CgroupPath,
+    findings::{
+        BY_NAME, ONLY_SOME_HOOKS,
+        cause::{Refused, explained, without_sockets},
+    },
+    model::{CgroupPath, ChainRef},
     nft::complaint::{Complaint, Kind},
+    policy::Define,
     text::{
         Code, Diagnostic, Item, ItemKind, Outline, Span, Token, TokenKind, diagnostic::quoted, token::text_of,
     },
@@ -34,6 +38,8 @@ pub(super) struct Place<'a> {
     pub(super) text: &'a str,
     /// Devices of chains and flowtables that do not exist, with their places.
     pub(super) missing: &'a [(String, Span)],
+    /// The variables of all files.
+    pub(super) defines: &'a [Define],
 }
 
 impl<'a> Place<'a> {
@@ -41,16 +47,87 @@ impl<'a> Place<'a> {
     fn word(&self) -> &'a str {
         self.text.get(self.span.start..self.span.end).unwrap_or_default().trim_matches('"')
     }
+
+    /// The statement, in front of its own words and from there on; where it opens a block, its line.
+    fn statement(&self) -> (&'a [Token], &'a [Token]) {
+        let outline = self.outline;
+        let Some(item) = outline.item_at(self.span) else {
+            let start = self.text[..self.span.start].rfind('\n').map_or(0, |at| at + 1);
+            let end = self.text[self.span.end..].find('\n').map_or(self.text.len(), |at| self.span.end + at);
+            let at = |byte| outline.tokens.partition_point(|token| token.span.start < byte);
+            return (&[], &outline.tokens[at(start)..at(end).max(at(start))]);
+        };
+        let body = match &item.kind {
+            ItemKind::Rule(_, at) => *at,
+            ItemKind::Elements if !outline.tokens_of(item)[0].is("elements") => {
+                let list = outline.tokens_of(item).iter().position(|token| token.is("{"));
+                item.tokens.start + list.unwrap_or_default()
+            }
+            _ => item.tokens.start,
+        };
+        (&outline.tokens[item.tokens.start..body], &outline.tokens[body..item.tokens.end])
+    }
+
+    /// The chain that it is in or is.
+    fn chain(&self) -> Option<&'a ChainRef> {
+        if let Some(Item { kind: ItemKind::Rule(chain, _), .. }) = self.outline.item_at(self.span) {
+            return Some(chain);
+        }
+        let block = self.outline.blocks.iter().rev().find(|block| holds(block.span, self.span));
+        block.and_then(|block| block.chain.as_ref())
+    }
+
+    /// Why its table has no cgroups, if it has none.
+    fn without_sockets(&self) -> Option<String> {
+        self.chain().and_then(|chain| without_sockets(chain.table.family))
+    }
+
+    /// The words that make a base chain of a chain, if they are in this file.
+    fn base(&self, chain: &ChainRef) -> Option<&'a [Token]> {
+        let outline = self.outline;
+        let is_of = |item: &&Item| {
+            let mut blocks = outline.blocks.iter().filter(|block| block.chain.as_ref() == Some(chain));
+            item.kind == ItemKind::ChainProperty && blocks.any(|block| holds(block.span, item.span))
+        };
+        let mut properties = outline.items.iter().filter(is_of).map(|item| outline.tokens_of(item));
+        properties.find(|tokens| tokens[0].is("type"))
+    }
+
+    /// A complaint's diagnostic with its cause, if that is known.
+    fn explained(&self, kind: Kind, diagnostic: Diagnostic) -> Diagnostic {
+        let ((head, body), chain) = (self.statement(), self.chain());
+        let table = chain.map(|chain| &chain.table);
+        let chains = self.outline.blocks.iter().filter_map(|block| block.chain.as_ref());
+        let chains = chains.filter(|other| table.is_none_or(|table| *table == other.table));
+        let chains: Vec<(&str, bool)> =
+            chains.map(|chain| (&*chain.name, self.base(chain).is_some())).collect();
+        let variables: Vec<&str> = self.defines.iter().map(|define| &*define.name).collect();
+        let refused = Refused {
+            kind,
+            at: self.span,
+            written: self.text.get(self.span.start..self.span.end).unwrap_or_default(),
+            is_annotation: false,
+            head: &head.iter().collect::<Vec<_>>(),
+            body: &body.iter().collect::<Vec<_>>(),
+            chain,
+            base: chain.and_then(|chain| self.base(chain)),
+            variables: &variables,
+            chains: &chains,
+        };
+        explained(diagnostic, &refused)
+    }
 }
 
 /// What to make of a complaint about a place in a file.
 pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnostic, Repair) {
-    let Place { span, outline, text, missing } = *place;
+    let Place { span, outline, text, missing, .. } = *place;
     let (word, item) = (place.word(), outline.item_at(span));
     let message = refusal(complaint);
     let refused = |code| Diagnostic::new(code, span, &*message);
     match complaint.kind {
-        Kind::CgroupMissing => (plain_cgroup(place, &message), Repair::Cgroups),
+        Kind::CgroupMissing if place.without_sockets().is_none() => {
+            (plain_cgroup(place, &message), Repair::Cgroups)
+        }
         Kind::InterfaceMissing if is_interface(word) => {
             (by_name(refused(Code::Interface), outline), Repair::Interface(word.to_owned()))
         }
@@ -68,8 +145,11 @@ pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnost
                 "write an address: at boot nft loads the file before there is a network to ask for names";
             (refused(Code::BaseHost).help(help), Repair::Host(word.to_owned()))
         }
-        Kind::Unsupported if item.is_some_and(|item| matches_cgroup(outline.tokens_of(item))) => {
-            (refused(Code::Hook).help(ONLY_SOME_HOOKS), Repair::Without)
+        Kind::Unsupported | Kind::CgroupMissing
+            if item.is_some_and(|item| matches_cgroup(outline.tokens_of(item))) =>
+        {
+            let why = place.without_sockets().unwrap_or_else(|| ONLY_SOME_HOOKS.to_owned());
+            (refused(Code::Hook).help(why), Repair::Without)
         }
         kind => {
             let block = outline.blocks.iter().rev().find(|block| holds(block.span, span));
@@ -86,23 +166,31 @@ pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnost
                     (diagnostic.help(help), Repair::Interface(name.clone()))
                 }
                 (None, flowtable) => {
-                    let help = match kind {
-                        Kind::EarlyEnd => Some(
-                            "the statement ends too early for nft: the words before its end may be misspelt",
-                        ),
-                        _ if is_needed && flowtable.is_some() => {
-                            Some("this kernel has no flowtables: it needs CONFIG_NF_FLOW_TABLE")
+                    let diagnostic = Diagnostic { help: complaint.help(), ..refused(Code::Base) };
+                    let diagnostic = match is_needed && flowtable.is_some() {
+                        true => {
+                            diagnostic.help("this kernel has no flowtables: it needs CONFIG_NF_FLOW_TABLE")
                         }
-                        _ => None,
+                        false => place.explained(kind, diagnostic),
                     };
-                    let help = help.map(str::to_owned).or_else(|| complaint.help());
-                    let diagnostic = Diagnostic { help, ..refused(Code::Base) };
                     let name = flowtable.map(|block| block.name.clone());
                     (diagnostic, name.map_or(Repair::Without, Repair::Flowtable))
                 }
             }
         }
     }
+}
+
+/// Whether nft only says it because of what else it says in the same round.
+pub(super) fn is_consequence<P>(kind: Kind, all: &[Complaint<P>]) -> bool {
+    let is_cause = |other: Kind| other != kind && (other.is_syntax() || other == Kind::Value);
+    matches!(kind, Kind::NoKey | Kind::EndOfFile) && all.iter().any(|other| is_cause(other.kind))
+}
+
+/// Whether nft only says it because it has lost its way at an error before, which it cannot do without.
+pub(super) fn follows(diagnostic: &Diagnostic, kind: Kind, lost: &Diagnostic) -> bool {
+    let is_behind = diagnostic.span.file == lost.span.file && diagnostic.span.start > lost.span.start;
+    kind.is_syntax() && is_behind && diagnostic.fix.is_none()
 }
 
 /// What to say of a complaint about a file.
@@ -136,7 +224,8 @@ pub(super) fn without(repair: &Repair, span: Span, outline: &Outline) -> Vec<Spa
     if let Some(item) = outline.item_at(span)
         && !outline.tokens_of(item)[0].is("type")
     {
-        return if item.is_dispensable() { vec![item.span] } else { vec![] };
+        let is_removal = outline.tokens_of(item)[0].is_any(&["delete", "flush"]);
+        return if item.is_dispensable() || is_removal { vec![item.span] } else { vec![] };
     }
     // All that makes a base chain of the chain: without its type, it can't have a policy either.
     let block = outline.blocks.iter().rev().find(|block| !block.is_flowtable && holds(block.span, span));
@@ -154,6 +243,10 @@ pub(super) fn plain_cgroup(place: &Place<'_>, message: &str) -> Diagnostic {
     let ItemKind::Rule(chain, at) = &item.kind else {
         return diagnostic.help("scnpm adds it while it exists: write an `add element` annotation");
     };
+    let inline = place.explained(Kind::CgroupMissing, diagnostic.clone());
+    if inline.help.is_some() {
+        return inline;
+    }
     let unit = written.rsplit('/').find(|name| !name.is_empty()).unwrap_or(written);
     let unit = if unit.contains('.') { unit.to_owned() } else { format!("{unit}.service") };
     let rule = text_of(&outline.tokens[*at..item.tokens.end]);
@@ -384,7 +477,10 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
 
     fn judge_in(text: &str, span: Span, words: &str, missing: &[(String, Span)]) -> (Diagnostic, Repair) {
         let complaint: Complaint = Complaint::unplaced(words);
-        judge(&Place { span, outline: &Outline::of(FileId(0), text), text, missing }, &complaint)
+        judge(
+            &Place { span, outline: &Outline::of(FileId(0), text), text, missing, defines: &[] },
+            &complaint,
+        )
     }
 
     fn line_with_fix(diagnostic: &Diagnostic) -> String {

@@ -236,22 +236,36 @@ impl Rounds<'_> {
         let before = self.attempt.clone();
         self.missing.retain(|(name, _)| !before.interfaces.contains(name));
         let (mut has_junk, mut is_table_wrong) = (false, false);
-        for complaint in complaints {
+        let mut lost: Option<Diagnostic> = None;
+        for complaint in &complaints {
+            if judge::is_consequence(complaint.kind, &complaints) {
+                continue;
+            }
             // What is wrong by itself is said again in the next round.
             if is_table_wrong && complaint.kind.is_of_the_table() {
                 continue;
             }
-            let Some(span) = self.place(&complaint) else {
-                self.say_once(Diagnostic::new(Code::Base, NOWHERE, judge::refusal(&complaint)));
+            let Some(span) = self.place(complaint) else {
+                self.say_once(Diagnostic::new(Code::Base, NOWHERE, judge::refusal(complaint)));
                 continue;
             };
             // What follows comes of it, and there is one at each line.
             if has_junk {
                 break;
             }
-            let (mut diagnostic, repair) = judge::judge(&self.judged(span), &complaint);
+            // What is missing because nft refuses to make it.
+            if complaint.kind.is_missing() && self.diagnostics.iter().any(|known| known.span == span) {
+                continue;
+            }
+            let (mut diagnostic, repair) = judge::judge(&self.judged(span), complaint);
+            if let Some(lost) = &mut lost
+                && judge::follows(&diagnostic, complaint.kind, lost)
+            {
+                lost.more.push(diagnostic.span);
+                continue;
+            }
             let is_different = match &repair {
-                Repair::Cgroups if self.cgroups(span, &complaint) => {
+                Repair::Cgroups if self.cgroups(span, complaint) => {
                     repaired = true;
                     continue;
                 }
@@ -261,20 +275,23 @@ impl Rounds<'_> {
                     true
                 }
                 Repair::Interface(name) if !before.interfaces.contains(name) => {
-                    self.interface(name, diagnostic, &complaint);
+                    self.interface(name, diagnostic, complaint);
                     repaired = true;
                     continue;
                 }
                 Repair::Junk => self.clear_junk(span.file),
                 _ => self.do_without(&repair, span),
             };
-            if !self.is_explained(&repair, span) {
-                self.say_once(diagnostic);
-            }
             has_junk = repair == Repair::Junk;
             is_table_wrong |= is_different && complaint.kind.is_of_the_table();
             repaired |= is_different;
+            match is_different || lost.is_some() {
+                _ if self.is_explained(&repair, span) => {}
+                true => self.say_once(diagnostic),
+                false => lost = Some(diagnostic),
+            }
         }
+        lost.into_iter().for_each(|lost| self.say_once(lost));
         repaired
     }
 
@@ -323,6 +340,7 @@ impl Rounds<'_> {
             outline: &self.outlines[span.file.0],
             text: &self.trial.policy.sources.file(span.file).text,
             missing: &self.missing,
+            defines: &self.trial.policy.defines,
         }
     }
 
@@ -356,7 +374,11 @@ impl Rounds<'_> {
     }
 
     fn say_once(&mut self, diagnostic: Diagnostic) {
-        if !self.diagnostics.contains(&diagnostic) {
+        let is_same = |known: &Diagnostic| {
+            (known.code, known.span, &known.message)
+                == (diagnostic.code, diagnostic.span, &diagnostic.message)
+        };
+        if !self.diagnostics.iter().any(is_same) {
             self.diagnostics.push(diagnostic);
         }
     }
