@@ -194,11 +194,11 @@ impl Reader<'_> {
         if is_pattern {
             let found = places.iter().map(|place| self.files.glob(&place.to_string_lossy()));
             let found = found.into_iter().find(|found| !found.is_empty()).unwrap_or_default();
-            let each = found.iter().map(|path| self.included(path, self.files.read(path), span));
+            let each = found.iter().map(|path| self.included(path, self.files.read_included(path), span));
             return each.fold(Ok(()), Result::and);
         }
         for path in places {
-            match self.files.read(&path) {
+            match self.files.read_included(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 read => return self.included(&path, read, span),
             }
