@@ -29,7 +29,13 @@ fn policies_compile_as_reviewed() {
 /// The kernel goes through all sets of a table for each that is made or used.
 #[test]
 fn any_number_of_annotations_of_one_form_has_as_few_maps_as_one() {
-    for form in ["system:a%.service", "user:a%.service", "user:app:a%", "alice:app:org.example.a%"] {
+    for form in [
+        "system:a%.service",
+        "user:a%.service",
+        "user:app:a%",
+        "alice:app:org.example.a%",
+        "user:app-a%-*.scope",
+    ] {
         let text = |number: usize| {
             let line = |n: usize| {
                 let selector = form.replace('%', &n.to_string());

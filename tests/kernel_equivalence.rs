@@ -75,6 +75,15 @@ const NESTED: [&str; 4] =
 /// Selectors of applications, whose units may be in each other, and of a unit of one.
 const APPS: [&str; 4] = ["UID:app:fx", "UID:app:fy", "UID:app:gone", "UID:app-gnome-fy-2.scope"];
 
+/// Globs for scopes of applications, some for the same ones.
+const GLOBS: [&str; 5] = [
+    "UID:app-gnome-fx-*.scope",
+    "UID:app-gnome-fy-*.scope",
+    "UID:app-gnome-gone-*.scope",
+    "UID:app-gnome-f?-2.scope",
+    "UID:app-*.scope",
+];
+
 /// Selectors of units at level 2, and their paths.
 const OF_ONE_LEVEL: [&str; 3] = ["system:x.service", "system:z.scope", "system:TOP-a.slice"];
 const PATHS_OF_ONE_LEVEL: [&str; 3] = ["TOP.slice/x.service", "TOP.slice/z.scope", "TOP.slice/TOP-a.slice"];
@@ -159,11 +168,13 @@ fn rules_of_units() -> impl Strategy<Value = Rule> + Clone {
 /// Rules that mostly do nothing but accept or drop, so that many of them could share their maps.
 fn rules_of_apps() -> impl Strategy<Value = Rule> + Clone {
     let verdict = prop::sample::select(vec!["accept", "accept", "accept", "drop"]);
-    (rule(&UNITS, &[&APPS]), verdict, prop::bool::weighted(0.1)).prop_map(|(rule, verdict, may_count)| {
-        let mut rule = Rule { before: vec![], verdict: verdict.to_owned(), ..rule };
-        rule.after.retain(|statement| may_count || !has_effect(statement));
-        rule
-    })
+    (rule(&UNITS, &[&APPS, &GLOBS]), verdict, prop::bool::weighted(0.1)).prop_map(
+        |(rule, verdict, may_count)| {
+            let mut rule = Rule { before: vec![], verdict: verdict.to_owned(), ..rule };
+            rule.after.retain(|statement| may_count || !has_effect(statement));
+            rule
+        },
+    )
 }
 
 fn compare_many(sandbox: &Sandbox, tree: &Tree, rule: &(impl Strategy<Value = Rule> + Clone)) {

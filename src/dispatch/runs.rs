@@ -76,6 +76,17 @@ pub(super) enum Known {
     FamilyOf(String),
     /// The family of an application that is selected.
     Family(String),
+    /// What the names have in common that a glob is for.
+    Beginning(String),
+}
+
+/// Groups of one kind can tell what cgroups they have in common.
+#[derive(PartialEq, Eq)]
+enum Kind {
+    /// Of paths, names and applications.
+    Named,
+    /// Of one glob.
+    Glob,
 }
 
 /// What is to be known of a run's rules where a packet may be in cgroups of two groups, at different levels.
@@ -123,10 +134,32 @@ impl Whose<'_> {
         matches!(self, Self::Units(selectors) if selectors.may_hold_others())
     }
 
-    /// Whether it is known which cgroups it has in common with others.
-    fn is_known(&self) -> bool {
+    /// None if it is not known which cgroups it has in common with others.
+    fn kind(&self) -> Option<Kind> {
         let is_glob = |which: &Which| matches!(which, Which::Glob(_));
-        !matches!(self, Self::Units(selectors) if selectors.0.iter().any(|one| is_glob(&one.which)))
+        match self {
+            Self::Units(selectors) if selectors.0.iter().any(|one| is_glob(&one.which)) => {
+                (selectors.0.len() == 1).then_some(Kind::Glob)
+            }
+            _ => Some(Kind::Named),
+        }
+    }
+
+    /// A group of the same kind, among those of a run, that this one may have cgroups in common with; the one for the same
+    /// cgroups, if there is any.
+    fn common(&self, known: &BTreeMap<Known, usize>) -> Option<usize> {
+        let own = self.known(true);
+        let [Known::Beginning(beginning)] = &own[..] else {
+            return own.iter().find_map(|one| known.get(one).copied());
+        };
+        // None of those that are known begins with another one.
+        let shorter = known.range(..=&own[0]).next_back();
+        let longer = known.range(&own[0]..).next();
+        let is_common = |(other, _): &(&Known, &usize)| match other {
+            Known::Beginning(other) => other.starts_with(beginning) || beginning.starts_with(other.as_str()),
+            _ => false,
+        };
+        shorter.filter(is_common).or(longer.filter(is_common)).map(|(_, number)| *number)
     }
 
     /// What a group that is found by it may have in common with this one (`of_others`), or what this one is found by.
@@ -155,7 +188,10 @@ impl Whose<'_> {
                         let of_units = Some(Known::FamilyOf(family.clone())).filter(|_| of_others);
                         [Some(Known::Family(family)), of_units, None]
                     }
-                    Which::Glob(_) => [None, None, None],
+                    Which::Glob(glob) => {
+                        let beginning = glob.split(['*', '?', '[']).next().unwrap_or_default();
+                        [Some(Known::Beginning(beginning.to_owned())), None, None]
+                    }
                 };
                 selectors.0.iter().flat_map(|selector| of_which(&selector.which)).flatten().collect()
             }
@@ -207,11 +243,10 @@ fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
     {
         let both = mixed.and(&own);
         let returns = |mapped: &Mapped<'_>| verdict(&mapped.rest) == Some(Data::Return);
-        let common = || whose.known(true).iter().find_map(|one| known.get(one).copied());
         let is_only = groups.len() == 1 && groups[0].whose == whose;
-        match if groups[0].whose == whose { Some(0) } else { common() } {
+        match if groups[0].whose == whose { Some(0) } else { whose.common(known) } {
             _ if !is_only && !both.is_in_any_order(&levels) => {}
-            None if whose.is_known() && groups[0].whose.is_known() => {
+            None if whose.kind().is_some() && whose.kind() == groups[0].whose.kind() => {
                 known.extend(whose.known(false).into_iter().map(|one| (one, groups.len())));
                 *mixed = both;
                 return groups.push(Group { whose, rules: vec![mapped] });

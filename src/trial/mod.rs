@@ -254,7 +254,7 @@ impl Rounds<'_> {
     /// Leaves out what a repair does without; whether there was any of it.
     fn do_without(&mut self, repair: &Repair, span: Span) -> bool {
         let spans = judge::without(repair, span, &self.outlines[span.file.0]);
-        spans.into_iter().fold(false, |is_new, span| self.blank(span) || is_new)
+        spans.into_iter().filter(|span| self.blank(*span)).count() > 0
     }
 
     /// Leaves out what stands in a place; whether there was any of it.
