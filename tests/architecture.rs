@@ -147,7 +147,7 @@ const UNSAFE: &[&str] = &[
     "watch/pages.rs",
     "watch/readable.rs",
     "daemon/process.rs",
-    "trial/attempt.rs",
+    "trial/process.rs",
 ];
 
 #[test]

@@ -646,6 +646,166 @@ fn a_file_can_come_through_a_pipe() {
     assert_eq!(text.lines().count(), 2, "{text}");
 }
 
+/// The program with these arguments and this standard input.
+fn run_with(arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(SCNPM);
+    command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    // It may be enough before all is read.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_dash_is_the_standard_input() {
+    let text = format!("{}{GOOD}{BAD}", BASE.replace("jump wl", "jmp wl"));
+    let text = printed(&run_with(&["check", "--format", "short", "-"], &text));
+    assert!(text.starts_with("<stdin>:7:21: error[E010]: nft refuses the file: "), "{text}");
+    assert!(text.contains("<stdin>:12:84: error[E020]: "), "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
+    let text = printed(&run_with(&["check", "-"], &format!("{BASE}{GOOD}")));
+    assert!(text.ends_with("<stdin>: 1 annotation, no problems found\nexit status 0\n"), "{text}");
+}
+
+#[test]
+fn what_has_no_end_is_not_checked() {
+    let output = Command::new(SCNPM).args(["check", "/dev/zero"]).output().unwrap();
+    assert_eq!(
+        printed(&output),
+        "scnpm: error: /dev/zero: more than 64 MiB, and no end of it\nexit status 3\n"
+    );
+    let scratch = Scratch::new("fifo");
+    succeed(Command::new("mkfifo").arg(scratch.0.join("fifo")));
+    let include = format!("include \"{}/fifo\"\n", scratch.0.display());
+    let policy =
+        scnpm::policy::parse::read(&scnpm::policy::files::Disk, &[scratch.write("nftables.conf", &include)])
+            .unwrap();
+    assert!(policy.diagnostics[0].message.ends_with("cannot be included: it is no regular file"));
+}
+
+#[test]
+fn what_is_not_checked_is_never_found_right() {
+    let scratch = Scratch::new("honest");
+    let output = scratch.check(BASE, &["--json", "missing.conf"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!((&report["loaded"], &report["files"][0]), (&false.into(), &"missing.conf".into()));
+    assert_eq!(report["not_loaded"], "missing.conf: No such file or directory");
+    let text = printed(&scratch.check(BASE, &["missing.conf"]));
+    assert_eq!(text, "scnpm: error: missing.conf: No such file or directory\nexit status 3\n");
+
+    let file = scratch.write("nftables.conf", &format!("{BASE}{GOOD}"));
+    let nowhere = |format: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c"]);
+        command.arg("echo 0 >/proc/sys/user/max_net_namespaces && exec \"$@\"").args(["sh", SCNPM, "check"]);
+        command.arg(format!("--format={format}")).arg(&file).env("NO_COLOR", "1").output().unwrap()
+    };
+    let text = printed(&nowhere("full"));
+    assert!(text.ends_with("nftables.conf: 1 annotation, not checked\nexit status 3\n"), "{text}");
+    let text = printed(&nowhere("short"));
+    assert!(text.starts_with("note: nothing was loaded") && text.ends_with("exit status 3\n"), "{text}");
+    let report: serde_json::Value = serde_json::from_slice(&nowhere("json").stdout).unwrap();
+    let why = report["not_loaded"].as_str().unwrap();
+    assert!(report["loaded"] == false && why.contains("namespaces are not allowed here"), "{report}");
+}
+
+/// A command line of each kind that prints something, and the status that it ends with.
+fn all_that_prints(file: &str, log: &str) -> Vec<(Vec<String>, i32)> {
+    [
+        ("--help", 0),
+        ("--version", 0),
+        ("check --help", 0),
+        ("check --explain E001", 0),
+        ("check FILE", 1),
+        ("check --format short FILE", 1),
+        ("check --json FILE", 1),
+        ("check --json missing", 3),
+        ("check --dispatch FILE", 1),
+        ("replay LOG", 0),
+    ]
+    .map(|(line, status)| {
+        let words = line.split(' ').map(|word| word.replace("FILE", file).replace("LOG", log));
+        (words.collect(), status)
+    })
+    .into()
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure_and_a_full_disk_is_one() {
+    let scratch = Scratch::new("pipes");
+    let file = scratch.write("nftables.conf", &format!("{BASE}{GOOD}{BAD}"));
+    for (arguments, status) in
+        all_that_prints(file.to_str().unwrap(), "tests/engine/01-start-stop/events.jsonl")
+    {
+        let run = |out: Stdio| Command::new(SCNPM).args(&arguments).stdout(out).output().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run(writer.into());
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", printed(&output));
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            arguments.iter().any(|word| word == "--dispatch") || words.is_empty(),
+            "{arguments:?}: {words}"
+        );
+        let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert_eq!(
+            printed(&run(full().into())),
+            "scnpm: error: the output cannot be written: No space left on device\nexit status 1\n",
+            "{arguments:?}"
+        );
+        let output = Command::new(SCNPM).args(&arguments).stderr(full()).output().unwrap();
+        assert!(output.status.code().is_some(), "{arguments:?} is killed if stderr is full");
+    }
+}
+
+#[test]
+fn a_slip_in_a_subcommand_is_met_with_its_name() {
+    for (slip, meant) in [("chek", "check"), ("chekc", "check"), ("unit", "units"), ("reply", "replay")] {
+        let text = printed(&Command::new(SCNPM).args([slip, "a.conf"]).output().unwrap());
+        let words = format!("error: there is no file `{slip}`: did you mean `scnpm {meant}`?\n");
+        assert!(text.starts_with(&words) && text.ends_with("exit status 2\n"), "{text}");
+    }
+}
+
+#[test]
+fn no_child_outlives_it() {
+    let scratch = Scratch::new("child");
+    let addresses: Vec<String> =
+        (0..100_000).map(|n| format!("10.{}.{}.{}", n / 65_536, n / 256 % 256, n % 256)).collect();
+    let set = format!(
+        "table ip t {{\n set s {{\n  type ipv4_addr\n  elements = {{ {} }}\n }}\n}}\n",
+        addresses.join(",\n")
+    );
+    let file = scratch.write("nftables.conf", &set);
+    let mut check = Command::new(SCNPM).arg("check").arg(file).stdout(Stdio::null()).spawn().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", check.id());
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
+    let child = loop {
+        assert!(check.try_wait().unwrap().is_none(), "it ended before it could be ended");
+        let child = fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+        if !child.is_empty() && namespace(&child).is_ok_and(|own| own != namespace("self").unwrap()) {
+            break child;
+        }
+    };
+    // So that it does not end by itself.
+    succeed(Command::new("kill").args(["-STOP", &child]));
+    check.kill().unwrap();
+    check.wait().unwrap();
+    let is_there = || {
+        let state = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        state.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+    };
+    let ended = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        !is_there()
+    });
+    if !ended {
+        succeed(Command::new("kill").args(["-KILL", &child]));
+    }
+    assert!(ended, "the child outlives it");
+}
+
 #[test]
 fn editors_find_the_places() {
     let tasks: serde_json::Value =

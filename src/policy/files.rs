@@ -2,7 +2,8 @@
 
 use std::{
     cell::RefCell,
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -13,6 +14,14 @@ pub trait Files {
     /// # Errors
     /// As [`std::fs::read`].
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// The bytes of a file that another one includes.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and if it is no regular file: nft would wait for it, and since 1.0.9 it refuses it.
+    fn read_included(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.read(path)
+    }
 
     /// The files that a glob(7) pattern matches, sorted.
     fn glob(&self, pattern: &str) -> Vec<PathBuf>;
@@ -28,13 +37,38 @@ pub trait Files {
     }
 }
 
-/// The machine's files.
+/// The machine's files, and its standard input.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Disk;
 
+/// The name of what comes by the standard input.
+pub const STDIN: &str = "<stdin>";
+
+/// How much is read of what is no regular file: it may have no end.
+const MOST_OF_A_STREAM: u64 = 64 << 20;
+
+impl Disk {
+    /// Whether what has this name can be read only once, such as a pipe.
+    pub fn is_stream(path: &str) -> bool {
+        path == STDIN || !Path::new(path).is_file()
+    }
+}
+
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
+        if path == Path::new(STDIN) {
+            return stream(io::stdin());
+        }
+        let file = File::open(path)?;
+        if file.metadata()?.is_file() { fs::read(path) } else { stream(file) }
+    }
+
+    fn read_included(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let kind = fs::metadata(path)?.file_type();
+        if kind.is_file() || kind.is_dir() {
+            return fs::read(path);
+        }
+        Err(io::Error::other("it is no regular file"))
     }
 
     fn glob(&self, pattern: &str) -> Vec<PathBuf> {
@@ -75,6 +109,10 @@ impl Files for ForUser {
         self.note(path, Disk.read(path))
     }
 
+    fn read_included(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.note(path, Disk.read_included(path))
+    }
+
     fn glob(&self, pattern: &str) -> Vec<PathBuf> {
         let directory = Path::new(split_pattern(pattern).0);
         let _ = self.note(directory, fs::read_dir(directory));
@@ -94,6 +132,16 @@ impl Files for ForUser {
 pub(crate) fn split_pattern(pattern: &str) -> (&str, &str) {
     let plain = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
     pattern.split_at(pattern[..plain].rfind('/').map_or(0, |at| at + 1))
+}
+
+fn stream(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(MOST_OF_A_STREAM + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_OF_A_STREAM {
+        let words = format!("more than {} MiB, and no end of it", MOST_OF_A_STREAM >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, words));
+    }
+    Ok(bytes)
 }
 
 /// glob(3) knows no `**` for any depth, and takes `[^` as `[!`.
@@ -119,6 +167,12 @@ mod tests {
         ] {
             assert_eq!(split_pattern(pattern), parts);
         }
+    }
+
+    #[test]
+    fn what_has_no_end_is_no_file() {
+        assert_eq!(Disk.read(Path::new("/dev/zero")).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert!(Disk::is_stream(STDIN) && Disk::is_stream("/dev/null") && !Disk::is_stream("/proc/self/exe"));
     }
 
     #[test]

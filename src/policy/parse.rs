@@ -199,11 +199,11 @@ impl Reader<'_> {
             let Some((place, found)) = found.into_iter().find(|(_, found)| !found.is_empty()) else {
                 return Ok(());
             };
-            let each = found.iter().map(|path| self.included(path, self.files.read(path), span));
+            let each = found.iter().map(|path| self.included(path, self.files.read_included(path), span));
             return each.fold(Ok(()), Result::and).and(self.at_boot(name, place, span));
         }
         for path in places {
-            match self.files.read(&path) {
+            match self.files.read_included(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 read => return self.included(&path, read, span).and(self.at_boot(name, &path, span)),
             }

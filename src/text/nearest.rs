@@ -17,23 +17,21 @@ fn in_common(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count()
 }
 
-/// The number of letters to change, add, remove or swap with the next one (optimal string alignment).
+/// The number of letters to change, add or remove, or of neighbours to swap (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let [a, b]: [Vec<char>; 2] = [a, b].map(|text| text.to_lowercase().chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    let (mut before, mut row): (Vec<usize>, Vec<usize>) = (Vec::new(), (0..=b.len()).collect());
     for i in 0..a.len() {
-        let mut row = vec![i + 1];
+        let mut next = vec![i + 1];
         for j in 0..b.len() {
-            let change = rows[i][j] + usize::from(a[i] != b[j]);
-            let mut least = change.min(row[j] + 1).min(rows[i][j + 1] + 1);
-            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
-                least = least.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(least);
+            let change = row[j] + usize::from(a[i] != b[j]);
+            let is_swap = i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j];
+            let swap = if is_swap { before[j - 1] + 1 } else { change };
+            next.push(change.min(swap).min(next[j] + 1).min(row[j + 1] + 1));
         }
-        rows.push(row);
+        before = std::mem::replace(&mut row, next);
     }
-    rows[a.len()][b.len()]
+    row[b.len()]
 }
 
 #[cfg(test)]
@@ -47,6 +45,7 @@ mod tests {
         assert_eq!(nearest("ssh", known), Some("sshd"));
         assert_eq!(nearest("shsd", known), Some("sshd"));
         assert_eq!(nearest("ssdh", ["sqdh", "ssxh"]), Some("ssxh"));
+        assert_eq!(nearest("sshdx", known), Some("sshd"));
         assert_eq!(nearest("nginx", known), None);
         assert_eq!(nearest("x", known), None);
     }

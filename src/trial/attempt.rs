@@ -1,19 +1,17 @@
 //! One round: a process of its own enters a [`room`], loads, says what came of it and ends.
-#![allow(unsafe_code)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Read},
     net::IpAddr,
 };
 
-use nix::{
-    sys::wait::{WaitStatus, waitpid},
-    unistd::{ForkResult, fork},
-};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
-use super::{Trial, room};
+use super::{
+    Trial,
+    process::{self, Lost},
+    room,
+};
 use crate::{
     cgroupfs::look,
     dispatch::Pattern,
@@ -65,8 +63,8 @@ impl Attempt {
     ///
     /// # Errors
     /// Why nothing can be loaded here.
-    pub(super) fn run(&self, files: &[String], trial: &Trial<'_>) -> Result<Report, String> {
-        in_a_process(|| self.load(files, trial)).flatten()
+    pub(super) fn run(&self, files: &[String], trial: &Trial<'_>) -> Result<Report, Lost> {
+        process::run(|| self.load(files, trial))?.map_err(Lost::Failed)
     }
 
     fn load(&self, files: &[String], trial: &Trial<'_>) -> Result<Report, String> {
@@ -131,13 +129,17 @@ fn denied<P>(complaint: &Complaint<P>, in_user_namespace: bool) -> Option<String
 }
 
 /// What libnftables says of the files' syntax where it cannot reach a kernel. Nothing is loaded.
-pub(super) fn syntax(files: &[String]) -> Vec<FileComplaint> {
+pub(super) fn syntax(files: &[String], streams: &BTreeMap<String, String>) -> Vec<FileComplaint> {
     let parse = || {
         let Ok(mut library) = Libnftables::open() else { return vec![] };
-        let complaints = files.iter().filter_map(|file| library.run_file(file, true).err()).flatten();
+        let mut check = |file: &String| match streams.get(file) {
+            Some(text) => library.check_text(text, file),
+            None => library.run_file(file, true),
+        };
+        let complaints = files.iter().filter_map(|file| check(file).err()).flatten();
         complaints.filter(|complaint| complaint.kind.is_syntax()).collect()
     };
-    in_a_process(parse).unwrap_or_default()
+    process::run(parse).unwrap_or_default()
 }
 
 /// A row for each target of a pattern, as if there were an instance.
@@ -166,30 +168,4 @@ fn refused_elements(kernel: &mut Nftables, rows: &[Row], policy: &Policy) -> Vec
         Some(Refusal::new(*rows[&failed.row].annotations.first()?, None, &complaint).diagnostic(policy))
     };
     effects::commit(kernel, &commit, &look).failures.into_iter().filter_map(diagnostic).collect()
-}
-
-/// Runs something in a child of this process, which must have one thread only.
-fn in_a_process<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, String> {
-    let (mut reader, writer) = io::pipe().map_err(|error| error.to_string())?;
-    // SAFETY: there is no other thread whose locks the child could miss.
-    let fork = unsafe { fork() }.map_err(|error| format!("no process can be made: {}", error.desc()))?;
-    let ForkResult::Parent { child } = fork else {
-        drop(reader);
-        let written = serde_json::to_writer(io::BufWriter::new(writer), &work());
-        // SAFETY: _exit(2) only ends the process, without what its parent has registered for its end.
-        unsafe { libc::_exit(i32::from(written.is_err())) }
-    };
-    drop(writer);
-    let mut bytes = Vec::new();
-    let read = reader.read_to_end(&mut bytes);
-    match (read, waitpid(child, None)) {
-        (Ok(_), Ok(WaitStatus::Exited(_, 0))) => {
-            serde_json::from_slice(&bytes).map_err(|error| format!("the trial's report: {error}"))
-        }
-        (_, Ok(WaitStatus::Signaled(_, signal, _))) => {
-            Err(format!("libnftables does not survive the file (signal {})", signal as i32))
-        }
-        (_, Ok(status)) => Err(format!("the trial ended early ({status:?})")),
-        (_, Err(error)) => Err(format!("the trial is lost: {}", error.desc())),
-    }
 }

@@ -193,6 +193,21 @@ pub(super) fn follows(diagnostic: &Diagnostic, kind: Kind, lost: &Diagnostic) ->
     kind.is_syntax() && is_behind && diagnostic.fix.is_none()
 }
 
+/// The commands of a file that nft would not come to the end of.
+pub(super) fn endless(outline: &Outline) -> impl Iterator<Item = Span> {
+    let is_endless = |item: &&Item| {
+        item.kind == ItemKind::Command
+            && outline.tokens_of(item).first().is_some_and(|word| word.is("monitor"))
+    };
+    outline.items.iter().filter(is_endless).map(|item| item.span)
+}
+
+/// What to say of such a command.
+pub(super) fn never_ends(span: Span) -> Diagnostic {
+    Diagnostic::new(Code::Base, span, "nft loads nothing of a file with `monitor` and waits for ever")
+        .help("leave it out, and run `nft monitor` by itself")
+}
+
 /// What to say of a complaint about a file.
 pub(super) fn refusal<P>(complaint: &Complaint<P>) -> String {
     format!("nft refuses the file: {}", complaint.words.replace('\n', " "))

@@ -8,6 +8,7 @@
 mod attempt;
 mod judge;
 mod link;
+mod process;
 mod room;
 
 use std::{
@@ -33,6 +34,7 @@ use crate::{
 };
 use attempt::{Attempt, Report};
 use judge::{Place, Repair};
+use process::Lost;
 
 /// What is to be tried.
 pub struct Trial<'a> {
@@ -70,6 +72,9 @@ pub struct Tried {
 /// What was not tried.
 #[derive(Debug, Display)]
 pub enum Untried {
+    /// A file of the command line could not be read.
+    #[display("{_0}")]
+    Unreadable(String),
     /// Nothing could be loaded on this machine, for this reason.
     #[display("nothing was loaded, so this is only what the files' text tells: {_0}")]
     Everything(String),
@@ -145,8 +150,8 @@ impl Rounds<'_> {
         for _ in 0..ROUNDS {
             match self.attempt.run(&self.files, &self.trial) {
                 Err(why) => {
-                    self.without_a_room();
-                    return (None, Some(Untried::Everything(why)));
+                    self.without_a_room(matches!(why, Lost::Late(_)));
+                    return (None, Some(Untried::Everything(why.to_string())));
                 }
                 Ok(Report::Loaded { ruleset, diagnostics, again }) => {
                     self.diagnostics.extend(diagnostics);
@@ -169,8 +174,12 @@ impl Rounds<'_> {
     /// What must be there before the first round, and what is known to be wrong without nft.
     fn prepare(&mut self) {
         let named = self.trial.policy.sources.files.iter().filter(|file| self.files.contains(&file.path));
-        let streams = named.filter(|file| !Path::new(&file.path).is_file());
+        let streams = named.filter(|file| Disk::is_stream(&file.path));
         self.attempt.streams = streams.map(|file| (file.path.clone(), file.text.clone())).collect();
+        for span in self.outlines.iter().flat_map(judge::endless).collect::<Vec<_>>() {
+            self.diagnostics.push(judge::never_ends(span));
+            self.blank(span);
+        }
         let (now, at_boot) = (self.trial.interfaces, self.trial.interfaces_at_boot);
         let tokens = self.outlines.iter().flat_map(|outline| &outline.tokens);
         let words = |tokens: &mut dyn Iterator<Item = &Token>, known: &BTreeSet<String>| {
@@ -318,19 +327,21 @@ impl Rounds<'_> {
 
     /// Leaves out what a repair does without; whether there was any of it.
     fn do_without(&mut self, repair: &Repair, span: Span) -> bool {
+        let spans = judge::without(repair, span, &self.outlines[span.file.0]);
+        spans.into_iter().filter(|span| self.blank(*span)).count() > 0
+    }
+
+    /// Leaves out what stands in a place; whether there was any of it.
+    fn blank(&mut self, span: Span) -> bool {
         let source = self.trial.policy.sources.file(span.file);
         let text = self.attempt.blanks.entry(source.path.clone()).or_insert_with(|| source.text.clone());
-        let mut is_new = false;
-        let outline = &self.outlines[span.file.0];
-        for span in judge::without(repair, span, outline) {
-            self.is_bent |= outline
-                .item_at(span)
-                .is_some_and(|item| matches!(item.kind, ItemKind::ChainProperty | ItemKind::Rule(..)));
-            let blank = |byte: u8| if byte == b'\n' { '\n' } else { ' ' };
-            let blank: String = text[span.start..span.end].bytes().map(blank).collect();
-            is_new |= text[span.start..span.end] != blank;
-            text.replace_range(span.start..span.end, &blank);
-        }
+        self.is_bent |= self.outlines[span.file.0]
+            .item_at(span)
+            .is_some_and(|item| matches!(item.kind, ItemKind::ChainProperty | ItemKind::Rule(..)));
+        let blank = |byte: u8| if byte == b'\n' { '\n' } else { ' ' };
+        let blank: String = text[span.start..span.end].bytes().map(blank).collect();
+        let is_new = text[span.start..span.end] != blank;
+        text.replace_range(span.start..span.end, &blank);
         is_new
     }
 
@@ -383,9 +394,14 @@ impl Rounds<'_> {
         }
     }
 
-    /// What can be told where nothing can be loaded: nft's words on syntax, and cgroups that do not exist.
-    fn without_a_room(&mut self) {
-        for complaint in attempt::syntax(&self.files) {
+    /// What can be told where nothing can be loaded: nft's words on syntax, unless it would not come to an end, and cgroups
+    /// that do not exist.
+    fn without_a_room(&mut self, is_endless: bool) {
+        let is_endless =
+            is_endless || self.outlines.iter().any(|outline| judge::endless(outline).next().is_some());
+        let complaints =
+            if is_endless { vec![] } else { attempt::syntax(&self.files, &self.attempt.streams) };
+        for complaint in complaints {
             if let Some(span) = self.place(&complaint) {
                 self.diagnostics.push(judge::judge(&self.judged(span), &complaint).0);
             }
