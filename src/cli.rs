@@ -177,7 +177,7 @@ pub struct Check {
     #[arg(long)]
     pub no_dns: bool,
 
-    /// Take it that the machine has an interface of this name (repeatable)
+    /// Take it that an interface of this name exists at boot (repeatable)
     #[arg(long, value_name = "NAME")]
     pub interface: Vec<String>,
 
