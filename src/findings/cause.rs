@@ -407,11 +407,16 @@ impl<'a> Refused<'a> {
     fn undefined(&self) -> Option<Cause> {
         let word = self.word()?;
         let name = word.text.trim_start_matches('$');
-        match self.variables.contains(&name) {
-            true => Cause::new(
+        match nearest(name, self.variables.iter().copied()) {
+            Some(near) if near == name => Cause::new(
                 "it is defined further down, or in another block: move its `define` above this line",
             ),
-            false => Cause::new(format!("{WRITE_A_DEFINE} above this line")),
+            Some(near) => {
+                let right = format!("${near}");
+                Cause::new(format!("did you mean {}?", quoted(&right)))
+                    .map(|cause| cause.fix(word.span, right))
+            }
+            None => Cause::new(format!("{WRITE_A_DEFINE} above this line")),
         }
     }
 
@@ -976,6 +981,14 @@ mod tests {
         assert!(why("type filter hook input priority 0 policy drop", "policy").starts_with("a `;`"));
         assert_eq!(why("accept // x", "//"), "comments begin with a `#`");
         assert!(why("add chain inet f c type filter", "type").contains("in braces"));
+    }
+
+    #[test]
+    fn variables_that_are_not_defined_are_told_what_is() {
+        let why = |text: &str, word: &str| help(Kind::Variable, text, word, "").unwrap_or_default();
+        assert_eq!(why("ip saddr $LNA accept", "LNA"), "did you mean `$LAN`?");
+        assert!(why("ip saddr $LAN accept", "LAN").starts_with("it is defined further down"));
+        assert!(why("ip saddr $VPN accept", "VPN").starts_with(WRITE_A_DEFINE));
     }
 
     #[test]

@@ -260,9 +260,9 @@ const SYNONYMS: &[(&[&str], &str)] = &[
     (&["error"], "err"),
 ];
 
-/// Words between two values.
-const OPERATORS: &[&str] =
-    &["and", "or", "xor", "not", "eq", "ne", "lt", "gt", "le", "ge", "lshift", "rshift"];
+/// Words between two values, and the interface that everybody has.
+const OTHERS: &[&str] =
+    &["and", "or", "xor", "not", "eq", "ne", "lt", "gt", "le", "ge", "lshift", "rshift", "lo"];
 
 const OBJECTS: &[&str] = &[
     "table",
@@ -456,7 +456,7 @@ pub(super) fn misspelt<'a>(tokens: &'a [&'a Token], end: usize) -> Option<(&'a T
         let word = tokens[at];
         let known = known(tokens, at)?;
         let is_word = word.kind == TokenKind::Word && word.text.contains(|c: char| c.is_ascii_alphabetic());
-        if !is_word || known.contains(&&*word.text) || OPERATORS.contains(&&*word.text) {
+        if !is_word || known.contains(&&*word.text) || OTHERS.contains(&&*word.text) {
             return None;
         }
         meant(&word.text, known).map(|meant| (word, meant))
