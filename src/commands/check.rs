@@ -1,34 +1,22 @@
 //! `scnpm check`: a dry run. Loads the files where it touches nothing, needs no rights, and prints every diagnostic.
 
 use std::{
-    collections::BTreeMap,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
 };
 
-use super::Failure;
+use super::{
+    Failure,
+    examine::{Found, Machine, Texts},
+    fix, proof,
+};
 use crate::{
-    cgroupfs::look,
     cli::{Check, Deny, Format},
-    findings::{self, Known},
-    lint::Facts,
-    load, log, machine,
-    model::{CGROUP_ROOT, CgroupPath, Instance},
-    names::Names,
-    policy::{
-        Policy,
-        files::Disk,
-        hosts::{HostName, Hosts},
-        parse,
-    },
+    load, log,
     report::{Report, UnitRow},
     text::{Diagnostic, Severity},
-    trial::{Trial, Untried},
+    trial::Untried,
 };
-
-/// The cgroups that every systemd machine has, whatever runs on it (systemd.special(7)).
-const ALWAYS_THERE: [&str; 3] = ["init.scope", "system.slice", "user.slice"];
 
 /// What the exit code 3 says.
 const NOT_CHECKED: u8 = 3;
@@ -43,44 +31,28 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let unreadable = |error| Failure { exit_code: NOT_CHECKED, ..Failure::new(error) };
-    let mut policy = parse::read(&Disk, &options.files).map_err(unreadable)?;
-    let (hosts, unresolved) = resolve(&policy, !options.no_dns);
-    let exists: &dyn Fn(&CgroupPath) -> bool = match &options.root {
-        Some(_) => &|path| ALWAYS_THERE.contains(&path.as_str()),
-        None => &|path| look(path).is_some(),
-    };
-    let users = machine::users(&policy.user_names());
-    let instances = if options.root.is_some() { vec![] } else { machine::instances(Path::new(CGROUP_ROOT)) };
-    let instances: Vec<Instance> = instances.into_iter().map(|(instance, _)| instance).collect();
-    let interfaces = machine::interfaces().into_iter().chain(options.interface.iter().cloned()).collect();
-    let tried = Trial {
-        files: &options.files,
-        policy: &mut policy,
-        hosts: hosts.clone(),
-        instances: &instances,
-        users: &users,
-        exists,
-        interfaces: &interfaces,
-        dns: !options.no_dns,
+    let machine = Machine::new(options, &options.files);
+    let mut found = machine.examine(&Texts::default()).map_err(unreadable)?;
+    let texts = Texts::of(&found.policy.sources);
+    if options.fix {
+        let left = fix::run(&machine, options.write, found, texts)?;
+        return Ok(exit_code(options, &left));
     }
-    .run();
-    let units = machine::units(options.root.as_deref().unwrap_or(Path::new("/")), &policy.units());
-    let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref() };
-    let unknown = policy.user_names().into_iter().filter(|name| !users.contains_key(*name));
-    let unknown = unknown.map(|name| (name.to_owned(), format!("there is no user `{name}`"))).collect();
-    let known = Known { refused: &tried.diagnostics, facts, unknown: &unknown, unresolved: &unresolved };
-    let diagnostics = findings::all(&policy, &known);
+    proof::keep_good(&machine, &texts, &mut found);
+    let Found { policy, users, units, diagnostics, .. } = &found;
     let report = Report {
         files: options.files.iter().map(|path| path.display().to_string()).collect(),
-        policy: &policy,
-        diagnostics: &diagnostics,
-        units: UnitRow::all(&policy, |annotation| {
-            annotation.statement.paths().any(exists)
+        policy,
+        diagnostics,
+        units: UnitRow::all(policy, |annotation| {
+            annotation.statement.paths().any(|path| machine.exists(path))
                 || units.runs(&annotation.unit)
-                || instances.iter().any(|instance| annotation.selectors.select(instance, &users))
+                || machine.instances.iter().any(|instance| annotation.selectors.select(instance, users))
         }),
-        dispatch: options.dispatch.then(|| load::script(&policy, &hosts, &instances, &users).to_string()),
-        untried: tried.untried,
+        dispatch: options
+            .dispatch
+            .then(|| load::script(policy, &found.hosts, &machine.instances, users).to_string()),
+        untried: found.untried.as_ref(),
     };
     let (stdout, stderr) = (io::stdout(), io::stderr());
     // A reader that has seen enough is no failure.
@@ -92,26 +64,17 @@ pub fn run(options: &Check) -> Result<ExitCode, Failure> {
             report.write(options.format, log::colour_on(&stdout), &mut out)
         }
     };
+    Ok(exit_code(options, &found))
+}
+
+fn exit_code(options: &Check, found: &Found) -> ExitCode {
     let fails = |diagnostic: &Diagnostic| {
         let denials = [Deny::Warnings, Deny::Code(diagnostic.code)];
         diagnostic.severity() == Severity::Error || options.deny.iter().any(|one| denials.contains(one))
     };
-    Ok(match &report.untried {
-        _ if diagnostics.iter().any(fails) => ExitCode::FAILURE,
+    match &found.untried {
+        _ if found.diagnostics.iter().any(fails) => ExitCode::FAILURE,
         Some(Untried::Everything(_)) => ExitCode::from(NOT_CHECKED),
         _ => ExitCode::SUCCESS,
-    })
-}
-
-/// The addresses of the annotations' host names, and why some have none.
-fn resolve(policy: &Policy, dns: bool) -> (Hosts, BTreeMap<HostName, String>) {
-    let mut known = Hosts::new();
-    let mut failed = BTreeMap::new();
-    for host in policy.host_names() {
-        match if dns { Names::Here.host(&host) } else { Err("--no-dns".to_owned()) } {
-            Ok(addresses) => drop(known.insert(host, addresses)),
-            Err(why) => drop(failed.insert(host, why)),
-        }
     }
-    (known, failed)
 }
