@@ -103,7 +103,7 @@ _scnpm() {
             return 0
             ;;
         scnpm__subcmd__check)
-            opts="-h --format --json --dispatch --deny --no-dns --interface --root --explain --help"
+            opts="-h --format --json --dispatch --deny --no-dns --interface --root --fix --write --explain --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -53,6 +53,8 @@ complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l explain -d 'Explai
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l json -d 'The same as --format json'
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l dispatch -d 'Print the nft script that the annotations are loaded as, and what is found to stderr'
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l no-dns -d 'Look no host names up'
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l fix -d 'Print what the fixes of all findings change, as a unified diff, in place of the findings'
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l write -d 'Change the files so; FILE~ is what a file was before'
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l file -d 'Files whose annotations are shown beside the units that they are about (repeatable) [default: /etc/nftables.conf]' -r -F
 complete -c scnpm -n "__fish_scnpm_using_subcommand units" -l chain -d 'The chain that annotations are for, such as `inet filter services` [default: that of the first annotation]' -r

@@ -150,7 +150,7 @@ pub struct Replay {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 no errors (there may be warnings), 1 errors, what is denied, or output that cannot be written, 2 wrong \
-usage, 3 the files could not be checked.
+usage, 3 the files could not be checked. With --fix it is about what the fixes leave.
 A comment `# scnpm: allow(W004)` above a line or an annotation keeps a warning silent there.")]
 pub struct Check {
     /// Files to load, in this order, with their annotations; `-` is the standard input
@@ -184,6 +184,14 @@ pub struct Check {
     /// Look for unit files below this directory; what runs on this machine does not count then
     #[arg(long, value_name = "DIRECTORY")]
     pub root: Option<PathBuf>,
+
+    /// Print what the fixes of all findings change, as a unified diff, in place of the findings
+    #[arg(long, conflicts_with_all = ["format", "json", "dispatch", "explain"])]
+    pub fix: bool,
+
+    /// Change the files so; FILE~ is what a file was before
+    #[arg(long, requires = "fix")]
+    pub write: bool,
 
     /// Explain a code and do nothing else
     #[arg(long, value_name = "CODE")]

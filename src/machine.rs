@@ -15,7 +15,7 @@ use crate::{
     cgroupfs,
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, UnitName},
     names::Names,
-    units::{Units, places::is_in_name, selector::Users},
+    units::{UnitFile, Units, places::is_in_name, selector::Users},
 };
 use unit_files::{Search, is_unit_name};
 
@@ -36,7 +36,8 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
         Search::new(root, directories.iter().filter_map(directory)).unit_files(interesting)
     });
     // What both have is the system's.
-    let files = users.into_iter().chain(system).collect();
+    let of_users = users.into_iter().map(|(name, file)| (name, UnitFile { is_users: true, ..file }));
+    let files = of_users.chain(system).collect();
     let running = if is_running { running_below(Path::new(CGROUP_ROOT)) } else { BTreeMap::new() };
     Units { files, running }
 }

@@ -8,13 +8,14 @@ use std::{
     fs,
     io::Write as _,
     net::UdpSocket,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use common::sandbox::{self, succeed};
 use nix::mount::{MsFlags, mount};
+use serde_json::Value;
 
 const SCNPM: &str = env!("CARGO_BIN_EXE_scnpm");
 
@@ -78,6 +79,132 @@ fn wrong_files_are_told_about_word_for_word() {
         }
         assert!(wrong.is_empty(), "{wrong}");
     });
+}
+
+#[test]
+fn each_fix_is_good_by_itself_and_all_of_them_together() {
+    sandbox::run(|_| {
+        let scratch = Scratch::new("fixes");
+        scratch.write_over("/etc/hosts", "127.0.0.1 localhost\n");
+        scratch.write_over("/etc/nsswitch.conf", "hosts: files\n");
+        let mut fixes = 0;
+        for case in cases("broken") {
+            let copy = scratch.0.join(case.file_name().unwrap());
+            succeed(Command::new("cp").arg("-r").arg(&case).arg(&copy));
+            let found = findings(&copy);
+            for (number, fix) in found.iter().enumerate().filter(|(_, finding)| !finding["fix"].is_null()) {
+                let file = copy.join(fix["fix"]["file"].as_str().unwrap());
+                let before = fs::read_to_string(&file).unwrap();
+                fs::write(&file, fixed(&before, &fix["fix"])).unwrap();
+                let mut may_stay: Vec<_> = found.iter().map(place).collect();
+                may_stay.remove(number);
+                for finding in findings(&copy) {
+                    let known = may_stay.iter().position(|known| *known == place(&finding));
+                    let known = known.unwrap_or_else(|| panic!("{}: {fix} brings {finding}", case.display()));
+                    may_stay.swap_remove(known);
+                }
+                fs::write(&file, before).unwrap();
+                fixes += 1;
+            }
+            if found.iter().all(|finding| finding["fix"].is_null()) {
+                continue;
+            }
+            let is_offered = |finding: &&Value| !finding["fix"].is_null();
+            let diff = stdout(&check(&copy).arg("--fix").output().unwrap());
+            assert_eq!(findings(&copy), found, "{}: --fix has changed it", case.display());
+            let output = check(&copy).args(["--fix", "--write"]).output().unwrap();
+            let left = findings(&copy);
+            let offered: Vec<_> = found.iter().filter(is_offered).map(place).collect();
+            let stays = left.iter().find(|one| is_offered(one) || offered.contains(&place(one)));
+            assert_eq!(stays, None, "{}: {}", case.display(), printed(&output));
+            let again = check(&copy).arg("--fix").output().unwrap();
+            assert!(
+                !diff.is_empty() && again.stdout.is_empty(),
+                "{}: {diff}{}",
+                case.display(),
+                printed(&again)
+            );
+            assert_eq!(output.status, again.status, "{}", case.display());
+        }
+        assert!(fixes > 40, "only {fixes} fixes");
+    });
+}
+
+/// What `scnpm check --json` finds in a case.
+fn findings(case: &Path) -> Vec<Value> {
+    let output = check(case).arg("--json").output().unwrap();
+    let object: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", printed(&output)));
+    object["findings"].as_array().unwrap().clone()
+}
+
+fn place(finding: &Value) -> [&Value; 3] {
+    ["file", "line", "code"].map(|field| &finding[field])
+}
+
+fn fixed(text: &str, fix: &Value) -> String {
+    // Places are counted without a byte order mark.
+    let (mark, text) = text.split_at(text.len() - text.trim_start_matches('\u{feff}').len());
+    let place = |line: &str, column: &str| {
+        let [line, column] =
+            [line, column].map(|field| usize::try_from(fix[field].as_u64().unwrap()).unwrap());
+        let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+        let column: usize = text[start..].chars().take(column - 1).map(char::len_utf8).sum();
+        start + column
+    };
+    let (start, end) = (place("line", "column"), place("end_line", "end_column"));
+    format!("{mark}{}{}{}", &text[..start], fix["text"].as_str().unwrap(), &text[end..])
+}
+
+#[test]
+fn fixes_are_written_into_the_file_and_what_it_was_is_kept() {
+    let scratch = Scratch::new("write");
+    let wrong = format!("\u{feff}{BASE}{ODD}");
+    let file = scratch.write("real.conf", &wrong);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    chown(&file, Some(1), Some(2)).unwrap();
+    symlink("real.conf", scratch.0.join("nftables.conf")).unwrap();
+    scratch.write("real.conf~", "something else");
+    let fix = |arguments: &[&str]| {
+        let mut command = Command::new(SCNPM);
+        command.current_dir(&scratch.0).args(["check", "--fix"]).args(arguments).output().unwrap()
+    };
+    let right = wrong.replace("level 1", "level 2");
+    let diff = stdout(&fix(&["nftables.conf"]));
+    let lines: Vec<&str> = diff.lines().filter(|line| line.starts_with(['+', '-'])).collect();
+    let changed =
+        [format!("-{}", ODD.trim_end()), format!("+{}", ODD.trim_end().replace("level 1", "level 2"))];
+    assert_eq!(lines, ["--- nftables.conf", "+++ nftables.conf", &changed[0], &changed[1]], "{diff}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), wrong);
+
+    let output = fix(&["--write", "nftables.conf"]);
+    assert!(printed(&output).contains("real.conf.~1~"), "{}", printed(&output));
+    assert_eq!(fs::read_to_string(&file).unwrap(), right);
+    assert!(fs::symlink_metadata(scratch.0.join("nftables.conf")).unwrap().is_symlink());
+    for (name, text) in [("real.conf", &*right), ("real.conf.~1~", &*wrong), ("real.conf~", "something else")]
+    {
+        assert_eq!(fs::read_to_string(scratch.0.join(name)).unwrap(), text, "{name}");
+    }
+    for name in ["real.conf", "real.conf.~1~"] {
+        let data = fs::metadata(scratch.0.join(name)).unwrap();
+        assert_eq!((data.mode() & 0o7777, data.uid(), data.gid()), (0o640, 1, 2), "{name}");
+    }
+    assert!(fix(&["nftables.conf"]).stdout.is_empty());
+
+    // A pattern that would match the file that is kept, and a stream.
+    fs::create_dir(scratch.0.join("d")).unwrap();
+    fs::write(scratch.0.join("d/units"), ODD).unwrap();
+    scratch.write("all.conf", &format!("{BASE}include \"./d/*\"\n"));
+    assert!(fix(&["--write", "all.conf"]).status.success());
+    let mut names: Vec<_> =
+        fs::read_dir(scratch.0.join("d")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [".units~", "units"]);
+    let latin1 = [format!("{BASE}{ODD}").as_bytes(), b"# \xe4\n"].concat();
+    fs::write(scratch.0.join("latin1.conf"), &latin1).unwrap();
+    assert!(fix(&["--write", "latin1.conf"]).status.success());
+    assert_eq!(fs::read(scratch.0.join("latin1.conf")).unwrap(), latin1);
+    assert_eq!(fix(&["--write", "/dev/stdin"]).status.code(), Some(2));
 }
 
 /// Versions of nftables with words of their own, and the files that these are in where they are not those of the
@@ -367,10 +494,7 @@ fn a_plain_rule_of_a_cgroup_that_exists_is_warned_of() {
         let text = printed(&scratch.check(&format!("{BASE}{rule}"), &[]));
         let words = nft_says(&scratch.0.join("nftables.conf")).lines().next().unwrap().to_owned();
         assert!(text.contains(&format!("error[E011]: nft refuses the file: {words}\n")), "{text}");
-        assert!(
-            text.contains("# a.service :: add rule inet filter output socket cgroupv2 level 2"),
-            "{text}"
-        );
+        assert!(text.contains("help: make it an annotation"), "{text}");
     });
 }
 
@@ -543,7 +667,7 @@ fn the_dispatch_loads_behind_the_file() {
 fn the_report_can_be_read_by_programs() {
     let scratch = Scratch::new("json");
     let output = scratch.check(&format!("{BASE}{GOOD}{ODD}"), &["--json"]);
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let line = BASE.lines().count() + 2;
     assert_eq!(
         report,
@@ -808,7 +932,7 @@ fn no_child_outlives_it() {
 
 #[test]
 fn editors_find_the_places() {
-    let tasks: serde_json::Value =
+    let tasks: Value =
         serde_json::from_str(&fs::read_to_string("examples/vscode-tasks.json").unwrap()).unwrap();
     let task = &tasks["tasks"][0];
     let pattern = &task["problemMatcher"]["pattern"];

@@ -2,6 +2,9 @@
 
 pub mod check;
 pub mod clean;
+mod examine;
+mod fix;
+mod proof;
 pub mod replay;
 pub mod serve_names;
 pub mod units;

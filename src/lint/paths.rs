@@ -35,6 +35,7 @@ fn split_at<'a>(path: &'a CgroupPath, unit: &UnitName) -> Option<(&'a str, &'a s
     cgroups::with_ancestors(path).filter(is_unit).last().map(|at| path.split_at(at.len()))
 }
 
+const STARTS_ELSEWHERE: &str = "systemd starts it elsewhere; write";
 const RUNS_ELSEWHERE: &str = "it runs elsewhere; write";
 
 struct Judge<'a> {
@@ -55,6 +56,9 @@ impl<'a> Judge<'a> {
         };
         self.written.iter().filter(|written| !exists(written.path)).find_map(|written| {
             let (name, at, path) = cgroups::misplaced(written.path)?;
+            if let Some(place) = self.place_of(written.path) {
+                return Some(self.not_of_the_unit(written, &place, STARTS_ELSEWHERE));
+            }
             let name = quoted(&name);
             let message = match at.as_str() {
                 "" => format!("{name} is the root of the hierarchy and stands in no path"),
@@ -66,6 +70,16 @@ impl<'a> Judge<'a> {
                 path => self.corrected(diagnostic, written, path, "write the whole path"),
             })
         })
+    }
+
+    /// Where a path leads whose unit's cgroup is surely at another place.
+    fn place_of(&self, path: &CgroupPath) -> Option<String> {
+        if cgroups::is_slice(&self.unit.0) {
+            return None;
+        }
+        let (_, below) = split_at(path, self.unit).filter(|(at, _)| cgroups::manager(at).is_empty())?;
+        let (place, _) = cgroups::place(self.unit, self.units).filter(|(_, is_sure)| *is_sure)?;
+        Some(format!("{place}{below}"))
     }
 
     /// That no path is the unit's.
@@ -99,7 +113,7 @@ impl<'a> Judge<'a> {
                 if !is_judged || cgroups::parent(&place) == cgroups::parent(at) {
                     return None;
                 }
-                (place, "systemd starts it elsewhere; write")
+                (place, STARTS_ELSEWHERE)
             }
         };
         Some(self.not_of_the_unit(written, &format!("{right}{below}"), what))
@@ -183,12 +197,16 @@ impl<'a> Judge<'a> {
         if text[span.start..].starts_with('$') || path.contains(|c: char| c == '"' || c.is_control()) {
             return diagnostic;
         }
-        match cgroup {
-            Some(cgroup) if usize::try_from(cgroup.level) != Ok(level) && cgroup.paths.len() == 1 => {
-                let between = &text[cgroup.level_span.end..span.start];
-                diagnostic.fix(cgroup.level_span.to(span), format!("{level}{between}{path}"))
+        let is_quoted = text[..span.start].ends_with('"');
+        let written = if is_quoted { path.to_owned() } else { format!("\"{path}\"") };
+        let of_level = cgroup.filter(|cgroup| usize::try_from(cgroup.level) != Ok(level));
+        match of_level {
+            // The other paths of a list have its level.
+            Some(cgroup) if cgroup.paths.len() > 1 => diagnostic,
+            Some(cgroup) => {
+                diagnostic.fix_all(text, vec![(cgroup.level_span, level.to_string()), (span, written)])
             }
-            _ => diagnostic.fix(span, path),
+            None => diagnostic.fix(span, written),
         }
     }
 }
@@ -235,6 +253,16 @@ mod tests {
         ] {
             assert_eq!(mended(Code::UnitPath, &rule(unit, path), none), rule(unit, right));
         }
+        // Its slice is named after the template, with an escaped dash.
+        let units = units(&[("a-b@.service", file(None)), ("a-b@1.service", file(None))], &[]);
+        assert_eq!(
+            mended(
+                Code::UnitPath,
+                &rule("a-b@1.service", "system.slice/system-a-b.slice/a-b@1.service"),
+                with_units(&units)
+            ),
+            rule("a-b@1.service", "system.slice/system-a\\x2db.slice/a-b@1.service")
+        );
         let text = rule("x.service", "a-b.slice/x.service");
         let help = found(Code::UnitPath, &text, none)[0].help.clone();
         assert_eq!(

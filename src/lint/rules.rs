@@ -11,7 +11,7 @@ use crate::{
 pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>]) -> Vec<Diagnostic> {
     let each = |subject: &Subject<'_>| {
         let negated = negated(subject);
-        let refusing = if negated.is_empty() { refusing_rule(policy, subject) } else { None };
+        let refusing = if negated.is_empty() { refusing_rule(subject) } else { None };
         negated.into_iter().chain(refusing).chain(host_name(subject)).collect::<Vec<_>>()
     };
     subjects.iter().flat_map(each).chain(refusing_elements(policy)).collect()
@@ -35,25 +35,22 @@ fn negated(subject: &Subject<'_>) -> Vec<Diagnostic> {
         .collect()
 }
 
-fn refusing_rule(policy: &Policy, subject: &Subject<'_>) -> Option<Diagnostic> {
+const REFUSE_BY_DEFAULT: &str =
+    "refuse by default in nftables.conf, and let annotations accept what may pass";
+
+fn refusing_rule(subject: &Subject<'_>) -> Option<Diagnostic> {
     let (verdict, span) = subject.verdict.filter(|_| subject.refuses())?;
-    let allowing = subject.rewritten(policy, span, "accept");
     let message = format!("this `{verdict}` fails open: while the rule is not applied yet, packets pass");
-    Some(Diagnostic::new(Code::FailsOpen, span, message).help(format!(
-        "refuse by default in nftables.conf, and accept what may pass, in the form `# {allowing}`"
-    )))
+    Some(Diagnostic::new(Code::FailsOpen, span, message).help(REFUSE_BY_DEFAULT))
 }
 
 fn refusing_elements(policy: &Policy) -> impl Iterator<Item = Diagnostic> {
     policy.annotations.iter().filter_map(|annotation| {
         let Statement::Element(statement) = &annotation.statement else { return None };
         let is_drop = |data: &Option<Data>| matches!(data, Some(Data::Drop));
-        let (path, span, _) = statement.elements.iter().find(|(_, _, data)| is_drop(data))?;
-        let path = path.as_str().replace(char::is_control, "\u{fffd}");
+        let (_, span, _) = statement.elements.iter().find(|(_, _, data)| is_drop(data))?;
         let message = "this `drop` fails open: while the element is not there yet, packets pass";
-        Some(Diagnostic::new(Code::FailsOpen, *span, message).help(format!(
-            "refuse by default in nftables.conf, and accept what may pass, in the form `\"{path}\" : accept`"
-        )))
+        Some(Diagnostic::new(Code::FailsOpen, *span, message).help(REFUSE_BY_DEFAULT))
     })
 }
 
@@ -93,9 +90,9 @@ mod tests {
     }
 
     #[test]
-    fn rule_that_refuses_is_told_with_the_one_that_accepts() {
+    fn rule_that_refuses_is_told_without_turning_its_matches_round() {
         let text = format!(
-            "# a.service :: add rule inet f c {A} \\\n#  tcp dport 25 \\\n#  reject with tcp reset comment \"x\""
+            "# a.service :: add rule inet f c {A} \\\n#  ip saddr @blacklist \\\n#  reject with tcp reset comment \"x\""
         );
         let found = found(Code::FailsOpen, &text, Facts::default());
         assert_eq!(
@@ -105,10 +102,7 @@ mod tests {
         assert_eq!(place(&text, &found[0]), "reject with tcp reset");
         assert_eq!(
             found[0].help.as_deref(),
-            Some(&*format!(
-                "refuse by default in nftables.conf, and accept what may pass, in the form \
-                 `# a.service :: add rule inet f c {A} tcp dport 25 accept comment \"x\"`"
-            ))
+            Some("refuse by default in nftables.conf, and let annotations accept what may pass")
         );
         assert_eq!(found[0].fix, None);
     }

@@ -43,16 +43,6 @@ impl<'a> Subject<'a> {
             _ => None,
         }
     }
-
-    /// The annotation's text in one line, with another text in the place of a part of it.
-    pub(super) fn rewritten(&self, policy: &Policy, part: Span, by: &str) -> String {
-        let text = &policy.sources.file(part.file).text;
-        let Span { start, end, .. } = self.annotation.span;
-        let whole = format!("{}{by}{}", &text[start..part.start], &text[part.end..end]);
-        let line = |line: &str| line.trim().trim_start_matches('#').trim_end_matches('\\').trim().to_owned();
-        let joined: Vec<String> = whole.lines().map(line).filter(|line| !line.is_empty()).collect();
-        joined.join(" ").replace(char::is_control, " ")
-    }
 }
 
 /// All annotations of a policy that are rules, in order.

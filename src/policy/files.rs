@@ -1,7 +1,6 @@
 //! The one way in which the parser reads: real files, or a test's.
 
 use std::{
-    cell::RefCell,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -85,46 +84,6 @@ impl Files for Disk {
 
     fn identity(&self, path: &Path) -> PathBuf {
         fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
-    }
-}
-
-/// The machine's files for `scnpm check`: from where they are, and the first that this user may not read.
-#[derive(Debug, Default)]
-pub struct ForUser {
-    /// Its path.
-    pub denied: RefCell<Option<PathBuf>>,
-}
-
-impl ForUser {
-    fn note<T>(&self, path: &Path, result: io::Result<T>) -> io::Result<T> {
-        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
-            self.denied.borrow_mut().get_or_insert_with(|| path.to_owned());
-        }
-        result
-    }
-}
-
-impl Files for ForUser {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.note(path, Disk.read(path))
-    }
-
-    fn read_included(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.note(path, Disk.read_included(path))
-    }
-
-    fn glob(&self, pattern: &str) -> Vec<PathBuf> {
-        let directory = Path::new(split_pattern(pattern).0);
-        let _ = self.note(directory, fs::read_dir(directory));
-        Disk.glob(pattern)
-    }
-
-    fn identity(&self, path: &Path) -> PathBuf {
-        Disk.identity(path)
-    }
-
-    fn absolute(&self, directory: &Path) -> Option<PathBuf> {
-        fs::canonicalize(Path::new(".").join(directory)).ok()
     }
 }
 

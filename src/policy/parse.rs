@@ -126,6 +126,8 @@ impl Reader<'_> {
         self.known.insert(identity.clone(), id);
         let file = &mut self.policy.sources.files[id.0];
         file.is_included |= !self.open.is_empty();
+        file.has_mark = bytes.starts_with("\u{feff}".as_bytes());
+        file.is_utf8 = str::from_utf8(bytes).is_ok();
         let mut steps = base::find(id, &file.text);
         if known.is_none() {
             steps.extend(comments::find(id, &file.text));
@@ -294,18 +296,18 @@ fn selectors(text: &str, place: Span) -> Result<Selectors, Diagnostic> {
 /// `socket cgroupv2 unit` is for units whose manager is known: any user can give a unit any name.
 fn check_units_match(annotation: &Annotation) -> Option<Diagnostic> {
     let span = annotation.units_match().filter(|_| annotation.selectors.is_bare())?;
-    let text = &annotation.unit.0;
     let diagnostic =
         Diagnostic::new(Code::Whose, span, "`socket cgroupv2 unit` needs to know whose unit is meant");
-    let whose = match &annotation.selectors.0[..] {
-        [Selector { which: Which::App(_), .. }] => "user:",
-        _ => "system:",
-    };
     let place = Span { end: annotation.unit_span.start, ..annotation.unit_span };
     let help = "write `system:`, a user's name and `:`, or `user:` in front";
-    Some(match text.contains(',') {
-        false => diagnostic.help(help).fix(place, whose),
-        true => diagnostic.help(format!("{help} of each unit")),
+    Some(match &annotation.selectors.0[..] {
+        // Which users may have it is for the author to say.
+        [Selector { which: Which::App(_), .. }] => diagnostic.help(
+            "write a user's name and `:` in front; `user:` would be the application of that name of any user, and any \
+             program can take such a name",
+        ),
+        [_] => diagnostic.help(help).fix(place, "system:"),
+        _ => diagnostic.help(format!("{help} of each unit")),
     })
 }
 

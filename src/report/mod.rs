@@ -28,7 +28,7 @@ pub struct Report<'a> {
     /// The units that annotations are about.
     pub units: Vec<UnitRow>,
     /// What was not tried.
-    pub untried: Option<Untried>,
+    pub untried: Option<&'a Untried>,
     /// The script that was asked for.
     pub dispatch: Option<String>,
 }
@@ -55,7 +55,7 @@ impl Report<'_> {
         for diagnostic in self.diagnostics {
             writeln!(out, "{}\n", diagnostic.render(&self.policy.sources, colour))?;
         }
-        if let Some(why) = &self.untried {
+        if let Some(why) = self.untried {
             writeln!(out, "note: {why}\n")?;
         }
         if !self.units.is_empty() && self.dispatch.is_none() {

@@ -65,6 +65,20 @@ impl Diagnostic {
         self
     }
 
+    /// With several changes of a file's text, as one that reaches from the first of them to the last.
+    #[must_use]
+    pub fn fix_all(self, text: &str, mut changes: Vec<(Span, String)>) -> Self {
+        changes.sort();
+        let [(first, _), ..] = &changes[..] else { return self };
+        let (mut whole, mut written) = (Span { end: first.start, ..*first }, String::new());
+        for (span, by) in &changes {
+            written += &text[whole.end..span.start];
+            written += by;
+            whole.end = span.end;
+        }
+        self.fix(whole, written)
+    }
+
     /// How bad it is.
     pub fn severity(&self) -> Severity {
         self.code.severity()

@@ -5,12 +5,13 @@ use crate::{
         BY_NAME, ONLY_SOME_HOOKS,
         cause::{Refused, explained, without_sockets},
     },
-    model::{CgroupPath, ChainRef},
+    model::{CgroupPath, ChainRef, UNIT_TYPES},
     nft::complaint::{Complaint, Kind},
     policy::Define,
     text::{
         Code, Diagnostic, Item, ItemKind, Outline, Span, Token, TokenKind, diagnostic::quoted, token::text_of,
     },
+    units::places,
 };
 
 /// What lets nft come to its next complaint.
@@ -255,6 +256,12 @@ pub(super) fn plain_cgroup(place: &Place<'_>, message: &str) -> Diagnostic {
     let diagnostic = Diagnostic::new(Code::PlainCgroup, span, message);
     let written = place.word();
     let Some(item) = outline.item_at(span) else { return diagnostic };
+    if written.bytes().all(|byte| byte.is_ascii_digit()) {
+        return diagnostic.help(
+            "nft lists a cgroup that is gone as a number: write an annotation with the unit that was meant, or leave it \
+             out",
+        );
+    }
     let ItemKind::Rule(chain, at) = &item.kind else {
         return diagnostic.help("scnpm adds it while it exists: write an `add element` annotation");
     };
@@ -262,18 +269,23 @@ pub(super) fn plain_cgroup(place: &Place<'_>, message: &str) -> Diagnostic {
     if inline.help.is_some() {
         return inline;
     }
-    let unit = written.rsplit('/').find(|name| !name.is_empty()).unwrap_or(written);
-    let unit = if unit.contains('.') { unit.to_owned() } else { format!("{unit}.service") };
+    let is_unit = |name: &&str| {
+        UNIT_TYPES.contains(&places::kind(name))
+            && name.chars().all(places::is_in_name)
+            && (!places::is_slice(name) || written.ends_with(name))
+    };
+    let Some(unit) = written.rsplit('/').find(is_unit) else {
+        return diagnostic.help(
+            "make it an annotation of the unit that makes the cgroup: scnpm puts it in force whenever the cgroup exists",
+        );
+    };
     let rule = text_of(&outline.tokens[*at..item.tokens.end]);
     let annotation = format!("# {unit} :: add rule {chain} {}", rule.trim_start());
-    let diagnostic =
-        diagnostic.help("make it an annotation: scnpm puts it in force whenever the cgroup exists");
     match line_of_its_own(item, text) {
-        Some(line) => diagnostic.fix(line, annotation),
-        None => Diagnostic {
-            help: Some(format!("make it an annotation in a line of its own: {annotation}")),
-            ..diagnostic
-        },
+        Some(line) => diagnostic
+            .help("make it an annotation: scnpm puts it in force whenever the cgroup exists")
+            .fix(line, annotation),
+        None => diagnostic.help(format!("make it an annotation in a line of its own: {annotation}")),
     }
 }
 
@@ -474,7 +486,7 @@ table inet f {
     chain c {
         type filter hook output priority 0
         socket cgroupv2 level 2 \"system.slice/a.service\" tcp dport { 25, 465 } accept;
-        iif \"eth9\" socket cgroupv2 level 1 != { \"a\", \"b/c\" } drop; accept
+        iif \"eth9\" socket cgroupv2 level 1 != { \"a\", \"b/c.service\" } drop; accept
         ip daddr mail.example accept
     }
 }
@@ -515,9 +527,27 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
             "# a.service :: add rule inet f c socket cgroupv2 level 2 \"system.slice/a.service\" \
              tcp dport { 25, 465 } accept"
         );
-        let found = judged("\"b/c\"", "cgroupv2 path fails: No such file or directory");
+        let found = judged("\"b/c.service\"", "cgroupv2 path fails: No such file or directory");
         assert_eq!(found.0.fix, None);
         assert!(found.0.help.unwrap().contains("# c.service :: add rule inet f c iif \"eth9\" socket"));
+    }
+
+    #[test]
+    fn a_cgroup_that_no_unit_makes_gets_no_annotation_that_is_made_up() {
+        let judged = |path: &str| {
+            let text =
+                format!("table inet f {{\n chain c {{\n  socket cgroupv2 level 2 {path} accept\n }}\n}}\n");
+            let start = text.find(path).unwrap();
+            let span = Span { file: FileId(0), start, end: start + path.len() };
+            judge_in(&text, span, "cgroupv2 path fails: No such file or directory", &[]).0
+        };
+        let gone = judged("12345");
+        assert!(gone.fix.is_none() && gone.help.unwrap().contains("a cgroup that is gone"));
+        for path in ["\"lxc/c1\"", "\"system.slice/my unit.service\""] {
+            assert_eq!(judged(path).fix, None, "{path}");
+        }
+        let below = judged("\"system.slice/a.service/worker\"");
+        assert!(below.fix.unwrap().text.starts_with("# a.service :: "));
     }
 
     #[test]
@@ -602,6 +632,6 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
             .into_iter()
             .map(|(path, _)| path.to_string())
             .collect();
-        assert_eq!(paths, ["a", "b/c", "system.slice/a.service"].map(str::to_owned).into());
+        assert_eq!(paths, ["a", "b/c.service", "system.slice/a.service"].map(str::to_owned).into());
     }
 }

@@ -12,6 +12,7 @@ mod process;
 mod room;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, ToSocketAddrs},
@@ -40,6 +41,8 @@ use process::Lost;
 pub struct Trial<'a> {
     /// The files of the command line.
     pub files: &'a [PathBuf],
+    /// Texts to load in place of those of files, by the names that their policy has for them.
+    pub texts: BTreeMap<String, String>,
     /// Their policy. A file that only nft finds is added to its sources.
     pub policy: &'a mut Policy,
     /// The addresses of host names in annotations, as far as they have any.
@@ -56,6 +59,8 @@ pub struct Trial<'a> {
     pub interfaces_at_boot: &'a BTreeSet<String>,
     /// Whether host names may be looked up.
     pub dns: bool,
+    /// The addresses of host names in the files' own rules that were looked up.
+    pub addresses: &'a RefCell<BTreeMap<String, Vec<IpAddr>>>,
 }
 
 /// What came of it.
@@ -106,7 +111,7 @@ impl Trial<'_> {
             outlines: sources.map(|(number, file)| Outline::of(FileId(number), &file.text)).collect(),
             is_bent: false,
             missing: Vec::new(),
-            attempt: Attempt::default(),
+            attempt: Attempt { blanks: std::mem::take(&mut self.texts), ..Attempt::default() },
             diagnostics: Vec::new(),
             trial: self,
         };
@@ -307,10 +312,12 @@ impl Rounds<'_> {
     /// Gives a name its addresses; what is to be said of it.
     fn look_up(&mut self, name: &str, refusal: Diagnostic) -> Diagnostic {
         let dns = self.trial.dns;
-        let known = self.attempt.hosts.entry(name.to_owned()).or_insert_with(|| {
+        let mut addresses = self.trial.addresses.borrow_mut();
+        let known = addresses.entry(name.to_owned()).or_insert_with(|| {
             let found = if dns { (name, 0).to_socket_addrs().ok() } else { None };
             found.into_iter().flatten().map(|address| address.ip()).collect()
         });
+        self.attempt.hosts.insert(name.to_owned(), known.clone());
         if !dns {
             let message = format!("{} is not looked up: --no-dns", quoted(name));
             return Diagnostic::new(Code::Unresolved, refusal.span, message);
@@ -322,7 +329,7 @@ impl Rounds<'_> {
     fn clear_junk(&mut self, file: FileId) -> bool {
         let source = self.trial.policy.sources.file(file);
         let text = source.text.replace('\r', " ");
-        self.attempt.blanks.insert(source.path.clone(), text).is_none()
+        self.attempt.blanks.insert(source.path.clone(), text.clone()) != Some(text)
     }
 
     /// Leaves out what a repair does without; whether there was any of it.

@@ -17,6 +17,8 @@ pub struct Units {
 /// What is of interest in a unit file and its drop-ins (systemd.unit(5)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitFile {
+    /// Whether only users' managers have it.
+    pub is_users: bool,
     /// Whether it was read; of the others nothing but the name is known.
     pub is_read: bool,
     /// The unit that the file is a link to, whose other name this is.

@@ -16,6 +16,21 @@ use crate::{
 pub(super) struct Written {
     pub(super) text: String,
     pub(super) span: Span,
+    form: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Form {
+    Quoted,
+    Word,
+    Variable,
+}
+
+impl Written {
+    /// With what to write instead, unless that would be in place of a variable, which may hold more.
+    fn fixed(&self, diagnostic: Diagnostic, text: impl Into<String>) -> Diagnostic {
+        if self.form == Form::Variable { diagnostic } else { diagnostic.fix(self.span, text) }
+    }
 }
 
 /// How deep variables may refer to variables, and how many paths a list may have: more is no policy
@@ -35,13 +50,22 @@ pub(super) fn list(variables: &Variables, tokens: &[Token], at: usize) -> Option
 
 /// A path that cgroups can have.
 pub(super) fn check(written: &Written, diagnostics: &mut Vec<Diagnostic>) -> Option<CgroupPath> {
+    if written.form != Form::Quoted && written.text.contains(is_curly_quote) {
+        let message = "nft takes no other quotes than `\"`";
+        let diagnostic = Diagnostic::new(Code::Path, written.span, message);
+        let within = written.text.trim_matches(is_curly_quote);
+        diagnostics.push(match within.contains(is_curly_quote) {
+            false => written.fixed(diagnostic.help("write `\"` on both sides"), format!("\"{within}\"")),
+            true => diagnostic,
+        });
+        return None;
+    }
     let path = written.text.parse::<CgroupPath>();
     let diagnostic = match &path {
         Ok(path) => below_mount(path).map(|rest| {
             let message = format!("{} is looked for below {CGROUP_ROOT}", quoted(path.as_str()));
-            Diagnostic::new(Code::MountPrefix, written.span, message)
-                .help(format!("leave out {CGROUP_ROOT}"))
-                .fix(written.span, rest)
+            let diagnostic = Diagnostic::new(Code::MountPrefix, written.span, message);
+            written.fixed(diagnostic.help(format!("leave out {CGROUP_ROOT}")), rest)
         }),
         Err(error) => Some(
             Diagnostic::new(Code::Path, written.span, *error)
@@ -50,6 +74,11 @@ pub(super) fn check(written: &Written, diagnostics: &mut Vec<Diagnostic>) -> Opt
     };
     diagnostics.extend(diagnostic);
     path.ok()
+}
+
+/// What word processors and web pages make of `"`.
+pub(super) fn is_curly_quote(c: char) -> bool {
+    "“”„‟‘’‚‛«»‹›".contains(c)
 }
 
 /// What follows in a path that begins with the place where cgroups are mounted.
@@ -83,7 +112,12 @@ fn read(
         let span = via.unwrap_or_else(|| inner(token));
         match token.kind {
             TokenKind::Quoted | TokenKind::Word if found.len() < LONGEST => {
-                found.push(Written { text: token.unquoted().to_owned(), span });
+                let form = match (via, token.kind) {
+                    (Some(_), _) => Form::Variable,
+                    (None, TokenKind::Quoted) => Form::Quoted,
+                    (None, _) => Form::Word,
+                };
+                found.push(Written { text: token.unquoted().to_owned(), span, form });
             }
             TokenKind::Variable if depth < DEEPEST => {
                 let value = &variables.get(&token.text[1..])?.value;

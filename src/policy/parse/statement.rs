@@ -37,9 +37,11 @@ pub(super) fn read(
     let found = tokenize(text);
     if let Some(span) = found.unterminated {
         let quote = Span { end: span.start + 1, ..span };
-        return Err(
-            Diagnostic::new(Code::Nesting, quote, "nothing closes this quote").help("write another `\"`")
-        );
+        let unclosed = Diagnostic::new(Code::Nesting, quote, "nothing closes this quote");
+        return Err(match curly_counterpart(text) {
+            Some(curly) => unclosed.help("nft takes no other quotes than `\"`").fix(curly, "\""),
+            None => unclosed.help("write another `\"`"),
+        });
     }
     if let Some(span) = found.comment.filter(|span| text.is_continued_after(*span)) {
         let sign = Span { end: span.start + 1, ..span };
@@ -57,6 +59,20 @@ pub(super) fn read(
     let mut reader = Reader { tokens: &tokens, at: 0, after, variables, diagnostics };
     reader.check_shape()?;
     Ok((reader.statement()?, end))
+}
+
+/// A curly quote on the other side of the word that the last quote of a text stands at.
+fn curly_counterpart(text: &Joined) -> Option<Span> {
+    let text_of = text.text();
+    let quote = text_of.rfind('"')?;
+    let (before, after) = (&text_of[..quote], &text_of[quote + 1..]);
+    let is_end = |c: char| c == ' ' || c == '\t' || paths::is_curly_quote(c);
+    let next = after.find(is_end).map(|at| quote + 1 + at);
+    let places = [next, before.rfind(is_end)].into_iter().flatten();
+    let curly = |at: usize| {
+        text_of[at..].chars().next().filter(|c| paths::is_curly_quote(*c)).map(|c| at..at + c.len_utf8())
+    };
+    places.filter_map(curly).next().map(|range| text.span(range))
 }
 
 struct Reader<'a> {
@@ -215,6 +231,15 @@ impl<'a> Reader<'a> {
                 .help("write `socket cgroupv2 unit`")
                 .fix(whole, "socket cgroupv2 unit"));
         }
+        let level = self.tokens.get(at + 3).and_then(|token| number(&token.text));
+        let level = level.filter(|_| self.is(at + 2, "level"));
+        // At the level 1 it may be the name of a cgroup.
+        if level.is_some_and(|level| level != 1) && self.is(at + 4, "unit") {
+            let whole = self.span(at).to(self.span(at + 4));
+            return Err(no_statement(whole, "`unit` stands for cgroups of any level")
+                .help("write `socket cgroupv2 unit`")
+                .fix(whole, "socket cgroupv2 unit"));
+        }
         if self.is(at + 2, "unit") {
             if is_in_key || self.is(at + 3, ".") {
                 return Err(no_statement(self.span(at + 2), "`unit` can't be a part of a key")
@@ -222,8 +247,7 @@ impl<'a> Reader<'a> {
             }
             return Ok(Some((Part::Units(self.span(at).to(self.span(at + 2))), at + 3)));
         }
-        let level = self.tokens.get(at + 3).and_then(|token| number(&token.text));
-        let Some(level) = level.filter(|_| self.is(at + 2, "level") && !is_in_key) else { return Ok(None) };
+        let Some(level) = level.filter(|_| !is_in_key) else { return Ok(None) };
         let first = at + 4 + usize::from(self.is_any(at + 4, &OPERATORS));
         if first == self.tokens.len() || self.is_any(first, &STATEMENTS) {
             let before = self.span(first - 1);
@@ -257,16 +281,19 @@ impl<'a> Reader<'a> {
             if !known.insert(path.clone()) {
                 continue;
             }
-            let names = paths::below_mount(&path).unwrap_or(path.as_str()).split('/').count();
-            if u32::try_from(names) != Ok(level) {
-                let plural = if names == 1 { "" } else { "s" };
-                let message = format!("level {level} never matches a path with {names} name{plural}");
-                let diagnostic = Diagnostic::new(Code::Level, written.span, message)
-                    .help(format!("write `level {names}`"))
-                    .fix(level_span, names.to_string());
-                self.diagnostics.push(diagnostic);
-            }
             paths.push((path, written.span));
+        }
+        let depth = |path: &CgroupPath| paths::below_mount(path).unwrap_or(path.as_str()).split('/').count();
+        let depths: BTreeSet<usize> = paths.iter().map(|(path, _)| depth(path)).collect();
+        for (path, span) in paths.iter().filter(|(path, _)| u32::try_from(depth(path)) != Ok(level)) {
+            let names = depth(path);
+            let plural = if names == 1 { "" } else { "s" };
+            let message = format!("level {level} never matches a path with {names} name{plural}");
+            let diagnostic = Diagnostic::new(Code::Level, *span, message);
+            self.diagnostics.push(match depths.len() {
+                1 => diagnostic.help(format!("write `level {names}`")).fix(level_span, names.to_string()),
+                _ => diagnostic.help(format!("write an annotation with `level {names}` for it")),
+            });
         }
         paths
     }
