@@ -674,7 +674,7 @@ impl<'a> Refused<'a> {
 
     fn is_inline_map(&self) -> bool {
         let up_to = self.body_up_to_word();
-        let map = up_to.iter().rposition(|token| token.is_any(&["vmap", "map"]));
+        let map = up_to.iter().rposition(|token| token.is("vmap"));
         map.is_some_and(|at| up_to.get(at + 1).is_some_and(|token| token.is("{")))
     }
 }
