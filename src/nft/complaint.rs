@@ -67,6 +67,8 @@ pub enum Kind {
     Flags,
     /// A statement behind a verdict.
     AfterVerdict,
+    /// The kernel has no base chain of this type there.
+    ChainType,
     /// A set without a type.
     NoKey,
     /// A value for an element of a set.
@@ -88,7 +90,7 @@ pub enum Kind {
 }
 
 /// How complaints begin: nft's own words, and by what bison did not expect.
-const BY_START: [(&str, Kind); 30] = [
+const BY_START: [(&str, Kind); 31] = [
     ("cgroupv2 path fails", Kind::CgroupMissing),
     // The same in nftables 1.1.7.
     ("Could not parse cgroupsv2 path", Kind::CgroupMissing),
@@ -109,6 +111,8 @@ const BY_START: [(&str, Kind); 30] = [
     ("unknown datatype", Kind::Value),
     ("Can't parse symbolic", Kind::Value),
     ("invalid log level", Kind::Value),
+    // In nftables 1.1.
+    ("Chain of type ", Kind::ChainType),
     ("set is not a map", Kind::NotAMap),
     ("set definition does not specify key", Kind::NoKey),
     ("unsupported family", Kind::Unsupported),
@@ -421,7 +425,7 @@ expected any of: saddr, daddr, '{', '|'
             ("Could not resolve hostname: Address family for hostname not supported", Kind::HostUnresolved),
             ("Could not resolve service: Servname not supported for ai_socktype", Kind::Value),
             ("Could not process rule: Operation not supported", Kind::Unsupported),
-            ("Chain of type \"nat\" is not supported, perhaps kernel support is missing?", Kind::Other),
+            ("Chain of type \"nat\" is not supported, perhaps kernel support is missing?", Kind::ChainType),
             ("Could not process rule: No such file or directory", Kind::Missing),
             ("No such file or directory", Kind::Missing),
             ("No such file or directory; did you mean table ‘filter’ in family inet?", Kind::Misspelt),
