@@ -270,6 +270,10 @@ impl<'a> Refused<'a> {
                 let place = Span { end: last.span.start, ..last.span };
                 return self.cgroup(LEVEL, place, format!("level {} ", names(last)));
             }
+            Some(level) if level.is("level") && last.kind == TokenKind::Quoted => {
+                let place = Span { end: last.span.start, ..last.span };
+                return self.cgroup(LEVEL, place, format!("{} ", names(last)));
+            }
             Some(cgroup) if cgroup.is("cgroupv2") && nearest(&last.text, ["level"]).is_none() => {
                 return Cause::new(LEVEL);
             }

@@ -61,7 +61,7 @@ pub enum Kind {
     Priority,
     /// A `dnat` or `snat` in a table of two families does not say for which its address is.
     NatFamily,
-    /// A `tproxy` without the protocol that it is for.
+    /// A `tproxy`, or a port of NAT, without the protocol that it is for.
     Transport,
     /// A `!` or a list with commas, which nft takes for flags.
     Flags,
@@ -90,7 +90,7 @@ pub enum Kind {
 }
 
 /// How complaints begin: nft's own words, and by what bison did not expect.
-const BY_START: [(&str, Kind); 31] = [
+const BY_START: [(&str, Kind); 32] = [
     ("cgroupv2 path fails", Kind::CgroupMissing),
     // The same in nftables 1.1.7.
     ("Could not parse cgroupsv2 path", Kind::CgroupMissing),
@@ -122,6 +122,7 @@ const BY_START: [(&str, Kind); 31] = [
     ("interval overlaps with an existing one", Kind::Overlap),
     ("ip or ip6 must be specified with address for inet tables", Kind::NatFamily),
     ("Transparent proxy support requires transport protocol match", Kind::Transport),
+    ("transport protocol mapping is only valid after transport protocol match", Kind::Transport),
     ("Statement after terminal statement has no effect", Kind::AfterVerdict),
     ("negation can only be used with singleton bitmask values", Kind::Flags),
     ("Basetype of type ", Kind::Flags),
@@ -447,6 +448,18 @@ expected any of: saddr, daddr, '{', '|'
             ("Could not process rule: Cannot allocate memory", Kind::Passing),
             ("Could not process rule: Device or resource busy", Kind::Busy),
             ("Could not process rule: Too many links", Kind::Loop),
+            ("syntax error, unexpected end of file", Kind::EndOfFile),
+            ("No symbol type information", Kind::NoSymbol),
+            ("Could not parse conntrack state", Kind::Value),
+            ("unknown chain hook", Kind::Value),
+            ("invalid priority expression value in this context.", Kind::Priority),
+            ("conflicting intervals specified", Kind::Overlap),
+            ("ip or ip6 must be specified with address for inet tables.", Kind::NatFamily),
+            ("transport protocol mapping is only valid after transport protocol match", Kind::Transport),
+            ("Basetype of type internet network service is not bitmask", Kind::Flags),
+            ("set definition does not specify key", Kind::NoKey),
+            ("set is not a map", Kind::NotAMap),
+            ("Could not process rule: Address family not supported by protocol", Kind::NoFamily),
             ("cache initialization failed: Interrupted system call", Kind::Passing),
             ("cache initialization failed: Operation not permitted", Kind::Other),
             ("Could not process rule: Invalid argument", Kind::Invalid),
