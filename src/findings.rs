@@ -207,11 +207,12 @@ impl Refusal {
 
     fn explained(&self, diagnostic: Diagnostic, annotation: &Annotation, policy: &Policy) -> Diagnostic {
         let body = words(annotation);
+        let Span { file, start, end } = diagnostic.span;
         let variables: Vec<&str> = policy.defines.iter().map(|define| &*define.name).collect();
         let refused = Refused {
             kind: self.kind,
             at: diagnostic.span,
-            written: "",
+            written: policy.sources.file(file).text.get(start..end).unwrap_or_default(),
             is_annotation: true,
             head: &[],
             body: &body.iter().collect::<Vec<_>>(),

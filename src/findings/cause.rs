@@ -166,6 +166,9 @@ impl<'a> Refused<'a> {
             Kind::Value => self.idiom().or_else(|| self.spelling()),
             Kind::CgroupMissing => self.is_inline_map().then(|| Cause::new(INLINE_MAP)).flatten(),
             Kind::Missing | Kind::Misspelt => self.missing(),
+            Kind::ChainType => {
+                self.missing_base().or_else(|| Base::of(self.base?).why_not(self.chain?.table.family))
+            }
             Kind::Unsupported => self.unsupported(),
             Kind::Busy => self.busy(),
             Kind::Exists => self.exists(),
@@ -272,6 +275,10 @@ impl<'a> Refused<'a> {
             Some(cgroup) if cgroup.is("cgroupv2") && last.kind == TokenKind::Quoted => {
                 let place = Span { end: last.span.start, ..last.span };
                 return self.cgroup(LEVEL, place, format!("level {} ", names(last)));
+            }
+            Some(level) if level.is("level") && last.kind == TokenKind::Quoted => {
+                let place = Span { end: last.span.start, ..last.span };
+                return self.cgroup(LEVEL, place, format!("{} ", names(last)));
             }
             Some(cgroup) if cgroup.is("cgroupv2") && nearest(&last.text, ["level"]).is_none() => {
                 return Cause::new(LEVEL);
@@ -531,7 +538,7 @@ impl<'a> Refused<'a> {
             [_, kind, ..] if !is_of_ip && !kind.is("filter") => {
                 Cause::new(format!("tables of the family {family} have chains of `type filter` only"))
             }
-            [_, kind, ..] if kind.is("nat") => {
+            [_, kind, ..] if kind.is("nat") && self.kind == Kind::Missing => {
                 Cause::new("this kernel has no NAT: it needs the module nft_chain_nat (CONFIG_NFT_NAT)")
             }
             _ => None,
@@ -921,6 +928,9 @@ mod tests {
             assert!(help.contains("cannot be changed"), "{priority}: {help}");
         }
         assert!(why("type route hook input priority 0").ends_with("are at output"));
+        let base = "type nat hook forward priority 0";
+        let later = help(Kind::ChainType, base, base, base).unwrap();
+        assert!(later.ends_with("are at prerouting, input, output or postrouting"), "{later}");
     }
 
     #[test]

@@ -61,12 +61,14 @@ pub enum Kind {
     Priority,
     /// A `dnat` or `snat` in a table of two families does not say for which its address is.
     NatFamily,
-    /// A `tproxy` without the protocol that it is for.
+    /// A `tproxy`, or a port of NAT, without the protocol that it is for.
     Transport,
     /// A `!` or a list with commas, which nft takes for flags.
     Flags,
     /// A statement behind a verdict.
     AfterVerdict,
+    /// The kernel has no base chain of this type there.
+    ChainType,
     /// A set without a type.
     NoKey,
     /// A value for an element of a set.
@@ -92,7 +94,7 @@ pub enum Kind {
 }
 
 /// How complaints begin: nft's own words, and by what bison did not expect.
-const BY_START: [(&str, Kind); 30] = [
+const BY_START: [(&str, Kind); 32] = [
     ("cgroupv2 path fails", Kind::CgroupMissing),
     // The same in nftables 1.1.7.
     ("Could not parse cgroupsv2 path", Kind::CgroupMissing),
@@ -113,6 +115,8 @@ const BY_START: [(&str, Kind); 30] = [
     ("unknown datatype", Kind::Value),
     ("Can't parse symbolic", Kind::Value),
     ("invalid log level", Kind::Value),
+    // In nftables 1.1.
+    ("Chain of type ", Kind::ChainType),
     ("set is not a map", Kind::NotAMap),
     ("set definition does not specify key", Kind::NoKey),
     ("unsupported family", Kind::Unsupported),
@@ -122,6 +126,7 @@ const BY_START: [(&str, Kind); 30] = [
     ("interval overlaps with an existing one", Kind::Overlap),
     ("ip or ip6 must be specified with address for inet tables", Kind::NatFamily),
     ("Transparent proxy support requires transport protocol match", Kind::Transport),
+    ("transport protocol mapping is only valid after transport protocol match", Kind::Transport),
     ("Statement after terminal statement has no effect", Kind::AfterVerdict),
     ("negation can only be used with singleton bitmask values", Kind::Flags),
     ("Basetype of type ", Kind::Flags),
@@ -433,7 +438,7 @@ expected any of: saddr, daddr, '{', '|'
             ("Could not resolve hostname: Address family for hostname not supported", Kind::HostUnresolved),
             ("Could not resolve service: Servname not supported for ai_socktype", Kind::Value),
             ("Could not process rule: Operation not supported", Kind::Unsupported),
-            ("Chain of type \"nat\" is not supported, perhaps kernel support is missing?", Kind::Other),
+            ("Chain of type \"nat\" is not supported, perhaps kernel support is missing?", Kind::ChainType),
             ("Could not process rule: No such file or directory", Kind::Missing),
             ("Could not process rule: Message too long", Kind::TooLong),
             ("cache initialization failed: Operation not permitted", Kind::Denied),
@@ -458,6 +463,18 @@ expected any of: saddr, daddr, '{', '|'
             ("Could not process rule: Cannot allocate memory", Kind::Passing),
             ("Could not process rule: Device or resource busy", Kind::Busy),
             ("Could not process rule: Too many links", Kind::Loop),
+            ("syntax error, unexpected end of file", Kind::EndOfFile),
+            ("No symbol type information", Kind::NoSymbol),
+            ("Could not parse conntrack state", Kind::Value),
+            ("unknown chain hook", Kind::Value),
+            ("invalid priority expression value in this context.", Kind::Priority),
+            ("conflicting intervals specified", Kind::Overlap),
+            ("ip or ip6 must be specified with address for inet tables.", Kind::NatFamily),
+            ("transport protocol mapping is only valid after transport protocol match", Kind::Transport),
+            ("Basetype of type internet network service is not bitmask", Kind::Flags),
+            ("set definition does not specify key", Kind::NoKey),
+            ("set is not a map", Kind::NotAMap),
+            ("Could not process rule: Address family not supported by protocol", Kind::NoFamily),
             ("cache initialization failed: Interrupted system call", Kind::Passing),
             ("Could not process rule: Invalid argument", Kind::Invalid),
             ("", Kind::Other),

@@ -9,7 +9,8 @@ use crate::{
     nft::complaint::{Complaint, Kind},
     policy::Define,
     text::{
-        Code, Diagnostic, Item, ItemKind, Outline, Span, Token, TokenKind, diagnostic::quoted, token::text_of,
+        Code, Diagnostic, Item, ItemKind, Outline, OutlinedBlock, Span, Token, TokenKind, diagnostic::quoted,
+        token::text_of,
     },
     units::places,
 };
@@ -83,25 +84,25 @@ impl<'a> Place<'a> {
         self.chain().and_then(|chain| without_sockets(chain.table.family))
     }
 
-    /// The words that make a base chain of a chain, if they are in this file.
-    fn base(&self, chain: &ChainRef) -> Option<&'a [Token]> {
-        let outline = self.outline;
-        let is_of = |item: &&Item| {
-            let mut blocks = outline.blocks.iter().filter(|block| block.chain.as_ref() == Some(chain));
-            item.kind == ItemKind::ChainProperty && blocks.any(|block| holds(block.span, item.span))
+    /// The chains of this file's blocks, with the words that make a base chain of each that is one.
+    fn chains(&self) -> impl Iterator<Item = (&'a ChainRef, Option<&'a [Token]>)> {
+        let Outline { items, blocks, .. } = self.outline;
+        let base = |block: &OutlinedBlock| {
+            let first = items.partition_point(|item| item.span.start < block.span.start);
+            let inside = items[first..].iter().take_while(|item| item.span.start < block.span.end);
+            inside.map(|item| self.outline.tokens_of(item)).find(|tokens| tokens[0].is("type"))
         };
-        let mut properties = outline.items.iter().filter(is_of).map(|item| outline.tokens_of(item));
-        properties.find(|tokens| tokens[0].is("type"))
+        blocks.iter().filter_map(move |block| Some((block.chain.as_ref()?, base(block))))
     }
 
     /// A complaint's diagnostic with its cause, if that is known.
     fn explained(&self, kind: Kind, diagnostic: Diagnostic) -> Diagnostic {
         let ((head, body), chain) = (self.statement(), self.chain());
         let table = chain.map(|chain| &chain.table);
-        let chains = self.outline.blocks.iter().filter_map(|block| block.chain.as_ref());
-        let chains = chains.filter(|other| table.is_none_or(|table| *table == other.table));
+        let known: Vec<(&ChainRef, Option<&[Token]>)> =
+            self.chains().filter(|(other, _)| table.is_none_or(|table| *table == other.table)).collect();
         let chains: Vec<(&str, bool)> =
-            chains.map(|chain| (&*chain.name, self.base(chain).is_some())).collect();
+            known.iter().map(|(chain, base)| (&*chain.name, base.is_some())).collect();
         let variables: Vec<&str> = self.defines.iter().map(|define| &*define.name).collect();
         let refused = Refused {
             kind,
@@ -111,7 +112,7 @@ impl<'a> Place<'a> {
             head: &head.iter().collect::<Vec<_>>(),
             body: &body.iter().collect::<Vec<_>>(),
             chain,
-            base: chain.and_then(|chain| self.base(chain)),
+            base: known.iter().filter(|(other, _)| Some(*other) == chain).find_map(|(_, base)| *base),
             variables: &variables,
             chains: &chains,
         };
