@@ -3,7 +3,7 @@
 //!
 //! `scnpm check` and the daemon both say what comes out of here, so that they say it in the same words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     lint::{self, Facts},
@@ -44,11 +44,15 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
     };
     let [refused, unresolved, hooks, not_reached] =
         [Code::Base, Code::Unresolved, Code::Hook, Code::NotReached].map(messages);
+    let of_nft = diagnostics.iter().filter(|diagnostic| diagnostic.code == Code::Refused);
+    let broken: BTreeSet<_> = of_nft.filter_map(|diagnostic| policy.annotation_at(diagnostic.span)).collect();
     diagnostics.retain_mut(|diagnostic| {
         let is_said = match diagnostic.code {
             // nft says it, too.
             Code::Include | Code::BaseVariable => refused.keys().any(|span| overlap(*span, diagnostic.span)),
             Code::HostName => unresolved.contains_key(&diagnostic.span),
+            // The verdict may be misspelt.
+            Code::NoEffect => policy.annotation_at(diagnostic.span).is_some_and(|id| broken.contains(&id)),
             // The lint's words explain why nft refuses a chain.
             Code::NotReached => hooks.contains_key(&diagnostic.span),
             Code::Hook => {
@@ -259,6 +263,18 @@ mod tests {
         assert_eq!(codes(&found), [Code::Hook]);
         let help = found[0].help.as_deref().unwrap();
         assert!(help.contains("only reached from forward"), "{help}");
+    }
+
+    #[test]
+    fn rule_with_a_misspelt_verdict_is_not_said_to_lack_one() {
+        let policy = policy_of(&[&format!("{}\n# scnpm: allow(W008)\n{RULE} acept", &RULE)]);
+        let said = |refused: &[Diagnostic]| {
+            let found = found(&policy, refused, &[]);
+            found.iter().filter(|one| one.code == Code::NoEffect).count()
+        };
+        assert_eq!(said(&[]), 2);
+        let complaint: Complaint = Complaint::unplaced("syntax error, unexpected newline");
+        assert_eq!(said(&[Refusal::new(AnnotationId(1), None, &complaint).diagnostic(&policy)]), 1);
     }
 
     #[test]

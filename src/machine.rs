@@ -5,7 +5,7 @@ mod unit_files;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -38,7 +38,17 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     // What both have is the system's.
     let files = users.into_iter().chain(system).collect();
     let running = if is_running { running_below(Path::new(CGROUP_ROOT)) } else { BTreeMap::new() };
-    Units { files, running }
+    let mounts = if is_running { fs::read_to_string("/proc/self/mounts") } else { Ok(String::new()) };
+    // What cannot be told is taken for the better.
+    Units { files, running, has_class_ids: mounts.map_or(true, |mounts| has_class_ids(&mounts)) }
+}
+
+/// Whether net_cls of cgroup v1 is mounted: proc(5), `/proc/self/mounts`.
+fn has_class_ids(mounts: &str) -> bool {
+    mounts.lines().any(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        matches!(fields[..], [_, _, "cgroup", options, ..] if options.split(',').any(|one| one == "net_cls"))
+    })
 }
 
 /// The numbers of users, of those that exist.
@@ -126,8 +136,6 @@ fn instance(path: CgroupPath) -> Option<Instance> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use std::{
         ffi::OsStr,
         os::unix::{ffi::OsStrExt, fs::symlink, net::UnixListener},
@@ -173,7 +181,7 @@ mod tests {
 
         fn units(&self, interesting: &[&str]) -> BTreeMap<String, UnitFile> {
             let interesting = interesting.iter().map(|name| UnitName((*name).into())).collect();
-            let Units { files, running } = units(&self.0, &interesting);
+            let Units { files, running, .. } = units(&self.0, &interesting);
             assert!(running.is_empty());
             files.into_iter().map(|(name, file)| (name.0.to_string(), file)).collect()
         }
@@ -443,6 +451,15 @@ mod tests {
             "system user.slice/user-7.slice/user@7.service",
         ];
         assert_eq!(found, expected.map(str::to_owned).into());
+    }
+
+    #[test]
+    fn class_ids_are_those_of_cgroup_v1() {
+        let v2 = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nsdelegate 0 0\n";
+        let v1 = "cgroup /sys/fs/cgroup/net_cls cgroup rw,nosuid,net_cls,net_prio 0 0\n";
+        assert!(!has_class_ids(v2));
+        assert!(!has_class_ids(&v1.replace("rw,nosuid,net_cls,net_prio", "rw,memory")));
+        assert!(has_class_ids(&format!("{v2}{v1}")));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod calls;
 mod cgroups;
 mod established;
+mod life;
 mod names;
 mod order;
 mod paths;
@@ -36,8 +37,13 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     let calls = facts.ruleset.map(|ruleset| Calls::of(ruleset, policy, &subjects));
     let none = Units::default();
     let units = facts.units.unwrap_or(&none);
-    let (mut diagnostics, misspelt) = names::lint(policy, units);
+    let (mut diagnostics, mut misspelt) = names::lint(policy, units);
+    for (id, diagnostic) in life::names(policy) {
+        misspelt.insert(id);
+        diagnostics.push(diagnostic);
+    }
     diagnostics.extend(paths::lint(policy, units, &misspelt));
+    diagnostics.extend(life::rules(policy, &subjects, facts.units));
     diagnostics.extend(rules::lint(policy, &subjects));
     diagnostics.extend(order::lint(policy, &subjects));
     diagnostics.extend(sockets::lint(&subjects, units, calls.as_ref()));

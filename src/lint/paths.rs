@@ -258,9 +258,9 @@ mod tests {
                 &format!("{USER}/app.slice/foo.service"),
             ),
             (
-                "session-2.scope",
-                "user.slice/user-1000.slice/session-3.scope",
-                "user.slice/user-1000.slice/session-2.scope",
+                "work.scope",
+                "user.slice/user-1000.slice/play.scope",
+                "user.slice/user-1000.slice/work.scope",
             ),
             ("foo@x.service", "system.slice/foo.service", "system.slice/system-foo.slice/foo@x.service"),
             ("foo.service", "foo", "system.slice/foo.service"),

@@ -12,6 +12,8 @@ pub struct Units {
     pub files: BTreeMap<UnitName, UnitFile>,
     /// The cgroups that exist, by the last name in their path, as far as that has a unit's type.
     pub running: BTreeMap<UnitName, BTreeSet<CgroupPath>>,
+    /// Whether processes have numbers of cgroup v1, which `meta cgroup` compares: net_cls is mounted.
+    pub has_class_ids: bool,
 }
 
 /// What is of interest in a unit file and its drop-ins (systemd.unit(5)).
