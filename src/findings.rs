@@ -54,7 +54,11 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
             // The verdict may be misspelt.
             Code::NoEffect => policy.annotation_at(diagnostic.span).is_some_and(|id| broken.contains(&id)),
             // The lint's words explain why nft refuses a chain.
-            Code::NotReached => hooks.contains_key(&diagnostic.span),
+            Code::NotReached => {
+                let id = policy.annotation_at(diagnostic.span).filter(|id| broken.contains(id));
+                hooks.contains_key(&diagnostic.span)
+                    || id.is_some_and(|id| policy.annotation(id).rule().is_none())
+            }
             Code::Hook => {
                 diagnostic.help = not_reached.get(&diagnostic.span).cloned().or(diagnostic.help.take());
                 false

@@ -12,6 +12,7 @@ use nix::{
     unistd::{ForkResult, fork},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{Trial, room};
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     engine::{Add, Commit},
     findings::Refusal,
     load::{Load, LoadError},
-    model::{CgroupPath, Key, Row, RowId, SetRef},
+    model::{CgroupPath, Key, Row, RowId, SetRef, TableRef},
     nft::{Complaint, FileComplaint, Nftables, libnftables::Libnftables},
     policy::{Policy, Statement},
     text::Diagnostic,
@@ -50,7 +51,7 @@ pub(super) enum Report {
     /// nft takes the files.
     Loaded {
         /// What they make, as libnftables lists it.
-        ruleset: serde_json::Value,
+        ruleset: Value,
         /// What nft refuses of the annotations.
         diagnostics: Vec<Diagnostic>,
     },
@@ -96,10 +97,33 @@ impl Attempt {
         let rows: Vec<Row> =
             loaded.rows.into_iter().chain(loaded.patterns.iter().flat_map(examples)).collect();
         room::make_cgroups(rows.iter().flat_map(|row| row.condition.paths()));
+        let mut ruleset = loaded.ruleset;
+        list_verdicts(&mut kernel, &mut ruleset);
         let refusals = loaded.refusals.iter().map(|refusal| refusal.diagnostic(policy));
         let diagnostics = refusals.chain(refused_elements(&mut kernel, &rows, policy)).collect();
-        Ok(Report::Loaded { ruleset: loaded.ruleset, diagnostics })
+        Ok(Report::Loaded { ruleset, diagnostics })
     }
+}
+
+/// Adds the elements of maps of verdicts to a listing: they say which chains are called. Those of a map that rules fill are
+/// not known ahead.
+fn list_verdicts(kernel: &mut Nftables, ruleset: &mut Value) {
+    let objects = ruleset["nftables"].as_array_mut().into_iter().flatten();
+    for map in objects.filter_map(|object| object.get_mut("map")) {
+        let is_filled_by_rules = map["flags"].to_string().contains("dynamic");
+        if map["map"] == "verdict"
+            && !is_filled_by_rules
+            && let Some(elements) = set_of(map).and_then(|map| kernel.elements_of(&map))
+        {
+            map["elem"] = elements;
+        }
+    }
+}
+
+fn set_of(map: &Value) -> Option<SetRef> {
+    let table =
+        TableRef { family: map["family"].as_str()?.parse().ok()?, name: map["table"].as_str()?.into() };
+    Some(SetRef { table, name: map["name"].as_str()?.into() })
 }
 
 /// What libnftables says of the files' syntax where it cannot reach a kernel. Nothing is loaded.

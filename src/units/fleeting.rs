@@ -9,9 +9,27 @@ pub fn lasting(name: &str) -> Option<String> {
     if !matches!(kind, "service" | "scope" | "slice") {
         return None;
     }
+    if let Some(selector) = connection(stem).or_else(|| virtual_machine(stem)) {
+        return Some(format!("{selector}.{kind}"));
+    }
     let at = random_part(stem, kind)?;
     let app = app_id(name).filter(|id| id.chars().all(places::is_in_name)).map(|id| format!("app:{id}"));
     Some(app.unwrap_or_else(|| format!("{}*.{kind}", &stem[..at])))
+}
+
+/// Of what systemd starts for each connection, such as `sshd@7-192.0.2.1:22-192.0.2.2:50000.service`.
+fn connection(stem: &str) -> Option<String> {
+    let (prefix, instance) = stem.split_once('@')?;
+    let [number, own, other] = instance.split('-').collect::<Vec<_>>()[..] else { return None };
+    let has_port = |address: &str| address.rsplit_once(':').is_some_and(|(_, port)| is_number(port));
+    (is_number(number) && has_port(own) && has_port(other)).then(|| format!("{prefix}@*"))
+}
+
+/// Of a machine of libvirt's, such as `machine-qemu\x2d3\x2dweb.scope`.
+fn virtual_machine(stem: &str) -> Option<String> {
+    const START: &str = "machine-qemu\\x2d";
+    let (number, name) = stem.strip_prefix(START)?.split_once("\\x2d")?;
+    is_number(number).then(|| format!("{START}*\\x2d{name}"))
 }
 
 /// Where the random part begins that ends a name.
@@ -28,6 +46,9 @@ fn random_part(stem: &str, kind: &str) -> Option<usize> {
         "session-" => kind == "scope" && is_number(last.strip_prefix('c').unwrap_or(last)),
         "run-" => kind != "slice" && is_of_a_run(last),
         "" => false,
+        _ if ["flatpak-", "gnome-launched-", "podman-"].iter().any(|start| before.starts_with(start)) => {
+            kind == "scope" && (is_number(last) && last.len() > 2 || is_hexadecimal(last, 8))
+        }
         _ if before.starts_with("run-p") => last.strip_prefix('i').is_some_and(is_number),
         _ if before.starts_with("dbus-:") => before.ends_with('@') && is_number(last),
         _ if before.starts_with("app-") => is_hexadecimal(last, 8) || (is_number(last) && last.len() > 2),
@@ -87,6 +108,9 @@ mod tests {
             ("session-c1.scope".to_owned(), "session-*.scope"),
             (format!("run-r{HASH}.scope"), "run-*.scope"),
             ("run-u12.service".to_owned(), "run-*.service"),
+            ("podman-12345.scope".to_owned(), "podman-*.scope"),
+            ("sshd@7-192.0.2.1:22-192.0.2.2:50000.service".to_owned(), "sshd@*.service"),
+            ("machine-qemu\\x2d3\\x2dmy\\x2dvm.scope".to_owned(), "machine-qemu\\x2d*\\x2dmy\\x2dvm.scope"),
             ("run-p1234-i5678.service".to_owned(), "run-p1234-*.service"),
         ] {
             assert_eq!(lasting(&name).as_deref(), Some(expected), "{name}");
@@ -111,6 +135,8 @@ mod tests {
             "user-1000.slice",
             "getty@tty1.service",
             "machine-web.scope",
+            "machine-qemu\\x2dweb.scope",
+            "vpn@a-b:c-d.service",
             "apps-web.slice",
             "session.scope",
             "my-session-2.scope",
