@@ -66,6 +66,7 @@ impl<'a> Judge<'a> {
             let Which::Unit(unit) = &selector.which else { return None };
             let lasting = lasting(&unit.0)?;
             let whose = match &selector.whose {
+                _ if unit.0.starts_with("session-") => &Whose::System,
                 Whose::Anybody if is_of_users(&lasting) => &Whose::AnyUser,
                 Whose::Anybody => &Whose::System,
                 whose => whose,
@@ -116,6 +117,14 @@ impl<'a> Judge<'a> {
                 Which::Glob(glob) => glob,
                 Which::App(_) => return None,
             };
+            let is_users = !matches!(selector.whose, Whose::Anybody | Whose::System);
+            if is_users && name.starts_with("session-") && places::kind(name) == "scope" {
+                let what =
+                    format!("{} is no unit of a user's manager: sessions are the system's", quoted(name));
+                return Some(
+                    Diagnostic::new(Code::NeverMatches, span, what).help(format!("write `system:{name}`")),
+                );
+            }
             let is_template = name.contains("@.");
             let (what, help) = why_never(name).filter(|_| is_template || self.needs_cgroup())?;
             Some(Diagnostic::new(Code::NeverMatches, span, what).help(help))
@@ -166,14 +175,19 @@ fn of_pattern(path: &str, name: &str) -> String {
 }
 
 fn without_effect(policy: &Policy, subject: &Subject<'_>) -> Option<Diagnostic> {
-    if subject.verdict.is_some() || subject.tokens.iter().any(|token| words::has_effect(token)) {
+    let span = subject.annotation.span;
+    let is_cut_off = || words::is_cut_off(&policy.sources.file(span.file).text, span.end);
+    let has_effect = subject.tokens.iter().any(|token| words::has_effect(token));
+    if subject.verdict.is_some() || (has_effect && !is_cut_off()) {
         return None;
     }
-    let span = subject.annotation.span;
     let end = Span { start: span.end, ..span };
-    let message = "this rule does nothing: it matches, and has no verdict";
+    let message = match has_effect {
+        true => "this rule has no verdict",
+        false => "this rule does nothing: it matches, and has no verdict",
+    };
     let diagnostic = Diagnostic::new(Code::NoEffect, end, message);
-    Some(match words::is_cut_off(&policy.sources.file(span.file).text, span.end) {
+    Some(match is_cut_off() {
         true => diagnostic.help("the next line looks like its rest: write a `\\`").fix(end, " \\"),
         false => diagnostic.help("write at its end what becomes of the packets, such as `accept`"),
     })
@@ -182,7 +196,7 @@ fn without_effect(policy: &Policy, subject: &Subject<'_>) -> Option<Diagnostic> 
 /// Numbers of cgroup v1, in the files and in annotations.
 fn class_ids(policy: &Policy, subjects: &[Subject<'_>]) -> Vec<Diagnostic> {
     let of_annotations = subjects.iter().filter_map(|subject| class_id(&subject.tokens));
-    let files = policy.sources.files.iter().enumerate().filter(|(_, file)| file.text.contains("meta cgroup"));
+    let files = policy.sources.files.iter().enumerate().filter(|(_, file)| file.text.contains("cgroup "));
     let of_files = files.flat_map(|(number, file)| {
         let outline = Outline::of(FileId(number), &file.text);
         let rules = outline.items.iter().filter(|item| matches!(item.kind, ItemKind::Rule(..)));
@@ -199,8 +213,10 @@ fn class_ids(policy: &Policy, subjects: &[Subject<'_>]) -> Vec<Diagnostic> {
 
 /// Where packets are compared with a number of cgroup v1.
 fn class_id(tokens: &[&Token]) -> Option<Span> {
-    let at = tokens.windows(2).position(|pair| pair[0].is("meta") && pair[1].is("cgroup"))?;
-    Some(tokens[at].span.to(tokens[at + 1].span))
+    let is_name = |at: usize| at > 0 && tokens[at - 1].is_any(&["jump", "goto"]);
+    let at = (0..tokens.len()).find(|at| tokens[*at].is("cgroup") && !is_name(*at))?;
+    let first = at.checked_sub(1).filter(|before| tokens[*before].is("meta")).unwrap_or(at);
+    Some(tokens[first].span.to(tokens[at].span))
 }
 
 #[cfg(test)]
@@ -287,6 +303,7 @@ mod tests {
             (by_unit("system:a.timer"), "match the unit whose processes"),
             (by_unit("system:b.service,system:a-*.target"), "match the unit whose processes"),
             (by_unit("system:foo@.service"), "write the name of an instance"),
+            (by_unit("alice:session-*.scope"), "write `system:session-*.scope`"),
             (
                 "# foo@.service :: add rule inet f c tcp dport 1 accept".to_owned(),
                 "write the name of an instance",
@@ -319,7 +336,7 @@ mod tests {
 
     #[test]
     fn numbers_of_cgroup_v1_are_told_where_there_are_none() {
-        let text = "table inet f { chain c {\nmeta cgroup 42 accept\n} }\n# a.service :: add rule inet f c meta cgroup != 7 accept\n";
+        let text = "table inet f { chain c {\nmeta cgroup 42 jump cgroup\n} chain cgroup {\njump cgroup\n} }\n# a.service :: add rule inet f c meta cgroup != 7 accept\n";
         let v2 = units(&[], &[]);
         let found = found(Code::NeverMatches, text, with_units(&v2));
         assert_eq!(found.iter().map(|one| place(text, one)).collect::<Vec<_>>(), ["meta cgroup"; 2]);
@@ -344,6 +361,8 @@ mod tests {
         }
         let cut = format!("# a.service :: add rule inet f c {A}\n#   tcp dport 25 accept\n");
         assert_eq!(mended(Code::NoEffect, &cut, Facts::default()), cut.replacen("\"\n", "\" \\\n", 1));
+        let counted = format!("# a.service :: add rule inet f c {A} counter\n#   accept\n");
+        assert_eq!(said(Code::NoEffect, &counted), ["this rule has no verdict"]);
     }
 
     #[test]
@@ -360,7 +379,6 @@ mod tests {
             "continue",
             "add @s { ip daddr }",
             "notrack",
-            "limit rate over 1/second",
             "dup to 10.0.0.1",
             "quota 1 mbytes",
             "ip dscp set 1",

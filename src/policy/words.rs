@@ -68,7 +68,7 @@ pub fn is_of_rules(token: &Token) -> bool {
 
 /// Whether a word of a rule, which is no verdict, does something besides matching.
 pub fn has_effect(token: &Token) -> bool {
-    token.is_any(&OTHERS) && !token.is_any(&["comment", "numgen"])
+    token.is_any(&OTHERS) && !token.is_any(&["comment", "numgen", "limit", "count"])
 }
 
 /// Whether a statement that ends at this byte goes on in the next line, by the looks of that: a comment that begins and

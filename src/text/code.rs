@@ -120,7 +120,7 @@ codes! {
     Fleeting = "W029",
     /// Match that no packet meets.
     NeverMatches = "W030",
-    /// Rule without effect.
+    /// Rule without verdict.
     NoEffect = "W031",
     /// Mark that does not reroute.
     LateMark = "W032",

@@ -110,7 +110,8 @@ impl Attempt {
 fn list_verdicts(kernel: &mut Nftables, ruleset: &mut Value) {
     let objects = ruleset["nftables"].as_array_mut().into_iter().flatten();
     for map in objects.filter_map(|object| object.get_mut("map")) {
-        let is_filled_by_rules = map["flags"].to_string().contains("dynamic");
+        let flags = map["flags"].to_string();
+        let is_filled_by_rules = ["dynamic", "timeout"].iter().any(|flag| flags.contains(flag));
         if map["map"] == "verdict"
             && !is_filled_by_rules
             && let Some(elements) = set_of(map).and_then(|map| kernel.elements_of(&map))

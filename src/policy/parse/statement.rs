@@ -121,6 +121,12 @@ impl<'a> Reader<'a> {
         let words: Vec<&str> = self.tokens.iter().take(3).map(|token| &*token.text).collect();
         match words[..] {
             [] => Err(self.missing("statement")),
+            ["nft", second, ..] if matches!(second, "add" | "insert") || is_family(second) => {
+                let whole = Span { end: self.span(1).start, ..self.span(0) };
+                Err(no_statement(self.span(0), "`nft` is no part of the statement")
+                    .help("leave it out")
+                    .fix(whole, ""))
+            }
             ["add", "element", ..] => self.element(),
             ["add", "rule", ..] => self.rule("add", 2),
             ["insert", "rule", ..] => self.rule("insert", 2),

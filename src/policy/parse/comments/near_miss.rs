@@ -61,8 +61,9 @@ fn odd_units(content: &str) -> Option<Slip> {
     const QUOTES: [char; 9] = ['"', '\'', '`', '“', '”', '‘', '’', '«', '»'];
     let colons = content.find(" :: ")?;
     let (units, statement) = (&content[..colons], &content[colons + " :: ".len()..]);
+    let joined = units.replace("system: ", "system:").replace("user: ", "user:").replace("app: ", "app:");
     let words: Vec<&str> = statement.split(is_blank).filter(|word| !word.is_empty()).take(4).collect();
-    let pieces = units.split(|c| is_blank(c) || matches!(c, ',' | ';' | '+' | '&' | '|'));
+    let pieces = joined.split(|c| is_blank(c) || matches!(c, ',' | ';' | '+' | '&' | '|'));
     let names = pieces.map(|piece| piece.trim_matches(QUOTES));
     let names: Vec<&str> = names.filter(|name| !matches!(*name, "" | "and" | "or")).collect();
     let are_units = names.iter().all(|name| super::may_be_selector(name) && super::names_units(name));
@@ -70,6 +71,7 @@ fn odd_units(content: &str) -> Option<Slip> {
         return None;
     }
     let (what, help) = match names.len() {
+        _ if joined != units => ("no blank stands behind the `:` of a selector", "leave the blank out"),
         _ if units.contains(QUOTES) => ("a unit's name has no quotes", "leave the quotes out"),
         1 => ("only the unit's name stands in front of the `::`", "leave the rest out"),
         _ => ("units are separated by commas", "write commas between the units"),
@@ -82,13 +84,13 @@ fn slip(content: &str) -> Option<Slip> {
     let word = &content[..content.find(is_blank).unwrap_or(content.len())];
     let unit = &word[..word.find("::").unwrap_or(word.trim_end_matches(':').len())];
     let after = &content[unit.len()..];
-    let statement = after.trim_start_matches(|c| is_blank(c) || c == ':');
+    let statement = after.trim_start_matches(|c| is_blank(c) || ":=>|-–—：∷".contains(c));
     let statement_at = content.len() - statement.len();
     let separator = &content[unit.len()..statement_at];
     if unit.is_empty() || separator.is_empty() || statement.is_empty() {
         return None;
     }
-    let words: Vec<&str> = statement.split(is_blank).filter(|word| !word.is_empty()).take(4).collect();
+    let words: Vec<&str> = statement.split(is_blank).filter(|word| !word.is_empty()).take(5).collect();
     let has_type = places::has_type(unit) && UNIT_TYPES.contains(&places::kind(unit));
     let is_right = separator.trim_matches(is_blank) == "::"
         && separator.starts_with(is_blank)
@@ -96,10 +98,16 @@ fn slip(content: &str) -> Option<Slip> {
     let (place, what, help, replaced, by) = match (has_type, is_right) {
         (true, false) if is_statement(&words) => {
             let colons = separator.trim_matches(is_blank);
-            let at = unit.len() + separator.find(':').unwrap_or_default();
+            let at = unit.len() + separator.find(|c| !is_blank(c)).unwrap_or_default();
             let help = "write ` :: ` between the unit and the statement";
             let whole = unit.len()..statement_at;
             (at..at + colons.len(), "` :: ` is missing".to_owned(), help, whole, " :: ".to_owned())
+        }
+        (true, true) if words[0] == "nft" && is_statement(&words[1..]) => {
+            let place = statement_at..statement_at + words[0].len();
+            let rest = content[place.end..].trim_start_matches(is_blank);
+            let whole = statement_at..content.len() - rest.len();
+            (place, "`nft` is no part of the statement".to_owned(), "leave it out", whole, String::new())
         }
         (true, true) if has_other_verb(&words) => {
             let place = statement_at..statement_at + words[0].len();
@@ -128,7 +136,7 @@ fn is_bare_name(unit: &str) -> bool {
 fn is_statement(words: &[&str]) -> bool {
     match words {
         ["add" | "insert", "rule" | "element", _, ..] => true,
-        ["add" | "insert", family, _, ..] | [family, _, _, _] => is_family(family),
+        ["add" | "insert", family, _, ..] | [family, _, _, _, ..] => is_family(family),
         _ => false,
     }
 }
@@ -162,6 +170,8 @@ mod tests {
             ("a.service::add rule inet f c accept", "::"),
             ("a.service ::: add rule inet f c accept", ":::"),
             ("a.service add rule inet f c accept", ""),
+            ("a.service -> add rule inet f c accept", "->"),
+            ("a.service = add rule inet f c accept", "="),
         ] {
             assert_eq!(mended(wrong), Some((RIGHT.to_owned(), place)), "{wrong}");
         }
@@ -176,6 +186,7 @@ mod tests {
     #[test]
     fn a_wrong_verb_is_told() {
         assert_eq!(mended("a.service :: ad rule inet f c accept"), Some((RIGHT.to_owned(), "ad")));
+        assert_eq!(mended("a.service :: nft add rule inet f c accept"), Some((RIGHT.to_owned(), "nft")));
     }
 
     #[test]
@@ -188,6 +199,8 @@ mod tests {
             ("system:a.service and user:app:b :: add rule inet f c accept", "system:a.service, user:app:b"),
             ("a.service; b.scope :: add rule inet f c accept", "a.service, b.scope"),
             ("a.service, :: add rule inet f c accept", "a.service"),
+            ("system: a.service :: add rule inet f c accept", "system:a.service"),
+            ("user:app: b, system: a.service :: add rule inet f c accept", "user:app:b, system:a.service"),
         ] {
             let right = format!("{units}{}", &wrong[wrong.find(" :: ").unwrap()..]);
             assert_eq!(mended(wrong).map(|found| found.0), Some(right), "{wrong}");
