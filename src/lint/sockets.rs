@@ -76,7 +76,7 @@ enum What<'a> {
 impl<'a> Named<'a> {
     /// The service that it is about.
     fn service(&self) -> Option<&'a str> {
-        self.names().into_iter().filter(|name| places::kind(name) == "service").next_back()
+        self.names().into_iter().rfind(|name| places::kind(name) == "service")
     }
 
     fn names(&self) -> Vec<&'a str> {
