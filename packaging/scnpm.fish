@@ -47,7 +47,7 @@ complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l format -d 'How to 
 short\t'One line for each error or warning'
 json\t'One JSON object'"
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l deny -d 'Count warnings (`warnings`), or those with this code, as errors (repeatable)' -r
-complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l interface -d 'Take it that the machine has an interface of this name (repeatable)' -r
+complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l interface -d 'Take it that an interface of this name exists at boot (repeatable)' -r
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l root -d 'Look for unit files below this directory; what runs on this machine does not count then' -r -F
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l explain -d 'Explain a code and do nothing else' -r
 complete -c scnpm -n "__fish_scnpm_using_subcommand check" -l json -d 'The same as --format json'

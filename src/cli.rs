@@ -2,11 +2,11 @@
 
 use std::{ffi::OsString, path::PathBuf, str::FromStr};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::PossibleValue, error::ErrorKind};
 
 use crate::{
     model::Source,
-    text::{Code, UnknownCode},
+    text::{Code, UnknownCode, nearest::nearest},
 };
 
 /// Where nft keeps its ruleset, and so where annotations are looked for.
@@ -33,6 +33,25 @@ pub struct Cli {
     /// How to run.
     #[command(flatten)]
     pub daemon: Daemon,
+}
+
+impl Cli {
+    /// Itself, unless a file that does not exist is nearly a subcommand.
+    ///
+    /// # Errors
+    /// Which one.
+    pub fn meant(self) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        command.build();
+        let known: Vec<&str> =
+            command.get_subcommands().filter(|one| !one.is_hide_set()).map(clap::Command::get_name).collect();
+        let files = self.daemon.files.iter().filter(|file| self.command.is_none() && !file.exists());
+        let mut slips =
+            files.filter_map(|file| Some((file.to_str()?, nearest(file.to_str()?, known.clone())?)));
+        let Some((name, meant)) = slips.next() else { return Ok(self) };
+        let message = format!("there is no file `{name}`: did you mean `scnpm {meant}`?");
+        Err(command.error(ErrorKind::InvalidSubcommand, message))
+    }
 }
 
 /// A subcommand.
@@ -115,7 +134,8 @@ impl ValueEnum for Source {
 /// Options of `scnpm replay`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 today's engine decides the same, 1 it does not, 2 wrong usage, 3 the file is no state log.")]
+Exit status: 0 today's engine decides the same, 1 it does not, or the output cannot be written, 2 wrong usage, 3 the \
+file is no state log.")]
 pub struct Replay {
     /// A file that `--state-log` wrote
     #[arg(value_name = "FILE")]
@@ -129,11 +149,11 @@ pub struct Replay {
 /// Options of `scnpm check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 no errors (there may be warnings), 1 errors or what is denied, 2 wrong usage, 3 the files could not be \
-checked.
+Exit status: 0 no errors (there may be warnings), 1 errors, what is denied, or output that cannot be written, 2 wrong \
+usage, 3 the files could not be checked.
 A comment `# scnpm: allow(W004)` above a line or an annotation keeps a warning silent there.")]
 pub struct Check {
-    /// Files to load, in this order, with their annotations
+    /// Files to load, in this order, with their annotations; `-` is the standard input
     #[arg(value_name = "FILE", required_unless_present = "explain")]
     pub files: Vec<PathBuf>,
 
@@ -157,7 +177,7 @@ pub struct Check {
     #[arg(long)]
     pub no_dns: bool,
 
-    /// Take it that the machine has an interface of this name (repeatable)
+    /// Take it that an interface of this name exists at boot (repeatable)
     #[arg(long, value_name = "NAME")]
     pub interface: Vec<String>,
 

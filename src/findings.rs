@@ -3,15 +3,19 @@
 //!
 //! `scnpm check` and the daemon both say what comes out of here, so that they say it in the same words.
 
+pub mod cause;
+mod spelling;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     lint::{self, Facts},
-    model::{AnnotationId, ChainRef},
+    model::{AnnotationId, ChainRef, Data},
     nft::complaint::{Complaint, Kind},
-    policy::{Annotation, Part, Policy, Statement, hosts::HostName},
-    text::{Code, Diagnostic, Span, diagnostic::quoted},
+    policy::{Annotation, ElementStatement, Part, Policy, Statement, WRITE_A_DEFINE, hosts::HostName},
+    text::{Code, Diagnostic, Severity, Span, Token, TokenKind, diagnostic::quoted},
 };
+use cause::{Refused, explained, without_sockets};
 
 /// What is known about a policy besides its text.
 #[derive(Debug, Clone, Copy)]
@@ -38,14 +42,22 @@ pub fn all(policy: &Policy, known: &Known<'_>) -> Vec<Diagnostic> {
 
 /// In the order of the files, each once, without what says the same as another one and what comments allow.
 pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    diagnostics.iter_mut().for_each(|diagnostic| without_its_sign(policy, diagnostic));
     let messages = |code: Code| -> BTreeMap<Span, String> {
         let of_code = diagnostics.iter().filter(|diagnostic| diagnostic.code == code);
         of_code.map(|diagnostic| (diagnostic.span, diagnostic.message.clone())).collect()
     };
+    let includes: Vec<Span> = diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.code == Code::Include)
+        .map(|one| one.span)
+        .collect();
     let [refused, unresolved, hooks, not_reached] =
         [Code::Base, Code::Unresolved, Code::Hook, Code::NotReached].map(messages);
     let of_nft = diagnostics.iter().filter(|diagnostic| diagnostic.code == Code::Refused);
     let broken: BTreeSet<_> = of_nft.filter_map(|diagnostic| policy.annotation_at(diagnostic.span)).collect();
+    let fixable = diagnostics.iter().filter(|one| one.code == Code::Include && one.fix.is_some());
+    let fixable: Vec<Diagnostic> = fixable.cloned().collect();
     diagnostics.retain_mut(|diagnostic| {
         let is_said = match diagnostic.code {
             // nft says it, too.
@@ -63,13 +75,67 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
                 diagnostic.help = not_reached.get(&diagnostic.span).cloned().or(diagnostic.help.take());
                 false
             }
+            Code::Base => {
+                if let Some(include) = fixable.iter().find(|one| overlap(one.span, diagnostic.span)) {
+                    (diagnostic.help, diagnostic.fix) = (include.help.clone(), include.fix.clone());
+                }
+                false
+            }
             _ => false,
         };
         !is_said && !policy.allows(diagnostic)
     });
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
     diagnostics.dedup();
-    diagnostics
+    folded(policy, diagnostics, &includes)
+}
+
+/// What is taken for a host name is a variable's name, if there is one.
+fn without_its_sign(policy: &Policy, diagnostic: &mut Diagnostic) {
+    const HOSTS: [Code; 5] =
+        [Code::BaseHost, Code::BaseHostName, Code::HostPlace, Code::HostName, Code::Unresolved];
+    let Span { file, start, end } = diagnostic.span;
+    let name = policy.sources.file(file).text.get(start..end).unwrap_or_default();
+    if HOSTS.contains(&diagnostic.code) && policy.defines.iter().any(|define| define.name == name) {
+        let fixed = diagnostic.clone().help("a variable is written with a `$`");
+        *diagnostic = fixed.fix(diagnostic.span, format!("${name}"));
+    }
+}
+
+/// With all that has one reason in the first of them: variables of a file that is missing, and the same error about the
+/// same words.
+fn folded(policy: &Policy, diagnostics: Vec<Diagnostic>, includes: &[Span]) -> Vec<Diagnostic> {
+    let mut kept: Vec<Diagnostic> = Vec::new();
+    let mut firsts: BTreeMap<_, usize> = BTreeMap::new();
+    let mut include = None;
+    for diagnostic in diagnostics {
+        let is_include = includes.iter().any(|include| overlap(*include, diagnostic.span));
+        let of_include = include.filter(|_| is_undefined(&diagnostic));
+        let key = key(policy, &diagnostic);
+        match of_include.or_else(|| firsts.get(key.as_ref()?).copied()) {
+            Some(first) => kept[first].more.push(diagnostic.span),
+            None => {
+                firsts.extend(key.map(|key| (key, kept.len())));
+                include = include.or_else(|| is_include.then_some(kept.len()));
+                kept.push(diagnostic);
+            }
+        }
+    }
+    kept
+}
+
+/// What is equal in errors that have one reason: what is said, and of which words.
+fn key(policy: &Policy, error: &Diagnostic) -> Option<(Code, String, Option<String>, String)> {
+    let Span { file, start, end } = error.span;
+    let words = policy.sources.file(file).text.get(start..end)?;
+    let is_said_of_words = error.severity() == Severity::Error && words.contains(char::is_alphanumeric);
+    (is_said_of_words && error.fix.is_none())
+        .then(|| (error.code, error.message.clone(), error.help.clone(), words.to_owned()))
+}
+
+/// Whether it says that a variable is not defined, and knows of none that may be meant.
+fn is_undefined(diagnostic: &Diagnostic) -> bool {
+    diagnostic.help.as_ref().is_some_and(|help| help.starts_with(WRITE_A_DEFINE))
 }
 
 /// Annotations that wait for one of these host names.
@@ -112,25 +178,104 @@ impl Refusal {
         let subject = subject(annotation);
         let span = self.place.unwrap_or(subject);
         let message = format!("nft refuses this annotation: {}", self.words);
-        if self.kind == Kind::Unsupported && chain_of_cgroups(annotation).is_some() {
-            return Diagnostic::new(Code::Hook, subject, message).help(ONLY_SOME_HOOKS);
+        if let (Kind::Unsupported, Some(chain)) = (self.kind, chain_of_cgroups(annotation)) {
+            let why = without_sockets(chain.table.family).unwrap_or_else(|| ONLY_SOME_HOOKS.to_owned());
+            return Diagnostic::new(Code::Hook, subject, message).help(why);
         }
         let diagnostic = Diagnostic::new(Code::Refused, span, message);
-        match (self.kind, &annotation.statement) {
-            (Kind::InterfaceMissing, _) => diagnostic.help(BY_NAME),
-            (Kind::HostUnresolved, Statement::Element(_)) => {
-                diagnostic.help("the set is for addresses: an annotation needs one of `type cgroupsv2`")
-            }
-            (Kind::Missing, Statement::Rule(rule)) if span == subject => {
+        match &annotation.statement {
+            _ if self.kind == Kind::InterfaceMissing => diagnostic.help(BY_NAME),
+            Statement::Rule(rule) if self.kind == Kind::Missing && span == subject => {
                 diagnostic.help(format!("make the chain outside the annotations: `add chain {}`", rule.chain))
             }
-            (Kind::Missing, Statement::Element(element)) if span == subject => diagnostic.help(format!(
-                "make the set outside the annotations: `add set {} {{ type cgroupsv2; }}`",
-                element.set
-            )),
-            _ => Diagnostic { help: self.help.clone(), ..diagnostic },
+            _ if self.kind == Kind::Syntax && span == subject => match self.reserved(&annotation.statement) {
+                Some(help) => diagnostic.help(help),
+                None => Diagnostic { help: self.help.clone(), ..diagnostic },
+            },
+            Statement::Rule(_) => {
+                self.explained(Diagnostic { help: self.help.clone(), ..diagnostic }, annotation, policy)
+            }
+            Statement::Element(element) => {
+                let help = help_of_element(self.kind, element).or_else(|| self.help.clone());
+                Diagnostic { help, ..diagnostic }
+            }
         }
     }
+
+    /// A name of the statement that is a word of nft's.
+    fn reserved(&self, statement: &Statement) -> Option<String> {
+        let name = match statement {
+            Statement::Rule(rule) => &rule.chain.name,
+            Statement::Element(element) => &element.set.name,
+        };
+        let mut names = [&statement.table().name, name].into_iter();
+        let name = names.find(|name| spelling::is_of_nft(name))?;
+        Some(format!("{} is a word of nft's language: choose another name", quoted(name)))
+    }
+
+    fn explained(&self, diagnostic: Diagnostic, annotation: &Annotation, policy: &Policy) -> Diagnostic {
+        let body = words(annotation);
+        let variables: Vec<&str> = policy.defines.iter().map(|define| &*define.name).collect();
+        let refused = Refused {
+            kind: self.kind,
+            at: diagnostic.span,
+            written: "",
+            is_annotation: true,
+            head: &[],
+            body: &body.iter().collect::<Vec<_>>(),
+            chain: annotation.rule().map(|rule| &rule.chain),
+            base: None,
+            variables: &variables,
+            chains: &[],
+        };
+        explained(diagnostic, &refused)
+    }
+}
+
+/// What to say of an element that nft refuses.
+fn help_of_element(kind: Kind, element: &ElementStatement) -> Option<String> {
+    let set = &element.set;
+    let mut data = element.elements.iter().map(|(.., data)| data.as_ref());
+    let target = |data: Option<&Data>| match data {
+        Some(Data::Jump(chain) | Data::Goto(chain)) => Some(quoted(chain)),
+        _ => None,
+    };
+    match kind {
+        Kind::HostUnresolved => {
+            Some("the set is for addresses: an annotation needs one of `type cgroupsv2`".to_owned())
+        }
+        Kind::Missing => Some(match data.find_map(target) {
+            Some(chain) => format!(
+                "make what is missing outside the annotations: the map of `type cgroupsv2 : verdict`, or the chain {chain}"
+            ),
+            None => {
+                format!("make the set outside the annotations: `add set {set} {{ type cgroupsv2; }}`")
+            }
+        }),
+        Kind::Invalid | Kind::Value if data.any(|data| data.is_none()) => {
+            Some("it is a map: write a value behind each path, `\"PATH\" : VALUE`, such as `: accept`".to_owned())
+        }
+        Kind::Invalid | Kind::Value => Some("the map has values of another type".to_owned()),
+        Kind::NotAMap => Some(
+            "a set has no values: leave the `:` and what follows it out, or make it a map of `type cgroupsv2 : verdict`"
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+/// The words of a rule, with one for each match of cgroups.
+fn words(annotation: &Annotation) -> Vec<Token> {
+    let word = |part: &Part| match part {
+        Part::Verbatim(token) => token.clone(),
+        Part::Cgroup(cgroup) => matched(cgroup.span),
+        Part::Units(span) => matched(*span),
+    };
+    annotation.rule().iter().flat_map(|rule| &rule.body).map(word).collect()
+}
+
+fn matched(span: Span) -> Token {
+    Token { kind: TokenKind::Quoted, text: "".into(), span, spaced: true }
 }
 
 /// The chain of a rule that matches cgroups, and has nothing else in it that some hooks do not have.
@@ -229,7 +374,12 @@ mod tests {
         for (policy, words, code, help) in [
             (&rule, "Could not process rule: Operation not supported", Code::Hook, Some(ONLY_SOME_HOOKS)),
             // A reject may be what the hook does not have.
-            (&reject, "Could not process rule: Operation not supported", Code::Refused, None),
+            (
+                &reject,
+                "Could not process rule: Operation not supported",
+                Code::Refused,
+                Some("`reject` is for chains of `type filter` at prerouting, input, forward or output"),
+            ),
             (&rule, "Interface does not exist", Code::Refused, Some(BY_NAME)),
             (
                 &rule,
@@ -297,6 +447,31 @@ mod tests {
         let of_text = [at(Code::Include, 8, 19), at(Code::Include, 0, 4), at(Code::Level, 8, 19)];
         let with_refusal = [&of_text[..], &[at(Code::Base, 10, 12)]].concat();
         assert_eq!(codes(&merged(&policy, with_refusal)), [Code::Include, Code::Level, Code::Base]);
+    }
+
+    #[test]
+    fn what_has_one_reason_is_one_finding() {
+        let policy = policy_of(&["flush rules\n@a @b @a @a\n"]);
+        let at = |code, start, end| Diagnostic::new(code, Span { file: FileId(0), start, end }, "x");
+        let more = |found: &[Diagnostic]| -> Vec<(Code, usize)> {
+            found.iter().map(|diagnostic| (diagnostic.code, diagnostic.more.len())).collect()
+        };
+        let sets = [12, 15, 18, 21].map(|start| at(Code::Base, start, start + 2));
+        assert_eq!(more(&merged(&policy, sets.to_vec())), [(Code::Base, 2), (Code::Base, 0)]);
+        // A fix is for one place, and a warning is allowed in one.
+        let fixed = sets.clone().map(|one| Diagnostic { span: one.span, ..one.clone() }.fix(one.span, "@c"));
+        assert_eq!(merged(&policy, fixed.to_vec()).len(), 4);
+        let warnings = sets.clone().map(|one| Diagnostic { code: Code::Level, ..one });
+        assert_eq!(merged(&policy, warnings.to_vec()).len(), 4);
+        // What a missing file may have defined is its fault, but for what is like another variable.
+        let include = [at(Code::Include, 0, 11), at(Code::Base, 0, 11)];
+        let undefined = sets[..2].iter().map(|one| one.clone().help(format!("{WRITE_A_DEFINE} above")));
+        let all = [&include[..], &undefined.collect::<Vec<_>>(), &sets[2..3]].concat();
+        assert_eq!(more(&merged(&policy, all.clone())), [(Code::Base, 2), (Code::Base, 0)]);
+        assert_eq!(
+            more(&merged(&policy, all[2..].to_vec())),
+            [(Code::Base, 0), (Code::Base, 0), (Code::Base, 0)]
+        );
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
     },
     policy::{Policy, hosts::Hosts},
     text::Span,
-    units::selector::{Selectors, Users},
+    units::selector::{Index, Users, selected},
 };
 
 /// How often a load is tried again because the machine changed under it.
@@ -113,12 +113,9 @@ pub fn units_with_state(policy: &Policy) -> BTreeSet<UnitName> {
 /// The levels at which there are instances of the units that `socket cgroupv2 unit` stands for.
 fn levels(policy: &Policy, instances: &[Instance], users: &Users) -> Levels {
     let with_units = policy.iter().filter(|(_, annotation)| annotation.units_match().is_some());
-    let selectors: BTreeSet<&Selectors> = with_units.map(|(_, annotation)| &annotation.selectors).collect();
-    let of = |selectors: &Selectors| {
-        let selected = instances.iter().filter(|instance| selectors.select(instance, users));
-        (selectors.clone(), selected.map(|instance| level(&instance.path)).collect())
-    };
-    selectors.into_iter().map(of).collect()
+    let selected = selected(with_units.map(|(_, annotation)| &annotation.selectors), instances, users);
+    let levels = |instances: Vec<&Instance>| instances.into_iter().map(|one| level(&one.path)).collect();
+    selected.into_iter().map(|(selectors, instances)| (selectors.clone(), levels(instances))).collect()
 }
 
 /// One try: what goes into the kernel, and for whom.
@@ -180,7 +177,9 @@ impl Load<'_> {
                 Ok(()) => return Ok(self.loaded(kernel, attempt, &marked, blamed, listing.others)),
                 Err(complaints) => complaints,
             };
-            if complaints.iter().any(Complaint::is_passing) {
+            let is_of_none =
+                |complaint: &Complaint| complaint.is_passing() || complaint.kind == Kind::TooLong;
+            if complaints.iter().any(is_of_none) {
                 return Err(LoadError::of(&complaints));
             }
             if complaints.iter().any(|complaint| attempt.is_of_many(complaint)) {
@@ -219,9 +218,11 @@ impl Load<'_> {
     ) -> Attempt {
         let Dispatch { script: fixed, mut rows, patterns, hosts, .. } = dispatch;
         let mut instances = Vec::new();
+        let index = Index::of(patterns.iter().map(|pattern| &pattern.selectors));
         for instance in self.instances {
             let first = rows.len();
-            let selecting = patterns.iter().filter(|one| one.selectors.select(instance, self.users));
+            let candidates = index.candidates(&instance.unit).into_iter().map(|number| &patterns[number]);
+            let selecting = candidates.filter(|one| one.selectors.select(instance, self.users));
             rows.extend(selecting.flat_map(|pattern| pattern.rows(&instance.path)));
             instances.push((instance.clone(), first..rows.len()));
         }

@@ -4,7 +4,11 @@
 
 mod journal;
 
-use std::{env, fmt, io::IsTerminal, os::fd::AsFd};
+use std::{
+    env, fmt,
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+};
 
 use nix::sys::stat::fstat;
 use tracing::{
@@ -38,15 +42,16 @@ pub fn start(debug: bool) {
         return;
     }
     let stderr = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .with_ansi(colour_on_stderr())
+        .log_internal_errors(false)
         .event_format(Plain);
     tracing_subscriber::registry().with(stderr.with_filter(level(LevelFilter::WARN))).init();
 }
 
 /// Whether stderr is a terminal that wants colour.
 pub fn colour_on_stderr() -> bool {
-    colour_on(&std::io::stderr())
+    colour_on(&io::stderr())
 }
 
 /// Whether a stream is a terminal that wants colour (<https://no-color.org>).
@@ -58,16 +63,21 @@ pub fn colour_on(stream: &impl IsTerminal) -> bool {
 /// does not always know the unit (sd-daemon(3), `SD_ERR`).
 pub fn last(message: &str) {
     match stderr_is_the_journal() {
-        true => eprintln!("<3>{message}"),
+        true => say(format_args!("<3>{message}")),
         false => tracing::error!("{message}"),
     }
+}
+
+/// Writes a line to stderr. Where that is full or closed, nobody can be told.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Says what is wrong in a file.
 pub fn diagnostic(diagnostic: &Diagnostic, policy: &Policy) {
     let sources = &policy.sources;
     if !stderr_is_the_journal() {
-        eprintln!("{}", diagnostic.render(sources, colour_on_stderr()));
+        say(format_args!("{}", diagnostic.render(sources, colour_on_stderr())));
         return;
     }
     let location = sources.location(diagnostic.span);
@@ -115,7 +125,7 @@ fn asked_by<'a>(row: &'a Kept, policy: &Policy) -> (&'a str, Location) {
 /// systemd sets JOURNAL_STREAM to the device and inode of the stream that it connected (systemd.exec(5)).
 fn stderr_is_the_journal() -> bool {
     let Some(stream) = env::var("JOURNAL_STREAM").ok() else { return false };
-    fstat(std::io::stderr().as_fd()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+    fstat(io::stderr().as_fd()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// `scnpm: warning: message`, and nothing else.

@@ -82,6 +82,25 @@ pub fn interfaces() -> BTreeSet<String> {
     interfaces.iter().filter_map(|interface| interface.name().to_str().ok().map(str::to_owned)).collect()
 }
 
+/// Whether an interface is there before anything of the machine's makes one: `lo`, hardware, and what a container has
+/// from outside.
+pub fn is_interface_at_boot(name: &str) -> bool {
+    const ALL: &str = "/sys/class/net";
+    const CONTAINERS: [&str; 3] = ["/run/systemd/container", "/run/.containerenv", "/.dockerenv"];
+    let number = |name: &Path, file: &str| fs::read_to_string(Path::new(ALL).join(name).join(file)).ok();
+    let is_from_outside = || {
+        let Some(other_end) = number(Path::new(name), "iflink") else { return false };
+        let mut all = fs::read_dir(ALL).into_iter().flatten().flatten();
+        !all.any(|interface| {
+            number(Path::new(&interface.file_name()), "ifindex").as_ref() == Some(&other_end)
+        })
+    };
+    name == "lo"
+        || !Path::new(ALL).exists()
+        || Path::new(ALL).join(name).join("device").exists()
+        || (CONTAINERS.iter().any(|mark| Path::new(mark).exists()) && is_from_outside())
+}
+
 /// Where the system's manager looks, first the one that wins (systemd.unit(5)).
 const SYSTEM: &[&str] = &[
     "/etc/systemd/system.control",
@@ -222,6 +241,12 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    fn of_the_interfaces_only_lo_and_hardware_are_there_at_boot() {
+        assert!(is_interface_at_boot("lo"));
+        assert!(!is_interface_at_boot("scnpm-nosuch"));
     }
 
     fn in_slice(slice: &str) -> String {

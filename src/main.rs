@@ -1,6 +1,6 @@
 //! The command-line program: reads the command line, calls the library, gives the exit code.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use clap::Parser;
 use scnpm::{
@@ -20,9 +20,9 @@ static HEAP: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 static HEAP_SETTINGS: &[u8; 48] = b"dirty_decay_ms:10000,muzzy_decay_ms:0,thp:never\0";
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(cli::normalise(std::env::args_os()));
-    log::start(cli.daemon.debug);
-    run(cli).unwrap_or_else(|failure| {
+    let cli = Cli::try_parse_from(cli::normalise(env::args_os())).and_then(Cli::meant);
+    log::start(cli.as_ref().is_ok_and(|cli| cli.daemon.debug));
+    cli.map_or_else(|usage| commands::usage(&usage), run).unwrap_or_else(|failure| {
         log::last(&failure.message);
         ExitCode::from(failure.exit_code)
     })

@@ -71,6 +71,7 @@ const PURE: &[&str] = &[
     "record.rs",
     "daemon/settle.rs",
     "findings.rs",
+    "findings",
     "nft/complaint.rs",
     "trial/judge.rs",
     "watch/conversation.rs",
@@ -146,7 +147,7 @@ const UNSAFE: &[&str] = &[
     "watch/pages.rs",
     "watch/readable.rs",
     "daemon/process.rs",
-    "trial/attempt.rs",
+    "trial/process.rs",
 ];
 
 #[test]

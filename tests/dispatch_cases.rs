@@ -3,14 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
 };
 
 use scnpm::{
     dispatch::{self, Dispatch},
     policy::{
-        files::Disk,
+        files::{Disk, Files},
         hosts::{HostName, Hosts},
         parse,
     },
@@ -24,6 +24,45 @@ fn policies_compile_as_reviewed() {
     assert!(cases.len() >= 10, "only {} cases in {}", cases.len(), root.display());
     let different: Vec<String> = cases.iter().filter_map(|case| difference(case)).collect();
     assert!(different.is_empty(), "{}\nSCNPM_BLESS=1 takes them over", different.join("\n"));
+}
+
+/// The kernel goes through all sets of a table for each that is made or used.
+#[test]
+fn any_number_of_annotations_of_one_form_has_as_few_maps_as_one() {
+    for form in [
+        "system:a%.service",
+        "user:a%.service",
+        "user:app:a%",
+        "alice:app:org.example.a%",
+        "user:app-a%-*.scope",
+    ] {
+        let text = |number: usize| {
+            let line = |n: usize| {
+                let selector = form.replace('%', &n.to_string());
+                format!("# {selector} :: add rule inet f c socket cgroupv2 unit tcp dport {} accept\n", n + 1)
+            };
+            (0..number).map(line).collect::<String>()
+        };
+        let maps = |number: usize| {
+            let policy = parse::read(&Text(text(number)), &["f"]).unwrap();
+            assert_eq!(policy.annotations.len(), number, "{form}");
+            let dispatch = dispatch::compile(&policy, &BTreeSet::new(), &Hosts::new(), &BTreeMap::new());
+            dispatch.objects.iter().filter(|object| object.starts_with("map ")).count()
+        };
+        assert_eq!(maps(1_000), maps(1), "{form}");
+    }
+}
+
+struct Text(String);
+
+impl Files for Text {
+    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Ok(self.0.clone().into_bytes())
+    }
+
+    fn glob(&self, _: &str) -> Vec<PathBuf> {
+        vec![]
+    }
 }
 
 fn difference(case: &Path) -> Option<String> {

@@ -240,6 +240,52 @@ fn it_needs_no_rights() {
 }
 
 #[test]
+fn what_only_root_may_do_is_no_verdict() {
+    let scratch = Scratch::new("root");
+    let program = scratch.program();
+    let as_user = |user: &str, file: &Path| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", user, "--regid", user, "--clear-groups", "--inh-caps=-all"]);
+        command.arg(&program).arg("check").arg(file).output().unwrap()
+    };
+    let secret = scratch.write("secret.nft", "define x = 1\n");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let directory = scratch.0.join("private");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("a.nft"), "define x = 1\n").unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    let here = scratch.0.display();
+    let uses = "table inet filter {\n chain c {\n  tcp dport $x accept\n }\n}\n";
+    let addresses: Vec<String> = (0..20_000).map(|n| format!("10.0.{}.{}", n / 256, n % 256)).collect();
+    let set = format!(
+        "add table inet filter\nadd set inet filter s {{ type ipv4_addr; }}\nadd element inet filter s {{ {} }}\n",
+        addresses.join(", ")
+    );
+    let annotations: Vec<String> =
+        (0..5_000).map(|n| GOOD.replace("a.scope", &format!("a{n}.scope"))).collect();
+    for (number, text) in [
+        format!("include \"{here}/secret.nft\"\n{uses}"),
+        format!("include \"{here}/secr*.nft\"\n{uses}"),
+        format!("include \"{here}/private/a.nft\"\n{uses}"),
+        format!("include \"{here}/private/*.nft\"\n{uses}"),
+        set,
+        format!("{BASE}{}", annotations.concat()),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let file = scratch.write(&format!("{number}.conf"), text);
+        assert_eq!(as_user("0", &file).status.code(), Some(0), "{number}");
+        let output = printed(&as_user("65534", &file));
+        assert!(
+            output.contains(": run it as root") && output.ends_with("exit status 3\n"),
+            "{number}: {output}"
+        );
+        assert!(!output.contains("error[E0"), "{number}: {output}");
+    }
+}
+
+#[test]
 fn without_namespaces_it_says_so_and_tells_what_the_text_tells() {
     let scratch = Scratch::new("nowhere");
     let file = scratch.write(
@@ -281,7 +327,24 @@ fn interfaces_of_the_machine_are_there_and_others_can_be_assumed() {
                  table netdev n {{\n chain i {{\n  type filter hook ingress device \"{name}\" priority 0\n }}\n}}\n"
             )
         };
-        assert_eq!(printed(&scratch.check(&file("wan0"), &["--format", "short"])), "exit status 0\n");
+        // A bridge is made by something, and that is later at boot.
+        let warned = scratch.check(&file("wan0"), &["--format", "short"]);
+        assert_eq!(
+            printed(&warned),
+            "nftables.conf:1:14: warning[W027]: this loads only while `wan0` exists: at boot nft runs before it is made\n\
+             exit status 0\n"
+        );
+        for (written, right) in [("iif wan0", "iifname wan0"), ("oif != \"wan0\"", "")] {
+            let report = scratch.check(&file("lo").replace("iif $WAN", written), &["--json"]);
+            let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+            assert_eq!(report["findings"][0]["code"], "W027", "{written}: {report}");
+            let fix = report["findings"][0]["fix"]["text"].as_str().unwrap_or_default();
+            assert_eq!(fix, right.split(' ').next().unwrap(), "{written}");
+        }
+        let assumed = scratch.check(&file("wan0"), &["--format", "short", "--interface", "wan0"]);
+        assert_eq!(printed(&assumed), "exit status 0\n");
+        let annotated = format!("{BASE}{}", GOOD.replace("tcp dport", "oif wan0 tcp dport"));
+        assert_eq!(printed(&scratch.check(&annotated, &["--format", "short"])), "exit status 0\n");
         let text = printed(&scratch.check(&file("lan7"), &["--format", "short"]));
         assert!(
             text.contains("nftables.conf:1:14: error[E012]: nft refuses the file: Interface does not exist"),
@@ -312,9 +375,87 @@ fn a_plain_rule_of_a_cgroup_that_exists_is_warned_of() {
 }
 
 #[test]
+fn cgroups_that_exist_now_are_found_wherever_nft_looks_one_up() {
+    sandbox::run(|sandbox| {
+        let (path, _) = sandbox.make("a.service");
+        let slice = path.as_str().split('/').next().unwrap().to_owned();
+        let scratch = Scratch::new("now");
+        let set = |elements: &str| {
+            format!(
+                "{BASE}table inet filter {{\n set s {{\n  type cgroupsv2 . inet_service; elements = {{ {elements} }}\n }}\n}}\n"
+            )
+        };
+        let rule = |rule: &str| format!("{BASE}add rule inet filter output {rule}\n");
+        for (text, found) in [
+            (rule(&format!("socket cgroupv2 level 1 \"{slice}\" accept")), 1),
+            (rule(&format!("socket cgroupv2 level 1 {slice} accept")), 1),
+            (
+                rule(&format!(
+                    "socket cgroupv2 level 1 != {{ \"{slice}\", \"system.slice\", \"{path}\" }} drop"
+                )),
+                2,
+            ),
+            (
+                rule(&format!(
+                    "socket cgroupv2 level 2 vmap {{ \"{path}\" : accept, \"init.scope\" : drop }}"
+                )),
+                1,
+            ),
+            (rule(&format!("meta mark set socket cgroupv2 level 2 map {{ \"{path}\" : 1 }}")), 1),
+            (
+                rule(&format!(
+                    "socket cgroupv2 level 1 . tcp dport {{ \"{slice}\" . 25, \"{slice}\" . 26 }} drop"
+                )),
+                2,
+            ),
+            (format!("define P = \"{path}\"\n{}", rule("socket cgroupv2 level 2 $P accept")), 1),
+            (set(&format!("\"{path}\" . 25, \"{slice}\" . 26")), 2),
+            (
+                format!("{BASE}add element inet filter mine {{ \"{slice}\", \"{path}\", \"init.scope\" }}\n"),
+                2,
+            ),
+            (rule("socket cgroupv2 level 1 { \"init.scope\", \"system.slice\" } accept"), 0),
+        ] {
+            let printed = printed(&scratch.check(&text, &["--format", "short"]));
+            assert_eq!(printed.matches("warning[W021]").count(), found, "{text}\n{printed}");
+            assert!(printed.ends_with("exit status 0\n") && !printed.contains("error"), "{text}\n{printed}");
+        }
+    });
+}
+
+#[test]
+fn an_include_that_only_the_working_directory_has_is_warned_of() {
+    let scratch = Scratch::new("include");
+    let part = scratch.write("part.nft", BASE);
+    let text = "include \"./part.nft\"\ninclude \"./no-*.nft\"\n";
+    let told = |directory: &str, file: &str| {
+        let mut command = Command::new(SCNPM);
+        let output = command.current_dir(directory).args(["check", "--json", file]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap().clone();
+        findings.iter().map(|one| format!("{} {}", one["code"], one["fix"]["text"])).collect::<Vec<String>>()
+    };
+    let fix = |path: &Path| serde_json::Value::from(format!("include \"{}\"", path.display()));
+    let here = scratch.0.to_str().unwrap();
+    let file = scratch.write("nftables.conf", text);
+    assert_eq!(told(here, "nftables.conf"), [format!("\"W019\" {}", fix(&part))]);
+    assert_eq!(told("/", file.to_str().unwrap()), [format!("\"E010\" {}", fix(&part))]);
+    // What matches nothing at boot is no error, and missing all the same.
+    scratch.write("nftables.conf", "include \"./p*.nft\"\n");
+    let all = fix(&scratch.0.join("p*.nft"));
+    for directory in [here, "/"] {
+        assert_eq!(told(directory, file.to_str().unwrap()), [format!("\"W019\" {all}")], "{directory}");
+    }
+    let mended = format!("include \"{}\"\n", part.display());
+    assert_eq!(printed(&scratch.check(&mended, &["--format", "short"])), "exit status 0\n");
+    scratch.write("nftables.conf", &format!("include \"./{}\"\n", part.strip_prefix("/").unwrap().display()));
+    assert_eq!(told("/", file.to_str().unwrap()), Vec::<String>::new());
+}
+
+#[test]
 fn what_nft_expected_is_the_help() {
     let scratch = Scratch::new("expected");
-    let wrong = BASE.replace("ct state", "ct stat");
+    let wrong = BASE.replace("oifname vpn reject", "tcp dport { 22 23 } reject");
     let text = printed(&scratch.check(&wrong, &[]));
     let said = nft_says(&scratch.0.join("nftables.conf"));
     let mut lines = said.lines();
@@ -412,7 +553,8 @@ fn the_report_can_be_read_by_programs() {
                 "code": "W001", "severity": "warning", "message": "level 1 never matches a path with 2 names",
                 "file": "nftables.conf", "line": line, "column": 63, "end_line": line, "end_column": 78,
                 "unit": "c.scope", "help": "write `level 2`",
-                "fix": { "file": "nftables.conf", "line": line, "column": 60, "end_line": line, "end_column": 61, "text": "2" }
+                "fix": { "file": "nftables.conf", "line": line, "column": 60, "end_line": line, "end_column": 61, "text": "2" },
+                "more": []
             }],
             "units": [
                 { "unit": "a.scope", "chains": ["inet filter wl"], "sets": [], "levels": [2], "runs": false, "rules": 1 },
@@ -420,6 +562,27 @@ fn the_report_can_be_read_by_programs() {
             ]
         })
     );
+}
+
+#[test]
+fn what_is_wrong_for_one_reason_is_one_finding_with_all_its_places() {
+    let scratch = Scratch::new("more");
+    let rule = |port| format!("add rule inet filter output ip saddr @none tcp dport {port} drop\n");
+    let text = format!("{BASE}{}{}{}", rule(1), rule(2), rule(3));
+    let output = scratch.check(&text, &["--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let first = BASE.lines().count() + 1;
+    let finding = &report["findings"][0];
+    assert_eq!((&report["errors"], &finding["line"]), (&1.into(), &first.into()), "{report}");
+    let place = |line: usize| {
+        serde_json::json!({
+            "file": "nftables.conf", "line": line, "column": 38, "end_line": line, "end_column": 43
+        })
+    };
+    assert_eq!(finding["more"], serde_json::json!([place(first + 1), place(first + 2)]));
+    let short = printed(&scratch.check(&text, &["--format", "short"]));
+    let note = format!("(2 more for the same reason: lines {}, {})\nexit status 1\n", first + 1, first + 2);
+    assert!(short.lines().count() == 2 && short.ends_with(&note), "{short}");
 }
 
 #[test]
@@ -481,6 +644,166 @@ fn a_file_can_come_through_a_pipe() {
     let text = printed(&child.wait_with_output().unwrap());
     assert!(text.starts_with("/dev/stdin:7:21: error[E010]: nft refuses the file: "), "{text}");
     assert_eq!(text.lines().count(), 2, "{text}");
+}
+
+/// The program with these arguments and this standard input.
+fn run_with(arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(SCNPM);
+    command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    // It may be enough before all is read.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_dash_is_the_standard_input() {
+    let text = format!("{}{GOOD}{BAD}", BASE.replace("jump wl", "jmp wl"));
+    let text = printed(&run_with(&["check", "--format", "short", "-"], &text));
+    assert!(text.starts_with("<stdin>:7:21: error[E010]: nft refuses the file: "), "{text}");
+    assert!(text.contains("<stdin>:12:84: error[E020]: "), "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
+    let text = printed(&run_with(&["check", "-"], &format!("{BASE}{GOOD}")));
+    assert!(text.ends_with("<stdin>: 1 annotation, no problems found\nexit status 0\n"), "{text}");
+}
+
+#[test]
+fn what_has_no_end_is_not_checked() {
+    let output = Command::new(SCNPM).args(["check", "/dev/zero"]).output().unwrap();
+    assert_eq!(
+        printed(&output),
+        "scnpm: error: /dev/zero: more than 64 MiB, and no end of it\nexit status 3\n"
+    );
+    let scratch = Scratch::new("fifo");
+    succeed(Command::new("mkfifo").arg(scratch.0.join("fifo")));
+    let include = format!("include \"{}/fifo\"\n", scratch.0.display());
+    let policy =
+        scnpm::policy::parse::read(&scnpm::policy::files::Disk, &[scratch.write("nftables.conf", &include)])
+            .unwrap();
+    assert!(policy.diagnostics[0].message.ends_with("cannot be included: it is no regular file"));
+}
+
+#[test]
+fn what_is_not_checked_is_never_found_right() {
+    let scratch = Scratch::new("honest");
+    let output = scratch.check(BASE, &["--json", "missing.conf"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!((&report["loaded"], &report["files"][0]), (&false.into(), &"missing.conf".into()));
+    assert_eq!(report["not_loaded"], "missing.conf: No such file or directory");
+    let text = printed(&scratch.check(BASE, &["missing.conf"]));
+    assert_eq!(text, "scnpm: error: missing.conf: No such file or directory\nexit status 3\n");
+
+    let file = scratch.write("nftables.conf", &format!("{BASE}{GOOD}"));
+    let nowhere = |format: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c"]);
+        command.arg("echo 0 >/proc/sys/user/max_net_namespaces && exec \"$@\"").args(["sh", SCNPM, "check"]);
+        command.arg(format!("--format={format}")).arg(&file).env("NO_COLOR", "1").output().unwrap()
+    };
+    let text = printed(&nowhere("full"));
+    assert!(text.ends_with("nftables.conf: 1 annotation, not checked\nexit status 3\n"), "{text}");
+    let text = printed(&nowhere("short"));
+    assert!(text.starts_with("note: nothing was loaded") && text.ends_with("exit status 3\n"), "{text}");
+    let report: serde_json::Value = serde_json::from_slice(&nowhere("json").stdout).unwrap();
+    let why = report["not_loaded"].as_str().unwrap();
+    assert!(report["loaded"] == false && why.contains("namespaces are not allowed here"), "{report}");
+}
+
+/// A command line of each kind that prints something, and the status that it ends with.
+fn all_that_prints(file: &str, log: &str) -> Vec<(Vec<String>, i32)> {
+    [
+        ("--help", 0),
+        ("--version", 0),
+        ("check --help", 0),
+        ("check --explain E001", 0),
+        ("check FILE", 1),
+        ("check --format short FILE", 1),
+        ("check --json FILE", 1),
+        ("check --json missing", 3),
+        ("check --dispatch FILE", 1),
+        ("replay LOG", 0),
+    ]
+    .map(|(line, status)| {
+        let words = line.split(' ').map(|word| word.replace("FILE", file).replace("LOG", log));
+        (words.collect(), status)
+    })
+    .into()
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure_and_a_full_disk_is_one() {
+    let scratch = Scratch::new("pipes");
+    let file = scratch.write("nftables.conf", &format!("{BASE}{GOOD}{BAD}"));
+    for (arguments, status) in
+        all_that_prints(file.to_str().unwrap(), "tests/engine/01-start-stop/events.jsonl")
+    {
+        let run = |out: Stdio| Command::new(SCNPM).args(&arguments).stdout(out).output().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run(writer.into());
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", printed(&output));
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            arguments.iter().any(|word| word == "--dispatch") || words.is_empty(),
+            "{arguments:?}: {words}"
+        );
+        let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert_eq!(
+            printed(&run(full().into())),
+            "scnpm: error: the output cannot be written: No space left on device\nexit status 1\n",
+            "{arguments:?}"
+        );
+        let output = Command::new(SCNPM).args(&arguments).stderr(full()).output().unwrap();
+        assert!(output.status.code().is_some(), "{arguments:?} is killed if stderr is full");
+    }
+}
+
+#[test]
+fn a_slip_in_a_subcommand_is_met_with_its_name() {
+    for (slip, meant) in [("chek", "check"), ("chekc", "check"), ("unit", "units"), ("reply", "replay")] {
+        let text = printed(&Command::new(SCNPM).args([slip, "a.conf"]).output().unwrap());
+        let words = format!("error: there is no file `{slip}`: did you mean `scnpm {meant}`?\n");
+        assert!(text.starts_with(&words) && text.ends_with("exit status 2\n"), "{text}");
+    }
+}
+
+#[test]
+fn no_child_outlives_it() {
+    let scratch = Scratch::new("child");
+    let addresses: Vec<String> =
+        (0..100_000).map(|n| format!("10.{}.{}.{}", n / 65_536, n / 256 % 256, n % 256)).collect();
+    let set = format!(
+        "table ip t {{\n set s {{\n  type ipv4_addr\n  elements = {{ {} }}\n }}\n}}\n",
+        addresses.join(",\n")
+    );
+    let file = scratch.write("nftables.conf", &set);
+    let mut check = Command::new(SCNPM).arg("check").arg(file).stdout(Stdio::null()).spawn().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", check.id());
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
+    let child = loop {
+        assert!(check.try_wait().unwrap().is_none(), "it ended before it could be ended");
+        let child = fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+        if !child.is_empty() && namespace(&child).is_ok_and(|own| own != namespace("self").unwrap()) {
+            break child;
+        }
+    };
+    // So that it does not end by itself.
+    succeed(Command::new("kill").args(["-STOP", &child]));
+    check.kill().unwrap();
+    check.wait().unwrap();
+    let is_there = || {
+        let state = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        state.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+    };
+    let ended = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        !is_there()
+    });
+    if !ended {
+        succeed(Command::new("kill").args(["-KILL", &child]));
+    }
+    assert!(ended, "the child outlives it");
 }
 
 #[test]

@@ -47,7 +47,7 @@ const MAP_LEVELS: [usize; 2] = [2, 3];
 const CGROUPS: [&str; 7] = ["TOP/a", "TOP/a/x", "TOP/a/y", "TOP/b", "TOP/b/x", "TOP/c", "TOP/c/x/z"];
 
 /// Cgroups of units, slices around them, and one below a unit.
-const UNITS: [&str; 16] = [
+const UNITS: [&str; 18] = [
     "TOP.slice",
     "TOP.slice/x.service",
     "TOP.slice/x.service/sub",
@@ -63,12 +63,26 @@ const UNITS: [&str; 16] = [
     "user.slice/user-UID.slice/user@UID.service/app.slice/x.service",
     "user.slice/user-UID.slice/user@UID.service/app.slice/app-fx.slice",
     "user.slice/user-UID.slice/user@UID.service/app.slice/app-fx.slice/app-gnome-fx-1.scope",
+    "user.slice/user-UID.slice/user@UID.service/app.slice/app-fx.slice/app-gnome-fy-1.scope",
     "user.slice/user-UID.slice/user@UID.service/app.slice/app-gnome-fx-2.scope",
+    "user.slice/user-UID.slice/user@UID.service/app.slice/app-gnome-fy-2.scope",
 ];
 
 /// Selectors of units at levels 2 and 3, some in others, so that many rules could share their maps.
 const NESTED: [&str; 4] =
     ["system:TOP-a.slice", "system:TOP-c.slice", "system:y.service", "system:v.service"];
+
+/// Selectors of applications, whose units may be in each other, and of a unit of one.
+const APPS: [&str; 4] = ["UID:app:fx", "UID:app:fy", "UID:app:gone", "UID:app-gnome-fy-2.scope"];
+
+/// Globs for scopes of applications, some for the same ones.
+const GLOBS: [&str; 5] = [
+    "UID:app-gnome-fx-*.scope",
+    "UID:app-gnome-fy-*.scope",
+    "UID:app-gnome-gone-*.scope",
+    "UID:app-gnome-f?-2.scope",
+    "UID:app-*.scope",
+];
 
 /// Selectors of units at level 2, and their paths.
 const OF_ONE_LEVEL: [&str; 3] = ["system:x.service", "system:z.scope", "system:TOP-a.slice"];
@@ -116,6 +130,11 @@ fn rules_of_units_at_any_level_decide_and_count_in_the_order_of_the_file() {
 }
 
 #[test]
+fn rules_of_applications_in_each_other_decide_in_the_order_of_the_file() {
+    sandbox::run(|sandbox| compare_many(sandbox, &Tree::of_units(), &rules_of_apps()));
+}
+
+#[test]
 fn earlier_rule_wins_though_its_unit_is_deeper() {
     sandbox::run(|sandbox| {
         let tree = Tree::of_units();
@@ -142,7 +161,20 @@ fn rules_of_units() -> impl Strategy<Value = Rule> + Clone {
     prop_oneof![
         2 => rule(&UNITS, &[&SELECTORS, &NESTED]),
         1 => rule(&PATHS_OF_ONE_LEVEL, &[&OF_ONE_LEVEL]),
+        1 => rules_of_apps(),
     ]
+}
+
+/// Rules that mostly do nothing but accept or drop, so that many of them could share their maps.
+fn rules_of_apps() -> impl Strategy<Value = Rule> + Clone {
+    let verdict = prop::sample::select(vec!["accept", "accept", "accept", "drop"]);
+    (rule(&UNITS, &[&APPS, &GLOBS]), verdict, prop::bool::weighted(0.1)).prop_map(
+        |(rule, verdict, may_count)| {
+            let mut rule = Rule { before: vec![], verdict: verdict.to_owned(), ..rule };
+            rule.after.retain(|statement| may_count || !has_effect(statement));
+            rule
+        },
+    )
 }
 
 fn compare_many(sandbox: &Sandbox, tree: &Tree, rule: &(impl Strategy<Value = Rule> + Clone)) {

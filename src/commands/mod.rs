@@ -6,7 +6,11 @@ pub mod replay;
 pub mod serve_names;
 pub mod units;
 
-use std::fmt::Display;
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -22,6 +26,53 @@ impl Failure {
     pub fn new(message: impl Display) -> Self {
         Self { message: message.to_string(), exit_code: 1 }
     }
+}
+
+/// Writes to the standard output. A reader that has seen enough is no failure.
+///
+/// # Errors
+/// Anything else that keeps it from being written, such as a full disk.
+pub fn output(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    output_to(io::stdout().lock(), write)
+}
+
+/// The same for any other stream.
+///
+/// # Errors
+/// The same.
+pub fn output_to(
+    stream: impl Write,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let mut out = io::BufWriter::new(stream);
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            // Otherwise what is still in there is tried again.
+            drop(out.into_parts());
+            let text = error.to_string();
+            let words = text.split(" (os error ").next().unwrap_or_default();
+            Err(Failure::new(format!("the output cannot be written: {words}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints the help that was asked for, or what is wrong with the command line.
+///
+/// # Errors
+/// The help cannot be written.
+pub fn usage(usage: &clap::Error) -> Result<ExitCode, Failure> {
+    let printed = usage.print();
+    if usage.exit_code() == 0 {
+        // Some of it may still wait in the stream's buffer.
+        output(|out| printed.and_then(|()| out.flush()))?;
+    }
+    Ok(ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2)))
+}
+
+/// Says something beside the output, if stderr can be written to.
+pub fn note(text: impl Display) {
+    let _ = writeln!(io::stderr(), "note: {text}");
 }
 
 /// Runs a future on this thread. What it left behind, such as a look-up that hangs, is not waited for.

@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write},
     path::Path,
     process::ExitCode,
 };
 
 use nix::unistd::{Uid, User};
 
-use super::Failure;
+use super::{Failure, note, output};
 use crate::{
     cli::{DEFAULT_FILE, Units},
     machine,
@@ -20,13 +19,13 @@ use crate::{
         offer::{Offer, UNNAMED_CHAIN, offer},
         units::{self, Row},
     },
-    units::selector::{Selectors, Users, app_id},
+    units::selector::{Index, Selectors, Users, app_id},
 };
 
 /// Runs it: exit code 0, or 1 if nothing matches.
 ///
 /// # Errors
-/// A file of `--file` that cannot be read; no cgroup v2; no unit that matches.
+/// A file of `--file` that cannot be read; no cgroup v2; no unit that matches; the output cannot be written.
 pub fn run(options: &Units) -> Result<ExitCode, Failure> {
     let root = Path::new(CGROUP_ROOT);
     probe::require_cgroup2(root).map_err(Failure::new)?;
@@ -37,13 +36,11 @@ pub fn run(options: &Units) -> Result<ExitCode, Failure> {
     };
     let rows = rows(machine::instances(root), &policy);
     let rows = matching(rows, options.pattern.as_deref(), machine::users);
-    let mut out = io::BufWriter::new(io::stdout().lock());
     let exit_code = if options.annotate {
-        print_annotations(options, &rows, &policy, &mut out)
+        print_annotations(options, &rows, &policy)?
     } else {
         let write = if options.json { units::write_json } else { units::write_table };
-        // A reader that has seen enough is no failure.
-        let _ = write(&rows, &mut out).and_then(|()| out.flush());
+        output(|out| write(&rows, out))?;
         ExitCode::SUCCESS
     };
     Err(Failure::new(match &options.pattern {
@@ -59,23 +56,18 @@ pub fn run(options: &Units) -> Result<ExitCode, Failure> {
 }
 
 /// Fails if there is none.
-fn print_annotations(options: &Units, rows: &[Row], policy: &Policy, out: &mut dyn Write) -> ExitCode {
+fn print_annotations(options: &Units, rows: &[Row], policy: &Policy) -> Result<ExitCode, Failure> {
     let chain = options.chain.clone().or_else(|| first_chain(policy));
     let Offer { lines, notes } = offer(rows, chain.as_deref().unwrap_or(UNNAMED_CHAIN), options.explicit);
-    // A reader that has seen enough is no failure.
-    let _ = lines.iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
-    for note in notes {
-        eprintln!("note: {note}");
-    }
+    output(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}")))?;
+    notes.iter().for_each(note);
     if lines.is_empty() {
-        return ExitCode::FAILURE;
+        return Ok(ExitCode::FAILURE);
     }
     if chain.is_none() {
-        eprintln!(
-            "note: write the chain that the rule goes to for CHAIN, or say --chain \"inet filter NAME\""
-        );
+        note("write the chain that the rule goes to for CHAIN, or say --chain \"inet filter NAME\"");
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 fn first_chain(policy: &Policy) -> Option<String> {
@@ -85,6 +77,7 @@ fn first_chain(policy: &Policy) -> Option<String> {
 /// The units in order.
 fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row> {
     let users = machine::users(&policy.user_names());
+    let index = Index::of(policy.annotations.iter().map(|annotation| &annotation.selectors));
     let mut names: BTreeMap<u32, Option<String>> = BTreeMap::new();
     let mut name_of = |uid| {
         let name = || Some(User::from_uid(Uid::from_raw(uid)).ok()??.name);
@@ -92,7 +85,7 @@ fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row> {
     };
     let row = |(instance, id): (Instance, CgroupId)| Row {
         user: if let Manager::User(uid) = instance.manager { name_of(uid) } else { None },
-        annotations: annotations_about(&instance.path, policy, &users),
+        annotations: annotations_about(&instance.path, policy, &index, &users),
         instance,
         id,
     };
@@ -103,21 +96,27 @@ fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row> {
 
 /// Where the annotations stand that are about a unit, or about a slice that it is in: those that name its cgroup, and those
 /// without a path that are for whatever cgroups their units have, or in force while these are active.
-fn annotations_about(path: &CgroupPath, policy: &Policy, users: &Users) -> Vec<Location> {
+fn annotations_about(path: &CgroupPath, policy: &Policy, index: &Index, users: &Users) -> Vec<Location> {
     // What matches the cgroups of the slices and the manager that it is in, matches its, too. Whatever no manager calls so
     // is selected by nobody.
     let text = path.as_str();
     let ends = text.match_indices('/').map(|(at, _)| at).chain([text.len()]);
     let instances: Vec<Instance> = ends.filter_map(|end| Instance::of(&text[..end].parse().ok()?)).collect();
-    let is_about = |annotation: &&Annotation| {
+    let candidates = instances.iter().flat_map(|one| index.candidates(&one.unit));
+    let selects = |number: &usize| {
+        let selectors = &policy.annotations[*number].selectors;
+        instances.iter().any(|one| selectors.select(one, users))
+    };
+    let selecting: BTreeSet<usize> = candidates.filter(selects).collect();
+    let is_about = |(number, annotation): &(usize, &Annotation)| {
         let mut paths = annotation.statement.paths().peekable();
         match paths.peek() {
             Some(_) => paths.any(|above| path.is_within(above)),
-            None => instances.iter().any(|one| annotation.selectors.select(one, users)),
+            None => selecting.contains(number),
         }
     };
-    let about = policy.annotations.iter().filter(is_about);
-    about.map(|annotation| policy.sources.location(annotation.unit_span)).collect()
+    let about = policy.annotations.iter().enumerate().filter(is_about);
+    about.map(|(_, annotation)| policy.sources.location(annotation.unit_span)).collect()
 }
 
 /// What a selector selects, or else what has the pattern in its name or path: text may look like a selector by chance,
@@ -145,7 +144,7 @@ fn matching(
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::{io, path::PathBuf};
 
     use super::*;
     use crate::policy::files::Files;
@@ -195,7 +194,9 @@ mod tests {
 
     fn about(text: &'static str, path: &str) -> Vec<usize> {
         let policy = policy(text);
-        let annotations = annotations_about(&path.parse().unwrap(), &policy, &alice(&policy.user_names()));
+        let index = Index::of(policy.annotations.iter().map(|annotation| &annotation.selectors));
+        let users = alice(&policy.user_names());
+        let annotations = annotations_about(&path.parse().unwrap(), &policy, &index, &users);
         annotations.into_iter().map(|location| location.line).collect()
     }
 

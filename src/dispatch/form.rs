@@ -92,9 +92,23 @@ pub(super) fn around_units(body: &[Part]) -> Option<(Vec<&Token>, Vec<&Token>)> 
 /// Whether a packet that went through a rule may go through it again without any difference: matches, and then nothing or
 /// a verdict that is final.
 pub(super) fn may_be_repeated(rest: &[&Token]) -> bool {
-    let is_final = |token: &&Token| token.is_any(&["accept", "drop", "reject"]);
     let end = rest.iter().position(is_final).unwrap_or(rest.len());
     only_matches(&rest[..end])
+}
+
+/// What becomes of the packets that a rule matches, if it does nothing else: of rules with the same outcome it makes no
+/// difference which comes first.
+pub(super) fn outcome(rest: &[&Token]) -> Option<String> {
+    let end = rest.iter().position(is_final)?;
+    let (matches, outcome) = rest.split_at(end);
+    // Only a comment can follow.
+    let outcome = if outcome[0].is("reject") { outcome } else { &outcome[..1] };
+    let words: Vec<&str> = outcome.iter().map(|token| &*token.text).collect();
+    only_matches(matches).then(|| words.join(" "))
+}
+
+fn is_final(token: &&Token) -> bool {
+    token.is_any(&["accept", "drop", "reject"])
 }
 
 fn as_match(part: &Part) -> Option<Match<'_>> {

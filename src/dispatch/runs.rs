@@ -1,19 +1,19 @@
 //! Rules of a chain to runs: as many neighbours as one look-up per level can serve without changing what the rules do.
 //!
 //! A packet is in one cgroup a level. So rules share a run if they are about the same cgroups, or about cgroups of which
-//! no packet can be in two.
+//! no packet can be in two, or can be in two at different levels only, and does the same there whichever comes first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Levels,
-    form::{Due, Form, Match, form, may_be_repeated, verdict},
+    form::{Due, Form, Match, form, may_be_repeated, outcome, verdict},
 };
 use crate::{
     model::{AnnotationId, CgroupPath, Data, Instance, UnitName},
     policy::{Annotation, Part, RuleStatement},
     text::Token,
-    units::selector::Selectors,
+    units::selector::{Selectors, Which, app_family, app_family_of_unit},
 };
 
 /// A body whose matches may be taken out without joining what stood on both sides.
@@ -59,7 +59,7 @@ pub(super) enum Whose<'a> {
 }
 
 pub(super) enum Step<'a> {
-    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>>, known: BTreeMap<Known, usize> },
+    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>>, known: BTreeMap<Known, usize>, mixed: Mixed },
     InPlace { rule: &'a Rule<'a>, due: Due },
 }
 
@@ -72,6 +72,46 @@ pub(super) enum Known {
     UnitOfPath(UnitName),
     /// A unit that is selected by its name.
     Unit(UnitName),
+    /// The family of the application that a unit or a path is of.
+    FamilyOf(String),
+    /// The family of an application that is selected.
+    Family(String),
+    /// What the names have in common that a glob is for.
+    Beginning(String),
+}
+
+/// Groups of one kind can tell what cgroups they have in common.
+#[derive(PartialEq, Eq)]
+enum Kind {
+    /// Of paths, names and applications.
+    Named,
+    /// Of one glob.
+    Glob,
+}
+
+/// What is to be known of a run's rules where a packet may be in cgroups of two groups, at different levels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mixed {
+    /// Whether there may be such packets.
+    may_hold_others: bool,
+    /// What all rules do, if it is the same and nothing else.
+    outcome: Option<String>,
+}
+
+impl Mixed {
+    fn of(whose: &Whose<'_>, rest: &[&Token]) -> Self {
+        Self { may_hold_others: whose.may_hold_others(), outcome: outcome(rest) }
+    }
+
+    fn and(&self, other: &Self) -> Self {
+        let outcome = self.outcome.clone().filter(|_| self.outcome == other.outcome);
+        Self { may_hold_others: self.may_hold_others || other.may_hold_others, outcome }
+    }
+
+    /// Whether it makes no difference which of two groups comes first, at these levels.
+    fn is_in_any_order(&self, levels: &BTreeSet<u32>) -> bool {
+        levels.len() == 1 || !self.may_hold_others || self.outcome.is_some()
+    }
 }
 
 impl<'a> Mapped<'a> {
@@ -94,27 +134,66 @@ impl Whose<'_> {
         matches!(self, Self::Units(selectors) if selectors.may_hold_others())
     }
 
-    /// Whether it may share a run of these levels with other groups: a packet must be in one of them at most.
-    fn may_share(&self, levels: &BTreeSet<u32>) -> bool {
-        let is_unknown = matches!(self, Self::Units(selectors) if selectors.only_names().is_none());
-        !is_unknown && (levels.len() == 1 || !self.may_hold_others())
+    /// None if it is not known which cgroups it has in common with others.
+    fn kind(&self) -> Option<Kind> {
+        let is_glob = |which: &Which| matches!(which, Which::Glob(_));
+        match self {
+            Self::Units(selectors) if selectors.0.iter().any(|one| is_glob(&one.which)) => {
+                (selectors.0.len() == 1).then_some(Kind::Glob)
+            }
+            _ => Some(Kind::Named),
+        }
+    }
+
+    /// A group of the same kind, among those of a run, that this one may have cgroups in common with; the one for the same
+    /// cgroups, if there is any.
+    fn common(&self, known: &BTreeMap<Known, usize>) -> Option<usize> {
+        let own = self.known(true);
+        let [Known::Beginning(beginning)] = &own[..] else {
+            return own.iter().find_map(|one| known.get(one).copied());
+        };
+        // None of those that are known begins with another one.
+        let shorter = known.range(..=&own[0]).next_back();
+        let longer = known.range(&own[0]..).next();
+        let is_common = |(other, _): &(&Known, &usize)| match other {
+            Known::Beginning(other) => other.starts_with(beginning) || beginning.starts_with(other.as_str()),
+            _ => false,
+        };
+        shorter.filter(is_common).or(longer.filter(is_common)).map(|(_, number)| *number)
     }
 
     /// What a group that is found by it may have in common with this one (`of_others`), or what this one is found by.
     fn known(&self, of_others: bool) -> Vec<Known> {
+        let family = |unit: &UnitName| {
+            app_family_of_unit(&unit.0).map(if of_others { Known::Family } else { Known::FamilyOf })
+        };
         match self {
             Self::Paths(paths) => {
                 let of_path = |path: &&CgroupPath| {
                     let unit = Instance::of(path).map(|instance| instance.unit);
+                    let family = unit.as_ref().and_then(family);
                     let unit = unit.map(if of_others { Known::Unit } else { Known::UnitOfPath });
-                    [Some(Known::Path((*path).clone())), unit]
+                    [Some(Known::Path((*path).clone())), unit, family]
                 };
                 paths.iter().flat_map(of_path).flatten().collect()
             }
             Self::Units(selectors) => {
-                let names = || selectors.only_names().unwrap_or_default().into_iter().cloned();
-                let of_paths = names().filter(|_| of_others).map(Known::UnitOfPath);
-                names().map(Known::Unit).chain(of_paths).collect()
+                let of_which = |which: &Which| match which {
+                    Which::Unit(name) => {
+                        let of_path = Some(Known::UnitOfPath(name.clone())).filter(|_| of_others);
+                        [Some(Known::Unit(name.clone())), of_path, family(name)]
+                    }
+                    Which::App(id) => {
+                        let family = app_family(id).to_owned();
+                        let of_units = Some(Known::FamilyOf(family.clone())).filter(|_| of_others);
+                        [Some(Known::Family(family)), of_units, None]
+                    }
+                    Which::Glob(glob) => {
+                        let beginning = glob.split(['*', '?', '[']).next().unwrap_or_default();
+                        [Some(Known::Beginning(beginning.to_owned())), None, None]
+                    }
+                };
+                selectors.0.iter().flat_map(|selector| of_which(&selector.which)).flatten().collect()
             }
         }
     }
@@ -158,14 +237,18 @@ pub(super) fn steps<'a>(rules: impl IntoIterator<Item = &'a Rule<'a>>, levels: &
 
 fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
     let (whose, levels) = mapped.whose(levels);
-    if let Some(Step::Run { levels: same, groups, known }) = steps.last_mut()
+    let own = Mixed::of(&whose, &mapped.rest);
+    if let Some(Step::Run { levels: same, groups, known, mixed }) = steps.last_mut()
         && *same == levels
     {
+        let both = mixed.and(&own);
         let returns = |mapped: &Mapped<'_>| verdict(&mapped.rest) == Some(Data::Return);
-        let common = || whose.known(true).iter().find_map(|one| known.get(one).copied());
-        match if groups[0].whose == whose { Some(0) } else { common() } {
-            None if whose.may_share(&levels) && groups[0].whose.may_share(&levels) => {
+        let is_only = groups.len() == 1 && groups[0].whose == whose;
+        match if groups[0].whose == whose { Some(0) } else { whose.common(known) } {
+            _ if !is_only && !both.is_in_any_order(&levels) => {}
+            None if whose.kind().is_some() && whose.kind() == groups[0].whose.kind() => {
                 known.extend(whose.known(false).into_iter().map(|one| (one, groups.len())));
+                *mixed = both;
                 return groups.push(Group { whose, rules: vec![mapped] });
             }
             Some(number)
@@ -173,11 +256,12 @@ fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
                 if groups[number].whose == whose
                     && !groups[number].rules.iter().chain([&mapped]).any(returns) =>
             {
+                *mixed = both;
                 return groups[number].rules.push(mapped);
             }
             _ => {}
         }
     }
     let known = whose.known(false).into_iter().map(|one| (one, 0)).collect();
-    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }], known });
+    steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }], known, mixed: own });
 }

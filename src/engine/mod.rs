@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     dispatch::Pattern,
     model::{CgroupId, CgroupPath, Instance, Outcome, Row, RowId, Source, UnitName, UnitState},
-    units::Users,
+    units::{Users, selector::Index},
 };
 pub use action::{Action, Add, Commit, Delete};
 pub use event::{Event, PolicyLoaded};
@@ -77,6 +77,8 @@ pub struct Engine {
     seen: Seen,
     table: Table,
     patterns: Vec<Pattern>,
+    /// Of the patterns' selectors.
+    index: Index,
     users: Users,
     looks: Looks,
     /// Rows that the kernel could not put right, and when they are tried again.
@@ -84,6 +86,11 @@ pub struct Engine {
     reload: Reload,
     dbus_is_there: bool,
     first: BTreeMap<Source, u64>,
+}
+
+/// Of the selectors of patterns.
+fn index_of(patterns: &[Pattern]) -> Index {
+    Index::of(patterns.iter().map(|pattern| &pattern.selectors))
 }
 
 /// Cgroups and states of units as they were last seen.
@@ -212,7 +219,7 @@ impl Engine {
 
     fn policy_loaded(&mut self, now: Duration, loaded: PolicyLoaded) {
         let PolicyLoaded { rows, patterns, users, instances, installed } = loaded;
-        (self.patterns, self.users) = (patterns, users);
+        (self.index, self.patterns, self.users) = (index_of(&patterns), patterns, users);
         self.table = Table::after(&self.table);
         self.retries.clear();
         self.looks = Looks::default();
@@ -258,9 +265,12 @@ impl Engine {
 
     /// What patterns make of an instance, and whether they all can.
     fn rows_of(&self, instance: &Instance) -> (Vec<Row>, bool) {
-        let selecting = || self.patterns.iter().filter(|one| one.selectors.select(instance, &self.users));
-        let rows = selecting().flat_map(|pattern| pattern.rows(&instance.path)).collect();
-        (rows, selecting().all(|pattern| pattern.has_level_of(&instance.path)))
+        let candidates =
+            self.index.candidates(&instance.unit).into_iter().map(|number| &self.patterns[number]);
+        let selecting: Vec<&Pattern> =
+            candidates.filter(|one| one.selectors.select(instance, &self.users)).collect();
+        let rows = selecting.iter().flat_map(|pattern| pattern.rows(&instance.path)).collect();
+        (rows, selecting.iter().all(|pattern| pattern.has_level_of(&instance.path)))
     }
 
     fn cgroup_seen(

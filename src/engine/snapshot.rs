@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, Kept, Reload, Seen, Settings};
+use super::{Engine, Kept, Reload, Seen, Settings, index_of};
 use crate::{
     dispatch::Pattern,
     model::{Instance, RowId, Source},
@@ -55,8 +55,9 @@ impl From<Snapshot> for Engine {
     fn from(snapshot: Snapshot) -> Self {
         let Snapshot { settings, rows, patterns, users, instances, seen, reload, dbus_is_there, first } =
             snapshot;
+        let index = index_of(&patterns);
         let mut engine =
-            Self { settings, patterns, users, seen, reload, dbus_is_there, first, ..Self::default() };
+            Self { settings, patterns, index, users, seen, reload, dbus_is_there, first, ..Self::default() };
         engine.table.restore(rows, instances);
         engine.look_at_everything();
         engine

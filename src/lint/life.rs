@@ -7,7 +7,7 @@ use super::{
 use crate::{
     model::{AnnotationId, Manager, UNIT_TYPES},
     policy::{Annotation, Policy, Statement, words},
-    text::{Code, Diagnostic, FileId, ItemKind, Outline, Span, Token, diagnostic::quoted},
+    text::{Code, Diagnostic, FileId, ItemKind, Outline, Span, Token, TokenKind, diagnostic::quoted},
     units::{
         Selector, Units,
         fleeting::lasting,
@@ -211,10 +211,11 @@ fn class_ids(policy: &Policy, subjects: &[Subject<'_>]) -> Vec<Diagnostic> {
     of_annotations.chain(of_files).map(diagnostic).collect()
 }
 
-/// Where packets are compared with a number of cgroup v1.
+/// Where packets are compared with a number of cgroup v1. nft takes no path there, and says so.
 fn class_id(tokens: &[&Token]) -> Option<Span> {
     let is_name = |at: usize| at > 0 && tokens[at - 1].is_any(&["jump", "goto"]);
-    let at = (0..tokens.len()).find(|at| tokens[*at].is("cgroup") && !is_name(*at))?;
+    let has_path = |at: usize| tokens[at + 1..].iter().take(2).any(|token| token.kind == TokenKind::Quoted);
+    let at = (0..tokens.len()).find(|at| tokens[*at].is("cgroup") && !is_name(*at) && !has_path(*at))?;
     let first = at.checked_sub(1).filter(|before| tokens[*before].is("meta")).unwrap_or(at);
     Some(tokens[first].span.to(tokens[at].span))
 }

@@ -43,20 +43,56 @@ pub enum Kind {
     Misspelt,
     /// It is there already, perhaps with another value.
     Exists,
+    /// Something else uses it, or the kernel is busy with it now.
+    Busy,
+    /// What is written has not what the set or the statement needs.
+    Invalid,
+    /// An interval overlaps with another one of the same set.
+    Overlap,
+    /// The kernel has no tables of this family.
+    NoFamily,
+    /// There is no variable of this name.
+    Variable,
+    /// An `include` finds no file.
+    NoFile,
+    /// A value that its type does not have, such as a connection's state or a service.
+    Value,
+    /// The priority of a chain is no number, and no name that its family and hook have.
+    Priority,
+    /// A `dnat` or `snat` in a table of two families does not say for which its address is.
+    NatFamily,
+    /// A `tproxy` without the protocol that it is for.
+    Transport,
+    /// A `!` or a list with commas, which nft takes for flags.
+    Flags,
+    /// A statement behind a verdict.
+    AfterVerdict,
+    /// A set without a type.
+    NoKey,
+    /// A value for an element of a set.
+    NotAMap,
     /// A character that nft takes nowhere, such as a carriage return.
     Junk,
     /// A statement ends before it is complete.
     EarlyEnd,
+    /// The file ends before a block is complete.
+    EndOfFile,
+    /// A word that stands for nothing where it is.
+    NoSymbol,
     /// Any other syntax error.
     Syntax,
     /// The kernel could not do it now, and may the next time.
     Passing,
+    /// This needs more rights.
+    Denied,
+    /// To send so much at once needs more rights.
+    TooLong,
     /// Anything else.
     Other,
 }
 
 /// How complaints begin: nft's own words, and by what bison did not expect.
-const BY_START: [(&str, Kind); 8] = [
+const BY_START: [(&str, Kind); 30] = [
     ("cgroupv2 path fails", Kind::CgroupMissing),
     // The same in nftables 1.1.7.
     ("Could not parse cgroupsv2 path", Kind::CgroupMissing),
@@ -66,17 +102,44 @@ const BY_START: [(&str, Kind); 8] = [
     // In nftables 1.1, for carriage returns.
     ("syntax error, unexpected CRLF", Kind::Junk),
     ("syntax error, unexpected newline", Kind::EarlyEnd),
+    ("syntax error, unexpected end of file", Kind::EndOfFile),
     ("syntax error", Kind::Syntax),
+    ("No symbol type information", Kind::NoSymbol),
+    ("unknown identifier", Kind::Variable),
+    ("File not found", Kind::NoFile),
+    ("Could not parse", Kind::Value),
+    ("Could not resolve service", Kind::Value),
+    ("Could not resolve protocol name", Kind::Value),
+    ("unknown datatype", Kind::Value),
+    ("Can't parse symbolic", Kind::Value),
+    ("invalid log level", Kind::Value),
+    ("set is not a map", Kind::NotAMap),
+    ("set definition does not specify key", Kind::NoKey),
+    ("unsupported family", Kind::Unsupported),
+    ("unknown chain", Kind::Value),
+    ("invalid priority expression value", Kind::Priority),
+    ("conflicting intervals specified", Kind::Overlap),
+    ("interval overlaps with an existing one", Kind::Overlap),
+    ("ip or ip6 must be specified with address for inet tables", Kind::NatFamily),
+    ("Transparent proxy support requires transport protocol match", Kind::Transport),
+    ("Statement after terminal statement has no effect", Kind::AfterVerdict),
+    ("negation can only be used with singleton bitmask values", Kind::Flags),
+    ("Basetype of type ", Kind::Flags),
 ];
 
 /// The texts of errors, as strerror(3) has them: all of the words, or their end.
-const BY_ERROR: [(&str, Kind); 11] = [
+const BY_ERROR: [(&str, Kind); 16] = [
     ("No such file or directory", Kind::Missing),
     ("Operation not supported", Kind::Unsupported),
     ("Too many links", Kind::Loop),
     ("File exists", Kind::Exists),
+    ("Operation not permitted", Kind::Denied),
+    ("Permission denied", Kind::Denied),
+    ("Message too long", Kind::TooLong),
     ("Cannot allocate memory", Kind::Passing),
-    ("Device or resource busy", Kind::Passing),
+    ("Device or resource busy", Kind::Busy),
+    ("Invalid argument", Kind::Invalid),
+    ("Address family not supported by protocol", Kind::NoFamily),
     ("Interrupted system call", Kind::Passing),
     ("No buffer space available", Kind::Passing),
     ("Resource temporarily unavailable", Kind::Passing),
@@ -102,13 +165,18 @@ impl Kind {
 
     /// Whether nft cannot read what is written.
     pub fn is_syntax(self) -> bool {
-        matches!(self, Self::Junk | Self::EarlyEnd | Self::Syntax)
+        matches!(self, Self::Junk | Self::EarlyEnd | Self::EndOfFile | Self::Syntax)
     }
 
     /// Whether it may be about another rule of the same table that stands before: the kernel looks at a whole table after
     /// each rule, so it says the same of all later ones (`nft_table_validate`).
     pub fn is_of_the_table(self) -> bool {
         matches!(self, Self::Unsupported | Self::Loop)
+    }
+
+    /// Whether it may be due to the lack of root's rights.
+    pub fn needs_rights(self) -> bool {
+        matches!(self, Self::Denied | Self::TooLong)
     }
 
     /// Whether a table, chain, set or device does not exist.
@@ -131,7 +199,7 @@ impl<P> Complaint<P> {
 
     /// Whether the same may succeed in a moment.
     pub fn is_passing(&self) -> bool {
-        self.kind == Kind::Passing
+        matches!(self.kind, Kind::Passing | Kind::Busy)
     }
 
     /// What nft expected, for somebody who mends it.
@@ -363,15 +431,18 @@ expected any of: saddr, daddr, '{', '|'
             ("Interface does not exist", Kind::InterfaceMissing),
             ("Could not resolve hostname: Name or service not known", Kind::HostUnresolved),
             ("Could not resolve hostname: Address family for hostname not supported", Kind::HostUnresolved),
-            ("Could not resolve service: Servname not supported for ai_socktype", Kind::Other),
+            ("Could not resolve service: Servname not supported for ai_socktype", Kind::Value),
             ("Could not process rule: Operation not supported", Kind::Unsupported),
             ("Chain of type \"nat\" is not supported, perhaps kernel support is missing?", Kind::Other),
             ("Could not process rule: No such file or directory", Kind::Missing),
+            ("Could not process rule: Message too long", Kind::TooLong),
+            ("cache initialization failed: Operation not permitted", Kind::Denied),
+            ("Could not open file \"/etc/a.nft\": Permission denied", Kind::Denied),
             ("No such file or directory", Kind::Missing),
             ("No such file or directory; did you mean table ‘filter’ in family inet?", Kind::Misspelt),
             ("No such file or directory; did you mean set 'friends' in table inet 'filter'?", Kind::Misspelt),
-            ("File not found: ./nosuch.nft", Kind::Other),
-            ("unknown identifier 'LNA'; did you mean identifier ‘LAN’?", Kind::Other),
+            ("File not found: ./nosuch.nft", Kind::NoFile),
+            ("unknown identifier 'LNA'; did you mean identifier ‘LAN’?", Kind::Variable),
             ("Could not process rule: File exists", Kind::Exists),
             ("syntax error, unexpected junk", Kind::Junk),
             ("syntax error, unexpected junk, expecting end of file or newline or semicolon", Kind::Junk),
@@ -385,11 +456,10 @@ expected any of: saddr, daddr, '{', '|'
             ("syntax error, unexpected string", Kind::Syntax),
             ("syntax error", Kind::Syntax),
             ("Could not process rule: Cannot allocate memory", Kind::Passing),
-            ("Could not process rule: Device or resource busy", Kind::Passing),
+            ("Could not process rule: Device or resource busy", Kind::Busy),
             ("Could not process rule: Too many links", Kind::Loop),
             ("cache initialization failed: Interrupted system call", Kind::Passing),
-            ("cache initialization failed: Operation not permitted", Kind::Other),
-            ("Could not process rule: Invalid argument", Kind::Other),
+            ("Could not process rule: Invalid argument", Kind::Invalid),
             ("", Kind::Other),
         ] {
             assert_eq!(Complaint::<Place>::unplaced(words).kind, kind, "{words}");
@@ -409,22 +479,22 @@ expected any of: saddr, daddr, '{', '|'
             Errno::ENFILE,
         ] {
             let error = std::io::Error::from(errno).to_string();
-            assert_eq!(Complaint::<Place>::unplaced(&error).kind, Kind::Passing, "{error}");
+            assert!(Complaint::<Place>::unplaced(&error).is_passing(), "{error}");
         }
-        for errno in [Errno::EPERM, Errno::EINVAL, Errno::ENOSPC] {
+        for errno in [Errno::EINVAL, Errno::ENOSPC] {
             let error = std::io::Error::from(errno).to_string();
-            assert_eq!(Complaint::<Place>::unplaced(&error).kind, Kind::Other, "{error}");
+            assert!(!Complaint::<Place>::unplaced(&error).is_passing(), "{error}");
         }
     }
 
     #[test]
     fn a_user_s_own_text_in_the_words_does_not_make_the_kind() {
-        for words in [
-            "unknown identifier 'Interface does not exist'",
-            "unknown identifier 'x: syntax error, unexpected newline'",
-            "datatype mismatch: File exists, it says",
+        for (words, kind) in [
+            ("unknown identifier 'Interface does not exist'", Kind::Variable),
+            ("unknown identifier 'x: syntax error, unexpected newline'", Kind::Variable),
+            ("datatype mismatch: File exists, it says", Kind::Other),
         ] {
-            assert_eq!(Complaint::<Place>::unplaced(words).kind, Kind::Other, "{words}");
+            assert_eq!(Complaint::<Place>::unplaced(words).kind, kind, "{words}");
         }
     }
 }

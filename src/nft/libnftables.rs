@@ -111,6 +111,21 @@ impl Libnftables {
         result.map(drop)
     }
 
+    /// What nft says of a file that can no longer be read, of which this was the text: [`Self::run_file`] with `check`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn check_text(&mut self, text: &str, name: &str) -> Result<(), Vec<FileComplaint>> {
+        let Ok((_file, path)) = file_of(text) else { return Ok(()) };
+        let mut complaints = self.run_file(&path, true).err().unwrap_or_default();
+        for (file, _) in complaints.iter_mut().filter_map(|complaint| complaint.place.as_mut()) {
+            if *file == path {
+                name.clone_into(file);
+            }
+        }
+        if complaints.is_empty() { Ok(()) } else { Err(complaints) }
+    }
+
     /// What these commands list, without the elements of sets.
     ///
     /// # Errors

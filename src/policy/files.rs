@@ -1,7 +1,9 @@
 //! The one way in which the parser reads: real files, or a test's.
 
 use std::{
-    fs, io,
+    cell::RefCell,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -13,6 +15,14 @@ pub trait Files {
     /// As [`std::fs::read`].
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
 
+    /// The bytes of a file that another one includes.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and if it is no regular file: nft would wait for it, and since 1.0.9 it refuses it.
+    fn read_included(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.read(path)
+    }
+
     /// The files that a glob(7) pattern matches, sorted.
     fn glob(&self, pattern: &str) -> Vec<PathBuf>;
 
@@ -20,15 +30,45 @@ pub trait Files {
     fn identity(&self, path: &Path) -> PathBuf {
         path.to_owned()
     }
+
+    /// The absolute path of a directory; none if it does not matter where files are read from.
+    fn absolute(&self, _directory: &Path) -> Option<PathBuf> {
+        None
+    }
 }
 
-/// The machine's files.
+/// The machine's files, and its standard input.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Disk;
 
+/// The name of what comes by the standard input.
+pub const STDIN: &str = "<stdin>";
+
+/// How much is read of what is no regular file: it may have no end.
+const MOST_OF_A_STREAM: u64 = 64 << 20;
+
+impl Disk {
+    /// Whether what has this name can be read only once, such as a pipe.
+    pub fn is_stream(path: &str) -> bool {
+        path == STDIN || !Path::new(path).is_file()
+    }
+}
+
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
+        if path == Path::new(STDIN) {
+            return stream(io::stdin());
+        }
+        let file = File::open(path)?;
+        if file.metadata()?.is_file() { fs::read(path) } else { stream(file) }
+    }
+
+    fn read_included(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let kind = fs::metadata(path)?.file_type();
+        if kind.is_file() || kind.is_dir() {
+            return fs::read(path);
+        }
+        Err(io::Error::other("it is no regular file"))
     }
 
     fn glob(&self, pattern: &str) -> Vec<PathBuf> {
@@ -48,6 +88,62 @@ impl Files for Disk {
     }
 }
 
+/// The machine's files for `scnpm check`: from where they are, and the first that this user may not read.
+#[derive(Debug, Default)]
+pub struct ForUser {
+    /// Its path.
+    pub denied: RefCell<Option<PathBuf>>,
+}
+
+impl ForUser {
+    fn note<T>(&self, path: &Path, result: io::Result<T>) -> io::Result<T> {
+        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            self.denied.borrow_mut().get_or_insert_with(|| path.to_owned());
+        }
+        result
+    }
+}
+
+impl Files for ForUser {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.note(path, Disk.read(path))
+    }
+
+    fn read_included(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.note(path, Disk.read_included(path))
+    }
+
+    fn glob(&self, pattern: &str) -> Vec<PathBuf> {
+        let directory = Path::new(split_pattern(pattern).0);
+        let _ = self.note(directory, fs::read_dir(directory));
+        Disk.glob(pattern)
+    }
+
+    fn identity(&self, path: &Path) -> PathBuf {
+        Disk.identity(path)
+    }
+
+    fn absolute(&self, directory: &Path) -> Option<PathBuf> {
+        fs::canonicalize(Path::new(".").join(directory)).ok()
+    }
+}
+
+/// A path or pattern as the directory that it begins with, up to its last `/`, and the rest. A directory has no wildcards.
+pub(crate) fn split_pattern(pattern: &str) -> (&str, &str) {
+    let plain = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
+    pattern.split_at(pattern[..plain].rfind('/').map_or(0, |at| at + 1))
+}
+
+fn stream(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(MOST_OF_A_STREAM + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_OF_A_STREAM {
+        let words = format!("more than {} MiB, and no end of it", MOST_OF_A_STREAM >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, words));
+    }
+    Ok(bytes)
+}
+
 /// glob(3) knows no `**` for any depth, and takes `[^` as `[!`.
 fn as_in_libc(pattern: &str) -> String {
     let mut pattern = pattern.replace("[^", "[!");
@@ -60,6 +156,24 @@ fn as_in_libc(pattern: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directory_of_a_pattern_has_no_wildcards() {
+        for (pattern, parts) in [
+            ("./a.nft", ("./", "a.nft")),
+            ("./d/*.d/a.nft", ("./d/", "*.d/a.nft")),
+            ("/a*", ("/", "a*")),
+            ("[a]/b", ("", "[a]/b")),
+        ] {
+            assert_eq!(split_pattern(pattern), parts);
+        }
+    }
+
+    #[test]
+    fn what_has_no_end_is_no_file() {
+        assert_eq!(Disk.read(Path::new("/dev/zero")).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert!(Disk::is_stream(STDIN) && Disk::is_stream("/dev/null") && !Disk::is_stream("/proc/self/exe"));
+    }
 
     #[test]
     fn globs_are_sorted_and_leave_out_directories_and_hidden_files() {

@@ -12,3 +12,6 @@ pub use annotation::{
     Allow, Annotation, CgroupMatch, Define, ElementStatement, Part, Placement, Policy, RuleStatement,
     Statement,
 };
+
+/// How the help begins where a variable is not defined, and none is like it.
+pub const WRITE_A_DEFINE: &str = "write `define NAME = …`";

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use self::{comments::Comment, variables::Variables};
 use super::{
     annotation::{Allow, Annotation, Policy},
-    files::Files,
+    files::{Files, split_pattern},
     words,
 };
 use crate::{
@@ -75,6 +75,9 @@ pub fn read(files: &dyn Files, paths: &[impl AsRef<Path>]) -> Result<Policy, Unr
 
 /// Where nft looks for a bare relative name (`nft --help`: the default include path).
 const INCLUDE_PATH: &str = "/etc";
+
+/// Directories in memory, where what is included at boot cannot be yet.
+const EMPTY_AT_BOOT: [&str; 3] = ["/run/", "/var/run/", "/dev/shm/"];
 
 /// nft's `MAX_INCLUDE_DEPTH`.
 const MAX_DEPTH: usize = 16;
@@ -194,15 +197,17 @@ impl Reader<'_> {
         let is_pattern = name.contains(['*', '?', '[']);
         let places = self.places(name, span, is_pattern);
         if is_pattern {
-            let found = places.iter().map(|place| self.files.glob(&place.to_string_lossy()));
-            let found = found.into_iter().find(|found| !found.is_empty()).unwrap_or_default();
-            let each = found.iter().map(|path| self.included(path, self.files.read(path), span));
-            return each.fold(Ok(()), Result::and);
+            let found = places.iter().map(|place| (place, self.files.glob(&place.to_string_lossy())));
+            let Some((place, found)) = found.into_iter().find(|(_, found)| !found.is_empty()) else {
+                return Ok(());
+            };
+            let each = found.iter().map(|path| self.included(path, self.files.read_included(path), span));
+            return each.fold(Ok(()), Result::and).and(self.at_boot(name, place, span));
         }
         for path in places {
-            match self.files.read(&path) {
+            match self.files.read_included(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                read => return self.included(&path, read, span),
+                read => return self.included(&path, read, span).and(self.at_boot(name, &path, span)),
             }
         }
         Err(unreadable(name, &io::ErrorKind::NotFound.into(), span))
@@ -223,6 +228,33 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// What is wrong with an include that leads to this place now, if it does not at boot.
+    fn at_boot(&self, name: &str, place: &Path, span: Span) -> Result<(), Diagnostic> {
+        if let Some(directory) = EMPTY_AT_BOOT.iter().find(|directory| name.starts_with(**directory)) {
+            let directory = directory.trim_end_matches('/');
+            let message = format!("{directory} is empty at boot: there is no {} then", quoted(name));
+            return Err(Diagnostic::new(Code::Include, span, message).help("keep the file below /etc"));
+        }
+        if !is_dotted(name) {
+            return Ok(());
+        }
+        let place = place.to_string_lossy();
+        let (directory, rest) = split_pattern(&place);
+        let Some(absolute) = self.files.absolute(Path::new(directory)) else { return Ok(()) };
+        if self.files.absolute(&Path::new("/").join(split_pattern(name).0)).as_ref() == Some(&absolute) {
+            return Ok(());
+        }
+        let message =
+            format!("nft looks for {} in the directory that it is started in, at boot in /", quoted(name));
+        let diagnostic = Diagnostic::new(Code::Include, span, message).help("write the absolute path");
+        let right = absolute.join(rest);
+        let is_odd = |c: char| c == '"' || c.is_control() || ("*?[".contains(c) && !name.contains(c));
+        Err(match right.to_str().filter(|right| !right.contains(is_odd)) {
+            Some(right) => diagnostic.fix(span, format!("include \"{right}\"")),
+            None => diagnostic,
+        })
+    }
+
     /// Where an included file may be: where nft looks, and then beside the file that includes it.
     fn places(&self, name: &str, span: Span, is_pattern: bool) -> Vec<PathBuf> {
         let path = PathBuf::from(name);
@@ -233,12 +265,13 @@ impl Reader<'_> {
         let directory = including.parent().map_or("".into(), Path::to_string_lossy);
         let directory = if is_pattern { literally(&directory) } else { directory.into_owned() };
         let beside = Path::new(&directory).join(name.trim_start_matches("./"));
-        if name.starts_with("./") || name.starts_with("../") {
-            vec![path, beside]
-        } else {
-            vec![Path::new(INCLUDE_PATH).join(name), beside]
-        }
+        if is_dotted(name) { vec![path, beside] } else { vec![Path::new(INCLUDE_PATH).join(name), beside] }
     }
+}
+
+/// Whether nft looks for it in its working directory.
+fn is_dotted(name: &str) -> bool {
+    name.starts_with("./") || name.starts_with("../")
 }
 
 /// What stands left of the `::`, which begins at a span.
@@ -365,6 +398,19 @@ mod tests {
         assert_eq!(units(&[main, ("/etc/d/1", B), ("/etc/d/2", A)], "/srv/main"), ["b.service", "a.service"]);
         assert_eq!(units(&[main, ("/srv/d/1", A)], "/srv/main"), ["a.service"]);
         assert_eq!(read(&files(&[main]), &[Path::new("/srv/main")]).unwrap().diagnostics, []);
+    }
+
+    #[test]
+    fn what_is_included_from_memory_is_used_and_warned_of() {
+        let all = [
+            ("/m", "include \"/run/a/*\"\ninclude \"/run/none/*\"\ninclude \"/etc/b\""),
+            ("/run/a/1", A),
+            ("/etc/b", B),
+        ];
+        let policy = read(&files(&all), &[Path::new("/m")]).unwrap();
+        let found: Vec<&str> = policy.diagnostics.iter().map(|one| one.message.as_str()).collect();
+        assert_eq!(found, ["/run is empty at boot: there is no `/run/a/*` then"]);
+        assert_eq!(policy.annotations.len(), 2);
     }
 
     #[test]

@@ -34,6 +34,7 @@ struct Finding<'a> {
     unit: Option<&'a str>,
     help: Option<&'a str>,
     fix: Option<Fix<'a>>,
+    more: Vec<Place<'a>>,
 }
 
 #[derive(Serialize)]
@@ -62,6 +63,7 @@ pub(super) fn write<'a>(report: &Report<'a>, out: &mut dyn Write) -> io::Result<
         unit: policy.annotation_at(diagnostic.span).map(|id| &*policy.annotation(id).unit.0),
         help: diagnostic.help.as_deref(),
         fix: diagnostic.fix.as_ref().map(|fix| Fix { place: place(fix.span, policy), text: &fix.text }),
+        more: diagnostic.more.iter().map(|span| place(*span, policy)).collect(),
     };
     let object = Object {
         // Changes when a program that reads the object would have to.

@@ -76,8 +76,14 @@ impl Report<'_> {
             let number = self.count(severity);
             parts.extend((number > 0).then(|| counted(number, &severity.to_string())));
         }
-        if self.diagnostics.is_empty() {
-            parts.push("no problems found".to_owned());
+        let more: usize = self.diagnostics.iter().map(|diagnostic| diagnostic.more.len()).sum();
+        parts.extend((more > 0).then(|| format!("{more} more for the same reason")));
+        match &self.untried {
+            // Errors say why.
+            Some(Untried::Annotations) if !self.diagnostics.is_empty() => {}
+            Some(_) => parts.push("not checked".to_owned()),
+            None if self.diagnostics.is_empty() => parts.push("no problems found".to_owned()),
+            None => {}
         }
         parts.join(", ")
     }

@@ -116,6 +116,10 @@ codes! {
     Device = "W025",
     /// Unknown user.
     UnknownUser = "W026",
+    /// Interface that does not exist yet when nft runs at boot.
+    InterfaceNow = "W027",
+    /// Invalid statement when the file is loaded again.
+    Again = "W028",
     /// Name that changes at each start.
     Fleeting = "W029",
     /// Match that no packet meets.

@@ -31,6 +31,9 @@ pub struct Diagnostic {
     pub help: Option<String>,
     /// What to write instead.
     pub fix: Option<Box<Fix>>,
+    /// Where else something is wrong for the same reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<Span>,
 }
 
 /// A change of the text that mends a diagnostic.
@@ -45,7 +48,7 @@ pub struct Fix {
 impl Diagnostic {
     /// A diagnostic without help.
     pub fn new(code: Code, span: Span, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), span, help: None, fix: None }
+        Self { code, message: message.into(), span, help: None, fix: None, more: Vec::new() }
     }
 
     /// With what to do.
@@ -80,6 +83,9 @@ impl Diagnostic {
         if let (Some(help), None) = (&self.help, &self.fix) {
             title = title.element(Level::HELP.message(help.as_str()));
         }
+        if let Some(more) = self.more(sources) {
+            title = title.element(Level::NOTE.message(more));
+        }
         let fix = self.fix.as_ref().map(|fix| render_fix(sources, self.help.as_deref(), fix));
         let report: Vec<Group<'_>> = std::iter::once(title).chain(fix).collect();
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
@@ -90,7 +96,24 @@ impl Diagnostic {
     pub fn short(&self, sources: &SourceMap) -> String {
         let (line, column) = sources.line_column(self.span);
         let path = &sources.file(self.span.file).path;
-        format!("{path}:{line}:{column}: {}[{}]: {}", self.severity(), self.code, self.message)
+        let more = self.more(sources).map(|more| format!(" ({more})")).unwrap_or_default();
+        format!("{path}:{line}:{column}: {}[{}]: {}{more}", self.severity(), self.code, self.message)
+    }
+
+    /// How often more something is wrong for the same reason, and in which lines.
+    fn more(&self, sources: &SourceMap) -> Option<String> {
+        const NAMED: usize = 5;
+        let place = |span: &Span| match (span.file == self.span.file, sources.location(*span)) {
+            (true, location) => location.line.to_string(),
+            (false, location) => location.to_string(),
+        };
+        let mut places: Vec<String> = self.more.iter().map(place).collect();
+        places.dedup();
+        let what = if places.len() > 1 { "lines" } else { "line" };
+        let rest = if places.len() > NAMED { ", …" } else { "" };
+        places.truncate(NAMED);
+        let number = self.more.len();
+        (number > 0).then(|| format!("{number} more for the same reason: {what} {}{rest}", places.join(", ")))
     }
 }
 
@@ -163,6 +186,22 @@ mod tests {
     fn short_form_is_one_line() {
         let (sources, diagnostic) = example();
         assert_eq!(diagnostic.short(&sources), "nftables.conf:3:25: error[E005]: the cgroup's path is empty");
+    }
+
+    #[test]
+    fn what_is_wrong_for_the_same_reason_is_counted() {
+        let (mut sources, diagnostic) = example();
+        let other = sources.add("other.conf", "x\n");
+        let [first, second] = [0, 4].map(|start| Span { file: diagnostic.span.file, start, end: start + 3 });
+        let more = vec![first, second, Span { file: other, start: 0, end: 1 }];
+        let diagnostic = Diagnostic { more, ..diagnostic };
+        let note = "3 more for the same reason: lines 1, 2, other.conf:1";
+        assert!(diagnostic.render(&sources, false).ends_with(&format!("\n  = note: {note}")));
+        assert!(diagnostic.short(&sources).ends_with(&format!(" ({note})")));
+        let one = Diagnostic { more: vec![first], ..diagnostic.clone() };
+        assert!(one.short(&sources).ends_with("(1 more for the same reason: line 1)"));
+        let many = Diagnostic { more: vec![first, second, first, second, first, second], ..diagnostic };
+        assert!(many.short(&sources).ends_with("(6 more for the same reason: lines 1, 2, 1, 2, 1, …)"));
     }
 
     #[test]

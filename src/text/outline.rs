@@ -29,6 +29,8 @@ pub struct OutlinedBlock {
     pub is_flowtable: bool,
     /// Its name.
     pub name: String,
+    /// The chain, if it is one.
+    pub chain: Option<ChainRef>,
     /// From its first word to the closing brace.
     pub span: Span,
 }
@@ -171,13 +173,13 @@ impl<I: Iterator<Item = Piece> + Clone> Reader<I> {
         if block.as_ref().is_none_or(|(_, first)| has_variables(&self.outline.tokens[*first..])) {
             self.outline.scopes.push((brace.start, false));
         }
-        let (is_flowtable, name, first) = match block {
-            Some((Block::Chain(chain), first)) => (false, chain.name.to_string(), first),
-            Some((Block::Flowtable(name), first)) => (true, name, first),
+        let (name, chain, first) = match block {
+            Some((Block::Chain(chain), first)) => (chain.name.to_string(), Some(chain), first),
+            Some((Block::Flowtable(name), first)) => (name, None, first),
             _ => return,
         };
         let span = self.outline.tokens[first].span.to(brace);
-        self.outline.blocks.push(OutlinedBlock { is_flowtable, name, span });
+        self.outline.blocks.push(OutlinedBlock { is_flowtable: chain.is_none(), name, chain, span });
     }
 
     fn innermost(&self) -> Option<&Block> {

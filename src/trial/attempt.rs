@@ -1,20 +1,18 @@
 //! One round: a process of its own enters a [`room`], loads, says what came of it and ends.
-#![allow(unsafe_code)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Read},
     net::IpAddr,
 };
 
-use nix::{
-    sys::wait::{WaitStatus, waitpid},
-    unistd::{ForkResult, fork},
-};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Trial, room};
+use super::{
+    Trial,
+    process::{self, Lost},
+    room,
+};
 use crate::{
     cgroupfs::look,
     dispatch::Pattern,
@@ -23,7 +21,7 @@ use crate::{
     findings::Refusal,
     load::{Load, LoadError},
     model::{CgroupPath, Key, Row, RowId, SetRef, TableRef},
-    nft::{Complaint, FileComplaint, Nftables, libnftables::Libnftables},
+    nft::{Complaint, FileComplaint, Kernel, Nftables, libnftables::Libnftables},
     policy::{Policy, Statement},
     text::Diagnostic,
 };
@@ -33,6 +31,8 @@ use crate::{
 pub(super) struct Attempt {
     /// Interfaces to make.
     pub(super) interfaces: BTreeSet<String>,
+    /// Those that annotations name, which are made after the files are loaded.
+    pub(super) interfaces_later: BTreeSet<String>,
     /// The cgroups that exist for the files.
     pub(super) cgroups: BTreeSet<CgroupPath>,
     /// The addresses of host names, besides those in /etc/hosts. Where there is none, stand-ins are taken.
@@ -54,6 +54,8 @@ pub(super) enum Report {
         ruleset: Value,
         /// What nft refuses of the annotations.
         diagnostics: Vec<Diagnostic>,
+        /// What nft refuses of the files when they are loaded once more, on top of all that.
+        again: Vec<FileComplaint>,
     },
 }
 
@@ -62,18 +64,17 @@ impl Attempt {
     ///
     /// # Errors
     /// Why nothing can be loaded here.
-    pub(super) fn run(&self, files: &[String], trial: &Trial<'_>) -> Result<Report, String> {
-        in_a_process(|| self.load(files, trial)).flatten()
+    pub(super) fn run(&self, files: &[String], trial: &Trial<'_>) -> Result<Report, Lost> {
+        process::run(|| self.load(files, trial))?.map_err(Lost::Failed)
     }
 
     fn load(&self, files: &[String], trial: &Trial<'_>) -> Result<Report, String> {
-        room::enter(self).map_err(|error| error.to_string())?;
+        let in_user_namespace = room::enter(self).map_err(|error| error.to_string())?;
         let mut kernel = Nftables::open().map_err(|missing| missing.to_string())?;
-        for file in files {
-            if let Err(complaints) = kernel.load_file(&room::name_of(file, self)) {
-                return Ok(Report::Refused(complaints));
-            }
+        if let Err(complaints) = self.load_files(&mut kernel, files) {
+            return refused(complaints, in_user_namespace).map(Report::Refused);
         }
+        room::make_interfaces(&self.interfaces_later).map_err(|error| error.to_string())?;
         let policy = &*trial.policy;
         let statements = || policy.annotations.iter().map(|annotation| &annotation.statement);
         room::make_cgroups(statements().flat_map(Statement::paths));
@@ -92,7 +93,11 @@ impl Attempt {
             instances: trial.instances,
             users: trial.users,
         };
-        let words = |error: LoadError| format!("nft refuses the policy: {}", error.words);
+        let words = |error: LoadError| {
+            let complaint: Complaint = Complaint::unplaced(error.words);
+            denied(&complaint, in_user_namespace)
+                .unwrap_or(format!("nft refuses the policy: {}", complaint.words))
+        };
         let loaded = load.run(&mut kernel).map_err(words)?;
         let rows: Vec<Row> =
             loaded.rows.into_iter().chain(loaded.patterns.iter().flat_map(examples)).collect();
@@ -101,8 +106,29 @@ impl Attempt {
         list_verdicts(&mut kernel, &mut ruleset);
         let refusals = loaded.refusals.iter().map(|refusal| refusal.diagnostic(policy));
         let diagnostics = refusals.chain(refused_elements(&mut kernel, &rows, policy)).collect();
-        Ok(Report::Loaded { ruleset, diagnostics })
+        // Without what was done without, it says nothing of the files.
+        let is_whole = self.blanks.is_empty();
+        // As another process would, whose socket is another one.
+        kernel.release_memory();
+        let again = if is_whole { self.load_files(&mut kernel, files) } else { Ok(()) };
+        let again = refused(again.err().unwrap_or_default(), in_user_namespace)?;
+        Ok(Report::Loaded { ruleset, diagnostics, again })
     }
+
+    fn load_files(&self, kernel: &mut Nftables, files: &[String]) -> Result<(), Vec<FileComplaint>> {
+        files.iter().try_for_each(|file| kernel.load_file(&room::name_of(file, self)))
+    }
+}
+
+/// The complaints, unless one may be due to the lack of rights in a user namespace.
+fn refused(complaints: Vec<FileComplaint>, in_user_namespace: bool) -> Result<Vec<FileComplaint>, String> {
+    complaints.iter().find_map(|complaint| denied(complaint, in_user_namespace)).map_or(Ok(complaints), Err)
+}
+
+/// What to say of what may be due to the lack of rights.
+fn denied<P>(complaint: &Complaint<P>, in_user_namespace: bool) -> Option<String> {
+    let is_denied = in_user_namespace && complaint.kind.needs_rights();
+    is_denied.then(|| format!("nft needs root's rights for it ({}): run it as root", complaint.words))
 }
 
 /// Adds the elements of maps of verdicts to a listing: they say which chains are called. Those of a map that rules fill are
@@ -128,13 +154,17 @@ fn set_of(map: &Value) -> Option<SetRef> {
 }
 
 /// What libnftables says of the files' syntax where it cannot reach a kernel. Nothing is loaded.
-pub(super) fn syntax(files: &[String]) -> Vec<FileComplaint> {
+pub(super) fn syntax(files: &[String], streams: &BTreeMap<String, String>) -> Vec<FileComplaint> {
     let parse = || {
         let Ok(mut library) = Libnftables::open() else { return vec![] };
-        let complaints = files.iter().filter_map(|file| library.run_file(file, true).err()).flatten();
+        let mut check = |file: &String| match streams.get(file) {
+            Some(text) => library.check_text(text, file),
+            None => library.run_file(file, true),
+        };
+        let complaints = files.iter().filter_map(|file| check(file).err()).flatten();
         complaints.filter(|complaint| complaint.kind.is_syntax()).collect()
     };
-    in_a_process(parse).unwrap_or_default()
+    process::run(parse).unwrap_or_default()
 }
 
 /// A row for each target of a pattern, as if there were an instance.
@@ -163,30 +193,4 @@ fn refused_elements(kernel: &mut Nftables, rows: &[Row], policy: &Policy) -> Vec
         Some(Refusal::new(*rows[&failed.row].annotations.first()?, None, &complaint).diagnostic(policy))
     };
     effects::commit(kernel, &commit, &look).failures.into_iter().filter_map(diagnostic).collect()
-}
-
-/// Runs something in a child of this process, which must have one thread only.
-fn in_a_process<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, String> {
-    let (mut reader, writer) = io::pipe().map_err(|error| error.to_string())?;
-    // SAFETY: there is no other thread whose locks the child could miss.
-    let fork = unsafe { fork() }.map_err(|error| format!("no process can be made: {}", error.desc()))?;
-    let ForkResult::Parent { child } = fork else {
-        drop(reader);
-        let written = serde_json::to_writer(io::BufWriter::new(writer), &work());
-        // SAFETY: _exit(2) only ends the process, without what its parent has registered for its end.
-        unsafe { libc::_exit(i32::from(written.is_err())) }
-    };
-    drop(writer);
-    let mut bytes = Vec::new();
-    let read = reader.read_to_end(&mut bytes);
-    match (read, waitpid(child, None)) {
-        (Ok(_), Ok(WaitStatus::Exited(_, 0))) => {
-            serde_json::from_slice(&bytes).map_err(|error| format!("the trial's report: {error}"))
-        }
-        (_, Ok(WaitStatus::Signaled(_, signal, _))) => {
-            Err(format!("libnftables does not survive the file (signal {})", signal as i32))
-        }
-        (_, Ok(status)) => Err(format!("the trial ended early ({status:?})")),
-        (_, Err(error)) => Err(format!("the trial is lost: {}", error.desc())),
-    }
 }

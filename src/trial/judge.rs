@@ -1,9 +1,13 @@
 //! nft's complaints about a file's own statements to diagnostics, and to what the next round needs. Pure.
 
 use crate::{
-    findings::{BY_NAME, ONLY_SOME_HOOKS},
-    model::CgroupPath,
+    findings::{
+        BY_NAME, ONLY_SOME_HOOKS,
+        cause::{Refused, explained, without_sockets},
+    },
+    model::{CgroupPath, ChainRef},
     nft::complaint::{Complaint, Kind},
+    policy::Define,
     text::{
         Code, Diagnostic, Item, ItemKind, Outline, Span, Token, TokenKind, diagnostic::quoted, token::text_of,
     },
@@ -34,6 +38,8 @@ pub(super) struct Place<'a> {
     pub(super) text: &'a str,
     /// Devices of chains and flowtables that do not exist, with their places.
     pub(super) missing: &'a [(String, Span)],
+    /// The variables of all files.
+    pub(super) defines: &'a [Define],
 }
 
 impl<'a> Place<'a> {
@@ -41,16 +47,87 @@ impl<'a> Place<'a> {
     fn word(&self) -> &'a str {
         self.text.get(self.span.start..self.span.end).unwrap_or_default().trim_matches('"')
     }
+
+    /// The statement, in front of its own words and from there on; where it opens a block, its line.
+    fn statement(&self) -> (&'a [Token], &'a [Token]) {
+        let outline = self.outline;
+        let Some(item) = outline.item_at(self.span) else {
+            let start = self.text[..self.span.start].rfind('\n').map_or(0, |at| at + 1);
+            let end = self.text[self.span.end..].find('\n').map_or(self.text.len(), |at| self.span.end + at);
+            let at = |byte| outline.tokens.partition_point(|token| token.span.start < byte);
+            return (&[], &outline.tokens[at(start)..at(end).max(at(start))]);
+        };
+        let body = match &item.kind {
+            ItemKind::Rule(_, at) => *at,
+            ItemKind::Elements if !outline.tokens_of(item)[0].is("elements") => {
+                let list = outline.tokens_of(item).iter().position(|token| token.is("{"));
+                item.tokens.start + list.unwrap_or_default()
+            }
+            _ => item.tokens.start,
+        };
+        (&outline.tokens[item.tokens.start..body], &outline.tokens[body..item.tokens.end])
+    }
+
+    /// The chain that it is in or is.
+    fn chain(&self) -> Option<&'a ChainRef> {
+        if let Some(Item { kind: ItemKind::Rule(chain, _), .. }) = self.outline.item_at(self.span) {
+            return Some(chain);
+        }
+        let block = self.outline.blocks.iter().rev().find(|block| holds(block.span, self.span));
+        block.and_then(|block| block.chain.as_ref())
+    }
+
+    /// Why its table has no cgroups, if it has none.
+    fn without_sockets(&self) -> Option<String> {
+        self.chain().and_then(|chain| without_sockets(chain.table.family))
+    }
+
+    /// The words that make a base chain of a chain, if they are in this file.
+    fn base(&self, chain: &ChainRef) -> Option<&'a [Token]> {
+        let outline = self.outline;
+        let is_of = |item: &&Item| {
+            let mut blocks = outline.blocks.iter().filter(|block| block.chain.as_ref() == Some(chain));
+            item.kind == ItemKind::ChainProperty && blocks.any(|block| holds(block.span, item.span))
+        };
+        let mut properties = outline.items.iter().filter(is_of).map(|item| outline.tokens_of(item));
+        properties.find(|tokens| tokens[0].is("type"))
+    }
+
+    /// A complaint's diagnostic with its cause, if that is known.
+    fn explained(&self, kind: Kind, diagnostic: Diagnostic) -> Diagnostic {
+        let ((head, body), chain) = (self.statement(), self.chain());
+        let table = chain.map(|chain| &chain.table);
+        let chains = self.outline.blocks.iter().filter_map(|block| block.chain.as_ref());
+        let chains = chains.filter(|other| table.is_none_or(|table| *table == other.table));
+        let chains: Vec<(&str, bool)> =
+            chains.map(|chain| (&*chain.name, self.base(chain).is_some())).collect();
+        let variables: Vec<&str> = self.defines.iter().map(|define| &*define.name).collect();
+        let refused = Refused {
+            kind,
+            at: self.span,
+            written: self.text.get(self.span.start..self.span.end).unwrap_or_default(),
+            is_annotation: false,
+            head: &head.iter().collect::<Vec<_>>(),
+            body: &body.iter().collect::<Vec<_>>(),
+            chain,
+            base: chain.and_then(|chain| self.base(chain)),
+            variables: &variables,
+            chains: &chains,
+        };
+        explained(diagnostic, &refused)
+    }
 }
 
 /// What to make of a complaint about a place in a file.
 pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnostic, Repair) {
-    let Place { span, outline, text, missing } = *place;
+    let Place { span, outline, text, missing, .. } = *place;
     let (word, item) = (place.word(), outline.item_at(span));
     let message = refusal(complaint);
     let refused = |code| Diagnostic::new(code, span, &*message);
     match complaint.kind {
-        Kind::CgroupMissing => (plain_cgroup(place, &message), Repair::Cgroups),
+        Kind::CgroupMissing if place.without_sockets().is_none() => {
+            (plain_cgroup(place, &message), Repair::Cgroups)
+        }
         Kind::InterfaceMissing if is_interface(word) => {
             (by_name(refused(Code::Interface), outline), Repair::Interface(word.to_owned()))
         }
@@ -68,8 +145,11 @@ pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnost
                 "write an address: at boot nft loads the file before there is a network to ask for names";
             (refused(Code::BaseHost).help(help), Repair::Host(word.to_owned()))
         }
-        Kind::Unsupported if item.is_some_and(|item| matches_cgroup(outline.tokens_of(item))) => {
-            (refused(Code::Hook).help(ONLY_SOME_HOOKS), Repair::Without)
+        Kind::Unsupported | Kind::CgroupMissing
+            if item.is_some_and(|item| matches_cgroup(outline.tokens_of(item))) =>
+        {
+            let why = place.without_sockets().unwrap_or_else(|| ONLY_SOME_HOOKS.to_owned());
+            (refused(Code::Hook).help(why), Repair::Without)
         }
         kind => {
             let block = outline.blocks.iter().rev().find(|block| holds(block.span, span));
@@ -86,23 +166,46 @@ pub(super) fn judge<P>(place: &Place<'_>, complaint: &Complaint<P>) -> (Diagnost
                     (diagnostic.help(help), Repair::Interface(name.clone()))
                 }
                 (None, flowtable) => {
-                    let help = match kind {
-                        Kind::EarlyEnd => Some(
-                            "the statement ends too early for nft: the words before its end may be misspelt",
-                        ),
-                        _ if is_needed && flowtable.is_some() => {
-                            Some("this kernel has no flowtables: it needs CONFIG_NF_FLOW_TABLE")
+                    let diagnostic = Diagnostic { help: complaint.help(), ..refused(Code::Base) };
+                    let diagnostic = match is_needed && flowtable.is_some() {
+                        true => {
+                            diagnostic.help("this kernel has no flowtables: it needs CONFIG_NF_FLOW_TABLE")
                         }
-                        _ => None,
+                        false => place.explained(kind, diagnostic),
                     };
-                    let help = help.map(str::to_owned).or_else(|| complaint.help());
-                    let diagnostic = Diagnostic { help, ..refused(Code::Base) };
                     let name = flowtable.map(|block| block.name.clone());
                     (diagnostic, name.map_or(Repair::Without, Repair::Flowtable))
                 }
             }
         }
     }
+}
+
+/// Whether nft only says it because of what else it says in the same round.
+pub(super) fn is_consequence<P>(kind: Kind, all: &[Complaint<P>]) -> bool {
+    let is_cause = |other: Kind| other != kind && (other.is_syntax() || other == Kind::Value);
+    matches!(kind, Kind::NoKey | Kind::EndOfFile) && all.iter().any(|other| is_cause(other.kind))
+}
+
+/// Whether nft only says it because it has lost its way at an error before, which it cannot do without.
+pub(super) fn follows(diagnostic: &Diagnostic, kind: Kind, lost: &Diagnostic) -> bool {
+    let is_behind = diagnostic.span.file == lost.span.file && diagnostic.span.start > lost.span.start;
+    kind.is_syntax() && is_behind && diagnostic.fix.is_none()
+}
+
+/// The commands of a file that nft would not come to the end of.
+pub(super) fn endless(outline: &Outline) -> impl Iterator<Item = Span> {
+    let is_endless = |item: &&Item| {
+        item.kind == ItemKind::Command
+            && outline.tokens_of(item).first().is_some_and(|word| word.is("monitor"))
+    };
+    outline.items.iter().filter(is_endless).map(|item| item.span)
+}
+
+/// What to say of such a command.
+pub(super) fn never_ends(span: Span) -> Diagnostic {
+    Diagnostic::new(Code::Base, span, "nft loads nothing of a file with `monitor` and waits for ever")
+        .help("leave it out, and run `nft monitor` by itself")
 }
 
 /// What to say of a complaint about a file.
@@ -114,7 +217,7 @@ fn is_property(item: &Item) -> bool {
     matches!(item.kind, ItemKind::Property | ItemKind::ChainProperty)
 }
 
-fn holds(whole: Span, part: Span) -> bool {
+pub(super) fn holds(whole: Span, part: Span) -> bool {
     whole.file == part.file && whole.start <= part.start && part.end <= whole.end
 }
 
@@ -136,7 +239,8 @@ pub(super) fn without(repair: &Repair, span: Span, outline: &Outline) -> Vec<Spa
     if let Some(item) = outline.item_at(span)
         && !outline.tokens_of(item)[0].is("type")
     {
-        return if item.is_dispensable() { vec![item.span] } else { vec![] };
+        let is_removal = outline.tokens_of(item)[0].is_any(&["delete", "flush"]);
+        return if item.is_dispensable() || is_removal { vec![item.span] } else { vec![] };
     }
     // All that makes a base chain of the chain: without its type, it can't have a policy either.
     let block = outline.blocks.iter().rev().find(|block| !block.is_flowtable && holds(block.span, span));
@@ -154,6 +258,10 @@ pub(super) fn plain_cgroup(place: &Place<'_>, message: &str) -> Diagnostic {
     let ItemKind::Rule(chain, at) = &item.kind else {
         return diagnostic.help("scnpm adds it while it exists: write an `add element` annotation");
     };
+    let inline = place.explained(Kind::CgroupMissing, diagnostic.clone());
+    if inline.help.is_some() {
+        return inline;
+    }
     let unit = written.rsplit('/').find(|name| !name.is_empty()).unwrap_or(written);
     let unit = if unit.contains('.') { unit.to_owned() } else { format!("{unit}.service") };
     let rule = text_of(&outline.tokens[*at..item.tokens.end]);
@@ -169,14 +277,40 @@ pub(super) fn plain_cgroup(place: &Place<'_>, message: &str) -> Diagnostic {
     }
 }
 
-/// A rule outside the annotations names a cgroup that exists now, but not always.
-pub(super) fn plain_cgroup_now(path: &CgroupPath, span: Span) -> Option<Diagnostic> {
-    // The slices and init.scope at the top are there as soon as systemd is, and never made anew.
-    (path.components().count() > 1).then(|| {
-        let path = quoted(path.as_str());
-        let message = format!("this rule loads only while {path} exists, and is stale when it is made anew");
-        Diagnostic::new(Code::PlainCgroupNow, span, message).help("make it an annotation")
-    })
+/// A rule or element outside the annotations names a cgroup that exists now, but not at boot.
+pub(super) fn plain_cgroup_now(place: &Place<'_>, path: &CgroupPath) -> Diagnostic {
+    let item = place.outline.item_at(place.span);
+    let is_joined = item.is_some_and(|item| place.outline.tokens_of(item).iter().any(|token| token.is(".")));
+    let (what, help) = match item.map(|item| &item.kind) {
+        Some(ItemKind::Rule(..)) => ("this rule", "make it an annotation"),
+        Some(ItemKind::Elements) if is_joined => ("this element", "match it in a rule that is an annotation"),
+        Some(ItemKind::Elements) => ("this element", "make it an annotation: `add element`"),
+        _ => ("this", "make what uses it an annotation"),
+    };
+    let path = quoted(path.as_str());
+    let message = format!("{what} loads only while {path} exists, and is stale when that is made anew");
+    Diagnostic::new(Code::PlainCgroupNow, place.span, message).help(help)
+}
+
+/// With a warning in place of the error about an interface that exists now, but not at boot.
+pub(super) fn interface_now(name: &str, refusal: Diagnostic) -> Diagnostic {
+    let message =
+        format!("this loads only while {} exists: at boot nft runs before it is made", quoted(name));
+    Diagnostic { code: Code::InterfaceNow, message, ..refusal }
+}
+
+/// What to say of a complaint about a file that is loaded a second time.
+pub(super) fn again<P>(complaint: &Complaint<P>, span: Span, files: &[Outline]) -> Diagnostic {
+    let words = complaint.words.replace('\n', " ");
+    let diagnostic =
+        Diagnostic::new(Code::Again, span, format!("nft refuses the file when it is loaded again: {words}"));
+    let flushes = |tokens: &[Token]| matches!(tokens, [a, b, ..] if a.is("flush") && b.is("ruleset"));
+    if files.iter().any(|file| file.items.iter().any(|item| flushes(file.tokens_of(item)))) {
+        return diagnostic;
+    }
+    diagnostic.help(
+        "begin the file with `flush ruleset`, or with `table …` and `delete table …` for each of its tables",
+    )
 }
 
 /// A device of a netdev chain or a flowtable that the machine does not have, and that its kernel can wait for.
@@ -240,12 +374,57 @@ pub(super) fn plain_cgroups(outline: &Outline) -> Vec<(CgroupPath, Span)> {
 }
 
 fn paths(tokens: &[Token]) -> Vec<(CgroupPath, Span)> {
-    let is_operator = |token: &Token| token.is_any(&["==", "!=", "eq", "ne"]);
+    let quoted = operands(tokens).filter(|token| token.kind == TokenKind::Quoted);
+    quoted.filter_map(|token| Some((token.unquoted().parse().ok()?, token.span))).collect()
+}
+
+/// What something is compared with or looked up in: a word, or a list.
+fn operands(tokens: &[Token]) -> impl Iterator<Item = &Token> {
+    let is_operator = |token: &Token| token.is_any(&["==", "!=", "eq", "ne", "vmap", "map"]);
     let tokens = &tokens[usize::from(tokens.first().is_some_and(is_operator))..];
     let is_list = tokens.first().is_some_and(|token| token.is("{"));
-    let list = tokens.iter().take(if is_list { usize::MAX } else { 1 }).take_while(|token| !token.is("}"));
-    let quoted = list.filter(|token| token.kind == TokenKind::Quoted);
-    quoted.filter_map(|token| Some((token.unquoted().parse().ok()?, token.span))).collect()
+    tokens.iter().take(if is_list { usize::MAX } else { 1 }).take_while(|token| !token.is("}"))
+}
+
+/// The paths of cgroups that may be in the statement at a place where nft finds one missing.
+pub(super) fn cgroups_at(
+    outline: &Outline,
+    span: Span,
+    exists: &dyn Fn(&CgroupPath) -> bool,
+) -> Vec<(CgroupPath, Span)> {
+    let tokens = outline.item_at(span).map(|item| outline.tokens_of(item)).unwrap_or_default();
+    let path = |at: usize| {
+        let token = &tokens[at];
+        let path = token.unquoted().parse().ok()?;
+        let is_text = at > 0 && tokens[at - 1].is_any(&["comment", "prefix", "name", ":"]);
+        let is_path = token.kind == TokenKind::Quoted && (is_unit_path(token.unquoted()) || exists(&path));
+        (is_named(token, span) || (is_path && !is_text)).then_some((path, token.span))
+    };
+    (0..tokens.len()).filter_map(path).collect()
+}
+
+/// The paths of cgroups in the elements of a file's sets and maps.
+pub(super) fn cgroups_in_sets(outline: &Outline) -> Vec<(CgroupPath, Span)> {
+    let sets = outline.items.iter().filter(|item| item.kind == ItemKind::Elements);
+    sets.flat_map(|item| cgroups_at(outline, item.span, &|_| false)).collect()
+}
+
+/// Whether a place that nft names is this token, with its quotes or without.
+fn is_named(token: &Token, place: Span) -> bool {
+    token.kind != TokenKind::Punctuation && holds(token.span, place)
+}
+
+/// The places behind `iif` and `oif` with this interface.
+pub(super) fn by_index(outline: &Outline, name: &str) -> Vec<Span> {
+    let tokens = &outline.tokens;
+    let keywords = (0..tokens.len()).filter(|at| tokens[*at].is_any(&["iif", "oif"]));
+    let uses = keywords.flat_map(|at| operands(&tokens[at + 1..]).filter(|token| token.unquoted() == name));
+    uses.map(|token| token.span).collect()
+}
+
+/// Whether it looks like the path of a unit's cgroup, or of one below another.
+fn is_unit_path(path: &str) -> bool {
+    path.contains('/') || [".slice", ".service", ".scope"].iter().any(|end| path.ends_with(end))
 }
 
 /// With `iifname` in place of the `iif` in front of an interface's name.
@@ -313,7 +492,10 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
 
     fn judge_in(text: &str, span: Span, words: &str, missing: &[(String, Span)]) -> (Diagnostic, Repair) {
         let complaint: Complaint = Complaint::unplaced(words);
-        judge(&Place { span, outline: &Outline::of(FileId(0), text), text, missing }, &complaint)
+        judge(
+            &Place { span, outline: &Outline::of(FileId(0), text), text, missing, defines: &[] },
+            &complaint,
+        )
     }
 
     fn line_with_fix(diagnostic: &Diagnostic) -> String {
@@ -378,6 +560,40 @@ table netdev n { chain i { type filter hook ingress device eth2 priority 0; } }
         let names: Vec<String> =
             devices(&outline, std::slice::from_ref(&outline)).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["eth0", "eth1", "eth2"]);
+    }
+
+    #[test]
+    fn paths_of_a_statement_are_those_that_may_be_meant() {
+        let text = "add element inet f s { \"a/b\" . \"eth0\", \"lxc\", \"c.slice\" comment \"d/e\" : \"f/g\", odd, \"init.scope\" }";
+        let at = |word: &str| {
+            let start = text.find(word).unwrap();
+            Span { file: FileId(0), start, end: start + word.len() }
+        };
+        let outline = Outline::of(FileId(0), text);
+        let exists = |path: &CgroupPath| path.as_str() == "lxc";
+        let found = |span| -> Vec<String> {
+            cgroups_at(&outline, span, &exists).into_iter().map(|(path, _)| path.to_string()).collect()
+        };
+        assert_eq!(found(at("\"a/b\"")), ["a/b", "lxc", "c.slice", "init.scope"]);
+        assert_eq!(found(at("odd")), ["a/b", "lxc", "c.slice", "odd", "init.scope"]);
+    }
+
+    #[test]
+    fn all_that_is_compared_with_an_interface_by_its_index_is_found() {
+        let text = "table ip f { chain wg0 { iif wg0 jump wg0\noif vmap { lo : drop, \"wg0\" : drop }\niifname wg0 drop } }";
+        let spans = by_index(&Outline::of(FileId(0), text), "wg0");
+        let found: Vec<&str> = spans.iter().map(|span| &text[span.start..span.end]).collect();
+        assert_eq!(found, ["wg0", "\"wg0\""]);
+    }
+
+    #[test]
+    fn flush_is_no_help_where_it_is_there() {
+        let said = |text| {
+            let outline = Outline::of(FileId(0), text);
+            let complaint: Complaint = Complaint::unplaced("Could not process rule: File exists");
+            again(&complaint, Span { file: FileId(0), start: 0, end: 6 }, &[outline]).help.is_some()
+        };
+        assert!(said("create table ip f") && !said("flush ruleset\ncreate table ip f"));
     }
 
     #[test]

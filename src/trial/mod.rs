@@ -1,12 +1,14 @@
 //! A load for real that touches nothing: the files, then their annotations, in namespaces of their own.
 //!
-//! A round is an [`attempt`] in a process of its own, which ends with it. What nft complains of is [`judge`]d: each
+//! A round is an [`attempt`] in a process of its own, which ends with it: a load as at boot, and once it succeeds one more
+//! on top of it, as at a reload. What nft complains of is [`judge`]d: each
 //! complaint becomes a diagnostic and, so that nft can come to the next one, a repair that the next round begins with: an
 //! interface is made, a cgroup, an address for a host name, or a rule is done without. [`room`] makes the namespaces.
 
 mod attempt;
 mod judge;
 mod link;
+mod process;
 mod room;
 
 use std::{
@@ -21,17 +23,18 @@ use derive_more::Display;
 use crate::{
     lint::Ruleset,
     model::{CgroupPath, Instance},
-    nft::FileComplaint,
+    nft::{FileComplaint, complaint::Kind},
     policy::{
         Policy,
         files::{Disk, Files},
         hosts::Hosts,
     },
-    text::{Code, Diagnostic, FileId, ItemKind, Outline, Span, diagnostic::quoted},
+    text::{Code, Diagnostic, FileId, ItemKind, Outline, Span, Token, diagnostic::quoted},
     units::selector::Users,
 };
 use attempt::{Attempt, Report};
 use judge::{Place, Repair};
+use process::Lost;
 
 /// What is to be tried.
 pub struct Trial<'a> {
@@ -47,8 +50,10 @@ pub struct Trial<'a> {
     pub users: &'a Users,
     /// Whether a cgroup exists.
     pub exists: &'a dyn Fn(&CgroupPath) -> bool,
-    /// The machine's interfaces, and those that are to be taken for such.
+    /// The machine's interfaces.
     pub interfaces: &'a BTreeSet<String>,
+    /// Those that exist when nft runs at boot, on this machine or on the one that the files are for.
+    pub interfaces_at_boot: &'a BTreeSet<String>,
     /// Whether host names may be looked up.
     pub dns: bool,
 }
@@ -67,6 +72,9 @@ pub struct Tried {
 /// What was not tried.
 #[derive(Debug, Display)]
 pub enum Untried {
+    /// A file of the command line could not be read.
+    #[display("{_0}")]
+    Unreadable(String),
     /// Nothing could be loaded on this machine, for this reason.
     #[display("nothing was loaded, so this is only what the files' text tells: {_0}")]
     Everything(String),
@@ -74,6 +82,12 @@ pub enum Untried {
     #[display("the annotations were not loaded, since nft refuses the files that they are for")]
     Annotations,
 }
+
+/// The cgroups that PID 1 makes before it starts anything, and never makes anew (systemd.special(7)).
+const CGROUPS_AT_BOOT: [&str; 2] = ["init.scope", "system.slice"];
+
+/// The beginning of the first file, for what has no place.
+const NOWHERE: Span = Span { file: FileId(0), start: 0, end: 0 };
 
 /// How many rounds there are at most. nft names ten diagnostics in one.
 const ROUNDS: usize = 100;
@@ -101,7 +115,9 @@ impl Trial<'_> {
         // The devices that the kernel did without, each once.
         let first: BTreeMap<&String, Span> =
             rounds.missing.iter().rev().map(|(name, span)| (name, *span)).collect();
-        let unmade = first.into_iter().filter(|(name, _)| !rounds.attempt.interfaces.contains(*name));
+        let is_there =
+            |name| rounds.attempt.interfaces.contains(name) || rounds.trial.interfaces.contains(name);
+        let unmade = first.into_iter().filter(|(name, _)| !is_there(*name));
         rounds.diagnostics.extend(unmade.map(|(name, span)| judge::missing_device(name, span)));
         Tried { diagnostics: rounds.diagnostics, ruleset, untried }
     }
@@ -122,7 +138,7 @@ struct Rounds<'a> {
     outlines: Vec<Outline>,
     /// Whether what was loaded is reached otherwise than the files say.
     is_bent: bool,
-    /// Devices of chains and flowtables that the machine does not have, with their places.
+    /// Devices of chains and flowtables that do not exist at boot, with their places.
     missing: Vec<(String, Span)>,
     /// What the next round begins with.
     attempt: Attempt,
@@ -134,11 +150,15 @@ impl Rounds<'_> {
         for _ in 0..ROUNDS {
             match self.attempt.run(&self.files, &self.trial) {
                 Err(why) => {
-                    self.without_a_room();
-                    return (None, Some(Untried::Everything(why)));
+                    self.without_a_room(matches!(why, Lost::Late(_)));
+                    return (None, Some(Untried::Everything(why.to_string())));
                 }
-                Ok(Report::Loaded { ruleset, diagnostics }) => {
+                Ok(Report::Loaded { ruleset, diagnostics, again }) => {
                     self.diagnostics.extend(diagnostics);
+                    for complaint in again {
+                        let span = self.place(&complaint).unwrap_or(NOWHERE);
+                        self.say_once(judge::again(&complaint, span, &self.outlines));
+                    }
                     return ((!self.is_bent).then(|| Ruleset::of(&ruleset)), None);
                 }
                 Ok(Report::Refused(complaints)) => {
@@ -154,70 +174,133 @@ impl Rounds<'_> {
     /// What must be there before the first round, and what is known to be wrong without nft.
     fn prepare(&mut self) {
         let named = self.trial.policy.sources.files.iter().filter(|file| self.files.contains(&file.path));
-        let streams = named.filter(|file| !Path::new(&file.path).is_file());
+        let streams = named.filter(|file| Disk::is_stream(&file.path));
         self.attempt.streams = streams.map(|file| (file.path.clone(), file.text.clone())).collect();
-        let known = self.trial.interfaces;
+        for span in self.outlines.iter().flat_map(judge::endless).collect::<Vec<_>>() {
+            self.diagnostics.push(judge::never_ends(span));
+            self.blank(span);
+        }
+        let (now, at_boot) = (self.trial.interfaces, self.trial.interfaces_at_boot);
         let tokens = self.outlines.iter().flat_map(|outline| &outline.tokens);
-        let words = tokens.chain(self.trial.policy.tokens()).map(|token| token.unquoted());
-        self.attempt.interfaces = words.filter_map(|word| known.get(word)).cloned().collect();
+        let words = |tokens: &mut dyn Iterator<Item = &Token>, known: &BTreeSet<String>| {
+            tokens.filter_map(|token| known.get(token.unquoted())).cloned().collect()
+        };
+        self.attempt.interfaces = words(&mut tokens.chain(self.trial.policy.tokens()), at_boot);
+        self.attempt.interfaces_later = words(&mut self.trial.policy.tokens(), now);
         let devices = self.outlines.iter().flat_map(|outline| judge::devices(outline, &self.outlines));
-        self.missing = devices.filter(|(name, _)| !known.contains(name)).collect();
-        let exists = self.trial.exists;
-        let plain = self.outlines.iter().flat_map(judge::plain_cgroups).filter(|(path, _)| exists(path));
-        self.diagnostics.extend(plain.filter_map(|(path, span)| judge::plain_cgroup_now(&path, span)));
-        self.attempt.cgroups = self.paths_in_files().into_iter().filter(|path| exists(path)).collect();
+        self.missing = devices.filter(|(name, _)| !at_boot.contains(name)).collect();
+        self.attempt.cgroups = CGROUPS_AT_BOOT.iter().filter_map(|path| path.parse().ok()).collect();
     }
 
-    /// What may be a cgroup's path in the files' own rules and sets.
-    fn paths_in_files(&self) -> BTreeSet<CgroupPath> {
-        let tokens = || self.outlines.iter().flat_map(|outline| &outline.tokens);
-        if !tokens().any(|token| token.text.starts_with("cgroup")) {
-            return BTreeSet::new();
+    /// Whether it is about a flowtable that a missing device is an error of.
+    fn is_explained(&self, repair: &Repair, span: Span) -> bool {
+        let Repair::Flowtable(name) = repair else { return false };
+        let mut blocks = self.outlines[span.file.0].blocks.iter();
+        let block = blocks.find(|block| block.is_flowtable && block.name == *name);
+        let mut errors = self.diagnostics.iter().filter(|said| said.code == Code::Interface);
+        errors.any(|said| block.is_some_and(|block| judge::holds(block.span, said.span)))
+    }
+
+    /// Says of an interface, and of all that is compared with it, what is to be said, and makes it.
+    fn interface(&mut self, name: &str, refusal: Diagnostic, complaint: &FileComplaint) {
+        let spans = self.outlines.iter().flat_map(|outline| judge::by_index(outline, name));
+        let spans = spans.filter(|_| complaint.kind == Kind::InterfaceMissing);
+        let others: Vec<Diagnostic> =
+            spans.map(|span| judge::judge(&self.judged(span), complaint).0).collect();
+        for diagnostic in std::iter::once(refusal).chain(others) {
+            self.say_once(match self.trial.interfaces.contains(name) {
+                true => judge::interface_now(name, diagnostic),
+                false => diagnostic,
+            });
         }
-        tokens().filter_map(|token| token.unquoted().parse().ok()).collect()
+        self.attempt.interfaces.insert(name.to_owned());
+    }
+
+    /// Says of the cgroups that the files name, wherever that is certain and in the statement at this place, what is to be
+    /// said, and makes them; whether there is a new one. nft itself names ten at most.
+    fn cgroups(&mut self, span: Span, complaint: &FileComplaint) -> bool {
+        let in_rules = self.outlines.iter().flat_map(judge::plain_cgroups);
+        let in_sets = self.outlines.iter().flat_map(judge::cgroups_in_sets);
+        let in_statement = judge::cgroups_at(&self.outlines[span.file.0], span, self.trial.exists);
+        let found: Vec<(CgroupPath, Span)> = in_rules.chain(in_sets).chain(in_statement).collect();
+        let before = self.attempt.cgroups.len();
+        for (path, span) in found {
+            if CGROUPS_AT_BOOT.contains(&path.as_str()) {
+                continue;
+            }
+            let place = self.judged(span);
+            let diagnostic = match (self.trial.exists)(&path) {
+                true => judge::plain_cgroup_now(&place, &path),
+                false => judge::plain_cgroup(&place, &judge::refusal(complaint)),
+            };
+            self.say_once(diagnostic);
+            self.attempt.cgroups.insert(path);
+        }
+        self.attempt.cgroups.len() > before
     }
 
     /// Makes diagnostics of complaints, and repairs what they are about; whether anything is different now.
     fn repair(&mut self, complaints: Vec<FileComplaint>) -> bool {
         let mut repaired = false;
         let before = self.attempt.clone();
+        self.missing.retain(|(name, _)| !before.interfaces.contains(name));
         let (mut has_junk, mut is_table_wrong) = (false, false);
-        for complaint in complaints {
+        let mut lost: Option<Diagnostic> = None;
+        for complaint in &complaints {
+            if judge::is_consequence(complaint.kind, &complaints) {
+                continue;
+            }
             // What is wrong by itself is said again in the next round.
             if is_table_wrong && complaint.kind.is_of_the_table() {
                 continue;
             }
-            let Some(span) = self.place(&complaint) else {
-                let span = Span { file: FileId(0), start: 0, end: 0 };
-                self.say_once(Diagnostic::new(Code::Base, span, judge::refusal(&complaint)));
+            let Some(span) = self.place(complaint) else {
+                self.say_once(Diagnostic::new(Code::Base, NOWHERE, judge::refusal(complaint)));
                 continue;
             };
             // What follows comes of it, and there is one at each line.
             if has_junk {
                 break;
             }
-            let (mut diagnostic, repair) = judge::judge(&self.judged(span), &complaint);
+            // What is missing because nft refuses to make it.
+            if complaint.kind.is_missing() && self.diagnostics.iter().any(|known| known.span == span) {
+                continue;
+            }
+            let (mut diagnostic, repair) = judge::judge(&self.judged(span), complaint);
+            if let Some(lost) = &mut lost
+                && judge::follows(&diagnostic, complaint.kind, lost)
+            {
+                lost.more.push(diagnostic.span);
+                continue;
+            }
             let is_different = match &repair {
+                Repair::Cgroups if self.cgroups(span, complaint) => {
+                    repaired = true;
+                    continue;
+                }
+                Repair::Cgroups if before.cgroups != self.attempt.cgroups => continue,
                 Repair::Host(name) if !before.hosts.contains_key(name) => {
                     diagnostic = self.look_up(name, diagnostic);
                     true
                 }
                 Repair::Interface(name) if !before.interfaces.contains(name) => {
-                    self.attempt.interfaces.insert(name.clone());
-                    true
-                }
-                Repair::Cgroups if before.cgroups != self.paths_in_files() => {
-                    self.attempt.cgroups = self.paths_in_files();
-                    true
+                    self.interface(name, diagnostic, complaint);
+                    repaired = true;
+                    continue;
                 }
                 Repair::Junk => self.clear_junk(span.file),
                 _ => self.do_without(&repair, span),
             };
-            self.say_once(diagnostic);
             has_junk = repair == Repair::Junk;
             is_table_wrong |= is_different && complaint.kind.is_of_the_table();
             repaired |= is_different;
+            match is_different || lost.is_some() {
+                _ if self.is_explained(&repair, span) => {}
+                true => self.say_once(diagnostic),
+                false => lost = Some(diagnostic),
+            }
         }
+        lost.into_iter().for_each(|lost| self.say_once(lost));
         repaired
     }
 
@@ -244,19 +327,21 @@ impl Rounds<'_> {
 
     /// Leaves out what a repair does without; whether there was any of it.
     fn do_without(&mut self, repair: &Repair, span: Span) -> bool {
+        let spans = judge::without(repair, span, &self.outlines[span.file.0]);
+        spans.into_iter().filter(|span| self.blank(*span)).count() > 0
+    }
+
+    /// Leaves out what stands in a place; whether there was any of it.
+    fn blank(&mut self, span: Span) -> bool {
         let source = self.trial.policy.sources.file(span.file);
         let text = self.attempt.blanks.entry(source.path.clone()).or_insert_with(|| source.text.clone());
-        let mut is_new = false;
-        let outline = &self.outlines[span.file.0];
-        for span in judge::without(repair, span, outline) {
-            self.is_bent |= outline
-                .item_at(span)
-                .is_some_and(|item| matches!(item.kind, ItemKind::ChainProperty | ItemKind::Rule(..)));
-            let blank = |byte: u8| if byte == b'\n' { '\n' } else { ' ' };
-            let blank: String = text[span.start..span.end].bytes().map(blank).collect();
-            is_new |= text[span.start..span.end] != blank;
-            text.replace_range(span.start..span.end, &blank);
-        }
+        self.is_bent |= self.outlines[span.file.0]
+            .item_at(span)
+            .is_some_and(|item| matches!(item.kind, ItemKind::ChainProperty | ItemKind::Rule(..)));
+        let blank = |byte: u8| if byte == b'\n' { '\n' } else { ' ' };
+        let blank: String = text[span.start..span.end].bytes().map(blank).collect();
+        let is_new = text[span.start..span.end] != blank;
+        text.replace_range(span.start..span.end, &blank);
         is_new
     }
 
@@ -266,6 +351,7 @@ impl Rounds<'_> {
             outline: &self.outlines[span.file.0],
             text: &self.trial.policy.sources.file(span.file).text,
             missing: &self.missing,
+            defines: &self.trial.policy.defines,
         }
     }
 
@@ -299,22 +385,34 @@ impl Rounds<'_> {
     }
 
     fn say_once(&mut self, diagnostic: Diagnostic) {
-        if !self.diagnostics.contains(&diagnostic) {
+        let is_same = |known: &Diagnostic| {
+            (known.code, known.span, &known.message)
+                == (diagnostic.code, diagnostic.span, &diagnostic.message)
+        };
+        if !self.diagnostics.iter().any(is_same) {
             self.diagnostics.push(diagnostic);
         }
     }
 
-    /// What can be told where nothing can be loaded: nft's words on syntax, and cgroups that do not exist.
-    fn without_a_room(&mut self) {
-        for complaint in attempt::syntax(&self.files) {
+    /// What can be told where nothing can be loaded: nft's words on syntax, unless it would not come to an end, and cgroups
+    /// that do not exist.
+    fn without_a_room(&mut self, is_endless: bool) {
+        let is_endless =
+            is_endless || self.outlines.iter().any(|outline| judge::endless(outline).next().is_some());
+        let complaints =
+            if is_endless { vec![] } else { attempt::syntax(&self.files, &self.attempt.streams) };
+        for complaint in complaints {
             if let Some(span) = self.place(&complaint) {
                 self.diagnostics.push(judge::judge(&self.judged(span), &complaint).0);
             }
         }
         for (path, span) in self.outlines.iter().flat_map(judge::plain_cgroups) {
+            let place = self.judged(span);
             if !(self.trial.exists)(&path) {
                 let words = format!("there is no cgroup {}", quoted(path.as_str()));
-                self.diagnostics.push(judge::plain_cgroup(&self.judged(span), &words));
+                self.diagnostics.push(judge::plain_cgroup(&place, &words));
+            } else if !CGROUPS_AT_BOOT.contains(&path.as_str()) {
+                self.diagnostics.push(judge::plain_cgroup_now(&place, &path));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A network and a mount namespace, and a user namespace where they are not to be had without: what is loaded there
 //! touches nothing. Files in it are the machine's, but for those that are replaced.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use nix::{
     errno::Errno,
@@ -16,9 +16,10 @@ use crate::model::{CGROUP_ROOT, CgroupPath};
 /// Where a room's own files are until they are mounted over others. No cgroup has such a name.
 const FILES: &str = "/sys/fs/cgroup/.scnpm:files";
 
-/// Moves this process, which must have one thread only, into a room of its own, as far as the machine allows it.
-pub(super) fn enter(attempt: &Attempt) -> io::Result<()> {
-    namespaces().map_err(|error| say("namespaces are not allowed here", &error))?;
+/// Moves this process, which must have one thread only, into a room of its own, as far as the machine allows it. Whether
+/// that has a user namespace, whose rights are not root's.
+pub(super) fn enter(attempt: &Attempt) -> io::Result<bool> {
+    let in_user_namespace = namespaces().map_err(|error| say("namespaces are not allowed here", &error))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mounted(mount(None::<&str>, "/", None::<&str>, private, None::<&str>))?;
     mounted(mount(Some("tmpfs"), CGROUP_ROOT, Some("tmpfs"), MsFlags::empty(), Some("mode=755")))?;
@@ -38,11 +39,16 @@ pub(super) fn enter(attempt: &Attempt) -> io::Result<()> {
     for (path, text) in attempt.blanks.iter().filter(|(path, _)| !attempt.streams.contains_key(*path)) {
         replace(path, text)?;
     }
-    for name in &attempt.interfaces {
+    make_interfaces(&attempt.interfaces)?;
+    Ok(in_user_namespace)
+}
+
+/// Makes interfaces that do not exist.
+pub(super) fn make_interfaces(names: &BTreeSet<String>) -> io::Result<()> {
+    names.iter().try_for_each(|name| {
         let what = format!("the interface `{name}` cannot be made here");
-        link::make(name).map_err(|error| say(&what, &error.into()))?;
-    }
-    Ok(())
+        link::make(name).map_err(|error| say(&what, &error.into()))
+    })
 }
 
 /// The name under which libnftables is to open a file.
@@ -68,17 +74,19 @@ pub(super) fn make_cgroups<'a>(paths: impl IntoIterator<Item = &'a CgroupPath>) 
     }
 }
 
-fn namespaces() -> io::Result<()> {
+/// Whether there is a user namespace among them.
+fn namespaces() -> io::Result<bool> {
     let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     if geteuid().is_root() && unshare(flags).is_ok() {
-        return Ok(());
+        return Ok(false);
     }
     let (user, group) = (geteuid(), getegid());
     unshare(flags | CloneFlags::CLONE_NEWUSER)?;
     // The user is to be known in there (user_namespaces(7)).
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
-    fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
+    fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
+    Ok(true)
 }
 
 /// Mounts a file with this text over another one, under any of its names.
@@ -107,8 +115,11 @@ fn hosts(attempt: &Attempt) -> io::Result<String> {
 
 /// nsswitch.conf(5) without what would ask the network: there is none in here, and the asking takes its time.
 fn without_dns(switch: &str) -> String {
-    let line =
-        |line: &str| if line.trim_start().starts_with("hosts:") { "hosts: files" } else { line }.to_owned();
+    let line = |line: &str| match line.trim_start().strip_prefix("hosts:") {
+        Some(sources) if sources.contains("myhostname") => "hosts: files myhostname".to_owned(),
+        Some(_) => "hosts: files".to_owned(),
+        None => line.to_owned(),
+    };
     switch.lines().map(|text| line(text) + "\n").collect()
 }
 
@@ -132,5 +143,6 @@ mod tests {
             without_dns("passwd: files systemd\n hosts: files dns # x\nnetworks: files\n"),
             "passwd: files systemd\nhosts: files\nnetworks: files\n"
         );
+        assert_eq!(without_dns("hosts: mymachines files myhostname dns"), "hosts: files myhostname\n");
     }
 }

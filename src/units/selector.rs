@@ -23,10 +23,12 @@ use crate::model::{Instance, Manager, UnitName};
 
 mod app;
 mod glob;
+mod index;
 mod levels;
 mod parse;
 
-pub use app::id as app_id;
+pub use app::{family as app_family, family_of_unit as app_family_of_unit, id as app_id};
+pub use index::{Index, selected};
 
 /// Selectors, as they are written.
 #[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -158,15 +160,6 @@ impl Selectors {
             Which::App(id) => UnitName(format!("app-{id}").into()),
         };
         self.0.first().map_or_else(|| UnitName(String::new().into()), label)
-    }
-
-    /// The names of the units, if none is selected by anything else.
-    pub fn only_names<'a>(&'a self) -> Option<Vec<&'a UnitName>> {
-        let name = |selector: &'a Selector| match &selector.which {
-            Which::Unit(name) => Some(name),
-            _ => None,
-        };
-        self.0.iter().map(name).collect()
     }
 
     /// Whether other units may be below one that is selected, as far as names tell: below a slice or a user's manager.

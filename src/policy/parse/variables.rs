@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    policy::annotation::Define,
+    policy::{WRITE_A_DEFINE, annotation::Define},
     text::{
         Code, Span, Token, TokenKind,
         diagnostic::{Diagnostic, quoted},
@@ -115,7 +115,7 @@ impl Variables {
         let known = self.scopes.iter().flat_map(BTreeMap::keys).map(String::as_str);
         match nearest(&token.text[1..], known) {
             Some(name) => diagnostic.help(format!("did you mean {}?", quoted(&format!("${name}")))),
-            None => diagnostic.help("write `define NAME = …` outside the comments, above this line"),
+            None => diagnostic.help(format!("{WRITE_A_DEFINE} outside the comments, above this line")),
         }
     }
 

@@ -28,6 +28,23 @@ pub fn id(unit: &str) -> Option<String> {
     }
 }
 
+/// What all ids have in common that a unit may be selected by; other ids as a rule have another one. Only a desktop has
+/// ids with two dots.
+pub fn family(mut id: &str) -> &str {
+    while let Some(shorter) = id.strip_suffix(".desktop") {
+        id = shorter;
+    }
+    match id.matches('.').count() {
+        0 | 1 => id.split(['.', '_', '+']).next().unwrap_or_default(),
+        _ => id,
+    }
+}
+
+/// The family of a unit's application.
+pub fn family_of_unit(unit: &str) -> Option<String> {
+    id(unit).map(|id| family(&id).to_owned())
+}
+
 /// The id that a desktop or a bus has put into a name.
 fn of_desktop(unit: &str) -> Option<Vec<u8>> {
     let (stem, kind) = unit.rsplit_once('.')?;

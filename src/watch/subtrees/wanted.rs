@@ -6,14 +6,16 @@ use crate::{
     model::{Instance, Manager},
     units::{
         places::{self, USERS, user_of_manager, user_of_slice},
-        selector::{Reach, Selectors, Users},
+        selector::{Index, Reach, Selectors, Users},
     },
 };
 
 /// What selectors are about.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    pub(super) selectors: BTreeSet<Selectors>,
+    /// In order.
+    selectors: Vec<Selectors>,
+    index: Index,
     pub(super) users: Users,
     pub(super) reach: Reach,
 }
@@ -22,7 +24,8 @@ impl Wanted {
     pub(super) fn new(selectors: &BTreeSet<Selectors>, users: &Users) -> Self {
         let reaches = selectors.iter().map(|selectors| selectors.depend_on(users));
         let reach = reaches.fold(Reach::default(), Reach::or);
-        Self { selectors: selectors.clone(), users: users.clone(), reach }
+        let index = Index::of(selectors);
+        Self { selectors: selectors.iter().cloned().collect(), index, users: users.clone(), reach }
     }
 
     pub(super) fn is_nothing(&self) -> bool {
@@ -48,6 +51,7 @@ impl Wanted {
     }
 
     pub(super) fn selects(&self, instance: &Instance) -> bool {
-        self.selectors.iter().any(|selectors| selectors.select(instance, &self.users))
+        let mut candidates = self.index.candidates(&instance.unit).into_iter();
+        candidates.any(|number| self.selectors[number].select(instance, &self.users))
     }
 }

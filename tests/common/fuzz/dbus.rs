@@ -178,8 +178,14 @@ fn signal(sender: &'static str, frame: &[u8]) -> Option<Message> {
     build(Message::signal(path, interface, member).sender(sender).serial(one), signature, body)
 }
 
-/// A message as it comes from a socket.
+/// The longest signature (D-Bus Specification, "Valid Signatures"). zbus panics when it is to send a longer one.
+const LONGEST_SIGNATURE: usize = 255;
+
+/// A message as it comes from a socket, if it can be one.
 fn build(builder: Builder<'_>, signature: &[u8], body: &[u8]) -> Option<Message> {
+    if signature.len() > LONGEST_SIGNATURE {
+        return None;
+    }
     // SAFETY: the bytes are read again as if they came from elsewhere.
     let built =
         unsafe { builder.endian(Endian::Little).build_raw_body(body, text(signature).as_str(), vec![]) };
