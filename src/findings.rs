@@ -6,7 +6,7 @@
 pub mod cause;
 mod spelling;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     lint::{self, Facts},
@@ -54,6 +54,8 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
         .collect();
     let [refused, unresolved, hooks, not_reached] =
         [Code::Base, Code::Unresolved, Code::Hook, Code::NotReached].map(messages);
+    let of_nft = diagnostics.iter().filter(|diagnostic| diagnostic.code == Code::Refused);
+    let broken: BTreeSet<_> = of_nft.filter_map(|diagnostic| policy.annotation_at(diagnostic.span)).collect();
     let fixable = diagnostics.iter().filter(|one| one.code == Code::Include && one.fix.is_some());
     let fixable: Vec<Diagnostic> = fixable.cloned().collect();
     diagnostics.retain_mut(|diagnostic| {
@@ -61,8 +63,14 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
             // nft says it, too.
             Code::Include | Code::BaseVariable => refused.keys().any(|span| overlap(*span, diagnostic.span)),
             Code::HostName => unresolved.contains_key(&diagnostic.span),
+            // The verdict may be misspelt.
+            Code::NoEffect => policy.annotation_at(diagnostic.span).is_some_and(|id| broken.contains(&id)),
             // The lint's words explain why nft refuses a chain.
-            Code::NotReached => hooks.contains_key(&diagnostic.span),
+            Code::NotReached => {
+                let id = policy.annotation_at(diagnostic.span).filter(|id| broken.contains(id));
+                hooks.contains_key(&diagnostic.span)
+                    || id.is_some_and(|id| policy.annotation(id).rule().is_none())
+            }
             Code::Hook => {
                 diagnostic.help = not_reached.get(&diagnostic.span).cloned().or(diagnostic.help.take());
                 false
@@ -410,6 +418,18 @@ mod tests {
         assert_eq!(codes(&found), [Code::Hook]);
         let help = found[0].help.as_deref().unwrap();
         assert!(help.contains("only reached from forward"), "{help}");
+    }
+
+    #[test]
+    fn rule_with_a_misspelt_verdict_is_not_said_to_lack_one() {
+        let policy = policy_of(&[&format!("{}\n# scnpm: allow(W008)\n{RULE} acept", &RULE)]);
+        let said = |refused: &[Diagnostic]| {
+            let found = found(&policy, refused, &[]);
+            found.iter().filter(|one| one.code == Code::NoEffect).count()
+        };
+        assert_eq!(said(&[]), 2);
+        let complaint: Complaint = Complaint::unplaced("syntax error, unexpected newline");
+        assert_eq!(said(&[Refusal::new(AnnotationId(1), None, &complaint).diagnostic(&policy)]), 1);
     }
 
     #[test]

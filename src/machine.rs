@@ -17,6 +17,7 @@ use crate::{
     names::Names,
     units::{UnitFile, Units, places::is_in_name, selector::Users},
 };
+use tree::Tree;
 use unit_files::{Search, is_unit_name};
 
 /// The units of the machine whose root directory is `root`: their names, and of the interesting ones and of all
@@ -35,11 +36,32 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     let [system, users] = [SYSTEM, USERS].map(|directories| {
         Search::new(root, directories.iter().filter_map(directory)).unit_files(interesting)
     });
+    let users_files = users.clone();
+    let apps = apps(root, APPLICATIONS.iter().filter_map(directory));
     // What both have is the system's.
     let of_users = users.into_iter().map(|(name, file)| (name, UnitFile { is_users: true, ..file }));
     let files = of_users.chain(system).collect();
     let running = if is_running { running_below(Path::new(CGROUP_ROOT)) } else { BTreeMap::new() };
-    Units { files, running }
+    let mounts = if is_running { fs::read_to_string("/proc/self/mounts") } else { Ok(String::new()) };
+    // What cannot be told is taken for the better.
+    let has_class_ids = mounts.map_or(true, |mounts| has_class_ids(&mounts));
+    Units { files, of_users: users_files, apps, running, has_class_ids }
+}
+
+/// The ids of applications, by the .desktop files in directories.
+fn apps(root: &Path, directories: impl Iterator<Item = PathBuf>) -> BTreeSet<String> {
+    let tree = Tree { root: root.to_owned() };
+    let names = directories.flat_map(|directory| tree.list(&directory).collect::<Vec<_>>());
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_suffix(".desktop").map(str::to_owned)).collect()
+}
+
+/// Whether net_cls of cgroup v1 is mounted: proc(5), `/proc/self/mounts`.
+fn has_class_ids(mounts: &str) -> bool {
+    mounts.lines().any(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        matches!(fields[..], [_, _, "cgroup", options, ..] if options.split(',').any(|one| one == "net_cls"))
+    })
 }
 
 /// The numbers of users, of those that exist.
@@ -116,6 +138,16 @@ const USERS: &[&str] = &[
     "$XDG_RUNTIME_DIR/systemd/generator.late",
 ];
 
+/// Where .desktop files are, in the same way.
+const APPLICATIONS: &[&str] = &[
+    "$HOME/.local/share/applications",
+    "$HOME/.local/share/flatpak/exports/share/applications",
+    "/usr/local/share/applications",
+    "/usr/share/applications",
+    "/var/lib/flatpak/exports/share/applications",
+    "/var/lib/snapd/desktop/applications",
+];
+
 /// More are not looked at: a user can make as many cgroups as memory holds.
 const MOST_CGROUPS: usize = 65_536;
 
@@ -146,8 +178,6 @@ fn instance(path: CgroupPath) -> Option<Instance> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use std::{
         ffi::OsStr,
         os::unix::{ffi::OsStrExt, fs::symlink, net::UnixListener},
@@ -193,7 +223,7 @@ mod tests {
 
         fn units(&self, interesting: &[&str]) -> BTreeMap<String, UnitFile> {
             let interesting = interesting.iter().map(|name| UnitName((*name).into())).collect();
-            let Units { files, running } = units(&self.0, &interesting);
+            let Units { files, running, .. } = units(&self.0, &interesting);
             assert!(running.is_empty());
             files.into_iter().map(|(name, file)| (name.0.to_string(), file)).collect()
         }
@@ -234,6 +264,11 @@ mod tests {
             .file("usr/lib/systemd/other/d.service", "");
         assert_eq!(root.names(), ["a.service", "b.mount", "c@.service"]);
         assert_eq!(root.slice("a.service").as_deref(), Some("etc.slice"));
+        let Units { files, of_users, .. } = units(&root.0, &[UnitName("a.service".into())].into());
+        let slice = of_users.values().find_map(|file| file.slice.as_deref());
+        assert_eq!((of_users.len(), slice), (2, Some("user.slice")));
+        let is_users: Vec<bool> = files.values().map(|file| file.is_users).collect();
+        assert_eq!(is_users, [false, false, true]);
     }
 
     #[test]
@@ -469,6 +504,25 @@ mod tests {
             "system user.slice/user-7.slice/user@7.service",
         ];
         assert_eq!(found, expected.map(str::to_owned).into());
+    }
+
+    #[test]
+    fn applications_are_those_with_desktop_files() {
+        let root = Root::new()
+            .file("usr/share/applications/firefox.desktop", "")
+            .file("usr/share/applications/mimeinfo.cache", "")
+            .file("var/lib/flatpak/exports/share/applications/org.gnome.Maps.desktop", "");
+        let Units { apps, .. } = units(&root.0, &BTreeSet::new());
+        assert_eq!(apps, ["firefox", "org.gnome.Maps"].map(str::to_owned).into());
+    }
+
+    #[test]
+    fn class_ids_are_those_of_cgroup_v1() {
+        let v2 = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nsdelegate 0 0\n";
+        let v1 = "cgroup /sys/fs/cgroup/net_cls cgroup rw,nosuid,net_cls,net_prio 0 0\n";
+        assert!(!has_class_ids(v2));
+        assert!(!has_class_ids(&v1.replace("rw,nosuid,net_cls,net_prio", "rw,memory")));
+        assert!(has_class_ids(&format!("{v2}{v1}")));
     }
 
     #[test]

@@ -96,10 +96,11 @@ fn each_fix_is_good_by_itself_and_all_of_them_together() {
                 let file = copy.join(fix["fix"]["file"].as_str().unwrap());
                 let before = fs::read_to_string(&file).unwrap();
                 fs::write(&file, fixed(&before, &fix["fix"])).unwrap();
-                let mut may_stay: Vec<_> = found.iter().map(place).collect();
+                let mut may_stay: Vec<_> =
+                    found.iter().map(|known| place_behind(known, &fix["fix"])).collect();
                 may_stay.remove(number);
                 for finding in findings(&copy) {
-                    let known = may_stay.iter().position(|known| *known == place(&finding));
+                    let known = may_stay.iter().position(|known| *known == owned(place(&finding)));
                     let known = known.unwrap_or_else(|| panic!("{}: {fix} brings {finding}", case.display()));
                     may_stay.swap_remove(known);
                 }
@@ -140,6 +141,19 @@ fn findings(case: &Path) -> Vec<Value> {
 
 fn place(finding: &Value) -> [&Value; 3] {
     ["file", "line", "code"].map(|field| &finding[field])
+}
+
+fn owned(place: [&Value; 3]) -> [Value; 3] {
+    place.map(Value::clone)
+}
+
+/// Where a finding is once a fix, which may have lines of its own, is applied.
+fn place_behind(finding: &Value, fix: &Value) -> [Value; 3] {
+    let [file, line, code] = owned(place(finding));
+    let is_behind = file == fix["file"] && line.as_u64() >= fix["line"].as_u64();
+    let more = fix["text"].as_str().unwrap().matches('\n').count() as u64;
+    let line = if is_behind { Value::from(line.as_u64().unwrap() + more) } else { line };
+    [file, line, code]
 }
 
 fn fixed(text: &str, fix: &Value) -> String {
@@ -463,7 +477,7 @@ fn interfaces_of_the_machine_are_there_and_others_can_be_assumed() {
         );
         for (written, right) in [("iif wan0", "iifname wan0"), ("oif != \"wan0\"", "")] {
             let report = scratch.check(&file("lo").replace("iif $WAN", written), &["--json"]);
-            let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+            let report: Value = serde_json::from_slice(&report.stdout).unwrap();
             assert_eq!(report["findings"][0]["code"], "W027", "{written}: {report}");
             let fix = report["findings"][0]["fix"]["text"].as_str().unwrap_or_default();
             assert_eq!(fix, right.split(' ').next().unwrap(), "{written}");
@@ -555,11 +569,11 @@ fn an_include_that_only_the_working_directory_has_is_warned_of() {
     let told = |directory: &str, file: &str| {
         let mut command = Command::new(SCNPM);
         let output = command.current_dir(directory).args(["check", "--json", file]).output().unwrap();
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         let findings = report["findings"].as_array().unwrap().clone();
         findings.iter().map(|one| format!("{} {}", one["code"], one["fix"]["text"])).collect::<Vec<String>>()
     };
-    let fix = |path: &Path| serde_json::Value::from(format!("include \"{}\"", path.display()));
+    let fix = |path: &Path| Value::from(format!("include \"{}\"", path.display()));
     let here = scratch.0.to_str().unwrap();
     let file = scratch.write("nftables.conf", text);
     assert_eq!(told(here, "nftables.conf"), [format!("\"W019\" {}", fix(&part))]);
@@ -694,7 +708,7 @@ fn what_is_wrong_for_one_reason_is_one_finding_with_all_its_places() {
     let rule = |port| format!("add rule inet filter output ip saddr @none tcp dport {port} drop\n");
     let text = format!("{BASE}{}{}{}", rule(1), rule(2), rule(3));
     let output = scratch.check(&text, &["--json"]);
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let first = BASE.lines().count() + 1;
     let finding = &report["findings"][0];
     assert_eq!((&report["errors"], &finding["line"]), (&1.into(), &first.into()), "{report}");
@@ -811,7 +825,7 @@ fn what_has_no_end_is_not_checked() {
 fn what_is_not_checked_is_never_found_right() {
     let scratch = Scratch::new("honest");
     let output = scratch.check(BASE, &["--json", "missing.conf"]);
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(3));
     assert_eq!((&report["loaded"], &report["files"][0]), (&false.into(), &"missing.conf".into()));
     assert_eq!(report["not_loaded"], "missing.conf: No such file or directory");
@@ -829,7 +843,7 @@ fn what_is_not_checked_is_never_found_right() {
     assert!(text.ends_with("nftables.conf: 1 annotation, not checked\nexit status 3\n"), "{text}");
     let text = printed(&nowhere("short"));
     assert!(text.starts_with("note: nothing was loaded") && text.ends_with("exit status 3\n"), "{text}");
-    let report: serde_json::Value = serde_json::from_slice(&nowhere("json").stdout).unwrap();
+    let report: Value = serde_json::from_slice(&nowhere("json").stdout).unwrap();
     let why = report["not_loaded"].as_str().unwrap();
     assert!(report["loaded"] == false && why.contains("namespaces are not allowed here"), "{report}");
 }

@@ -7,7 +7,7 @@ use super::{
     subject::Subject,
 };
 use crate::{
-    model::{ChainRef, Data, SetRef},
+    model::{ChainRef, Data, SetRef, TableRef},
     policy::{Policy, Statement},
     text::TokenKind,
 };
@@ -27,16 +27,38 @@ pub(super) struct Calls<'a> {
     live: Hooks<'a>,
     /// The calling chains of the ruleset, and which of their rules call.
     callers: BTreeMap<&'a ChainRef, Vec<(&'a ChainRef, usize)>>,
+    /// The rules that look something up in a set or map.
+    lookups: BTreeMap<SetRef, Vec<Lookup>>,
+}
+
+/// A rule that looks something up in a set or map.
+#[derive(Debug, Clone)]
+pub(super) struct Lookup {
+    /// Its chain.
+    pub(super) chain: ChainRef,
+    /// Its number in the chain; none for an annotated rule.
+    at: Option<usize>,
 }
 
 impl<'a> Calls<'a> {
     pub(super) fn of(ruleset: &'a Ruleset, policy: &Policy, subjects: &[Subject<'_>]) -> Self {
         let mut callers: BTreeMap<&ChainRef, Vec<(&ChainRef, usize)>> = BTreeMap::new();
+        let mut lookups: BTreeMap<SetRef, Vec<Lookup>> = BTreeMap::new();
         for (name, chain) in ruleset.chains() {
             for (at, rule) in chain.rules.iter().enumerate() {
                 for target in &rule.calls {
                     callers.entry(target).or_default().push((name, at));
                 }
+                for set in &rule.sets {
+                    let lookup = Lookup { chain: name.clone(), at: Some(at) };
+                    lookups.entry(set.clone()).or_default().push(lookup);
+                }
+            }
+        }
+        for Subject { rule, tokens, .. } in subjects {
+            for token in tokens.iter().filter(|token| token.kind == TokenKind::SetReference) {
+                let set = set_of(&rule.chain.table, &token.text);
+                lookups.entry(set).or_default().push(Lookup { chain: rule.chain.clone(), at: None });
             }
         }
         let added = Added { by_rules: by_rules(ruleset, subjects), by_elements: by_elements(policy) };
@@ -46,7 +68,19 @@ impl<'a> Calls<'a> {
             hooks: added.hooks(ruleset, |chain| chain.rules.len()),
             live: added.hooks(ruleset, reached),
             callers,
+            lookups,
         }
+    }
+
+    /// The rules that look something up in a set or map.
+    pub(super) fn lookups(&self, set: &SetRef) -> &[Lookup] {
+        self.lookups.get(set).map_or(&[], Vec::as_slice)
+    }
+
+    /// The verdict on every packet that comes before a rule in its chain.
+    pub(super) fn decided_before(&self, lookup: &Lookup) -> Option<&'static str> {
+        let (end, verdict) = self.ruleset.chain(&lookup.chain)?.end()?;
+        lookup.at.is_none_or(|at| end < at).then_some(verdict)
     }
 
     /// The hooks that call a chain; `None` if the ruleset does not have it.
@@ -100,7 +134,7 @@ impl Added<'_> {
                 continue;
             }
             for rule in chain.rules[..reached(chain)].iter().chain(self.by_rules.get(name)) {
-                let fed = rule.maps.iter().filter_map(|map| self.by_elements.get(map)).flatten();
+                let fed = rule.sets.iter().filter_map(|map| self.by_elements.get(map)).flatten();
                 open.extend(rule.calls.iter().chain(fed).map(|target| (target, hook)));
                 if rule.calls_any && opened.insert((&name.table, hook)) {
                     let all = ruleset.chains().filter(|(chain, _)| chain.table == name.table);
@@ -125,8 +159,9 @@ fn by_rules<'a>(ruleset: &Ruleset, subjects: &[Subject<'a>]) -> BTreeMap<&'a Cha
             match target.kind {
                 TokenKind::Variable => added.calls_any = true,
                 TokenKind::SetReference => {
-                    let name = target.text.trim_start_matches('@').into();
-                    match ruleset.map(&SetRef { table: table.clone(), name }) {
+                    let map = set_of(table, &target.text);
+                    added.sets.insert(map.clone());
+                    match ruleset.map(&map) {
                         Some(verdicts) => added.calls.extend(verdicts.calls.iter().cloned()),
                         None => added.calls_any = true,
                     }
@@ -150,4 +185,9 @@ fn by_elements(policy: &Policy) -> BTreeMap<&SetRef, BTreeSet<ChainRef>> {
         }
     }
     added
+}
+
+/// A set of a table by what refers to it, with its `@`.
+pub(super) fn set_of(table: &TableRef, reference: &str) -> SetRef {
+    SetRef { table: table.clone(), name: reference.trim_start_matches('@').into() }
 }

@@ -84,6 +84,25 @@ pub(super) fn place(unit: &UnitName, units: &Units) -> Option<(String, bool)> {
     }
 }
 
+/// Where a user's manager puts a unit whose files are known.
+pub(super) fn users_place(uid: u32, unit: &UnitName, units: &Units) -> Option<String> {
+    let name = &*unit.0;
+    let files: Vec<&UnitFile> = units.users_files_of(unit).collect();
+    let is_known = !files.is_empty() && files.iter().all(|file| file.is_read && file.alias_of.is_none());
+    if !is_known || !matches!(places::kind(name), "service" | "socket") {
+        return None;
+    }
+    let slice = match files.iter().find_map(|file| file.slice.as_deref()) {
+        Some(slice) if slice.contains('%') => return None,
+        Some(slice) => slice_path(slice)?,
+        None if places::template(name).is_some() => {
+            default_path(name).rsplit_once('/')?.0.replace("system.slice/system-", "app.slice/app-")
+        }
+        None => "app.slice".to_owned(),
+    };
+    Some(format!("{}/{}", places::top(Manager::User(uid)), join(&slice, name)))
+}
+
 /// What a path lies in; nothing for a single name.
 pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)

@@ -1,7 +1,7 @@
 //! W007: rules that packets of established connections come to.
 //!
 //! A walk through each base chain in the order in which a packet goes, until something accepts established
-//! connections: the chains met before that are exposed.
+//! connections: the chains met before that are exposed, if something refuses before it is accepted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,8 +39,7 @@ pub(super) fn lint(subjects: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnosti
         let (entered, left) = (BTreeMap::new(), BTreeMap::new());
         let mut walk =
             Walk { ruleset: calls.ruleset, refusing: &refusing, time: 1, last_refusal: 0, entered, left };
-        walk.chain(name, 0);
-        if base.refuses {
+        if !walk.chain(name, 0) && base.refuses {
             walk.last_refusal = usize::MAX;
         }
         Some((quoted(&name.to_string()), walk))
@@ -101,7 +100,7 @@ impl<'a> Walk<'a> {
         let mut accepts = false;
         for rule in &chain.rules {
             self.time += 1;
-            if rule.refuses {
+            if rule.refuses && !accepts {
                 self.last_refusal = self.time;
             }
             accepts |= self.calls(rule, accepts, depth);
@@ -126,7 +125,7 @@ impl<'a> Walk<'a> {
                 accepts |= self.chain(target, depth + 1);
             } else {
                 accepts |= !is_new && !self.left.contains_key(target);
-                if self.refusing.contains(target) {
+                if self.refusing.contains(target) && !accepted {
                     self.time += 1;
                     self.last_refusal = self.time;
                 }
@@ -173,7 +172,8 @@ mod tests {
             TOLD
         );
         assert_eq!(said("drop", vec![json!([port(), jump("first")])], call.clone(), vec![], vec![]), TOLD);
-        assert_eq!(said("drop", vec![], call.clone(), vec![established()], vec![]), TOLD);
+        let refused = vec![json!([port(), verdict("drop")]), established()];
+        assert_eq!(said("accept", vec![], call.clone(), refused, vec![]), TOLD);
         let limited = json!([established()[0], {"limit": {"rate": 1, "per": "second"}}, verdict("accept")]);
         assert_eq!(said("drop", vec![limited], call, vec![], vec![]), TOLD);
     }
@@ -219,6 +219,15 @@ mod tests {
     }
 
     #[test]
+    fn accepting_them_behind_the_rule_is_in_time_if_nothing_refuses_between() {
+        let call = json!([jump("c")]);
+        let reject = json!([port(), {"reject": null}]);
+        assert_eq!(said("drop", vec![], call.clone(), vec![established()], vec![]), [] as [&str; 0]);
+        assert_eq!(said("drop", vec![], call.clone(), vec![established(), reject], vec![]), [] as [&str; 0]);
+        assert_eq!(said("drop", vec![], call, vec![json!([jump("first")])], vec![]), [] as [&str; 0]);
+    }
+
+    #[test]
     fn rules_that_let_nothing_through_are_not_told() {
         let ruleset = ruleset(&[("c", Some(("input", "drop")), vec![])]);
         for body in [
@@ -251,7 +260,8 @@ mod tests {
 
     #[test]
     fn inserted_rule_comes_before_what_its_chain_accepts() {
-        let ruleset = ruleset(&[("c", Some(("output", "drop")), vec![established()])]);
+        let refused = json!([port(), verdict("drop")]);
+        let ruleset = ruleset(&[("c", Some(("output", "drop")), vec![refused, established()])]);
         assert_eq!(messages(Code::NoEstablished, RULE, with_ruleset(&ruleset)), [] as [&str; 0]);
         let inserted = RULE.replace("add", "insert");
         assert_eq!(messages(Code::NoEstablished, &inserted, with_ruleset(&ruleset)).len(), 1);

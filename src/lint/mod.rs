@@ -5,13 +5,18 @@
 
 mod calls;
 mod cgroups;
+mod elements;
 mod established;
+mod life;
+mod marks;
 mod names;
 mod order;
 mod paths;
 mod reach;
 mod rules;
 pub mod ruleset;
+mod selected;
+mod shadows;
 mod sockets;
 mod subject;
 #[cfg(test)]
@@ -36,14 +41,22 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     let calls = facts.ruleset.map(|ruleset| Calls::of(ruleset, policy, &subjects));
     let none = Units::default();
     let units = facts.units.unwrap_or(&none);
-    let (mut diagnostics, misspelt) = names::lint(policy, units);
+    let (mut diagnostics, mut misspelt) = names::lint(policy, units);
+    for (id, diagnostic) in life::names(policy) {
+        misspelt.insert(id);
+        diagnostics.push(diagnostic);
+    }
     diagnostics.extend(paths::lint(policy, units, &misspelt));
+    diagnostics.extend(life::rules(policy, &subjects, facts.units));
+    diagnostics.extend(selected::lint(policy, units));
     diagnostics.extend(rules::lint(policy, &subjects));
-    diagnostics.extend(order::lint(policy, &subjects));
-    diagnostics.extend(sockets::lint(&subjects, units, calls.as_ref()));
+    diagnostics.extend(order::lint(policy, &subjects, units, calls.as_ref()));
+    diagnostics.extend(sockets::lint(policy, &subjects, units, calls.as_ref()));
     if let Some(calls) = &calls {
         diagnostics.extend(established::lint(&subjects, calls));
         diagnostics.extend(reach::lint(policy, &subjects, calls));
+        diagnostics.extend(elements::lint(policy, calls));
+        diagnostics.extend(marks::lint(policy, &subjects, calls));
     }
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
     diagnostics

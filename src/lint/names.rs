@@ -7,7 +7,7 @@ use crate::{
     model::{AnnotationId, CgroupPath, UnitName},
     policy::{Annotation, Policy},
     text::{Code, Diagnostic, Span, diagnostic::quoted, nearest::nearest},
-    units::{Units, places},
+    units::{Units, fleeting::lasting, places},
 };
 
 /// Types whose units come from files, as a rule.
@@ -26,7 +26,8 @@ pub(super) fn lint(policy: &Policy, units: &Units) -> (Vec<Diagnostic>, BTreeSet
     let mut known: BTreeMap<(&UnitName, String), Meant> = BTreeMap::new();
     for (id, annotation) in policy.iter() {
         let Some(unit) = annotation.only_unit() else { continue };
-        if !FROM_FILES.contains(&places::kind(&unit.0)) || units.knows(unit) {
+        let is_from_file = FROM_FILES.contains(&places::kind(&unit.0)) && lasting(&unit.0).is_none();
+        if !is_from_file || units.knows(unit) {
             continue;
         }
         let paths = cgroups::written(annotation);

@@ -1,19 +1,25 @@
 //! Lints about annotations with one another: W010, W011, W014.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{cgroups, subject::Subject};
+use super::{calls::Calls, cgroups, shadows, subject::Subject};
 use crate::{
     model::{AnnotationId, CgroupPath, ChainRef, UnitName},
-    policy::{CgroupMatch, Part, Placement, Policy, Statement, words::only_matches},
+    policy::{CgroupMatch, Part, Policy, Statement},
     text::{Code, Diagnostic, FileId, Token, TokenKind, diagnostic::quoted},
+    units::Units,
 };
 
 /// Annotations that say a thing twice, that say what is decided already, or that contradict each other.
-pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>]) -> Vec<Diagnostic> {
+pub(super) fn lint(
+    policy: &Policy,
+    subjects: &[Subject<'_>],
+    units: &Units,
+    calls: Option<&Calls<'_>>,
+) -> Vec<Diagnostic> {
     let originals = originals(policy);
     let mut of_rules = contradictions(policy, subjects);
-    for (id, diagnostic) in shadowed(policy, subjects, &originals) {
+    for (id, diagnostic) in shadows::shadowed(policy, subjects, units, calls, &originals) {
         of_rules.entry(id).or_insert(diagnostic);
     }
     let duplicates = policy.iter().zip(&originals).filter(|((id, _), first)| id != *first);
@@ -67,94 +73,9 @@ fn is_below(path: &str, paths: &BTreeSet<&str>) -> bool {
     cgroups::with_ancestors(path).any(|path| paths.contains(path))
 }
 
-/// How many tokens an earlier rule's other matches may have: each prefix of a later rule's is looked up.
-const LONGEST: usize = 48;
-
-/// The first rule for a path and the same other matches.
-type Decided<'s, 'a> = BTreeMap<&'a str, BTreeMap<Vec<&'a str>, &'s Subject<'a>>>;
-
-/// Rules that an earlier one of their chain leaves nothing to decide.
-fn shadowed(
-    policy: &Policy,
-    subjects: &[Subject<'_>],
-    originals: &[AnnotationId],
-) -> Vec<(AnnotationId, Diagnostic)> {
-    let mut found = Vec::new();
-    for rules in in_order(subjects) {
-        let mut decided = Decided::new();
-        for subject in rules {
-            let Some(cgroup) = subject.only_match() else { continue };
-            // Those of another level match nothing.
-            let level = usize::try_from(cgroup.level);
-            if cgroup.paths.iter().any(|(path, _)| Ok(path.components().count()) != level) {
-                continue;
-            }
-            let conditions: Vec<&str> = subject.conditions.iter().map(|token| &*token.text).collect();
-            if let Some(earlier) = decider(&decided, cgroup, &subject.conditions, &conditions) {
-                if originals[earlier.id.0] != originals[subject.id.0] {
-                    let place = policy.sources.location(earlier.annotation.unit_span);
-                    let message =
-                        format!("never reached: the annotation at {place} decides these packets before");
-                    let diagnostic = Diagnostic::new(Code::Shadowed, cgroup.span, message)
-                        .help("put the narrower rule first, or leave one of them out");
-                    found.push((subject.id, diagnostic));
-                }
-            } else if decides(subject) && conditions.len() <= LONGEST {
-                for (path, _) in &cgroup.paths {
-                    decided.entry(path.as_str()).or_default().entry(conditions.clone()).or_insert(subject);
-                }
-            }
-        }
-    }
-    found
-}
-
-/// Each chain's rules in the order in which the kernel has them.
-fn in_order<'s, 'a>(subjects: &'s [Subject<'a>]) -> impl Iterator<Item = VecDeque<&'s Subject<'a>>> {
-    let mut chains: BTreeMap<&ChainRef, VecDeque<&Subject<'_>>> = BTreeMap::new();
-    for subject in subjects {
-        let rules = chains.entry(&subject.rule.chain).or_default();
-        match subject.rule.placement {
-            Placement::Beginning => rules.push_front(subject),
-            Placement::End => rules.push_back(subject),
-            Placement::Explicit(..) => {}
-        }
-    }
-    chains.into_values()
-}
-
-/// Whether a rule decides all packets that its matches let in.
-fn decides(subject: &Subject<'_>) -> bool {
-    matches!(subject.verdict, Some(("accept" | "drop" | "reject" | "return" | "goto", _)))
-        && only_matches(&subject.conditions)
-}
-
-/// A rule among those before that decides all packets of this one.
-fn decider<'s, 'a>(
-    decided: &Decided<'s, 'a>,
-    cgroup: &CgroupMatch,
-    tokens: &[&Token],
-    conditions: &[&str],
-) -> Option<&'s Subject<'a>> {
-    let (first, _) = cgroup.paths.first()?;
-    let lengths = 0..=conditions.len().min(LONGEST);
-    let prefixes: Vec<&[&str]> =
-        lengths.filter(|at| is_boundary(tokens, *at)).map(|at| &conditions[..at]).collect();
-    let covers = |earlier: &&Subject<'_>| {
-        cgroup.paths.len() == 1 || {
-            let above = earlier.only_match().map(paths).unwrap_or_default();
-            cgroup.paths.iter().all(|(path, _)| is_below(path.as_str(), &above))
-        }
-    };
-    cgroups::with_ancestors(first.as_str())
-        .filter_map(|path| decided.get(path))
-        .flat_map(|by_conditions| prefixes.iter().filter_map(|prefix| by_conditions.get(*prefix).copied()))
-        .find(covers)
-}
-
 /// Whether a match may end in front of this token: `ct state established` is no part of
 /// `ct state established,related`.
-fn is_boundary(tokens: &[&Token], at: usize) -> bool {
+pub(super) fn is_boundary(tokens: &[&Token], at: usize) -> bool {
     let begins_one = |token: &&Token| token.kind == TokenKind::Word && token.spaced;
     at == 0 || tokens.get(at).is_none_or(begins_one)
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::cgroups::{self, Written};
 use crate::{
-    model::{AnnotationId, CgroupPath, UnitName},
+    model::{AnnotationId, CgroupPath, Manager, UnitName},
     policy::{Annotation, Policy},
     text::{Code, Diagnostic, diagnostic::quoted},
     units::{Units, places},
@@ -103,13 +103,18 @@ impl<'a> Judge<'a> {
         let (right, what) = match self.runs_at(written.path, manager) {
             Some(_) if self.running().any(|running| running == at) => return None,
             Some(actual) => (actual.to_owned(), RUNS_ELSEWHERE),
+            None if !manager.is_empty() => {
+                let Manager::User(uid) = places::owner(at).0 else { return None };
+                let place = cgroups::users_place(uid, self.unit, self.units)?;
+                if cgroups::parent(&place) == cgroups::parent(at) {
+                    return None;
+                }
+                (place, "the user's manager starts it elsewhere; write")
+            }
+            None if self.is_of_users() => return self.of_users(written),
             None => {
                 let (place, is_sure) = cgroups::place(self.unit, self.units)?;
-                // In a user's manager and in a container slices are judged with the path.
-                let is_judged = match is_sure {
-                    true => manager.is_empty(),
-                    false => cgroups::is_within(at, "system.slice"),
-                };
+                let is_judged = is_sure || cgroups::is_within(at, "system.slice");
                 if !is_judged || cgroups::parent(&place) == cgroups::parent(at) {
                     return None;
                 }
@@ -117,6 +122,25 @@ impl<'a> Judge<'a> {
             }
         };
         Some(self.not_of_the_unit(written, &format!("{right}{below}"), what))
+    }
+
+    /// Whether only users' managers know the unit.
+    fn is_of_users(&self) -> bool {
+        let mut files = self.units.files_of(self.unit).peekable();
+        files.peek().is_some() && files.all(|file| file.is_users) && self.running().next().is_none()
+    }
+
+    fn of_users(&self, written: &Written<'_>) -> Option<Diagnostic> {
+        let unit = &self.unit.0;
+        let message =
+            format!("{} is a unit of users' managers: the system has none of this name", quoted(unit));
+        let place = cgroups::users_place(0, self.unit, self.units)?;
+        let place = place.replace("user-0.slice/user@0.service", "user-UID.slice/user@UID.service");
+        let help = format!(
+            "write `{place}` with `level {}`, or `user:{unit}` and `socket cgroupv2 unit`",
+            place.split('/').count()
+        );
+        Some(Diagnostic::new(Code::UnitPath, written.span, message).help(help))
     }
 
     /// Where the unit runs.
@@ -285,11 +309,7 @@ mod tests {
                 &format!("{USER}/app.slice/bar.service"),
                 &format!("{USER}/app.slice/foo.service"),
             ),
-            (
-                "session-2.scope",
-                "user.slice/user-1000.slice/session-3.scope",
-                "user.slice/user-1000.slice/session-2.scope",
-            ),
+            ("work.scope", "user.slice/user-1000.slice/play.scope", "user.slice/user-1000.slice/work.scope"),
             ("foo@x.service", "system.slice/foo.service", "system.slice/system-foo.slice/foo@x.service"),
             ("foo.service", "foo", "system.slice/foo.service"),
         ] {
@@ -344,6 +364,43 @@ mod tests {
         );
         assert_eq!(said("a.service", "x.slice/x-y.slice/a.service/sub", facts), [] as [&str; 0]);
         assert_eq!(said("b.service", &format!("{USER}/app.slice/b.service"), facts), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn user_s_unit_is_in_the_slice_that_its_file_says() {
+        let of_users =
+            |files: &[(&str, UnitFile)]| Units { of_users: units(files, &[]).files, ..Units::default() };
+        let machine = of_users(&[
+            ("a.service", file(Some("session.slice"))),
+            ("b.service", file(None)),
+            ("c@.service", file(None)),
+            ("d.service", UnitFile::default()),
+        ]);
+        let facts = with_units(&machine);
+        for (unit, wrong, right) in [
+            ("a.service", "app.slice/a.service", "session.slice/a.service"),
+            ("b.service", "b.service", "app.slice/b.service"),
+            ("c@1.service", "app.slice/c@1.service", "app.slice/app-c.slice/c@1.service"),
+        ] {
+            let [wrong, right] = [wrong, right].map(|path| rule(unit, &format!("{USER}/{path}")));
+            assert_eq!(mended(Code::UnitPath, &wrong, facts), right);
+            assert_eq!(messages(Code::UnitPath, &wrong, Facts::default()), [] as [&str; 0]);
+        }
+        assert_eq!(said("d.service", &format!("{USER}/x.slice/d.service"), facts), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn unit_of_users_only_is_not_in_the_system_s_slices() {
+        let of_users = UnitFile { is_users: true, ..file(None) };
+        let mut machine = units(&[("a.service", of_users)], &[]);
+        machine.of_users = machine.files.clone();
+        let found = found(Code::UnitPath, &rule("a.service", "system.slice/a.service"), with_units(&machine));
+        assert_eq!(
+            found[0].message,
+            "`a.service` is a unit of users' managers: the system has none of this name"
+        );
+        machine.files.insert(UnitName("a.service".into()), file(None));
+        assert_eq!(said("a.service", "system.slice/a.service", with_units(&machine)), [] as [&str; 0]);
     }
 
     #[test]

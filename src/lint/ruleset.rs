@@ -10,7 +10,9 @@ use crate::model::{ChainRef, Family, PREFIX, SetRef, TableRef};
 #[derive(Debug, Clone, Default)]
 pub struct Ruleset {
     chains: BTreeMap<ChainRef, Chain>,
-    /// The maps whose elements are listed.
+    /// The sets and maps.
+    sets: BTreeSet<SetRef>,
+    /// The maps of verdicts whose elements are listed.
     maps: BTreeMap<SetRef, Verdicts>,
 }
 
@@ -21,6 +23,8 @@ impl Ruleset {
         let mut ruleset = Self::default();
         for object in objects {
             let (chain, map) = (&object["chain"], &object["map"]);
+            let set = reference(&object["set"], "name").or_else(|| reference(map, "name"));
+            ruleset.sets.extend(set.map(|set| SetRef { table: set.table, name: set.name }));
             if let Some(name) = reference(chain, "name").filter(|chain| !chain.name.starts_with(PREFIX)) {
                 let base = chain["hook"].as_str().map(|hook| Base {
                     hook: hook.to_owned(),
@@ -58,13 +62,21 @@ impl Ruleset {
         self.chains.iter()
     }
 
+    /// Whether there is a set or map of this name.
+    pub(super) fn has_set(&self, set: &SetRef) -> bool {
+        self.sets.contains(set)
+    }
+
     /// What is in a map, if that is listed.
     pub(super) fn map(&self, map: &SetRef) -> Option<&Verdicts> {
         self.maps.get(map)
     }
 
     fn rule(&self, table: &TableRef, expressions: &[Value]) -> Rule {
-        let mut rule = Rule::default();
+        let words =
+            expressions.iter().flat_map(all_in).filter_map(|(_, value)| value.as_str()?.strip_prefix('@'));
+        let sets = words.map(|name| SetRef { table: table.clone(), name: name.into() }).collect();
+        let mut rule = Rule { sets, ..Rule::default() };
         // Whether it is for established connections, if it looks at their state.
         let mut established = None;
         let mut has_match = false;
@@ -100,6 +112,7 @@ impl Ruleset {
         if has_match {
             rule.decides = None;
         }
+        rule.decides_by = decides_by(table, expressions);
         rule.accepts_established &= !rule.is_narrow;
         rule.refuses &= established != Some(false);
         rule
@@ -111,9 +124,7 @@ impl Ruleset {
         let verdicts = match data.as_str() {
             Some(name) => {
                 let map = SetRef { table: table.clone(), name: name.trim_start_matches('@').into() };
-                let listed = self.maps.get(&map).cloned();
-                rule.maps.insert(map);
-                listed
+                self.maps.get(&map).cloned()
             }
             None if by_state => Some(Verdicts::of(table, data)),
             None => Some(Verdicts { refuses: holds_key(data, "drop"), ..Verdicts::of(table, data) }),
@@ -168,8 +179,10 @@ pub(super) struct Rule {
     pub(super) calls: BTreeSet<ChainRef>,
     /// Whether it may call any chain of its table: a map says which, and what is in that is not known.
     pub(super) calls_any: bool,
-    /// The maps of verdicts that it looks things up in.
-    pub(super) maps: BTreeSet<SetRef>,
+    /// The sets and maps that it looks things up in, or adds to.
+    pub(super) sets: BTreeSet<SetRef>,
+    /// The set or map of cgroups by which alone it decides.
+    pub(super) decides_by: Option<SetRef>,
     /// The verdict, if it is one for every packet.
     pub(super) decides: Option<&'static str>,
     /// Whether it looks at more than interfaces, protocols and whether a connection is established.
@@ -210,6 +223,24 @@ impl Verdicts {
         }
         verdicts
     }
+}
+
+/// The set of a rule that only looks a cgroup up in it, and decides by that.
+fn decides_by(table: &TableRef, expressions: &[Value]) -> Option<SetRef> {
+    let is_idle =
+        |expression: &&Value| expression.get("counter").is_none() && expression.get("log").is_none();
+    let steps: Vec<&Value> = expressions.iter().filter(is_idle).collect();
+    let is_verdict =
+        |step: &Value| ["accept", "drop", "return", "goto"].iter().any(|verdict| step.get(verdict).is_some());
+    let (key, set) = match steps[..] {
+        [step, verdict] if is_verdict(verdict) && step["match"]["op"] != "!=" => {
+            (&step["match"]["left"], &step["match"]["right"])
+        }
+        [step] => (&step["vmap"]["key"], &step["vmap"]["data"]),
+        _ => return None,
+    };
+    let name = set.as_str()?.strip_prefix('@').filter(|_| key["socket"]["key"] == "cgroupv2")?;
+    Some(SetRef { table: table.clone(), name: name.into() })
 }
 
 /// In a table of several protocols some kinds of `reject` are for one protocol only.

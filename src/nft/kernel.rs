@@ -137,6 +137,11 @@ impl Nftables {
         self.library.run_file(path, false)
     }
 
+    /// The elements of a map as libnftables-json(5) has them; none if it cannot be listed.
+    pub fn elements_of(&mut self, map: &SetRef) -> Option<serde_json::Value> {
+        self.library.elements(map)
+    }
+
     /// The ruleset's generation, and this thread as nf_tables names it.
     ///
     /// # Errors

@@ -20,7 +20,9 @@ use nix::{
     },
 };
 
-use crate::dispatch::leftovers::Listing;
+use serde_json::Value;
+
+use crate::{dispatch::leftovers::Listing, model::SetRef};
 
 use super::{Complaint, FileComplaint, complaint, netlink::connect};
 
@@ -141,6 +143,16 @@ impl Libnftables {
         Listing::read(&texts).map_err(|error| {
             vec![Complaint::unplaced(format!("libnftables' list of the ruleset is no JSON: {error}"))]
         })
+    }
+
+    /// The elements of a map as libnftables-json(5) has them; none if it cannot be listed.
+    pub fn elements(&mut self, map: &SetRef) -> Option<Value> {
+        self.configure(OUTPUT_JSON | OUTPUT_NUMERIC_ALL, false);
+        let text = self.run_buffer(&format!("list map {map}")).ok()?;
+        let listing: Value = serde_json::from_str(&text).ok()?;
+        let mut objects = listing["nftables"].as_array()?.iter();
+        let map = objects.find_map(|object| object.get("map"))?;
+        Some(map.get("elem").cloned().unwrap_or_else(|| Value::Array(vec![])))
     }
 
     fn configure(&mut self, output: c_uint, check: bool) {

@@ -236,6 +236,17 @@ impl Annotation {
         Span { start: self.unit_span.end.saturating_sub(name).max(self.unit_span.start), ..self.unit_span }
     }
 
+    /// Each selector, and where it stands.
+    pub fn selectors_with_spans(&self) -> impl Iterator<Item = (&Selector, Span)> {
+        let written = &*self.unit.0;
+        let span = move |piece: &str| {
+            let piece = piece.trim();
+            let start = self.unit_span.start + (piece.as_ptr().addr() - written.as_ptr().addr());
+            Span { start, end: start + piece.len(), ..self.unit_span }
+        };
+        self.selectors.0.iter().zip(written.split(',').map(span))
+    }
+
     /// Where `socket cgroupv2 unit` stands in it.
     pub fn units_match(&self) -> Option<Span> {
         self.rule()?.body.iter().find_map(Part::units)

@@ -17,6 +17,7 @@ use self::{comments::Comment, variables::Variables};
 use super::{
     annotation::{Allow, Annotation, Policy},
     files::{Files, split_pattern},
+    words,
 };
 use crate::{
     model::UnitName,
@@ -170,8 +171,9 @@ impl Reader<'_> {
     fn annotation(&mut self, comment: Comment) -> Vec<Diagnostic> {
         let Comment { unit, unit_span, statement, mut diagnostics } = comment;
         let selectors = selectors(&unit, unit_span).map_err(|diagnostic| diagnostics.push(diagnostic));
+        let text = &self.policy.sources.file(unit_span.file).text;
         let read = statement::read(&statement, &self.variables, &mut diagnostics)
-            .map_err(|diagnostic| diagnostics.push(diagnostic));
+            .map_err(|diagnostic| diagnostics.push(continued(diagnostic, text)));
         if let (Ok((statement, last)), Ok(selectors)) = (read, selectors) {
             let span = unit_span.to(last);
             let annotation =
@@ -309,6 +311,18 @@ fn check_units_match(annotation: &Annotation) -> Option<Diagnostic> {
         [_] => diagnostic.help(help).fix(place, "system:"),
         _ => diagnostic.help(format!("{help} of each unit")),
     })
+}
+
+/// With a `\` as the help, if a statement ends too early and the next line looks like its rest.
+fn continued(diagnostic: Diagnostic, text: &str) -> Diagnostic {
+    let Span { start, end, .. } = diagnostic.span;
+    match start == end && words::is_cut_off(text, end) {
+        true => {
+            let place = diagnostic.span;
+            diagnostic.help("the next line looks like its rest: write a `\\`").fix(place, " \\")
+        }
+        false => diagnostic,
+    }
 }
 
 /// A file's text without its byte order mark.

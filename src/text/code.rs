@@ -78,7 +78,7 @@ codes! {
     FailsOpen = "W006",
     /// Missing rule for established connections.
     NoEstablished = "W007",
-    /// Unreachable chain.
+    /// Unreachable chain or set.
     NotReached = "W008",
     /// Unreachable rule.
     AfterVerdict = "W009",
@@ -120,6 +120,14 @@ codes! {
     InterfaceNow = "W027",
     /// Invalid statement when the file is loaded again.
     Again = "W028",
+    /// Name that changes at each start.
+    Fleeting = "W029",
+    /// Match that no packet meets.
+    NeverMatches = "W030",
+    /// Rule without verdict.
+    NoEffect = "W031",
+    /// Mark that does not reroute.
+    LateMark = "W032",
 }
 
 impl Code {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     Trial,
@@ -19,7 +20,7 @@ use crate::{
     engine::{Add, Commit},
     findings::Refusal,
     load::{Load, LoadError},
-    model::{CgroupPath, Key, Row, RowId, SetRef},
+    model::{CgroupPath, Key, Row, RowId, SetRef, TableRef},
     nft::{Complaint, FileComplaint, Kernel, Nftables, libnftables::Libnftables},
     policy::{Policy, Statement},
     text::Diagnostic,
@@ -50,7 +51,7 @@ pub(super) enum Report {
     /// nft takes the files.
     Loaded {
         /// What they make, as libnftables lists it.
-        ruleset: serde_json::Value,
+        ruleset: Value,
         /// What nft refuses of the annotations.
         diagnostics: Vec<Diagnostic>,
         /// What nft refuses of the files when they are loaded once more, on top of all that.
@@ -101,6 +102,8 @@ impl Attempt {
         let rows: Vec<Row> =
             loaded.rows.into_iter().chain(loaded.patterns.iter().flat_map(examples)).collect();
         room::make_cgroups(rows.iter().flat_map(|row| row.condition.paths()));
+        let mut ruleset = loaded.ruleset;
+        list_verdicts(&mut kernel, &mut ruleset);
         let refusals = loaded.refusals.iter().map(|refusal| refusal.diagnostic(policy));
         let diagnostics = refusals.chain(refused_elements(&mut kernel, &rows, policy)).collect();
         // Without what was done without, it says nothing of the files.
@@ -109,7 +112,7 @@ impl Attempt {
         kernel.release_memory();
         let again = if is_whole { self.load_files(&mut kernel, files) } else { Ok(()) };
         let again = refused(again.err().unwrap_or_default(), in_user_namespace)?;
-        Ok(Report::Loaded { ruleset: loaded.ruleset, diagnostics, again })
+        Ok(Report::Loaded { ruleset, diagnostics, again })
     }
 
     fn load_files(&self, kernel: &mut Nftables, files: &[String]) -> Result<(), Vec<FileComplaint>> {
@@ -126,6 +129,28 @@ fn refused(complaints: Vec<FileComplaint>, in_user_namespace: bool) -> Result<Ve
 fn denied<P>(complaint: &Complaint<P>, in_user_namespace: bool) -> Option<String> {
     let is_denied = in_user_namespace && complaint.kind.needs_rights();
     is_denied.then(|| format!("nft needs root's rights for it ({}): run it as root", complaint.words))
+}
+
+/// Adds the elements of maps of verdicts to a listing: they say which chains are called. Those of a map that rules fill are
+/// not known ahead.
+fn list_verdicts(kernel: &mut Nftables, ruleset: &mut Value) {
+    let objects = ruleset["nftables"].as_array_mut().into_iter().flatten();
+    for map in objects.filter_map(|object| object.get_mut("map")) {
+        let flags = map["flags"].to_string();
+        let is_filled_by_rules = ["dynamic", "timeout"].iter().any(|flag| flags.contains(flag));
+        if map["map"] == "verdict"
+            && !is_filled_by_rules
+            && let Some(elements) = set_of(map).and_then(|map| kernel.elements_of(&map))
+        {
+            map["elem"] = elements;
+        }
+    }
+}
+
+fn set_of(map: &Value) -> Option<SetRef> {
+    let table =
+        TableRef { family: map["family"].as_str()?.parse().ok()?, name: map["table"].as_str()?.into() };
+    Some(SetRef { table, name: map["name"].as_str()?.into() })
 }
 
 /// What libnftables says of the files' syntax where it cannot reach a kernel. Nothing is loaded.

@@ -10,8 +10,14 @@ use crate::model::{CgroupPath, UnitName};
 pub struct Units {
     /// Unit files by name, templates (`foo@.service`) and aliases included. Empty where there is no systemd.
     pub files: BTreeMap<UnitName, UnitFile>,
+    /// Those of users' managers, whether or not the system has one of the name.
+    pub of_users: BTreeMap<UnitName, UnitFile>,
+    /// The ids of installed applications, as far as they have .desktop files.
+    pub apps: BTreeSet<String>,
     /// The cgroups that exist, by the last name in their path, as far as that has a unit's type.
     pub running: BTreeMap<UnitName, BTreeSet<CgroupPath>>,
+    /// Whether processes have numbers of cgroup v1, which `meta cgroup` compares: net_cls is mounted.
+    pub has_class_ids: bool,
 }
 
 /// What is of interest in a unit file and its drop-ins (systemd.unit(5)).
@@ -37,8 +43,12 @@ pub struct UnitFile {
 impl Units {
     /// What is known of a unit's files: its own, and its template's if it is an instance.
     pub(crate) fn files_of(&self, unit: &UnitName) -> impl Iterator<Item = &UnitFile> {
-        let template = template(&unit.0).map(|name| UnitName(name.into()));
-        self.files.get(unit).into_iter().chain(template.and_then(|template| self.files.get(&template)))
+        files_of(&self.files, unit)
+    }
+
+    /// The same, of a user's manager.
+    pub(crate) fn users_files_of(&self, unit: &UnitName) -> impl Iterator<Item = &UnitFile> {
+        files_of(&self.of_users, unit)
     }
 
     /// The name that a unit's cgroup has, if this is another one of the same unit.
@@ -61,4 +71,12 @@ impl Units {
         let escaped = UnitName(format!("_{unit}").into());
         self.running.get(unit).into_iter().chain(self.running.get(&escaped)).flatten()
     }
+}
+
+fn files_of<'a>(
+    files: &'a BTreeMap<UnitName, UnitFile>,
+    unit: &UnitName,
+) -> impl Iterator<Item = &'a UnitFile> + use<'a> {
+    let template = template(&unit.0).map(|name| UnitName(name.into()));
+    files.get(unit).into_iter().chain(template.and_then(|template| files.get(&template)))
 }

@@ -1,6 +1,7 @@
 //! WHOSE. Which manager made a cgroup and for which unit, and what selects units. Pure.
 
 pub mod files;
+pub mod fleeting;
 mod instance;
 pub(crate) mod places;
 pub mod selector;

@@ -16,6 +16,7 @@ use crate::{
     policy::{
         annotation::{CgroupMatch, ElementStatement, Part, Placement, RuleStatement, Statement},
         hosts,
+        words::is_of_rules,
     },
     text::{
         Code, Span, Token, TokenKind,
@@ -75,6 +76,12 @@ fn curly_counterpart(text: &Joined) -> Option<Span> {
     places.filter_map(curly).next().map(|range| text.span(range))
 }
 
+/// A character in a word that looks like a blank and is none, such as a no-break space.
+fn odd_blank(token: &Token) -> Option<char> {
+    let is_odd = |c: &char| (c.is_whitespace() && !c.is_ascii()) || *c == '\u{200b}';
+    token.text.chars().find(is_odd).filter(|_| token.kind != TokenKind::Quoted)
+}
+
 struct Reader<'a> {
     tokens: &'a [Token],
     at: usize,
@@ -112,6 +119,11 @@ impl<'a> Reader<'a> {
             } else if token.is(";") && open.is_empty() {
                 return Err(wrong(token, "more than one statement in an annotation")
                     .help("write an annotation for each of them"));
+            } else if let Some(odd) = odd_blank(token) {
+                let blanks: String = token.text.chars().map(|c| if c == odd { ' ' } else { c }).collect();
+                let message = format!("the character U+{:04X} is no blank", u32::from(odd));
+                let diagnostic = no_statement(token.span, message).help("write ordinary blanks");
+                return Err(diagnostic.fix(token.span, blanks));
             } else if token.kind != TokenKind::Quoted && token.text.ends_with('\\') {
                 // At a line's end it would make nft join the next statement to this one.
                 return Err(wrong(token, "a `\\` that continues no line").help("leave it out"));
@@ -125,6 +137,12 @@ impl<'a> Reader<'a> {
         let words: Vec<&str> = self.tokens.iter().take(3).map(|token| &*token.text).collect();
         match words[..] {
             [] => Err(self.missing("statement")),
+            ["nft", second, ..] if matches!(second, "add" | "insert") || is_family(second) => {
+                let whole = Span { end: self.span(1).start, ..self.span(0) };
+                Err(no_statement(self.span(0), "`nft` is no part of the statement")
+                    .help("leave it out")
+                    .fix(whole, ""))
+            }
             ["add", "element", ..] => self.element(),
             ["add", "rule", ..] => self.rule("add", 2),
             ["insert", "rule", ..] => self.rule("insert", 2),
@@ -154,12 +172,33 @@ impl<'a> Reader<'a> {
     /// A table and the name of what is in it, and their place from the family on. Without a family it is nft's default.
     fn object(&mut self, what: &str) -> Read<(TableRef, Arc<str>, Span)> {
         let start = self.span(self.at);
+        self.check_family()?;
         let family = self.tokens.get(self.at).and_then(|token| token.text.parse::<Family>().ok());
         self.at += usize::from(family.is_some());
         let table = self.name("table")?.text.clone();
         let name = self.name(what)?;
         let table = TableRef { family: family.unwrap_or(Family::Ip), name: table.into() };
         Ok((table, name.text.clone().into(), start.to(name.span)))
+    }
+
+    /// What looks like a family and has two more names behind it is meant to be one.
+    fn check_family(&self) -> Read<()> {
+        let [first, _, third, ..] = &self.tokens[self.at..] else { return Ok(()) };
+        let meant = match &*first.text {
+            "ipv6" => "ip6",
+            "ipv4" | "ip4" => "ip",
+            "inet4" | "inet6" | "inet46" | "ip46" => "",
+            _ => return Ok(()),
+        };
+        if third.kind != TokenKind::Word || !is_identifier(&third.text) || is_of_rules(third) {
+            return Ok(());
+        }
+        let message = format!("{} is no family", quoted(&first.text));
+        let diagnostic = no_statement(first.span, message);
+        Err(match meant {
+            "" => diagnostic.help("write the table's own family, such as `inet` for IPv4 and IPv6, or `ip6`"),
+            _ => diagnostic.help("write nft's name of it").fix(first.span, meant),
+        })
     }
 
     fn name(&mut self, what: &str) -> Read<&'a Token> {
