@@ -150,9 +150,13 @@ fn owned(place: [&Value; 3]) -> [Value; 3] {
 /// Where a finding is once a fix, which may have lines of its own, is applied.
 fn place_behind(finding: &Value, fix: &Value) -> [Value; 3] {
     let [file, line, code] = owned(place(finding));
-    let is_behind = file == fix["file"] && line.as_u64() >= fix["line"].as_u64();
-    let more = fix["text"].as_str().unwrap().matches('\n').count() as u64;
-    let line = if is_behind { Value::from(line.as_u64().unwrap() + more) } else { line };
+    let number = |value: &Value| value.as_u64().unwrap();
+    let lines = fix["text"].as_str().unwrap().matches('\n').count() as u64;
+    let is_behind = file == fix["file"] && number(&line) >= number(&fix["end_line"]);
+    let line = match is_behind {
+        true => Value::from(number(&line) + number(&fix["line"]) + lines - number(&fix["end_line"])),
+        false => line,
+    };
     [file, line, code]
 }
 

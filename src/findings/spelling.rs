@@ -450,13 +450,16 @@ const OPERANDS: &[&str] = &[
     "=",
 ];
 
+/// How many words are looked at in front of the one where nft stops: a list may have very many.
+const LOOKED_AT: usize = 1000;
+
 /// The last misspelt word among the first `end` ones of a statement, where nft stops, and what is meant.
 pub(super) fn misspelt<'a>(tokens: &'a [&'a Token], end: usize) -> Option<(&'a Token, &'static str)> {
-    (0..end.min(tokens.len())).rev().find_map(|at| {
+    (0..end.min(tokens.len())).rev().take(LOOKED_AT).find_map(|at| {
         let word = tokens[at];
-        let known = known(tokens, at)?;
         let is_word = word.kind == TokenKind::Word && word.text.contains(|c: char| c.is_ascii_alphabetic());
-        if !is_word || known.contains(&&*word.text) || OTHERS.contains(&&*word.text) {
+        let known = if is_word { known(tokens, at) } else { None }?;
+        if known.contains(&&*word.text) || OTHERS.contains(&&*word.text) {
             return None;
         }
         meant(&word.text, known).map(|meant| (word, meant))

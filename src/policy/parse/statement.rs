@@ -197,7 +197,7 @@ impl<'a> Reader<'a> {
         let diagnostic = no_statement(first.span, message);
         Err(match meant {
             "" => diagnostic.help("write the table's own family, such as `inet` for IPv4 and IPv6, or `ip6`"),
-            _ => diagnostic.help("write nft's name of it").fix(first.span, meant),
+            _ => diagnostic.help(format!("write `{meant}`")).fix(first.span, meant),
         })
     }
 
@@ -329,7 +329,10 @@ impl<'a> Reader<'a> {
             let plural = if names == 1 { "" } else { "s" };
             let message = format!("level {level} never matches a path with {names} name{plural}");
             let diagnostic = Diagnostic::new(Code::Level, *span, message);
+            let is_gone = path.as_str().bytes().all(|byte| byte.is_ascii_digit());
             self.diagnostics.push(match depths.len() {
+                _ if is_gone => diagnostic
+                    .help("nft lists a cgroup that is gone as a number: write the path that was meant"),
                 1 => diagnostic.help(format!("write `level {names}`")).fix(level_span, names.to_string()),
                 _ => diagnostic.help(format!("write an annotation with `level {names}` for it")),
             });
