@@ -94,7 +94,7 @@ pub enum Kind {
 }
 
 /// How complaints begin: nft's own words, and by what bison did not expect.
-const BY_START: [(&str, Kind); 32] = [
+const BY_START: [(&str, Kind); 34] = [
     ("cgroupv2 path fails", Kind::CgroupMissing),
     // The same in nftables 1.1.7.
     ("Could not parse cgroupsv2 path", Kind::CgroupMissing),
@@ -117,6 +117,8 @@ const BY_START: [(&str, Kind); 32] = [
     ("invalid log level", Kind::Value),
     // In nftables 1.1.
     ("Chain of type ", Kind::ChainType),
+    ("Invalid IPv4 address", Kind::HostUnresolved),
+    ("Invalid IPv6 address", Kind::HostUnresolved),
     ("set is not a map", Kind::NotAMap),
     ("set definition does not specify key", Kind::NoKey),
     ("unsupported family", Kind::Unsupported),
