@@ -86,7 +86,11 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
         !is_said && !policy.allows(diagnostic)
     });
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
-    diagnostics.dedup();
+    // What one change mends, nft may say in several ways.
+    let is_the_same = |one: &Diagnostic, other: &Diagnostic| {
+        (one.span, one.code) == (other.span, other.code) && one.fix.is_some() && one.fix == other.fix
+    };
+    diagnostics.dedup_by(|later, first| later == first || is_the_same(later, first));
     folded(policy, diagnostics, &includes)
 }
 
