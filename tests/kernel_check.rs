@@ -755,6 +755,17 @@ fn a_huge_set_is_no_trouble() {
     assert_eq!(printed(&output), "exit status 0\n");
 }
 
+#[test]
+fn a_mistake_in_a_huge_line_is_found() {
+    let scratch = Scratch::new("huge-line");
+    let addresses: Vec<String> = (0..20_000).map(|n| format!("10.0.{}.{}", n / 256, n % 256)).collect();
+    let set = format!("set blocked {{ type ipv4_addr; elements = {{ {} }}; }}\n", addresses.join(", "));
+    let wrong = set.replace("10.0.0.7,", "10.0.0.7 oops,");
+    let text = printed(&scratch.check(&format!("table inet filter {{\n{wrong}}}\n"), &["--format", "short"]));
+    assert!(text.contains("nftables.conf:2:") && text.contains("error[E010]"), "{text}");
+    assert!(text.ends_with("exit status 1\n") && !text.contains("not checked"), "{text}");
+}
+
 /// Flowtables are a module that not every kernel has: what is right is what this one says to nft.
 #[test]
 fn a_flowtable_is_taken_where_the_kernel_has_them_and_told_of_elsewhere() {

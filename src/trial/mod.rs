@@ -94,6 +94,9 @@ const CGROUPS_AT_BOOT: [&str; 2] = ["init.scope", "system.slice"];
 /// The beginning of the first file, for what has no place.
 const NOWHERE: Span = Span { file: FileId(0), start: 0, end: 0 };
 
+/// After so many blanks there is a tab: nft takes half a minute for 60,000 blanks in a row.
+const LONGEST_BLANK: usize = 64;
+
 /// How many rounds there are at most. nft names ten diagnostics in one.
 const ROUNDS: usize = 100;
 
@@ -345,9 +348,13 @@ impl Rounds<'_> {
         self.is_bent |= self.outlines[span.file.0]
             .item_at(span)
             .is_some_and(|item| matches!(item.kind, ItemKind::ChainProperty | ItemKind::Rule(..)));
-        let blank = |byte: u8| if byte == b'\n' { '\n' } else { ' ' };
-        let blank: String = text[span.start..span.end].bytes().map(blank).collect();
-        let is_new = text[span.start..span.end] != blank;
+        let blank = |(at, byte): (usize, u8)| match byte {
+            b'\n' => '\n',
+            _ if at % LONGEST_BLANK == 0 => '\t',
+            _ => ' ',
+        };
+        let is_new = text[span.start..span.end].bytes().any(|byte| !byte.is_ascii_whitespace());
+        let blank: String = text[span.start..span.end].bytes().enumerate().map(blank).collect();
         text.replace_range(span.start..span.end, &blank);
         is_new
     }
