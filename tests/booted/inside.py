@@ -614,6 +614,11 @@ def daemon_comes_back_by_itself_after_a_crash():
 
 WITH_SETS = m.BASE.replace(
     "    chain allowed", "    set listed { type cgroupsv2; }\n    map marks { type cgroupsv2 : mark; }\n    chain allowed"
+).replace(
+    "        tcp dport 7001-7009 jump",
+    "        socket cgroupv2 level 2 @listed accept\n"
+    "        meta mark set socket cgroupv2 level 2 map @marks\n"
+    "        tcp dport 7001-7009 jump",
 )
 
 
