@@ -2,7 +2,7 @@
 //!
 //! A unit's name that stands alone, or behind `system:`, is judged with the names of all annotations.
 
-use std::collections::BTreeSet;
+use std::{cell::Cell, collections::BTreeSet};
 
 use crate::{
     model::{Manager, UnitName},
@@ -33,13 +33,22 @@ pub(super) fn lint(policy: &Policy, units: &Units) -> Vec<Diagnostic> {
         let is_judged_alone = annotation.only_unit().is_some();
         annotation.selectors_with_spans().map(move |found| (found, is_judged_alone))
     });
+    let left = Cell::new(LOOKED_UP);
     let unknown = selectors.filter_map(|((selector, span), is_judged_alone)| match &selector.which {
-        Which::Unit(unit) => of_users(selector, unit, span, units)
-            .or_else(|| if is_judged_alone { None } else { unknown_unit(selector, unit, span, units) }),
-        Which::App(id) => unknown_app(id, span, &apps),
+        Which::Unit(unit) => of_users(selector, unit, span, units).or_else(|| {
+            if is_judged_alone { None } else { unknown_unit(selector, unit, span, units, &left) }
+        }),
+        Which::App(id) => unknown_app(id, span, &apps, &left),
         Which::Glob(_) => None,
     });
-    unknown.take(LOOKED_UP).collect()
+    unknown.collect()
+}
+
+/// Whether a name is still looked for.
+fn is_looked_for(left: &Cell<usize>) -> bool {
+    let before = left.get();
+    left.set(before.saturating_sub(1));
+    before > 0
 }
 
 /// Whether it is its selectors that say which cgroups are meant.
@@ -62,9 +71,15 @@ fn of_users(selector: &Selector, unit: &UnitName, span: Span, units: &Units) -> 
     )
 }
 
-fn unknown_unit(selector: &Selector, unit: &UnitName, span: Span, units: &Units) -> Option<Diagnostic> {
+fn unknown_unit(
+    selector: &Selector,
+    unit: &UnitName,
+    span: Span,
+    units: &Units,
+    left: &Cell<usize>,
+) -> Option<Diagnostic> {
     let is_from_file = FROM_FILES.contains(&places::kind(&unit.0)) && lasting(&unit.0).is_none();
-    if !is_from_file || units.files.is_empty() || units.knows(unit) {
+    if !is_from_file || units.files.is_empty() || units.knows(unit) || !is_looked_for(left) {
         return None;
     }
     let is_users = !matches!(selector.whose, Whose::Anybody | Whose::System);
@@ -105,10 +120,15 @@ fn apps(units: &Units) -> BTreeSet<String> {
     units.apps.iter().cloned().chain(of_units).collect()
 }
 
-fn unknown_app(written: &str, span: Span, known: &BTreeSet<String>) -> Option<Diagnostic> {
+fn unknown_app(
+    written: &str,
+    span: Span,
+    known: &BTreeSet<String>,
+    left: &Cell<usize>,
+) -> Option<Diagnostic> {
     let id = written.strip_suffix(".desktop").unwrap_or(written);
     let is_of = |known: &String| *known == id || known.starts_with(&format!("{id}_"));
-    if id.contains('_') || known.iter().any(is_of) {
+    if id.contains('_') || known.iter().any(is_of) || !is_looked_for(left) {
         return None;
     }
     let by_last = known
