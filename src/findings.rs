@@ -47,17 +47,12 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
         let of_code = diagnostics.iter().filter(|diagnostic| diagnostic.code == code);
         of_code.map(|diagnostic| (diagnostic.span, diagnostic.message.clone())).collect()
     };
-    let includes: Vec<Span> = diagnostics
-        .iter()
-        .filter(|diagnostic| diagnostic.code == Code::Include)
-        .map(|one| one.span)
-        .collect();
+    let includes = diagnostics.iter().filter(|diagnostic| diagnostic.code == Code::Include);
+    let includes: Vec<Diagnostic> = includes.cloned().collect();
     let [refused, unresolved, hooks, not_reached] =
         [Code::Base, Code::Unresolved, Code::Hook, Code::NotReached].map(messages);
     let of_nft = diagnostics.iter().filter(|diagnostic| diagnostic.code == Code::Refused);
     let broken: BTreeSet<_> = of_nft.filter_map(|diagnostic| policy.annotation_at(diagnostic.span)).collect();
-    let fixable = diagnostics.iter().filter(|one| one.code == Code::Include && one.fix.is_some());
-    let fixable: Vec<Diagnostic> = fixable.cloned().collect();
     diagnostics.retain_mut(|diagnostic| {
         let is_said = match diagnostic.code {
             // nft says it, too.
@@ -76,7 +71,8 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
                 false
             }
             Code::Base => {
-                if let Some(include) = fixable.iter().find(|one| overlap(one.span, diagnostic.span)) {
+                let is_of_it = |one: &&Diagnostic| one.fix.is_some() && overlap(one.span, diagnostic.span);
+                if let Some(include) = includes.iter().find(is_of_it) {
                     (diagnostic.help, diagnostic.fix) = (include.help.clone(), include.fix.clone());
                 }
                 false
@@ -108,12 +104,12 @@ fn without_its_sign(policy: &Policy, diagnostic: &mut Diagnostic) {
 
 /// With all that has one reason in the first of them: variables of a file that is missing, and the same error about the
 /// same words.
-fn folded(policy: &Policy, diagnostics: Vec<Diagnostic>, includes: &[Span]) -> Vec<Diagnostic> {
+fn folded(policy: &Policy, diagnostics: Vec<Diagnostic>, includes: &[Diagnostic]) -> Vec<Diagnostic> {
     let mut kept: Vec<Diagnostic> = Vec::new();
     let mut firsts: BTreeMap<_, usize> = BTreeMap::new();
     let mut include = None;
     for diagnostic in diagnostics {
-        let is_include = includes.iter().any(|include| overlap(*include, diagnostic.span));
+        let is_include = includes.iter().any(|include| overlap(include.span, diagnostic.span));
         let of_include = include.filter(|_| is_undefined(&diagnostic));
         let key = key(policy, &diagnostic);
         match of_include.or_else(|| firsts.get(key.as_ref()?).copied()) {

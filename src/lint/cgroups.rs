@@ -6,7 +6,7 @@ use crate::{
     policy::{Annotation, CgroupMatch, Part, Statement},
     text::Span,
     units::{
-        UnitFile, Units,
+        Selector, UnitFile, Units,
         places::{self, user_of},
     },
 };
@@ -34,6 +34,12 @@ pub(super) fn written(annotation: &Annotation) -> Vec<Written<'_>> {
     };
     written.retain(|written| !is_within(written.path.as_str(), &CGROUP_ROOT[1..]));
     written
+}
+
+/// The selectors of an annotation, with their places, if they say which cgroups are meant: beside paths they are labels.
+pub(super) fn selected_by(annotation: &Annotation) -> impl Iterator<Item = (&Selector, Span)> {
+    let are_labels = annotation.statement.paths().next().is_some();
+    annotation.selectors_with_spans().filter(move |_| !are_labels)
 }
 
 /// The first name of a path that its slices rule out, where systemd has it, and the whole path with it there.

@@ -42,12 +42,6 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// The selectors that are more than labels, and where they stand.
-    fn selectors(&self) -> impl Iterator<Item = (&'a Selector, Span)> + use<'a> {
-        let are_labels = self.annotation.statement.paths().next().is_some();
-        self.annotation.selectors_with_spans().filter(move |_| !are_labels)
-    }
-
     /// Whether a unit is selected by its cgroup only.
     fn needs_cgroup(&self) -> bool {
         self.annotation.units_match().is_some() || self.annotation.only_unit().is_none()
@@ -73,7 +67,11 @@ impl<'a> Judge<'a> {
             };
             Some((&*unit.0, format!("{whose}{lasting}"), span))
         };
-        let found = self.written.iter().find_map(of_path).or_else(|| self.selectors().find_map(of_selector));
+        let found = self
+            .written
+            .iter()
+            .find_map(of_path)
+            .or_else(|| cgroups::selected_by(self.annotation).find_map(of_selector));
         let (name, selector, span) = found?;
         let what = match &self.annotation.statement {
             Statement::Element(_) => "in place of the element write a rule, with",
@@ -129,7 +127,10 @@ impl<'a> Judge<'a> {
             let (what, help) = why_never(name).filter(|_| is_template || self.needs_cgroup())?;
             Some(Diagnostic::new(Code::NeverMatches, span, what).help(help))
         };
-        self.written.iter().find_map(of_path).or_else(|| self.selectors().find_map(of_selector))
+        self.written
+            .iter()
+            .find_map(of_path)
+            .or_else(|| cgroups::selected_by(self.annotation).find_map(of_selector))
     }
 }
 

@@ -14,7 +14,12 @@ use crate::{
 const FROM_FILES: [&str; 5] = ["service", "socket", "timer", "path", "target"];
 
 /// For how many names a near one is looked for: a policy with more is for another machine.
-const LOOKED_UP: usize = 32;
+pub(super) const LOOKED_UP: usize = 32;
+
+/// Whether a unit has a file, as a rule, and so a name that somebody may have misspelt.
+pub(super) fn is_from_file(unit: &UnitName) -> bool {
+    FROM_FILES.contains(&places::kind(&unit.0)) && lasting(&unit.0).is_none()
+}
 
 /// The units that nothing is known of, and the annotations whose paths are not to be judged by their unit's name.
 pub(super) fn lint(policy: &Policy, units: &Units) -> (Vec<Diagnostic>, BTreeSet<AnnotationId>) {
@@ -26,8 +31,7 @@ pub(super) fn lint(policy: &Policy, units: &Units) -> (Vec<Diagnostic>, BTreeSet
     let mut known: BTreeMap<(&UnitName, String), Meant> = BTreeMap::new();
     for (id, annotation) in policy.iter() {
         let Some(unit) = annotation.only_unit() else { continue };
-        let is_from_file = FROM_FILES.contains(&places::kind(&unit.0)) && lasting(&unit.0).is_none();
-        if !is_from_file || units.knows(unit) {
+        if !is_from_file(unit) || units.knows(unit) {
             continue;
         }
         let paths = cgroups::written(annotation);

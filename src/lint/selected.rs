@@ -4,23 +4,19 @@
 
 use std::{cell::Cell, collections::BTreeSet};
 
+use super::{
+    cgroups,
+    names::{LOOKED_UP, is_from_file},
+};
 use crate::{
     model::{Manager, UnitName},
-    policy::{Annotation, Policy},
+    policy::Policy,
     text::{Code, Diagnostic, Span, diagnostic::quoted, nearest::nearest},
     units::{
-        Selector, Units,
-        fleeting::lasting,
-        places,
+        Selector, Units, places,
         selector::{Which, Whose, app_id},
     },
 };
-
-/// Types whose units come from files, as a rule.
-const FROM_FILES: [&str; 5] = ["service", "socket", "timer", "path", "target"];
-
-/// For how many names a near one is looked for: a policy with more is for another machine.
-const LOOKED_UP: usize = 32;
 
 /// An application with a shorter name may have been given it by hand, and many names are near.
 const SHORTEST: usize = 6;
@@ -28,10 +24,9 @@ const SHORTEST: usize = 6;
 /// Each selector that selects nothing which is known.
 pub(super) fn lint(policy: &Policy, units: &Units) -> Vec<Diagnostic> {
     let apps = apps(units);
-    let selectors = policy.annotations.iter().filter(|annotation| is_more_than_a_label(annotation));
-    let selectors = selectors.flat_map(|annotation| {
+    let selectors = policy.annotations.iter().flat_map(|annotation| {
         let is_judged_alone = annotation.only_unit().is_some();
-        annotation.selectors_with_spans().map(move |found| (found, is_judged_alone))
+        cgroups::selected_by(annotation).map(move |found| (found, is_judged_alone))
     });
     let left = Cell::new(LOOKED_UP);
     let unknown = selectors.filter_map(|((selector, span), is_judged_alone)| match &selector.which {
@@ -49,11 +44,6 @@ fn is_looked_for(left: &Cell<usize>) -> bool {
     let before = left.get();
     left.set(before.saturating_sub(1));
     before > 0
-}
-
-/// Whether it is its selectors that say which cgroups are meant.
-fn is_more_than_a_label(annotation: &Annotation) -> bool {
-    annotation.statement.paths().next().is_none()
 }
 
 /// A unit that only users' managers have, where the system's is meant.
@@ -78,8 +68,7 @@ fn unknown_unit(
     units: &Units,
     left: &Cell<usize>,
 ) -> Option<Diagnostic> {
-    let is_from_file = FROM_FILES.contains(&places::kind(&unit.0)) && lasting(&unit.0).is_none();
-    if !is_from_file || units.files.is_empty() || units.knows(unit) || !is_looked_for(left) {
+    if !is_from_file(unit) || units.files.is_empty() || units.knows(unit) || !is_looked_for(left) {
         return None;
     }
     let is_users = !matches!(selector.whose, Whose::Anybody | Whose::System);
