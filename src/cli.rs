@@ -1,6 +1,6 @@
 //! The command line: clap types only.
 
-use std::{ffi::OsString, path::PathBuf, str::FromStr};
+use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::PossibleValue, error::ErrorKind};
 
@@ -11,6 +11,9 @@ use crate::{
 
 /// Where nft keeps its ruleset, and so where annotations are looked for.
 pub const DEFAULT_FILE: &str = "/etc/nftables.conf";
+
+/// Where the daemon is asked.
+pub const CONTROL_SOCKET: &str = "/run/scnpm/control";
 
 /// Keeps nftables rules in step with the systemd units and cgroups that they name.
 ///
@@ -61,6 +64,16 @@ pub enum Command {
     Check(Check),
     /// List the units that have cgroups on this machine, or print annotations for them
     Units(Units),
+    /// Show whether everything that the policy asks for is in force
+    Status(Status),
+    /// Say why packets of a process, a unit or a socket pass or not
+    Explain(Explain),
+    /// Wait until the rules for a unit or cgroup are in the kernel
+    Wait(Wait),
+    /// Run a command in a scope of its own, once the rules for it are in the kernel
+    Run(Run),
+    /// Have the daemon read its files again, and print what is wrong with them
+    Reload(Reload),
     /// Feed a state log to the engine again, and show each step and what is decided otherwise today
     Replay(Replay),
     /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
@@ -106,6 +119,10 @@ pub struct Daemon {
     /// Have names of hosts and users looked up by the service at this socket (scnpm-names.socket)
     #[arg(long, value_name = "SOCKET")]
     pub names: Option<PathBuf>,
+
+    /// Serve the control socket here; nowhere if this is empty
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL_SOCKET)]
+    pub control: PathBuf,
 
     /// Write all that happens and all that is decided to this file, for `scnpm replay`; FILE.1 is the one before
     #[arg(long, value_name = "FILE")]
@@ -256,6 +273,192 @@ pub struct Units {
     /// The chain that annotations are for, such as `inet filter services` [default: that of the first annotation]
     #[arg(long, value_name = "CHAIN", requires = "annotate")]
     pub chain: Option<String>,
+}
+
+/// How to reach the daemon.
+#[derive(Debug, Args)]
+pub struct Reach {
+    /// The daemon's control socket
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL_SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// Options of `scnpm status`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 all is in force, 1 something is not, 2 wrong usage, 3 the daemon does not run or cannot be asked.")]
+pub struct Status {
+    /// Only units that match: a unit's name, a selector of annotations such as `alice:app:firefox`, or a part of a name
+    #[arg(value_name = "UNIT")]
+    pub unit: Option<String>,
+
+    /// Print one JSON object; with --watch one in each line
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print it again whenever it changes
+    #[arg(short, long)]
+    pub watch: bool,
+
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// Options of `scnpm explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 explained, 1 there is no such process, unit or socket, or something failed, 2 wrong usage, 3 what is needed \
+cannot be read: run it as root. With --to: 0 the packet passes, 1 it does not.")]
+pub struct Explain {
+    /// A process's id, a unit or a selector of annotations, a port, or the local address of a socket as ADDRESS:PORT
+    #[arg(value_name = "WHAT")]
+    pub subject: String,
+
+    /// Say which rule decides about a packet to this host and port
+    #[arg(long, value_name = "HOST:PORT")]
+    pub to: Option<String>,
+
+    /// The protocol of that packet: tcp, udp
+    #[arg(long, value_name = "PROTOCOL", requires = "to", default_value = "tcp")]
+    pub proto: String,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    /// Files with annotations (repeatable) [default: those of the daemon, or /etc/nftables.conf]
+    #[arg(long, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// Options of `scnpm wait`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 the rules are in the kernel, or no annotation is about it; 1 the kernel or nft refuses a rule; 2 wrong usage; \
+3 the daemon does not run or cannot be asked; 4 the time is over.")]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub struct Wait {
+    /// A unit or a selector of annotations: all its cgroups that exist
+    #[arg(value_name = "UNIT", group = "what")]
+    pub unit: Option<String>,
+
+    /// A cgroup's path, as `socket cgroupv2` takes it or below /sys/fs/cgroup
+    #[arg(long, value_name = "PATH", group = "what")]
+    pub cgroup: Option<String>,
+
+    /// The cgroup of the process that asks
+    #[arg(long = "self", group = "what")]
+    pub own: bool,
+
+    /// How long to wait at most
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub timeout: Duration,
+
+    /// Fail if the daemon does not run (the default)
+    #[arg(long)]
+    pub or_fail: bool,
+
+    /// Go on if the daemon does not run: say so, with exit status 0
+    #[arg(long, conflicts_with = "or_fail")]
+    pub or_continue: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// Options of `scnpm run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: that of the command, 128 and the signal's number if a signal ended it, 125 if scnpm itself failed, 126 the \
+command cannot be run, 127 there is no such command.")]
+pub struct Run {
+    /// The id of the application: the scope is named app-scnpm-ID-….scope [default: the command's name]
+    #[arg(long, value_name = "ID", conflicts_with = "unit")]
+    pub app: Option<String>,
+
+    /// The scope's name
+    #[arg(long, value_name = "NAME")]
+    pub unit: Option<String>,
+
+    /// The slice that it is in
+    #[arg(long, value_name = "SLICE", default_value = "app.slice")]
+    pub slice: String,
+
+    /// Run it as a service of the user's manager in place of a scope
+    #[arg(long)]
+    pub service: bool,
+
+    /// Do not run the command before its rules are in the kernel (the default)
+    #[arg(long)]
+    pub wait: bool,
+
+    /// Run the command at once
+    #[arg(long, conflicts_with = "wait")]
+    pub no_wait: bool,
+
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// Options of `scnpm reload`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 loaded, 1 there are errors or the old policy stays, 2 wrong usage, 3 the daemon does not run or cannot be \
+asked, 4 not allowed.")]
+pub struct Reload {
+    /// Go back to the old policy after this time unless it is confirmed
+    #[arg(long = "try", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30", value_parser = seconds)]
+    pub trial: Option<Duration>,
+
+    /// How to print what is found
+    #[arg(long, value_name = "FORMAT", default_value = "full", default_value_if("json", "true", "json"))]
+    pub format: Format,
+
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// A time in seconds, such as `5`, `0.5`, `500ms` or `2min`.
+///
+/// # Errors
+/// It is none.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time: write seconds such as 5 or 0.5, or 500ms, 5s, 2min");
+    let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) => (
+            text[..at].trim_end(),
+            match &text[at..] {
+                "ms" => 0.001,
+                "s" => 1.0,
+                "min" | "m" => 60.0,
+                "h" => 3600.0,
+                _ => return Err(wrong()),
+            },
+        ),
+        None => (text, 1.0),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|_| wrong())
 }
 
 /// Arguments as clap takes them: the original also took `-c:300` and `--cooldown:300`.

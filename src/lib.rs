@@ -19,6 +19,7 @@
 pub mod cgroupfs;
 pub mod cli;
 pub mod commands;
+pub mod control;
 pub mod daemon;
 pub mod dispatch;
 pub mod effects;

@@ -5,7 +5,7 @@ use std::{env, process::ExitCode};
 use clap::Parser;
 use scnpm::{
     cli::{self, Cli, Command},
-    commands::{self, Failure, check, clean, replay, serve_names, units},
+    commands::{self, Failure, check, clean, explain, reload, replay, run, serve_names, status, units, wait},
     daemon, log,
 };
 
@@ -32,6 +32,11 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Some(Command::Check(options)) => check::run(&options),
         Some(Command::Units(options)) => units::run(&options),
+        Some(Command::Status(options)) => status::run(&options),
+        Some(Command::Explain(options)) => explain::run(&options),
+        Some(Command::Wait(options)) => wait::run(&options),
+        Some(Command::Run(options)) => run::run(&options),
+        Some(Command::Reload(options)) => reload::run(&options),
         Some(Command::Replay(options)) => replay::run(&options),
         Some(Command::ServeNames) => serve_names::run(),
         None if cli.daemon.clean => clean::run(&cli.daemon.files),

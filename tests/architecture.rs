@@ -37,20 +37,21 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     // The user.
+    ("control", &["model"]),
     ("cli", &["model", "text"]),
-    ("report", &["model", "text", "units", "policy", "trial", "cli"]),
+    ("report", &["model", "text", "units", "policy", "trial", "control", "cli"]),
     (
         "commands",
         &[
             "model", "text", "units", "policy", "dispatch", "lint", "cgroupfs", "nft", "watch", "machine",
-            "findings", "load", "trial", "log", "effects", "cli", "report", "record", "names",
+            "findings", "load", "trial", "log", "effects", "control", "cli", "report", "record", "names",
         ],
     ),
     (
         "daemon",
         &[
             "model", "text", "units", "policy", "dispatch", "engine", "lint", "cgroupfs", "nft", "watch",
-            "machine", "findings", "load", "log", "effects", "cli", "commands", "record", "names",
+            "machine", "findings", "load", "log", "effects", "control", "cli", "commands", "record", "names",
         ],
     ),
     ("main", &["cli", "commands", "daemon", "log"]),
@@ -69,6 +70,7 @@ const PURE: &[&str] = &[
     "engine",
     "lint",
     "record.rs",
+    "control/message.rs",
     "daemon/settle.rs",
     "findings.rs",
     "findings",

@@ -3,11 +3,16 @@
 pub mod check;
 pub mod clean;
 mod examine;
+pub mod explain;
 mod fix;
 mod proof;
+pub mod reload;
 pub mod replay;
+pub mod run;
 pub mod serve_names;
+pub mod status;
 pub mod units;
+pub mod wait;
 
 use std::{
     fmt::Display,

@@ -1,0 +1,128 @@
+//! Asking the daemon, and waiting for the answer.
+
+use std::{
+    io::{self, BufRead, BufReader, ErrorKind, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use super::{
+    INTERFACE,
+    message::{Call, Method, Reply},
+};
+
+/// Why the daemon did not do what it was asked.
+#[derive(Debug)]
+pub enum Error {
+    /// Nobody listens: the daemon does not run.
+    NotRunning,
+    /// The socket may not be opened.
+    NotPermitted,
+    /// It did not answer in time.
+    Late,
+    /// It ended while it was asked.
+    Ended,
+    /// It is an older one that does not know this method.
+    Older,
+    /// It says no: the error's name without the interface, and its words.
+    Refused(String, String),
+    /// Something else, in words.
+    Failed(String),
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Self::NotRunning,
+            ErrorKind::PermissionDenied => Self::NotPermitted,
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Late,
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::Ended,
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Failed(format!("the daemon's answer is not understood: {error}"))
+    }
+}
+
+/// A connection to the daemon.
+#[derive(Debug)]
+pub struct Client(BufReader<UnixStream>);
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nobody is there, or it may not be asked.
+    pub fn connect(socket: &Path) -> Result<Self, Error> {
+        Ok(Self(BufReader::new(UnixStream::connect(socket)?)))
+    }
+
+    /// Waits for answers for no longer than this; for as long as it takes without.
+    ///
+    /// # Errors
+    /// The time is none.
+    pub fn limit(&mut self, limit: Option<Duration>) -> Result<(), Error> {
+        Ok(self.0.get_ref().set_read_timeout(limit)?)
+    }
+
+    /// Calls a method and waits for its reply.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being done.
+    pub fn call<M: Method>(&mut self, method: &M) -> Result<M::Reply, Error> {
+        self.send(&method.call(false)?)?;
+        self.reply::<M>().map(|(reply, _)| reply)
+    }
+
+    /// Calls a method that replies more than once.
+    ///
+    /// # Errors
+    /// The daemon is gone.
+    pub fn watch<M: Method>(&mut self, method: &M) -> Result<(), Error> {
+        self.send(&method.call(true)?)
+    }
+
+    /// The next reply, and whether there are more to come.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being done.
+    pub fn reply<M: Method>(&mut self) -> Result<(M::Reply, bool), Error> {
+        let mut message = Vec::new();
+        self.0.read_until(0, &mut message)?;
+        if message.pop() != Some(0) {
+            return Err(Error::Ended);
+        }
+        let reply: Reply = serde_json::from_slice(&message)?;
+        let parameters = reply.parameters.as_deref().map_or("{}", |raw| raw.get());
+        let Some(error) = reply.error else {
+            return Ok((serde_json::from_str(parameters)?, reply.continues));
+        };
+        Err(match error.strip_prefix(INTERFACE).and_then(|rest| rest.strip_prefix('.')) {
+            Some(name) => Error::Refused(name.to_owned(), words(parameters)),
+            None if error == "org.varlink.service.MethodNotFound" => Error::Older,
+            None => Error::Failed(error),
+        })
+    }
+
+    fn send(&mut self, call: &Call) -> Result<(), Error> {
+        let mut message = serde_json::to_vec(call)?;
+        message.push(0);
+        Ok(self.0.get_mut().write_all(&message)?)
+    }
+}
+
+/// What an error says.
+fn words(parameters: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(parameters).unwrap_or_default();
+    value
+        .get("words")
+        .or_else(|| value.get("unit"))
+        .and_then(|words| words.as_str())
+        .unwrap_or_default()
+        .to_owned()
+}

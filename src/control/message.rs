@@ -1,0 +1,303 @@
+//! What goes over the wire. io.scnpm.varlink has the meaning of each field.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::INTERFACE;
+use crate::model::Location;
+
+/// A call, as it comes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// The method with its interface.
+    pub method: String,
+    /// Its parameters.
+    #[serde(default)]
+    pub parameters: Map<String, Value>,
+    /// Whether more than one reply is wanted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub more: bool,
+    /// Whether no reply is wanted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub oneway: bool,
+    /// Whether the connection is to become another one. That is never done here.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub upgrade: bool,
+}
+
+// What serde calls has a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// A reply, as it goes or comes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// The error with its interface, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The method's or the error's parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Box<RawValue>>,
+    /// Whether there are more to come.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub continues: bool,
+}
+
+/// A method of the interface with its parameters.
+pub trait Method: Serialize {
+    /// Its name.
+    const NAME: &'static str;
+    /// What it replies.
+    type Reply: DeserializeOwned;
+
+    /// The call of it.
+    ///
+    /// # Errors
+    /// Its parameters are no JSON object.
+    fn call(&self, more: bool) -> serde_json::Result<Call> {
+        let parameters = serde_json::from_value(serde_json::to_value(self)?)?;
+        let method = format!("{INTERFACE}.{}", Self::NAME);
+        Ok(Call { method, parameters, more, oneway: false, upgrade: false })
+    }
+}
+
+/// Parameters of `GetStatus`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetStatus {
+    /// Only units that match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+}
+
+impl Method for GetStatus {
+    const NAME: &'static str = "GetStatus";
+    type Reply = StatusReply;
+}
+
+/// What `GetStatus` replies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// How things stand.
+    pub status: Status,
+}
+
+/// Parameters of `Wait`: one of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// A path below /sys/fs/cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// A unit or a selector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+}
+
+impl Method for Wait {
+    const NAME: &'static str = "Wait";
+    type Reply = Waited;
+}
+
+/// What `Wait` replies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waited {
+    /// The annotations that are about it.
+    pub annotations: Vec<Location>,
+    /// What nft or the kernel refuses of them.
+    pub refused: Vec<String>,
+}
+
+/// Parameters of `Reload`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// For how long the new policy is on trial, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub try_ms: Option<u64>,
+    /// Whether the text has colours.
+    #[serde(default)]
+    pub color: bool,
+}
+
+impl Method for Reload {
+    const NAME: &'static str = "Reload";
+    type Reply = Reloaded;
+}
+
+/// What `Reload` replies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Whether the new policy is in force.
+    pub loaded: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<String>,
+    /// What is wrong in the files.
+    pub findings: Vec<Finding>,
+    /// The same for people.
+    pub text: String,
+}
+
+/// Parameters of `Confirm`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirm {}
+
+impl Method for Confirm {
+    const NAME: &'static str = "Confirm";
+    type Reply = Nothing;
+}
+
+/// No parameters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nothing {}
+
+/// How things stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The files of the policy.
+    pub files: Vec<File>,
+    /// When they were loaded, in microseconds since 1970.
+    pub loaded_at: u64,
+    /// Why the last load failed, if it did and the old policy stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_error: Option<String>,
+    /// How long the policy is still on trial, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_trial_ms: Option<u64>,
+    /// How many annotations there are.
+    pub annotations: usize,
+    /// How many errors were found in the files.
+    pub errors: usize,
+    /// How many warnings.
+    pub warnings: usize,
+    /// What was found, bounded.
+    pub findings: Vec<Finding>,
+    /// Where the daemon hears of changes.
+    pub sources: Vec<Source>,
+    /// The host names in the policy.
+    pub hosts: Vec<Host>,
+    /// The units that match.
+    pub units: Vec<Unit>,
+    /// Elements that are due.
+    pub due: usize,
+    /// Elements that the kernel has of these.
+    pub in_kernel: usize,
+    /// Whether all is in force.
+    pub in_force: bool,
+    /// What is not.
+    pub problems: Vec<String>,
+}
+
+/// A file of the policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Its path.
+    pub path: String,
+    /// Whether it says something else now.
+    pub changed: bool,
+}
+
+/// Something that is wrong in the files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Its code.
+    pub code: String,
+    /// `error` or `warning`.
+    pub severity: String,
+    /// What is wrong.
+    pub message: String,
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column, from 1.
+    pub column: usize,
+    /// The unit of the annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
+/// Where the daemon hears of changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// `cgroup`, `dbus` or `journal`.
+    pub name: String,
+    /// `working`, `lost` or `off`.
+    pub state: String,
+    /// Why it is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<String>,
+    /// How often it was the first to tell.
+    pub first: u64,
+    /// The median from being heard to the rule in the kernel, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub median_us: Option<u64>,
+    /// The longest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst_us: Option<u64>,
+}
+
+/// A host name in the policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// The name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Why it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<String>,
+}
+
+/// A cgroup of a unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its path below /sys/fs/cgroup.
+    pub path: String,
+    /// Its id.
+    pub id: u64,
+    /// Elements that are due for it.
+    pub due: usize,
+    /// Elements that the kernel has of these.
+    pub in_kernel: usize,
+}
+
+/// What annotations say of a unit, or of those that a selector selects.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// The unit or selector, as it is written.
+    pub name: String,
+    /// Where the annotations stand.
+    pub annotations: Vec<Location>,
+    /// Whether there is a cgroup, or the unit is active.
+    pub running: bool,
+    /// How many cgroups there are.
+    pub cgroups: usize,
+    /// Elements that are due.
+    pub due: usize,
+    /// Elements that the kernel has of these.
+    pub in_kernel: usize,
+    /// Elements that are due and not in the kernel.
+    pub missing: usize,
+    /// Annotations that nft or the kernel refuses.
+    pub refused: usize,
+    /// Packets that its annotations have counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u64>,
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Its cgroups, if it was asked for.
+    #[serde(default)]
+    pub instances: Vec<Instance>,
+    /// What else there is to say of it, if it was asked for.
+    #[serde(default)]
+    pub words: Vec<String>,
+}
