@@ -425,6 +425,10 @@ pub struct Reload {
     #[arg(long = "try", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30", value_parser = seconds)]
     pub trial: Option<Duration>,
 
+    /// Keep the policy that is on trial, and do nothing else
+    #[arg(long, conflicts_with_all = ["trial", "format", "json"])]
+    pub confirm: bool,
+
     /// How to print what is found
     #[arg(long, value_name = "FORMAT", default_value = "full", default_value_if("json", "true", "json"))]
     pub format: Format,

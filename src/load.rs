@@ -91,11 +91,14 @@ pub struct LoadError {
     pub words: String,
     /// Whether it may succeed in a moment.
     pub passing: bool,
+    /// The annotations that nft refuses, if that is why.
+    pub refusals: Vec<Refusal>,
 }
 
 impl LoadError {
     fn of(complaints: &[Complaint]) -> Self {
-        Self { words: complaint::words(complaints), passing: complaints.iter().any(Complaint::is_passing) }
+        let passing = complaints.iter().any(Complaint::is_passing);
+        Self { words: complaint::words(complaints), passing, refusals: vec![] }
     }
 }
 
@@ -168,8 +171,11 @@ impl Load<'_> {
             if self.is_repair {
                 blamed.leave_out_absent(self.policy, &listing.tables());
             }
-            let marked = marked(kernel, &listing)
-                .map_err(|error| LoadError { words: words_of(&error), passing: is_passing(&error) })?;
+            let marked = marked(kernel, &listing).map_err(|error| LoadError {
+                words: words_of(&error),
+                passing: is_passing(&error),
+                refusals: vec![],
+            })?;
             let dispatch = dispatch::compile(self.policy, &blamed.left_out(), self.hosts, &levels);
             let removal = self.removal(&listing, &dispatch, &blamed);
             let attempt = self.attempt(removal, dispatch, &marked, &blamed, together);
@@ -189,7 +195,9 @@ impl Load<'_> {
             rounds += 1;
             let progress = self.blame(&complaints, &attempt, &mut blamed);
             if self.is_strict && !blamed.refused.is_empty() {
-                return Err(LoadError { words: blamed.words(self.policy), passing: false });
+                let words = blamed.words(self.policy);
+                let refusals = blamed.refused.into_values().collect();
+                return Err(LoadError { words, passing: false, refusals });
             }
             if progress == Progress::None || rounds == ROUNDS_TOGETHER {
                 let before = blamed.refused.len();
@@ -203,7 +211,7 @@ impl Load<'_> {
             }
         }
         let words = "the ruleset changes faster than it can be loaded".to_owned();
-        Err(LoadError { words, passing: true })
+        Err(LoadError { words, passing: true, refusals: vec![] })
     }
 
     /// What takes away the old and, behind it, puts a dispatch in place with the elements that are due: those of a set of

@@ -100,6 +100,12 @@ impl CgroupPath {
         self.0.strip_prefix(other.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
+    /// It and those that it is in, from the top down.
+    pub fn prefixes(&self) -> impl Iterator<Item = Self> {
+        let ends = self.0.match_indices('/').map(|(at, _)| at).chain([self.0.len()]);
+        ends.map(|end| Self(self.0[..end].into()))
+    }
+
     /// Its names from the top down; their number is the level of `socket cgroupv2 level`.
     pub fn components(&self) -> impl Iterator<Item = &str> {
         self.0.split('/')

@@ -1,5 +1,6 @@
 //! One file per subcommand; an error is a line for the user and an exit code.
 
+mod asking;
 pub mod check;
 pub mod clean;
 mod examine;

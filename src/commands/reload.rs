@@ -1,14 +1,128 @@
-//! `scnpm reload`: to be written.
+//! `scnpm reload`: the daemon reads its files again, and says what is wrong with them.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    os::fd::AsFd,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
-use super::Failure;
-use crate::cli::Reload;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
 
-/// Runs it.
+use super::{Failure, asking::failure, note, output};
+use crate::{
+    cli::{self, Format},
+    control::{
+        client::{Client, Error},
+        message::{Confirm, Finding, Method, Nothing, Reload, Reloaded, Revert},
+    },
+    log,
+};
+
+/// How long a load may take: nft needs a minute for the largest files.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The exit code for who may not.
+const NOT_PERMITTED: u8 = 4;
+
+/// Runs it: exit code 0, or 1 if the old policy stays or comes back.
 ///
 /// # Errors
-/// It is not there yet.
-pub fn run(_options: &Reload) -> Result<ExitCode, Failure> {
-    Err(Failure::new("not there yet"))
+/// The daemon cannot be asked, or does not let this user.
+pub fn run(options: &cli::Reload) -> Result<ExitCode, Failure> {
+    if options.confirm {
+        return ask(options, &Confirm {}).map(|Nothing {}| ExitCode::SUCCESS);
+    }
+    let trial = options.trial;
+    let color = options.format == Format::Full && log::colour_on(&io::stdout());
+    let try_ms = trial.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+    let reloaded = ask(options, &Reload { try_ms, color })?;
+    print(&reloaded, options.format)?;
+    if !reloaded.loaded {
+        let words = reloaded.words.unwrap_or_default();
+        return Err(Failure::new(format!("the old policy stays: {words}")));
+    }
+    match trial {
+        Some(limit) => confirm(options, limit),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn ask<M: Method>(options: &cli::Reload, method: &M) -> Result<M::Reply, Failure> {
+    let socket = &options.reach.socket;
+    let answer = Client::connect(socket).and_then(|mut client| {
+        client.limit(Some(PATIENCE))?;
+        client.call(method)
+    });
+    answer.map_err(|error| match error {
+        Error::Refused(name, message) if name == "NotPermitted" => {
+            Failure { message, exit_code: NOT_PERMITTED }
+        }
+        Error::Refused(_, message) => Failure::new(message),
+        other => failure(other, socket),
+    })
+}
+
+/// Asks whether the new policy is to stay. Without an answer the daemon goes back by itself.
+fn confirm(options: &cli::Reload, limit: Duration) -> Result<ExitCode, Failure> {
+    let seconds = limit.as_secs_f64();
+    let mut err = io::stderr();
+    let _ = write!(err, "The new policy is in force. It goes back in {seconds} s. Keep it? [y/N] ");
+    let _ = err.flush();
+    match answer(limit).as_deref().map(str::trim) {
+        Some("y" | "Y" | "yes") => {
+            let Nothing {} = ask(options, &Confirm {})?;
+            note("the new policy stays");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(_) => {
+            let Nothing {} = ask(options, &Revert {})?;
+            note("the old policy is back");
+        }
+        None => {
+            let _ = writeln!(err);
+            note(
+                "nobody said yes: the old policy comes back; `scnpm reload --confirm` keeps the new one until then",
+            );
+        }
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// A line of the standard input, if there is one in time.
+fn answer(limit: Duration) -> Option<String> {
+    let (stdin, until) = (io::stdin(), Instant::now() + limit);
+    let left = until.saturating_duration_since(Instant::now());
+    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    if poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) {
+        let mut line = String::new();
+        return stdin.read_line(&mut line).ok().filter(|count| *count > 0).map(|_| line);
+    }
+    None
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    version: u32,
+    loaded: bool,
+    words: Option<&'a str>,
+    findings: &'a [Finding],
+}
+
+fn print(reloaded: &Reloaded, format: Format) -> Result<(), Failure> {
+    let Reloaded { loaded, words, findings, text } = reloaded;
+    output(|out| match format {
+        Format::Full => write!(out, "{text}"),
+        Format::Short => findings.iter().try_for_each(|one| {
+            let Finding { code, severity, message, file, line, column, .. } = one;
+            writeln!(out, "{file}:{line}:{column}: {severity}[{code}]: {message}")
+        }),
+        Format::Json => {
+            let object = Object { version: 1, loaded: *loaded, words: words.as_deref(), findings };
+            serde_json::to_writer_pretty(&mut *out, &object)?;
+            writeln!(out)
+        }
+    })
 }

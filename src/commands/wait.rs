@@ -1,14 +1,100 @@
-//! `scnpm wait`: to be written.
+//! `scnpm wait`: certainty at the start of a program.
 
-use std::process::ExitCode;
+use std::{fs, process::ExitCode, time::Instant};
 
-use super::Failure;
-use crate::cli::Wait;
+use serde::Serialize;
 
-/// Runs it.
+use super::{Failure, asking::failure, note, output};
+use crate::{
+    cli,
+    control::{
+        client::{self, Error},
+        message::{Wait, Waited},
+    },
+    model::{CGROUP_ROOT, CgroupPath, Location},
+    units::selector::Selectors,
+};
+
+/// The exit codes of a wrong argument, and for when the time is over.
+const USAGE: u8 = 2;
+const LATE: u8 = 4;
+
+/// Runs it: exit code 0, or 1 if something is refused.
 ///
 /// # Errors
-/// It is not there yet.
-pub fn run(_options: &Wait) -> Result<ExitCode, Failure> {
-    Err(Failure::new("not there yet"))
+/// The daemon cannot be asked; the time is over; there is no such cgroup that could be meant.
+pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
+    let begun = Instant::now();
+    let what = what(options)?;
+    let waited = match client::wait_for(&options.reach.socket, &what, options.timeout) {
+        Ok(waited) => waited,
+        Err(Error::NotRunning) if options.or_continue => {
+            note("the daemon does not run: going on without waiting");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(Error::Late) => {
+            let message = format!(
+                "the rules are not in the kernel after {} s: `scnpm status` says why",
+                options.timeout.as_secs_f64()
+            );
+            return Err(Failure { message, exit_code: LATE });
+        }
+        Err(error) => return Err(failure(error, &options.reach.socket)),
+    };
+    if options.json {
+        print_json(&waited, begun)?;
+    } else {
+        waited.refused.iter().for_each(|words| note(format!("refused: {words}")));
+    }
+    Ok(if waited.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is waited for.
+fn what(options: &cli::Wait) -> Result<Wait, Failure> {
+    let usage = |message: String| Failure { message, exit_code: USAGE };
+    if let Some(unit) = &options.unit {
+        Selectors::parse(unit).map_err(|(_, error)| usage(format!("{unit}: {error}")))?;
+        return Ok(Wait { unit: Some(unit.clone()), cgroup: None });
+    }
+    let cgroup = match &options.cgroup {
+        Some(path) => {
+            let path = path.strip_prefix(CGROUP_ROOT).unwrap_or(path);
+            path.parse().map_err(|why| usage(format!("{path}: {why}")))?
+        }
+        None => own_cgroup()?,
+    };
+    Ok(Wait { cgroup: Some(cgroup.to_string()), unit: None })
+}
+
+/// The cgroup of this process (cgroups(7), `/proc/PID/cgroup`).
+///
+/// # Errors
+/// It has none in cgroup v2, or one outside of what can be seen here.
+pub(super) fn own_cgroup() -> Result<CgroupPath, Failure> {
+    let text = fs::read_to_string("/proc/self/cgroup")
+        .map_err(|error| Failure::new(format!("/proc/self/cgroup: {error}")))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+    path.and_then(|path| path.parse().ok())
+        .ok_or_else(|| Failure::new("this process has no cgroup of its own that can be seen from here"))
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    version: u32,
+    annotations: &'a [Location],
+    refused: &'a [String],
+    waited_ms: u128,
+}
+
+fn print_json(waited: &Waited, begun: Instant) -> Result<(), Failure> {
+    let object = Object {
+        version: 1,
+        annotations: &waited.annotations,
+        refused: &waited.refused,
+        waited_ms: begun.elapsed().as_millis(),
+    };
+    output(|out| {
+        serde_json::to_writer_pretty(&mut *out, &object)?;
+        writeln!(out)
+    })
 }

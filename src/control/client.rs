@@ -4,13 +4,22 @@ use std::{
     io::{self, BufRead, BufReader, ErrorKind, Write},
     os::unix::net::UnixStream,
     path::Path,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
     INTERFACE,
-    message::{Call, Method, Reply},
+    message::{Call, Method, Reply, Wait, Waited},
 };
+
+/// How long a daemon may be away between two of its runs: one that was ended leaves no socket behind, one that was killed
+/// does, and systemd starts it again after `RestartSec=`.
+const AWAY: Duration = Duration::from_secs(1);
+const KILLED: Duration = Duration::from_secs(5);
+
+/// How often is looked whether it is back.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the daemon did not do what it was asked.
 #[derive(Debug)]
@@ -46,6 +55,32 @@ impl From<io::Error> for Error {
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
         Self::Failed(format!("the daemon's answer is not understood: {error}"))
+    }
+}
+
+/// Waits until the rules of a cgroup or unit are in the kernel, also while the daemon is started anew.
+///
+/// # Errors
+/// [`Error::Late`] after `limit`; [`Error::NotRunning`] if no daemon comes back; whatever else keeps it from being asked.
+pub fn wait_for(socket: &Path, what: &Wait, limit: Duration) -> Result<Waited, Error> {
+    let begun = Instant::now();
+    let mut alone: Option<Instant> = None;
+    loop {
+        let left = limit.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
+        let answer = Client::connect(socket).and_then(|mut client| {
+            alone = None;
+            client.limit(Some(left))?;
+            client.call(what)
+        });
+        let may_be_away = if socket.exists() { KILLED } else { AWAY };
+        match answer {
+            Err(Error::NotRunning) if alone.get_or_insert_with(Instant::now).elapsed() >= may_be_away => {
+                return Err(Error::NotRunning);
+            }
+            Err(Error::NotRunning | Error::Ended) if begun.elapsed() < limit => thread::sleep(PAUSE),
+            Err(Error::Ended) => return Err(Error::Late),
+            other => return other,
+        }
     }
 }
 

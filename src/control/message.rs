@@ -49,6 +49,8 @@ pub struct Reply {
 pub trait Method: Serialize {
     /// Its name.
     const NAME: &'static str;
+    /// The names of its parameters.
+    const PARAMETERS: &'static [&'static str];
     /// What it replies.
     type Reply: DeserializeOwned;
 
@@ -73,6 +75,7 @@ pub struct GetStatus {
 
 impl Method for GetStatus {
     const NAME: &'static str = "GetStatus";
+    const PARAMETERS: &'static [&'static str] = &["unit"];
     type Reply = StatusReply;
 }
 
@@ -96,6 +99,7 @@ pub struct Wait {
 
 impl Method for Wait {
     const NAME: &'static str = "Wait";
+    const PARAMETERS: &'static [&'static str] = &["cgroup", "unit"];
     type Reply = Waited;
 }
 
@@ -121,6 +125,7 @@ pub struct Reload {
 
 impl Method for Reload {
     const NAME: &'static str = "Reload";
+    const PARAMETERS: &'static [&'static str] = &["try_ms", "color"];
     type Reply = Reloaded;
 }
 
@@ -144,6 +149,17 @@ pub struct Confirm {}
 
 impl Method for Confirm {
     const NAME: &'static str = "Confirm";
+    const PARAMETERS: &'static [&'static str] = &[];
+    type Reply = Nothing;
+}
+
+/// Parameters of `Revert`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revert {}
+
+impl Method for Revert {
+    const NAME: &'static str = "Revert";
+    const PARAMETERS: &'static [&'static str] = &[];
     type Reply = Nothing;
 }
 

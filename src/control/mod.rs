@@ -6,12 +6,14 @@
 //!                  ◄──────────────────────  replies, also later and again  ◄──┘
 //! ```
 //!
-//! [`message`] is what goes over the wire, and pure; io.scnpm.varlink says it in Varlink's language. [`server`] has the
+//! [`message`] is what goes over the wire, and io.scnpm.varlink says it in Varlink's language; [`wire`] makes bytes of it and
+//! calls of bytes. Both are pure. [`server`] has the
 //! connections and their limits, and never waits for a client; [`client`] is for commands, and waits.
 
 pub mod client;
 pub mod message;
 pub mod server;
+pub mod wire;
 
 /// The interface's name.
 pub const INTERFACE: &str = "io.scnpm";

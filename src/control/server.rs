@@ -1,1 +1,403 @@
-//! The daemon's end of the control socket: to be written.
+//! The daemon's end of the socket: connections, and how much of the daemon each user may have.
+//!
+//! Nothing here waits for a client. A client that does not take its replies is sent no more of them, and is dropped after a
+//! while; what all clients of a user have not taken is bounded. A user's calls take a tenth of the daemon's time at most.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, ErrorKind, Read, Write},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    socket::{getsockopt, sockopt::PeerCredentials},
+};
+use serde_json::json;
+
+use super::{
+    message::Call,
+    wire::{self, Inbox, Outbox},
+};
+
+/// How many connections a user may have, and how many all but root may have together.
+const OF_A_USER: usize = 128;
+const OF_ALL: usize = 384;
+
+/// The most bytes that a user's clients may leave untaken, besides one reply.
+const UNTAKEN: usize = 8 << 20;
+
+/// How many replies a client may leave untaken before it is dropped, if it watches.
+const MISSED: u32 = 16;
+
+/// How many calls are handed out in a turn, each of another user.
+const CALLS: usize = 4;
+
+/// How many events of epoll are taken in a turn.
+const EVENTS: usize = 64;
+
+/// How many times as long as a call took the user's next one waits.
+const REST: u32 = 9;
+
+/// How long to wait before connections are taken again when there was no descriptor for one.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// What epoll says of the listener.
+const LISTENER: u64 = 0;
+
+/// A connection, for as long as the server lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(u64);
+
+/// Who is at the other end, as the kernel has it (unix(7), `SO_PEERCRED`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// The user.
+    pub user: u32,
+    /// The process.
+    pub process: i32,
+}
+
+/// What clients want.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A call of one of our methods. A reply is owed, and no other call comes from there before.
+    Call(ClientId, Peer, Call),
+    /// A client to whom a reply is owed is gone.
+    Gone(ClientId),
+}
+
+/// The socket and its connections.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    listener: UnixListener,
+    epoll: Epoll,
+    connections: BTreeMap<ClientId, Connection>,
+    last: u64,
+    /// Connections that may have sent something.
+    with_input: BTreeSet<ClientId>,
+    /// Until when nothing is taken from a user.
+    rests: BTreeMap<u32, Duration>,
+    /// Whether somebody may want to connect, and when to look again if that was not possible.
+    is_called: bool,
+    retry: Option<Duration>,
+    events: Vec<EpollEvent>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    peer: Peer,
+    inbox: Inbox,
+    outbox: Outbox,
+    state: State,
+    /// Whether the other end sends no more.
+    is_half: bool,
+    /// How many replies it was not sent, since it did not take those before.
+    missed: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It may send a call.
+    Free,
+    /// A reply is owed; none is sent if it wants none.
+    Owed { oneway: bool },
+    /// It ends once all is sent.
+    Ending,
+}
+
+impl Server {
+    /// Listens at a path. What an ended daemon left there is replaced; a directory that is missing is made.
+    ///
+    /// # Errors
+    /// The system's; `AddrInUse` if somebody listens there.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        if UnixStream::connect(path).is_ok() {
+            return Err(ErrorKind::AddrInUse.into());
+        }
+        if let Some(directory) = path.parent().filter(|one| !one.as_os_str().is_empty()) {
+            fs::create_dir_all(directory)?;
+        }
+        let fresh = path.with_extension(format!("new.{}", std::process::id()));
+        let _ = fs::remove_file(&fresh);
+        let listener = UnixListener::bind(&fresh)?;
+        // Everybody may ask; what is answered depends on who asks.
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o666))?;
+        fs::rename(&fresh, path)?;
+        listener.set_nonblocking(true)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, LISTENER))?;
+        Ok(Self {
+            path: path.to_owned(),
+            listener,
+            epoll,
+            connections: BTreeMap::new(),
+            last: LISTENER,
+            with_input: BTreeSet::new(),
+            rests: BTreeMap::new(),
+            is_called: true,
+            retry: None,
+            events: Vec::new(),
+        })
+    }
+
+    /// When [`Self::take`] is to be called even if the descriptor is not ready.
+    pub fn due(&self) -> Option<Duration> {
+        let rest = |id: &ClientId| self.rests.get(&self.connections.get(id)?.peer.user).copied();
+        let input = self.with_input.iter().filter(|id| self.may_call(**id));
+        input.map(|id| rest(id).unwrap_or_default()).chain(self.retry).min()
+    }
+
+    /// Whether a connection is one from which the next call may be taken.
+    fn may_call(&self, id: ClientId) -> bool {
+        self.connections.get(&id).is_some_and(|one| one.state == State::Free && one.outbox.pending() == 0)
+    }
+
+    /// Learns which connections have something.
+    ///
+    /// # Errors
+    /// `WouldBlock` if none has.
+    pub fn hear(&mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
+        self.events.extend(&events[..count]);
+        if count == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    /// Takes what there is, up to a share. Does not wait.
+    pub fn take(&mut self, now: Duration) -> Vec<Incoming> {
+        let mut all = Vec::new();
+        for event in std::mem::take(&mut self.events) {
+            match event.data() {
+                LISTENER => self.is_called = true,
+                number => all.extend(self.heard(ClientId(number), event.events())),
+            }
+        }
+        self.is_called |= self.retry.take_if(|at| *at <= now).is_some();
+        self.accept(now);
+        self.rests.retain(|_, until| *until > now);
+        let mut served: BTreeSet<u32> = self.rests.keys().copied().collect();
+        let mut calls = 0;
+        let waiting: Vec<ClientId> =
+            self.with_input.iter().copied().filter(|id| self.may_call(*id)).collect();
+        for id in waiting {
+            let Some(user) = self.connections.get(&id).map(|one| one.peer.user) else { continue };
+            if calls < CALLS && !served.contains(&user) && self.serve(id, &mut all) {
+                served.insert(user);
+                calls += 1;
+            }
+        }
+        all
+    }
+
+    /// Takes a call of one of our methods from a client; whether there was one. Others are answered here.
+    fn serve(&mut self, id: ClientId, all: &mut Vec<Incoming>) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        match connection.take() {
+            Ok(Some(call)) => {
+                connection.state = State::Owed { oneway: call.oneway };
+                if wire::method_of(&call).is_some() {
+                    all.push(Incoming::Call(id, connection.peer, call));
+                } else {
+                    let _ = self.answer(id, wire::of_the_service(&call), false);
+                }
+                true
+            }
+            Ok(None) => {
+                self.with_input.remove(&id);
+                false
+            }
+            Err(_) => {
+                self.close(id);
+                false
+            }
+        }
+    }
+
+    /// What epoll says of a connection.
+    fn heard(&mut self, id: ClientId, events: EpollFlags) -> Option<Incoming> {
+        let connection = self.connections.get_mut(&id)?;
+        if events.contains(EpollFlags::EPOLLIN) {
+            self.with_input.insert(id);
+        }
+        let is_gone = events.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+        let was_owed = matches!(connection.state, State::Owed { .. });
+        if (is_gone && was_owed) || !self.flush(id) {
+            self.close(id);
+            return was_owed.then_some(Incoming::Gone(id));
+        }
+        None
+    }
+
+    fn accept(&mut self, now: Duration) {
+        while self.is_called {
+            match self.listener.accept() {
+                Ok((stream, _)) => drop(self.welcome(stream)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_called = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Out of descriptors or memory: they wait in the kernel's queue.
+                Err(_) => {
+                    self.is_called = false;
+                    self.retry = Some(now.saturating_add(SHORT));
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let credentials = getsockopt(&stream, PeerCredentials)?;
+        let peer = Peer { user: credentials.uid(), process: credentials.pid() };
+        let of_user = self.connections.values().filter(|one| one.peer.user == peer.user).count();
+        let is_crowded = peer.user != 0 && self.connections.len() >= OF_ALL;
+        self.last += 1;
+        let id = ClientId(self.last);
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        let mut connection = Connection::new(stream, peer);
+        if of_user >= OF_A_USER || is_crowded {
+            let words = format!("{OF_A_USER} connections are open already: close some, or try again later");
+            let error = wire::error("TooMuch", &json!({ "words": words }));
+            let _ = connection.stream.write(&error);
+            return Ok(());
+        }
+        self.epoll.add(&connection.stream, EpollEvent::new(flags, id.0))?;
+        connection.state = State::Free;
+        self.connections.insert(id, connection);
+        self.with_input.insert(id);
+        Ok(())
+    }
+
+    /// Notes how long the daemon was busy with a user's call.
+    pub fn charge(&mut self, user: u32, now: Duration, took: Duration) {
+        // Root can have the daemon do whatever it likes, and the waits of services are root's.
+        if user == 0 {
+            return;
+        }
+        self.rests.insert(user, now.saturating_add(took.saturating_mul(REST)));
+    }
+
+    /// Sends a reply that is owed. With `continues` there are more to come, unless it says that nobody is there any more.
+    pub fn answer(&mut self, id: ClientId, message: Arc<[u8]>, continues: bool) -> bool {
+        let Some(connection) = self.connections.get(&id) else { return false };
+        let State::Owed { oneway } = connection.state else { return false };
+        let user = connection.peer.user;
+        let untaken: usize = self
+            .connections
+            .values()
+            .filter(|one| one.peer.user == user)
+            .map(|one| one.outbox.pending())
+            .sum();
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        if oneway {
+            // Nobody wants to know.
+        } else if connection.outbox.pending() > 0 || untaken > UNTAKEN {
+            connection.missed += 1;
+            if connection.missed >= MISSED || !continues {
+                connection.drop_with("what was sent before has not been read");
+            }
+        } else {
+            connection.missed = 0;
+            connection.outbox.push(message);
+        }
+        if !continues && connection.state != State::Ending {
+            connection.state = State::Free;
+        }
+        let is_owed = matches!(connection.state, State::Owed { .. });
+        if !self.flush(id) {
+            self.close(id);
+            return false;
+        }
+        is_owed
+    }
+
+    /// Sends what the client takes; whether the connection goes on.
+    fn flush(&mut self, id: ClientId) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return true };
+        let is_open = connection.send();
+        let is_over = connection.outbox.pending() == 0
+            && match connection.state {
+                State::Ending => true,
+                State::Free => connection.is_half && connection.inbox.is_empty(),
+                State::Owed { .. } => false,
+            };
+        is_open && !is_over
+    }
+
+    fn close(&mut self, id: ClientId) {
+        self.with_input.remove(&id);
+        // Closing takes it out of epoll, too.
+        self.connections.remove(&id);
+    }
+}
+
+impl AsRawFd for Server {
+    /// A descriptor that is readable when there is something for [`Self::take`].
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.0.as_raw_fd()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Connection {
+    fn new(stream: UnixStream, peer: Peer) -> Self {
+        let (inbox, outbox) = (Inbox::default(), Outbox::default());
+        Self { stream, peer, inbox, outbox, state: State::Free, is_half: false, missed: 0 }
+    }
+
+    /// The next call, if there is one.
+    fn take(&mut self) -> io::Result<Option<Call>> {
+        loop {
+            match self.inbox.call() {
+                Ok(Some(call)) => return Ok(Some(call)),
+                Ok(None) if self.is_half => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(None) => {}
+                Err(wire::NoCall) => return Err(ErrorKind::InvalidData.into()),
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => self.is_half = true,
+                Ok(count) => self.inbox.push(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends what the client takes; whether it can still be sent something.
+    fn send(&mut self) -> bool {
+        while let Some(bytes) = self.outbox.next() {
+            match self.stream.write(bytes) {
+                Ok(count) => self.outbox.advance(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Ends it once it has taken what it has begun to take, and this.
+    fn drop_with(&mut self, words: &str) {
+        self.outbox.cut();
+        self.outbox.push(wire::error("TooMuch", &json!({ "words": words })));
+        self.state = State::Ending;
+    }
+}

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::settle::{Readings, Texts, Verdict, texts};
+use super::settle::{Readings, Texts, Verdict, summary, texts};
 use crate::{
     commands::Failure,
     engine::UNSETTLED,
@@ -65,6 +65,15 @@ impl PolicyFiles {
     /// Whether they say something else than when they were last taken.
     pub(super) fn have_changed(&mut self) -> Result<bool, Failure> {
         Ok(texts(&self.parse()?) != self.texts)
+    }
+
+    /// The files that were taken last, and whether each says something else now.
+    pub(super) fn states(&self) -> impl Iterator<Item = (String, bool)> {
+        let is_changed = |path: &str, taken: &(usize, u64)| {
+            let now = fs::read(path).map(|bytes| summary(&String::from_utf8_lossy(&bytes)));
+            now.ok().as_ref() != Some(taken)
+        };
+        self.texts.iter().map(move |(path, taken)| (path.clone(), is_changed(path, taken)))
     }
 
     fn parse(&mut self) -> Result<Policy, Failure> {

@@ -2,16 +2,19 @@
 //!
 //! In each turn every source is asked once, in this order, and has a share of the turn: signals, the cgroups that are
 //! known by name, D-Bus, the journal, nftables, names of hosts and
-//! users, the cgroups of managers, the engine's own timeout, the
-//! watchdog. Then what the engine wants is done, once. So nobody waits for anybody else for longer than a turn, and what
+//! users, the cgroups of managers, clients of the control socket, the engine's own timeout, the
+//! watchdog. Then what the engine wants is done, once, and clients are answered. So nobody waits for anybody else for longer than a turn, and what
 //! is pending together is committed together.
 
+mod control;
 mod files;
 mod notices;
+mod polkit;
 mod process;
 mod settle;
 mod sources;
 mod state_log;
+mod status;
 mod turn;
 
 use std::{
@@ -21,7 +24,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use sd_notify::NotifyState;
@@ -33,9 +36,10 @@ use crate::{
     dispatch::{self, Script, is_identifier},
     effects::{self, Done, Failed},
     engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
+    findings,
     load::{self, Load, LoadError},
     log,
-    model::{CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
+    model::{AnnotationId, CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
     nft::{Change, Interest, Kernel, Nftables, probe},
     policy::{Policy, hosts::HostName},
     text::diagnostic::Severity,
@@ -47,6 +51,7 @@ use crate::{
         subtrees::{self, Found},
     },
 };
+use control::Control;
 use files::PolicyFiles;
 use notices::{Notices, notify};
 use sources::{News, Sources};
@@ -146,6 +151,13 @@ struct Daemon {
     is_strict: bool,
     /// When memory that is not in use is given back, unless there is a load before.
     calm: Option<Duration>,
+    control: Control,
+    /// When the policy was loaded, what nft refuses of it, and why the last load failed, if it did.
+    loaded_at: SystemTime,
+    refused: BTreeMap<AnnotationId, String>,
+    load_error: Option<String>,
+    /// The sources that are lost for now, and why.
+    lost: BTreeMap<Source, String>,
 }
 
 impl Daemon {
@@ -175,6 +187,11 @@ impl Daemon {
             policy: Arc::new(policy),
             is_strict: false,
             calm: None,
+            control: Control::default(),
+            loaded_at: SystemTime::UNIX_EPOCH,
+            refused: BTreeMap::new(),
+            load_error: None,
+            lost: BTreeMap::new(),
         }
     }
 
@@ -225,6 +242,8 @@ impl Daemon {
                         all.into_iter().for_each(|heard| self.hear(heard, source));
                     }
                     News::Ruleset => self.ruleset_changed(sources),
+                    News::Control(all) => self.heard_clients(sources, all),
+                    News::Answered(answer) => self.answered(sources, answer),
                     News::Host(answer) => self.host_answered(answer),
                     News::User(answer) => {
                         if self.user_answered(answer) {
@@ -236,6 +255,9 @@ impl Daemon {
                 }
             }
             has_acted = self.act(sources);
+            self.end_trial(sources);
+            self.answer_waits(sources);
+            self.tell_watchers(sources);
             if let Some((nudge, _)) = sources.journal.as_ref().filter(|_| journal_knows_more)
                 && self.nudged.elapsed() >= NUDGE_PAUSE
             {
@@ -247,7 +269,8 @@ impl Daemon {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let due = self.engine.timeout().into_iter().chain(self.hosts.timeout()).chain(self.calm).min();
+        let own = [self.engine.timeout(), self.hosts.timeout(), self.calm, self.control.timeout()];
+        let due = own.into_iter().flatten().min();
         due.map(|at| at.saturating_sub(self.now())).into_iter().chain(self.notices.timeout()).min()
     }
 
@@ -257,6 +280,7 @@ impl Daemon {
             log.event(now, &event);
         }
         self.engine.handle(now, event);
+        self.control.changed();
     }
 
     /// Does what is left of a load, so that what exists already is served before anybody is told that the daemon is ready.
@@ -345,6 +369,7 @@ impl Daemon {
     fn hear(&mut self, heard: Heard, source: Source) {
         let event = match heard {
             Heard::Resumed => {
+                self.lost.remove(&source);
                 if source == Source::Dbus {
                     self.bus_is_lost = false;
                     tracing::debug!("connected to systemd on the system bus");
@@ -353,8 +378,17 @@ impl Daemon {
             }
             Heard::Changed(unit) => Event::UnitChanged { unit, source },
             Heard::JobDone(unit) => Event::UnitJobDone { unit, source },
-            Heard::State(unit, state) => Event::UnitStateSeen { unit, state, source },
+            Heard::State(unit, state) => {
+                if source == Source::Dbus {
+                    self.control.state_is_known(&unit);
+                }
+                Event::UnitStateSeen { unit, state, source }
+            }
             Heard::Lost(why) => {
+                self.lost.insert(source, why.to_string());
+                if source == Source::Dbus {
+                    self.control.bus_is_lost();
+                }
                 if source != Source::Dbus {
                     tracing::warn!("the journal cannot be read for now: {why}");
                 } else if !std::mem::replace(&mut self.bus_is_lost, true) {
@@ -468,11 +502,21 @@ impl Daemon {
     fn reread(&mut self, sources: &mut Sources) -> Result<Option<Arc<Policy>>, Failure> {
         let policy = self.files.read();
         self.files.watch(&mut sources.files);
-        let Some(policy) = policy? else { return Ok(None) };
+        let policy = match policy {
+            Ok(Some(policy)) => policy,
+            Ok(None) => return Ok(None),
+            Err(failure) => {
+                self.files_are_not_loaded(sources, None, &[], &failure.message);
+                return Err(failure);
+            }
+        };
         self.notices.files_read(&policy);
         let errors = policy.diagnostics.iter().filter(|one| one.severity() == Severity::Error).count();
         if self.is_strict && errors > 0 {
-            return Err(Failure::new(format!("the changed files have errors ({errors})")));
+            let failure = Failure::new(format!("the changed files have errors ({errors})"));
+            let found = findings::merged(&policy, policy.diagnostics.clone());
+            self.files_are_not_loaded(sources, Some(&policy), &found, &failure.message);
+            return Err(failure);
         }
         Ok(Some(policy.into()))
     }
@@ -483,17 +527,43 @@ impl Daemon {
         match policy {
             Ok(None) => return self.tell(Event::FilesUnsettled),
             Ok(Some(policy)) => {
-                if let Err(error) = self.load(sources, policy, flush, reread) {
-                    notices::load_failed(&error, self.engine.load_has_failed());
-                    self.tell(Event::LoadFailed { passing: error.passing });
-                }
+                self.load_or_stay(sources, &policy, flush, reread);
                 if reread {
                     sources.ask_anew();
                 }
             }
-            Err(Failure { message, .. }) => tracing::error!("the old policy stays: {message}"),
+            Err(Failure { message, .. }) => {
+                tracing::error!("the old policy stays: {message}");
+                self.load_error = Some(message);
+            }
         }
         self.is_strict &= !reread;
+        self.say_ready();
+    }
+
+    fn load_or_stay(&mut self, sources: &mut Sources, policy: &Arc<Policy>, flush: bool, reread: bool) {
+        let before = Arc::clone(&self.policy);
+        if reread {
+            // Those who asked for it want to know what is found.
+            self.control.loads();
+        }
+        let Err(error) = self.load(sources, Arc::clone(policy), flush, reread) else {
+            if reread {
+                self.is_loaded(&before);
+            }
+            return;
+        };
+        notices::load_failed(&error, self.engine.load_has_failed());
+        self.load_error = Some(error.words.clone());
+        if reread {
+            let refused = error.refusals.iter().map(|refusal| refusal.diagnostic(policy)).collect();
+            let found = findings::merged(policy, refused);
+            self.files_are_not_loaded(sources, Some(policy), &found, &error.words);
+        }
+        self.tell(Event::LoadFailed { passing: error.passing });
+    }
+
+    fn say_ready(&mut self) {
         self.notices.ready(&self.policy, &self.engine.figures());
     }
 
@@ -534,8 +604,12 @@ impl Daemon {
         // Of a policy that was replaced, once it is gone; and after a repair, unless there is another one.
         self.calm = Some(self.now() + CALM);
         let loaded = loaded?;
+        self.load_error = None;
+        self.refused = loaded.refusals.iter().map(|one| (one.annotation, one.words.clone())).collect();
         if is_just_read {
-            self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset);
+            self.loaded_at = SystemTime::now();
+            let report = self.control.wants_findings().then(|| sources.answers.0.clone());
+            self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset, report);
         } else {
             self.notices.policy_reapplied(&policy, &loaded.refusals);
         }

@@ -11,9 +11,11 @@ use std::{
 
 use sd_notify::NotifyState;
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedSender;
 
-use super::process;
+use super::{control::Answered, process, status};
 use crate::{
+    control::message,
     engine::Figures,
     findings::{self, Known, Refusal},
     lint::{Facts, Ruleset},
@@ -21,7 +23,7 @@ use crate::{
     log, machine,
     model::AnnotationId,
     policy::{Policy, hosts::HostName},
-    text::Diagnostic,
+    text::{Diagnostic, Severity},
 };
 
 /// How long the state may differ from what systemd was told: systemd has better to do while units start.
@@ -29,6 +31,9 @@ const STATUS_PAUSE: Duration = Duration::from_secs(5);
 
 /// Who changes the ruleset again after this time is named again.
 const CHANGER_PAUSE: Duration = Duration::from_secs(600);
+
+/// How many findings are kept for those who ask.
+const KEPT: usize = 50;
 
 /// What was said, so that it is not said again.
 #[derive(Debug, Default)]
@@ -55,13 +60,30 @@ impl Notices {
         self.findings = Said::default();
         self.unresolved.clear();
         self.unknown.clear();
-        self.findings.say(&findings::merged(policy, policy.diagnostics.clone()), policy);
+        self.findings.keep(&findings::merged(policy, policy.diagnostics.clone()), policy);
+    }
+
+    /// How many errors and warnings were found in the files, and the first of them.
+    pub(super) fn found(&self) -> (usize, usize, Vec<message::Finding>) {
+        let said = self.findings.said();
+        (said.errors, said.warnings, said.first.clone())
+    }
+
+    /// Why a host name has no addresses.
+    pub(super) fn why_unresolved(&self, host: &HostName) -> Option<String> {
+        self.unresolved.get(host).cloned()
     }
 
     /// Says all that is found in a policy that was just read and loaded: what nft refuses, and what it takes and will not
     /// do what its author thinks. To look at the machine's units takes a while, in which services start, so it is done
     /// beside the loop.
-    pub(super) fn policy_loaded(&mut self, policy: &Arc<Policy>, refusals: &[Refusal], ruleset: Value) {
+    pub(super) fn policy_loaded(
+        &mut self,
+        policy: &Arc<Policy>,
+        refusals: &[Refusal],
+        ruleset: Value,
+        report: Option<UnboundedSender<Answered>>,
+    ) {
         self.refused = refusals.iter().map(|refusal| refusal.annotation).collect();
         let refused: Vec<Diagnostic> = refusals.iter().map(|refusal| refusal.diagnostic(policy)).collect();
         let (said, unresolved, unknown) =
@@ -77,14 +99,18 @@ impl Notices {
                     unknown: &unknown,
                     unresolved: &unresolved,
                 };
-                said.say(&findings::all(&policy, &known), &policy);
+                let found = findings::all(&policy, &known);
+                said.keep(&found, &policy);
+                if let Some(report) = report {
+                    let _ = report.send(Answered::Findings(Arc::clone(&policy), found));
+                }
                 drop((units, ruleset));
                 process::trim();
             }
         };
         if let Err(error) = thread::Builder::new().name("lint".to_owned()).spawn(work) {
             tracing::debug!("the policy is not looked at closely: {error}");
-            self.findings.say(&findings::merged(policy, refused), policy);
+            self.findings.keep(&findings::merged(policy, refused), policy);
         }
     }
 
@@ -142,7 +168,7 @@ impl Notices {
 
     /// Tells systemd that the policy is in force.
     pub(super) fn ready(&mut self, policy: &Policy, figures: &Figures) {
-        let status = status(policy, figures);
+        let status = summary(policy, figures);
         self.status = figures.clone();
         self.status_due = None;
         notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
@@ -157,7 +183,7 @@ impl Notices {
         }
         let due = *self.status_due.get_or_insert_with(|| Instant::now() + STATUS_PAUSE);
         if due <= Instant::now() {
-            notify(&[NotifyState::Status(&status(policy, figures))]);
+            notify(&[NotifyState::Status(&summary(policy, figures))]);
             self.status = figures.clone();
             self.status_due = None;
         }
@@ -171,9 +197,27 @@ impl Notices {
 
 /// What was said of the files, on whichever thread. Clones are the same one.
 #[derive(Debug, Clone, Default)]
-struct Said(Arc<Mutex<BTreeSet<u64>>>);
+struct Said(Arc<Mutex<Findings>>);
+
+/// Findings: which there were, as hashes, and of those in the files how many, and the first.
+#[derive(Debug, Default)]
+struct Findings {
+    said: BTreeSet<u64>,
+    errors: usize,
+    warnings: usize,
+    first: Vec<message::Finding>,
+}
 
 impl Said {
+    /// Says what is found in the files, and keeps it for those who ask.
+    fn keep(&self, diagnostics: &[Diagnostic], policy: &Policy) {
+        self.say(diagnostics, policy);
+        let count = |severity| diagnostics.iter().filter(|one| one.severity() == severity).count();
+        let mut findings = self.said();
+        (findings.errors, findings.warnings) = (count(Severity::Error), count(Severity::Warning));
+        findings.first = diagnostics.iter().take(KEPT).map(|one| status::finding(one, policy)).collect();
+    }
+
     fn say(&self, diagnostics: &[Diagnostic], policy: &Policy) {
         for diagnostic in diagnostics {
             if self.is_new(diagnostic) {
@@ -184,10 +228,10 @@ impl Said {
 
     /// Whether nobody asked this of such a finding before.
     fn is_new(&self, diagnostic: &Diagnostic) -> bool {
-        self.said().insert(finding(diagnostic))
+        self.said().said.insert(finding(diagnostic))
     }
 
-    fn said(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+    fn said(&self) -> MutexGuard<'_, Findings> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -202,7 +246,7 @@ fn finding(diagnostic: &Diagnostic) -> u64 {
     ))
 }
 
-fn status(policy: &Policy, figures: &Figures) -> String {
+fn summary(policy: &Policy, figures: &Figures) -> String {
     let first: Vec<String> =
         figures.first.iter().map(|(source, number)| format!("{source} {number}")).collect();
     let heard =

@@ -36,13 +36,12 @@ pub(super) enum Verdict {
 }
 
 pub(super) fn texts(policy: &Policy) -> Texts {
-    let hash = |text: &str| BuildHasherDefault::<DefaultHasher>::default().hash_one(text);
-    policy
-        .sources
-        .files
-        .iter()
-        .map(|file| (file.path.clone(), (file.text.trim().len(), hash(&file.text))))
-        .collect()
+    policy.sources.files.iter().map(|file| (file.path.clone(), summary(&file.text))).collect()
+}
+
+/// How many bytes a text has, and a hash of it.
+pub(super) fn summary(text: &str) -> (usize, u64) {
+    (text.trim().len(), BuildHasherDefault::<DefaultHasher>::default().hash_one(text))
 }
 
 impl Readings {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::IpAddr,
     path::{Path, PathBuf},
     pin::pin,
@@ -11,17 +12,22 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     time::{Instant, Interval, interval_at, sleep, timeout},
 };
 
-use super::turn::turn;
+use super::{control::Answered, turn::turn};
 use crate::{
     cgroupfs::is_mounted,
     cli,
     commands::Failure,
+    control::{
+        server::{ClientId, Incoming, Server},
+        wire,
+    },
     model::{CGROUP_ROOT, Source, UnitName},
     names::Names,
     nft::{Nftables, RulesetMonitor},
@@ -65,6 +71,10 @@ pub(super) struct Sources {
     pub(super) ruleset: Readable,
     pub(super) hosts: Resolver<HostName, BTreeSet<IpAddr>>,
     pub(super) users: Resolver<String, Option<u32>>,
+    /// The control socket.
+    pub(super) control: Option<Control>,
+    /// What tasks and threads have found out for those who ask there.
+    pub(super) answers: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
     watchdog: Option<Interval>,
 }
 
@@ -81,8 +91,50 @@ pub(super) enum News {
     Ruleset,
     Host(Answer<HostName, BTreeSet<IpAddr>>),
     User(Answer<String, Option<u32>>),
+    Control(Vec<Incoming>),
+    Answered(Answered),
     Timeout,
     Watchdog,
+}
+
+/// The control socket as a source.
+pub(super) struct Control {
+    pub(super) server: Server,
+    readable: Readable,
+}
+
+impl Control {
+    /// None, and a word about it, if there can be none: the daemon does its work without.
+    fn open(path: &Path) -> Option<Self> {
+        if path.as_os_str().is_empty() {
+            return None;
+        }
+        let open = || {
+            let server = Server::bind(path)?;
+            io::Result::Ok(Self { readable: Readable::of(&server)?, server })
+        };
+        open()
+            .inspect_err(|error| match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    tracing::warn!(
+                        "{}: another daemon answers there; this one cannot be asked",
+                        path.display()
+                    );
+                }
+                _ => tracing::warn!("{}: nobody can ask the daemon: {error}", path.display()),
+            })
+            .ok()
+    }
+
+    fn poll(&mut self, now: Duration, cx: &mut Context<'_>) -> Poll<News> {
+        let is_due = self.server.due().is_some_and(|at| at <= now);
+        let is_ready = self.readable.poll_ready(cx).is_ready();
+        let is_heard = is_ready && self.readable.read(|| self.server.hear()).is_ok();
+        if !is_due && !is_heard {
+            return Poll::Pending;
+        }
+        Poll::Ready(News::Control(self.server.take(now)))
+    }
 }
 
 /// How many messages of a channel are taken in a turn.
@@ -126,6 +178,8 @@ impl Sources {
             journal: journal.map_err(|error| Failure::new(format!("the journal's reader: {error}")))?,
             ruleset: Readable::of(&monitor).map_err(Failure::new)?,
             monitor,
+            control: Control::open(&options.control),
+            answers: mpsc::unbounded_channel(),
             hosts: Resolver::new(Arc::new(move |name| of_hosts.host(name)), |_| Outcome::Changed),
             users: Resolver::new(Arc::new(move |name: &String| of_users.user(name)), |user| match user {
                 Some(_) => Outcome::Settled,
@@ -173,6 +227,23 @@ impl Sources {
         self.users.want(policy.user_names().into_iter().map(str::to_owned).collect());
     }
 
+    /// Sends a client an answer; whether more can be sent.
+    pub(super) fn answer(&mut self, client: ClientId, message: Arc<[u8]>, continues: bool) -> bool {
+        self.control.as_mut().is_some_and(|control| control.server.answer(client, message, continues))
+    }
+
+    /// Sends a client an error of our interface.
+    pub(super) fn refuse(&mut self, client: ClientId, name: &str, words: &str) {
+        self.answer(client, wire::error(name, &json!({ "words": words })), false);
+    }
+
+    /// Notes how long a user's call took.
+    pub(super) fn charge(&mut self, user: u32, now: Duration, took: Duration) {
+        if let Some(control) = &mut self.control {
+            control.server.charge(user, now, took);
+        }
+    }
+
     /// Asks for all names anew.
     pub(super) fn ask_anew(&mut self) {
         self.hosts.ask_anew();
@@ -199,7 +270,9 @@ impl Sources {
         if self.files.as_ref().is_some_and(ConfigFiles::is_blind) {
             self.files_retry.get_or_insert(now() + RESCAN);
         }
-        let own = [self.rescan, self.mount_due, self.subtrees.due(), self.files_due, self.files_retry];
+        let control = self.control.as_ref().and_then(|control| control.server.due());
+        let own =
+            [self.rescan, self.mount_due, self.subtrees.due(), self.files_due, self.files_retry, control];
         let own = own.into_iter().flatten();
         let timeout = own.map(|at| at.saturating_sub(now())).chain(timeout).min();
         let mut alarm = pin!(timeout.map(sleep));
@@ -235,6 +308,10 @@ impl Sources {
                     }
                     Poll::Ready(News::Subtrees(subtrees.drain(now())))
                 },
+                &mut |cx| {
+                    self.answers.1.poll_recv(cx).map(|answer| answer.map_or(News::Timeout, News::Answered))
+                },
+                &mut |cx| if_any(self.control.as_mut(), |control| control.poll(now(), cx)),
                 &mut |cx| if_any(alarm.as_mut().as_pin_mut(), |alarm| alarm.poll(cx).map(|()| News::Timeout)),
                 &mut |cx| if_any(self.watchdog.as_mut(), |every| every.poll_tick(cx).map(|_| News::Watchdog)),
             ],

@@ -7,7 +7,8 @@
 //! The caller hands in events ([`Engine::handle`]), then takes the actions ([`Engine::actions`]), so that what is
 //! pending together is committed together.
 //!
-//! [`table`] has the rows, [`looks`] what is to be looked at, [`reload`] the loads; [`snapshot`] is all of it as a value.
+//! [`table`] has the rows, [`looks`] what is to be looked at, [`reload`] the loads; [`standing`] says how far
+//! rows are, [`snapshot`] is all of it as a value.
 
 mod action;
 mod event;
@@ -17,6 +18,7 @@ mod looks;
 mod reload;
 mod row;
 mod snapshot;
+mod standing;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,8 @@ use looks::Looks;
 pub use reload::{Reload, UNSETTLED};
 pub use row::Kept;
 pub use snapshot::Snapshot;
+use standing::Latencies;
+pub use standing::{Concern, Standing};
 use table::Table;
 
 /// The first pause before something is tried again that the kernel could not do, and the longest.
@@ -86,6 +90,7 @@ pub struct Engine {
     reload: Reload,
     dbus_is_there: bool,
     first: BTreeMap<Source, u64>,
+    latencies: Latencies,
 }
 
 /// Of the selectors of patterns.
@@ -230,8 +235,11 @@ impl Engine {
         for (row, element) in installed {
             if let Some(id) = ids.get(row) {
                 self.table.note(*id, Outcome::Added(element));
+                let path = self.table.rows.get(id).and_then(|row| row.element.key.cgroup());
+                path.into_iter().for_each(|path| self.latencies.end(path, now, true));
             }
         }
+        self.latencies.interrupt();
         self.seen.cgroups.retain(|path, _| self.table.by_path.contains_key(path));
         self.seen.units.retain(|unit, _| self.table.by_unit.contains_key(unit));
         self.seen.unconfirmed.retain(|unit, _| self.table.by_unit.contains_key(unit));
@@ -265,12 +273,16 @@ impl Engine {
 
     /// What patterns make of an instance, and whether they all can.
     fn rows_of(&self, instance: &Instance) -> (Vec<Row>, bool) {
-        let candidates =
-            self.index.candidates(&instance.unit).into_iter().map(|number| &self.patterns[number]);
-        let selecting: Vec<&Pattern> =
-            candidates.filter(|one| one.selectors.select(instance, &self.users)).collect();
+        let selecting = self.selecting(instance);
         let rows = selecting.iter().flat_map(|pattern| pattern.rows(&instance.path)).collect();
         (rows, selecting.iter().all(|pattern| pattern.has_level_of(&instance.path)))
+    }
+
+    /// The patterns that select an instance.
+    fn selecting(&self, instance: &Instance) -> Vec<&Pattern> {
+        let candidates =
+            self.index.candidates(&instance.unit).into_iter().map(|number| &self.patterns[number]);
+        candidates.filter(|one| one.selectors.select(instance, &self.users)).collect()
     }
 
     fn cgroup_seen(
@@ -291,6 +303,11 @@ impl Engine {
         }
         if let Some(source) = source.filter(|_| known != id) {
             *self.first.entry(source).or_default() += 1;
+            if id.is_some() {
+                self.latencies.begin(path, now, source);
+            } else {
+                self.latencies.end(path, now, false);
+            }
         }
     }
 
@@ -326,6 +343,9 @@ impl Engine {
     fn committed(&mut self, now: Duration, id: RowId, outcome: Outcome) {
         let path = self.table.rows.get(&id).and_then(|row| row.element.key.cgroup().cloned());
         self.table.note(id, outcome);
+        if let Some(path) = &path {
+            self.latencies.end(path, now, matches!(outcome, Outcome::Added(_)));
+        }
         match outcome {
             Outcome::Failed => {
                 let failures = self.table.rows.get(&id).map_or(1, |row| row.failures);

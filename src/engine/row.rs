@@ -116,6 +116,16 @@ impl Kept {
         }
     }
 
+    /// The id of the element that should be in the kernel, none for that of a gate; none at all if nothing should.
+    pub(super) fn due(&self, seen: &Seen) -> Option<Option<CgroupId>> {
+        if let Wanted::Element(id) = self.wanted(seen) { Some(id) } else { None }
+    }
+
+    /// Whether the kernel refused what was wanted last.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+
     /// Whether the kernel could not do the last change of it.
     pub fn has_failed(&self) -> bool {
         self.failures > 0

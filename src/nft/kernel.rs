@@ -1,12 +1,15 @@
 //! The kernel's nftables as the rest of the program sees them.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use super::{
     Complaint, FileComplaint,
     libnftables::Libnftables,
     message::{RawElement, RawKey},
-    netlink::{Generation, Netlink},
+    netlink::{Content, Generation, Netlink},
     probe::no_nf_tables,
 };
 use crate::{
@@ -154,6 +157,22 @@ impl Nftables {
     pub fn generations_of_others(&mut self) -> Option<u32> {
         // Each transaction that changes something makes one.
         Some(self.generation().ok()?.id.wrapping_sub(self.transactions))
+    }
+
+    /// What is in a set or map.
+    ///
+    /// # Errors
+    /// The kernel's; `NotFound` for no such set.
+    pub fn content(&mut self, set: &SetRef) -> io::Result<Content> {
+        self.netlink.content(set)
+    }
+
+    /// The sets and maps that rules look something up in.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn looked_up(&mut self) -> io::Result<BTreeSet<SetRef>> {
+        self.netlink.looked_up()
     }
 
     fn count<E>(&mut self, outcome: Result<(), E>) -> Result<(), E> {

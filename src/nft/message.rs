@@ -35,6 +35,10 @@ pub(super) const NFTA_GEN_PROC_NAME: u16 = 3;
 const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
@@ -240,6 +244,30 @@ impl<'a> Message<'a> {
     /// The error number in an acknowledgement or at the end of a dump; 0 for success.
     pub(crate) fn error(&self) -> i32 {
         self.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes).wrapping_neg())
+    }
+
+    /// The keys in a list of elements: of 8 bytes, or others.
+    pub(super) fn keys(self) -> impl Iterator<Item = Option<CgroupId>> + use<'a> {
+        let list = self.payload.get(4..).and_then(|body| attribute(body, NFTA_SET_ELEM_LIST_ELEMENTS));
+        attributes(list.unwrap_or_default()).map(|(_, element)| {
+            let value = attribute(attribute(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
+            Some(CgroupId(u64::from_ne_bytes(value.try_into().ok()?)))
+        })
+    }
+
+    /// The sets and maps that the rule which it describes looks something up in.
+    pub(super) fn looked_up(self) -> impl Iterator<Item = SetRef> + use<'a> {
+        let list = self.payload.get(4..).and_then(|body| attribute(body, NFTA_RULE_EXPRESSIONS));
+        let table = self.table();
+        attributes(list.unwrap_or_default()).filter_map(move |(_, expression)| {
+            let name = attribute(expression, NFTA_EXPR_NAME)?;
+            if name != b"lookup\0" {
+                return None;
+            }
+            let set = attribute(attribute(expression, NFTA_EXPR_DATA)?, NFTA_LOOKUP_SET)?;
+            let name = std::str::from_utf8(set.strip_suffix(&[0]).unwrap_or(set)).ok()?;
+            Some(SetRef { table: table.clone()?, name: name.into() })
+        })
     }
 
     /// The keys of 8 bytes in a list of elements, and whether each has our mark.

@@ -11,3 +11,4 @@ pub mod probe;
 pub use complaint::{Complaint, FileComplaint};
 pub use kernel::{ElementChange, Kernel, Nftables, is_passing, words_of};
 pub use monitor::{Change, Interest, RulesetMonitor};
+pub use netlink::Content;

@@ -2,13 +2,16 @@
 //! them, also when the cgroup is long gone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use libc::{NFT_MSG_GETGEN, NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFT_MSG_NEWGEN, c_int};
+use libc::{
+    NFT_MSG_GETGEN, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFT_MSG_NEWGEN,
+    c_int,
+};
 use nix::{
     errno::Errno,
     sys::{
@@ -170,6 +173,31 @@ impl<W: Wire> Netlink<W> {
         })
     }
 
+    /// What is in a set or map.
+    ///
+    /// # Errors
+    /// `NotFound` for no such set, `Interrupted` for a ruleset that changes all the time.
+    pub fn content(&mut self, set: &SetRef) -> io::Result<Content> {
+        self.list(NFT_MSG_GETSETELEM, Some(set), |message, content: &mut Content| {
+            for key in message.keys() {
+                match key {
+                    Some(id) => drop(content.ids.insert(id)),
+                    None => content.others += 1,
+                }
+            }
+        })
+    }
+
+    /// The sets and maps that rules look something up in, outside of inline sets.
+    ///
+    /// # Errors
+    /// The kernel's; `Interrupted` for a ruleset that changes all the time.
+    pub fn looked_up(&mut self) -> io::Result<BTreeSet<SetRef>> {
+        self.list(NFT_MSG_GETRULE, None, |message, sets: &mut BTreeSet<SetRef>| {
+            sets.extend(message.looked_up());
+        })
+    }
+
     /// All of a kind, or all of a set's; the listing is begun anew whenever the ruleset changes meanwhile.
     fn list<T: Default>(
         &mut self,
@@ -276,6 +304,15 @@ fn after(address: IpAddr) -> Option<IpAddr> {
         IpAddr::V4(address) => Some(Ipv4Addr::from(u32::from(address).checked_add(1)?).into()),
         IpAddr::V6(address) => Some(Ipv6Addr::from(u128::from(address).checked_add(1)?).into()),
     }
+}
+
+/// What is in a set or map.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Its keys of 8 bytes.
+    pub ids: BTreeSet<CgroupId>,
+    /// How many others it has.
+    pub others: usize,
 }
 
 /// A table, and whether it is for the process alone that made it (nft(8), `flags owner`).

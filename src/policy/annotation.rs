@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::hosts::HostMatch;
 use crate::{
-    model::{AnnotationId, CgroupPath, ChainRef, Data, SetRef, TableRef, UnitName},
+    model::{AnnotationId, CgroupPath, ChainRef, Data, Instance, SetRef, TableRef, UnitName},
     text::{Code, FileId, SourceMap, Span, Token, diagnostic::Diagnostic},
-    units::selector::{Selector, Selectors, Which, Whose},
+    units::selector::{Selector, Selectors, Users, Which, Whose},
 };
 
 /// Everything that the files say.
@@ -66,6 +66,18 @@ impl Policy {
         self.allows.iter().any(|allow| {
             allow.file == begin.file && allow.line == line && allow.codes.contains(&diagnostic.code)
         })
+    }
+
+    /// Whether an annotation is about a cgroup, or about one that it is in: it names it, or has no path and is for its unit.
+    pub fn is_about(&self, id: AnnotationId, path: &CgroupPath, users: &Users) -> bool {
+        let annotation = self.annotation(id);
+        let mut paths = annotation.statement.paths().peekable();
+        match paths.peek() {
+            Some(_) => paths.any(|above| path.is_within(above)),
+            None => path.prefixes().any(|prefix| {
+                Instance::of(&prefix).is_some_and(|one| annotation.selectors.select(&one, users))
+            }),
+        }
     }
 
     /// The units that annotations are about.
@@ -218,7 +230,7 @@ impl Annotation {
     }
 
     /// What selects its units, if they are not known ahead.
-    fn followed(&self) -> Option<Selectors> {
+    pub fn followed(&self) -> Option<Selectors> {
         match self.units_match().is_some() || self.is_pathless() && self.only_unit().is_none() {
             true => Some(self.selectors.clone()),
             false => self.users_units(),

@@ -3,6 +3,7 @@
 
 mod json;
 pub mod offer;
+pub mod status;
 mod table;
 pub mod units;
 

@@ -75,6 +75,12 @@ pub(crate) fn manager(path: &str) -> &str {
     end.map_or("", |(at, _)| &path[..at])
 }
 
+/// Whether a user may know of a cgroup: root of all, others of their own and of what is no user's.
+pub(crate) fn may_see(viewer: u32, path: &str) -> bool {
+    let second = path.match_indices('/').nth(1).map_or(path, |(at, _)| &path[..at]);
+    viewer == 0 || user_of_slice(second).is_none_or(|user| user == viewer)
+}
+
 /// Whether there may be units below one: it is a slice, or a user's manager.
 pub(crate) fn has_units(instance: &Instance) -> bool {
     is_slice(&instance.unit.0) || user_of_manager(instance.path.as_str()).is_some()

@@ -131,6 +131,11 @@ impl Selectors {
         self.0.iter().any(|selector| selector.selects(instance, users))
     }
 
+    /// Whether they and others can mean the same unit, as far as names tell without a look at units.
+    pub fn overlap(&self, others: &Self) -> bool {
+        self.0.iter().any(|one| others.0.iter().any(|other| one.overlaps(other)))
+    }
+
     /// The names of users that they have.
     pub fn user_names(&self) -> BTreeSet<&str> {
         self.0
@@ -180,7 +185,27 @@ impl Selector {
     }
 }
 
+impl Selector {
+    fn overlaps(&self, other: &Self) -> bool {
+        self.whose.overlaps(&other.whose)
+            && match (&self.which, &other.which) {
+                (which, Which::Unit(unit)) | (Which::Unit(unit), which) => which.names(unit),
+                (one, other) => one == other,
+            }
+    }
+}
+
 impl Whose {
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Anybody, _) | (_, Self::Anybody) => true,
+            (Self::AnyUser, other) | (other, Self::AnyUser) => *other != Self::System,
+            // A name and a number may be the same user's.
+            (Self::User(_), Self::Uid(_)) | (Self::Uid(_), Self::User(_)) => true,
+            (one, other) => one == other,
+        }
+    }
+
     /// Whether a manager is meant.
     pub fn owns(&self, manager: Manager, users: &Users) -> bool {
         match (self, manager) {

@@ -144,6 +144,14 @@ impl Subtrees {
         self.told()
     }
 
+    /// Looks at one instance now, if a selector selects it, as if the kernel had told of it.
+    pub fn look_at(&mut self, instance: &Instance) -> Drained {
+        if self.wanted.selects(instance) {
+            self.adopt(instance);
+        }
+        self.told()
+    }
+
     /// Whether the kernel has something for [`Self::drain`].
     pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.listeners.readable().map_or(Poll::Pending, |readable| readable.poll_ready(cx))

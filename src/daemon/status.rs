@@ -1,0 +1,342 @@
+//! How things stand, as the control socket tells it: what the policy asks for, and what the kernel says that it has.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use serde_json::json;
+
+use super::Daemon;
+use crate::{
+    control::{
+        message::{self, Status},
+        wire,
+    },
+    engine::{Engine, Kept, Standing},
+    model::{AnnotationId, CgroupId, CgroupPath, HostName, Key, SetRef, Source},
+    nft::{Content, words_of},
+    policy::{Annotation, Policy},
+    text::{Diagnostic, Severity},
+    units::{
+        Users,
+        places::may_see,
+        selector::{Selectors, Whose},
+    },
+};
+
+/// The most problems that are told one by one.
+const PROBLEMS: usize = 20;
+
+/// The most cgroups of a unit that are told one by one.
+const INSTANCES: usize = 1000;
+
+/// What the kernel has, as it was just read.
+struct Found {
+    sets: BTreeMap<SetRef, Content>,
+    looked_up: BTreeSet<SetRef>,
+}
+
+/// What annotations of one unit, or with one selector, ask for.
+#[derive(Default)]
+struct Group {
+    annotations: Vec<AnnotationId>,
+    cgroups: BTreeMap<CgroupPath, message::Instance>,
+    is_active: bool,
+    due: usize,
+    in_kernel: usize,
+    refused: BTreeSet<AnnotationId>,
+}
+
+impl Daemon {
+    /// How things stand, as far as a user may see it: of all units, or of those that match.
+    ///
+    /// # Errors
+    /// The answer: nothing matches.
+    pub(super) fn status(&mut self, viewer: u32, unit: Option<&str>) -> Result<Status, Arc<[u8]>> {
+        let mut problems = self.problems();
+        let found = self.read_kernel(&mut problems);
+        let policy = Arc::clone(&self.policy);
+        let groups = self.groups(&policy, viewer, found.as_ref());
+        let (mut due, mut in_kernel) = (0, 0);
+        for (name, group) in &groups {
+            (due, in_kernel) = (due + group.due, in_kernel + group.in_kernel);
+            if group.in_kernel < group.due {
+                problems.push(format!(
+                    "{name}: {} of {} elements are not in the kernel",
+                    group.due - group.in_kernel,
+                    group.due
+                ));
+            }
+        }
+        let is_seen = |id: &AnnotationId| annotation_is_seen(policy.annotation(*id), viewer, &self.users);
+        for (id, words) in self.refused.iter().filter(|(id, _)| is_seen(id)) {
+            let annotation = policy.annotation(*id);
+            problems.push(format!(
+                "{}: {}: {words}",
+                policy.sources.location(annotation.unit_span),
+                annotation.unit
+            ));
+        }
+        if let Some(found) = &found {
+            problems.extend(not_looked_up(&self.engine, found));
+        }
+        let units = match unit {
+            None => groups.into_iter().map(|(name, group)| group.unit(name, &policy, false)).collect(),
+            Some(text) => self.matching(groups, text, &policy)?,
+        };
+        let (errors, warnings, findings) = self.notices.found();
+        if errors > 0 {
+            problems.insert(0, format!("the files have {errors} errors: `scnpm check` explains them"));
+        }
+        let in_force = problems.is_empty();
+        if problems.len() > PROBLEMS {
+            let more = problems.len() - PROBLEMS;
+            problems.truncate(PROBLEMS);
+            problems.push(format!("and {more} more"));
+        }
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            files: self.files.states().map(|(path, changed)| message::File { path, changed }).collect(),
+            loaded_at: micros(self.loaded_at.duration_since(UNIX_EPOCH).unwrap_or_default()),
+            load_error: self.load_error.clone(),
+            on_trial_ms: self.control.trial_left(self.now()).map(|left| micros(left) / 1000),
+            annotations: policy.annotations.len(),
+            errors,
+            warnings,
+            findings,
+            sources: self.sources(),
+            hosts: self.hosts(),
+            units,
+            due,
+            in_kernel,
+            in_force,
+            problems,
+        })
+    }
+
+    /// What keeps the policy as a whole from being in force.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(words) = &self.load_error {
+            problems.push(format!("the last load failed, and the old policy stays: {words}"));
+        }
+        if self.engine.is_fought() {
+            problems.push("somebody undoes what is loaded, again and again: see the log".to_owned());
+        } else if !self.engine.is_settled() {
+            problems.push("the policy is about to be loaded again".to_owned());
+        }
+        problems
+    }
+
+    /// What the kernel has of the sets that the policy needs. None, and a problem, if it cannot be read.
+    fn read_kernel(&mut self, problems: &mut Vec<String>) -> Option<Found> {
+        let sets: BTreeSet<SetRef> =
+            self.engine.standings().map(|(_, row, _)| row.element.set.clone()).collect();
+        let read = || {
+            let content = |set: SetRef| match self.kernel.content(&set) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((set, Content::default())),
+                other => other.map(|content| (set, content)),
+            };
+            let sets = sets.into_iter().map(content).collect::<io::Result<_>>()?;
+            io::Result::Ok(Found { sets, looked_up: self.kernel.looked_up()? })
+        };
+        read()
+            .inspect_err(|error| {
+                problems.push(format!("the kernel's rules cannot be read: {}", words_of(error)))
+            })
+            .ok()
+    }
+
+    /// What annotations ask for, by the unit or selector as it is written, in the order of the files.
+    fn groups<'a>(&self, policy: &'a Policy, viewer: u32, found: Option<&Found>) -> Vec<(&'a str, Group)> {
+        let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut groups: Vec<(&str, Group)> = Vec::new();
+        let mut of_annotation: Vec<Option<usize>> = Vec::new();
+        for (id, annotation) in policy.iter() {
+            let is_seen = annotation_is_seen(annotation, viewer, &self.users);
+            of_annotation.push(is_seen.then(|| {
+                let number = *numbers.entry(&annotation.unit.0).or_insert_with(|| {
+                    groups.push((&annotation.unit.0, Group::default()));
+                    groups.len() - 1
+                });
+                groups[number].1.annotations.push(id);
+                number
+            }));
+        }
+        for (id, number) in self.refused.keys().filter_map(|id| Some((id, (*of_annotation.get(id.0)?)?))) {
+            groups[number].1.refused.insert(*id);
+        }
+        for (_, row, standing) in self.engine.standings() {
+            if row.element.key.cgroup().is_some_and(|path| !may_see(viewer, path.as_str())) {
+                continue;
+            }
+            let of_row: BTreeSet<usize> =
+                row.annotations.iter().filter_map(|id| *of_annotation.get(id.0)?).collect();
+            let is_held = is_held(row, standing, found);
+            for number in of_row {
+                groups[number].1.take(row, standing, is_held);
+            }
+        }
+        groups
+    }
+
+    /// The units that match: by name or selector, or else by a part of their name or of a cgroup's path.
+    fn matching(
+        &self,
+        groups: Vec<(&str, Group)>,
+        text: &str,
+        policy: &Policy,
+    ) -> Result<Vec<message::Unit>, Arc<[u8]>> {
+        let selectors = Selectors::parse(text).ok();
+        let is_meant = |name: &str, group: &Group| {
+            let all = group.annotations.iter().map(|id| &policy.annotation(*id).selectors);
+            name == text
+                || selectors.as_ref().is_some_and(|wanted| all.clone().any(|one| one.overlap(wanted)))
+        };
+        let is_part = |name: &str, group: &Group| {
+            name.contains(text) || group.cgroups.keys().any(|path| path.as_str().contains(text))
+        };
+        let any_is_meant = groups.iter().any(|(name, group)| is_meant(name, group));
+        let units: Vec<message::Unit> = groups
+            .into_iter()
+            .filter(|(name, group)| if any_is_meant { is_meant(name, group) } else { is_part(name, group) })
+            .map(|(name, group)| group.unit(name, policy, true))
+            .collect();
+        match units.is_empty() {
+            true => Err(wire::error("NoSuchUnit", &json!({ "unit": text }))),
+            false => Ok(units),
+        }
+    }
+
+    fn sources(&self) -> Vec<message::Source> {
+        let figures = self.engine.figures();
+        let latencies: Vec<(Source, Duration)> = self.engine.latencies().collect();
+        let of_source = |source: Source| {
+            let mut taken: Vec<Duration> =
+                latencies.iter().filter(|(of, _)| *of == source).map(|(_, taken)| *taken).collect();
+            taken.sort_unstable();
+            let words = self.lost.get(&source).cloned();
+            let state = match (&words, self.options.sources.contains(&source)) {
+                (_, false) => "off",
+                (Some(_), true) => "lost",
+                (None, true) => "working",
+            };
+            message::Source {
+                name: source.as_str().to_owned(),
+                state: state.to_owned(),
+                words,
+                first: figures.first.get(&source).copied().unwrap_or_default(),
+                median_us: taken.get(taken.len() / 2).copied().map(micros),
+                worst_us: taken.last().copied().map(micros),
+            }
+        };
+        Source::ALL.into_iter().map(of_source).collect()
+    }
+
+    fn hosts(&self) -> Vec<message::Host> {
+        let of_host = |host: HostName| message::Host {
+            addresses: self.hosts.known().get(&host).into_iter().flatten().map(ToString::to_string).collect(),
+            words: self.notices.why_unresolved(&host),
+            name: host.name,
+        };
+        self.policy.host_names().into_iter().map(of_host).collect()
+    }
+}
+
+impl Group {
+    fn take(&mut self, row: &Kept, standing: Standing, is_held: bool) {
+        let is_due = standing != Standing::NotDue;
+        self.due += usize::from(is_due);
+        self.in_kernel += usize::from(is_due && is_held);
+        self.is_active |= is_due;
+        if standing == Standing::Refused {
+            self.refused.extend(row.annotations.iter());
+        }
+        let Some(path) = row.element.key.cgroup().filter(|_| is_due) else { return };
+        let id = if let Standing::InForce(Some(CgroupId(id))) = standing { id } else { 0 };
+        let instance = self.cgroups.entry(path.clone()).or_insert_with(|| message::Instance {
+            path: path.as_str().to_owned(),
+            ..message::Instance::default()
+        });
+        instance.id = instance.id.max(id);
+        instance.due += 1;
+        instance.in_kernel += usize::from(is_held);
+    }
+
+    fn unit(self, name: &str, policy: &Policy, in_depth: bool) -> message::Unit {
+        let place = |id: &AnnotationId| policy.sources.location(policy.annotation(*id).unit_span);
+        message::Unit {
+            name: name.to_owned(),
+            annotations: self.annotations.iter().map(place).collect(),
+            running: self.is_active,
+            cgroups: self.cgroups.len(),
+            due: self.due,
+            in_kernel: self.in_kernel,
+            missing: self.due - self.in_kernel,
+            refused: self.refused.len(),
+            packets: None,
+            bytes: None,
+            instances: if in_depth { self.cgroups.into_values().take(INSTANCES).collect() } else { vec![] },
+            words: vec![],
+        }
+    }
+}
+
+/// Whether the kernel has what is due of a row.
+fn is_held(row: &Kept, standing: Standing, found: Option<&Found>) -> bool {
+    let Standing::InForce(id) = standing else { return false };
+    let Some(content) = found.and_then(|found| found.sets.get(&row.element.set)) else { return true };
+    match (&row.element.key, id) {
+        // A key of other bytes is one of several things, and of a gate.
+        (Key::Cgroup(_), Some(id)) => content.ids.contains(&id) || content.others > 0,
+        _ => content.others > 0,
+    }
+}
+
+/// Sets of ours with something in them that no rule looks up.
+fn not_looked_up(engine: &Engine, found: &Found) -> Vec<String> {
+    let due = engine.standings().filter(|(.., standing)| *standing != Standing::NotDue);
+    let ours: BTreeSet<&SetRef> =
+        due.map(|(_, row, _)| &row.element.set).filter(|set| set.is_ours()).collect();
+    let lost = ours.into_iter().filter(|set| !found.looked_up.contains(*set));
+    lost.map(|set| format!("no rule looks anything up in {set}")).collect()
+}
+
+/// Whether a user may know of an annotation: it is not about other users alone.
+fn annotation_is_seen(annotation: &Annotation, viewer: u32, users: &Users) -> bool {
+    let is_own = |whose: &Whose| match whose {
+        Whose::Anybody | Whose::System | Whose::AnyUser => true,
+        Whose::Uid(uid) => *uid == viewer,
+        Whose::User(name) => users.get(name) == Some(&viewer),
+    };
+    let mut paths = annotation.statement.paths().peekable();
+    viewer == 0
+        || (annotation.selectors.0.iter().any(|one| is_own(&one.whose))
+            && (paths.peek().is_none() || paths.any(|path| may_see(viewer, path.as_str()))))
+}
+
+/// What is found, for programs.
+pub(super) fn finding(diagnostic: &Diagnostic, policy: &Policy) -> message::Finding {
+    let (line, column) = policy.sources.line_column(diagnostic.span);
+    message::Finding {
+        code: diagnostic.code.as_str().to_owned(),
+        severity: match diagnostic.severity() {
+            Severity::Error => "error".to_owned(),
+            Severity::Warning => "warning".to_owned(),
+        },
+        message: diagnostic.message.clone(),
+        file: policy.sources.file(diagnostic.span.file).path.clone(),
+        line,
+        column,
+        unit: policy.annotation_at(diagnostic.span).map(|id| policy.annotation(id).unit.0.to_string()),
+        help: diagnostic.help.clone(),
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
