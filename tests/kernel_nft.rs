@@ -882,8 +882,9 @@ mod probes {
         )
     }
 
+    /// Not left out: [`as_nobody`] runs it with `--ignored`, in a process of another user, for the two tests above.
     #[test]
-    #[ignore = "the inner half of other tests, which run it as another user"]
+    #[ignore = "as_nobody runs it, as another user, for the tests above; alone it has nothing to do"]
     fn child() {
         match std::env::var("SCNPM_CHILD").as_deref() {
             Ok("rights") => println!("{}", probe::require_net_admin().unwrap_err()),
@@ -894,7 +895,7 @@ mod probes {
                 let (line, first, last) = complaint.place.unwrap();
                 println!("{line}:{first}-{last} {}", complaint.words);
             }
-            _ => {}
+            other => panic!("only as_nobody runs this, and says what to do: {other:?}"),
         }
     }
 

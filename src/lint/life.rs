@@ -67,12 +67,7 @@ impl<'a> Judge<'a> {
             };
             Some((&*unit.0, format!("{whose}{lasting}"), span))
         };
-        let found = self
-            .written
-            .iter()
-            .find_map(of_path)
-            .or_else(|| cgroups::selected_by(self.annotation).find_map(of_selector));
-        let (name, selector, span) = found?;
+        let (name, selector, span) = self.first(of_path, of_selector)?;
         let what = match &self.annotation.statement {
             Statement::Element(_) => "in place of the element write a rule, with",
             Statement::Rule(_) => "write",
@@ -127,10 +122,17 @@ impl<'a> Judge<'a> {
             let (what, help) = why_never(name).filter(|_| is_template || self.needs_cgroup())?;
             Some(Diagnostic::new(Code::NeverMatches, span, what).help(help))
         };
-        self.written
-            .iter()
-            .find_map(of_path)
-            .or_else(|| cgroups::selected_by(self.annotation).find_map(of_selector))
+        self.first(of_path, of_selector)
+    }
+
+    /// The first thing to say of a path, or else of a selector.
+    fn first<T>(
+        &self,
+        of_path: impl Fn(&Written<'a>) -> Option<T>,
+        of_selector: impl Fn((&'a Selector, Span)) -> Option<T>,
+    ) -> Option<T> {
+        let selectors = || cgroups::selected_by(self.annotation);
+        self.written.iter().find_map(of_path).or_else(|| selectors().find_map(of_selector))
     }
 }
 
