@@ -75,6 +75,10 @@ fn dump(policy: &Policy) -> String {
     for annotation in &policy.annotations {
         let place = policy.sources.location(annotation.span);
         writeln!(text, "{place}\n  {} :: {}", annotation.unit, statement(annotation)).unwrap();
+        let marks = [(annotation.is_counted, "counted"), (annotation.is_waited_for, "waited for")];
+        for (_, mark) in marks.iter().filter(|(is_set, _)| *is_set) {
+            writeln!(text, "  {mark}").unwrap();
+        }
         let Statement::Rule(rule) = &annotation.statement else { continue };
         for found in &rule.hosts {
             let names = found.names.iter().map(|(host, _)| host.name.clone());

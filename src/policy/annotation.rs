@@ -130,6 +130,10 @@ pub struct Annotation {
     pub unit_span: Span,
     /// From the unit's name to the end of the statement.
     pub span: Span,
+    /// Whether its packets are counted (`# scnpm: count`): a rule's only.
+    pub is_counted: bool,
+    /// Whether its units are to start when it is in force (`# scnpm: wait`).
+    pub is_waited_for: bool,
     /// What is to be in force.
     pub statement: Statement,
 }

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use self::{comments::Comment, variables::Variables};
 use super::{
-    annotation::{Allow, Annotation, Policy},
+    annotation::{Allow, Annotation, Policy, Statement},
     files::{Files, split_pattern},
     words,
 };
@@ -112,9 +112,9 @@ enum Step {
     Include(String, Span),
     /// An annotation.
     Annotation(Comment),
-    /// A comment that would be one, but for a slip.
-    NearMiss(Diagnostic),
-    /// `# scnpm: allow(…)`, and what is wrong with it.
+    /// A comment that would be one, but for a slip, or a directive for none.
+    Slip(Diagnostic),
+    /// What directives (`# scnpm: allow(…)`) allow, and what is wrong with them.
     Allow(Allow, Vec<Diagnostic>),
 }
 
@@ -159,9 +159,9 @@ impl Reader<'_> {
             }
             Step::Include(path, span) => return self.include(&path, span).err().into_iter().collect(),
             Step::Annotation(comment) => return self.annotation(comment),
-            Step::NearMiss(diagnostic) => return vec![diagnostic],
+            Step::Slip(diagnostic) => return vec![diagnostic],
             Step::Allow(allow, diagnostics) => {
-                self.policy.allows.push(allow);
+                self.policy.allows.extend(Some(allow).filter(|allow| !allow.codes.is_empty()));
                 return diagnostics;
             }
         }
@@ -169,15 +169,27 @@ impl Reader<'_> {
     }
 
     fn annotation(&mut self, comment: Comment) -> Vec<Diagnostic> {
-        let Comment { unit, unit_span, statement, mut diagnostics } = comment;
+        let Comment { unit, unit_span, statement, is_counted, is_waited_for, mut diagnostics } = comment;
         let selectors = selectors(&unit, unit_span).map_err(|diagnostic| diagnostics.push(diagnostic));
         let text = &self.policy.sources.file(unit_span.file).text;
         let read = statement::read(&statement, &self.variables, &mut diagnostics)
             .map_err(|diagnostic| diagnostics.push(continued(diagnostic, text)));
         if let (Ok((statement, last)), Ok(selectors)) = (read, selectors) {
             let span = unit_span.to(last);
-            let annotation =
-                Annotation { unit: UnitName(unit.into()), selectors, unit_span, span, statement };
+            if let Statement::Element(element) = &statement
+                && is_counted
+            {
+                diagnostics.push(uncounted(element.set_span));
+            }
+            let annotation = Annotation {
+                unit: UnitName(unit.into()),
+                selectors,
+                unit_span,
+                span,
+                is_counted: is_counted && matches!(statement, Statement::Rule(_)),
+                is_waited_for,
+                statement,
+            };
             diagnostics.extend(check_units_match(&annotation));
             if diagnostics.iter().all(|diagnostic| diagnostic.severity() != Severity::Error) {
                 self.policy.add(annotation);
@@ -293,6 +305,16 @@ fn selectors(text: &str, place: Span) -> Result<Selectors, Diagnostic> {
             ))
         }
     }
+}
+
+/// What `count` is to do for elements in a user's set.
+fn uncounted(set: Span) -> Diagnostic {
+    Diagnostic::new(
+        Code::Directive,
+        set,
+        "what elements match is not counted: the rule with the set is yours",
+    )
+    .help("write `counter` into that rule, or leave `count` out")
 }
 
 /// `socket cgroupv2 unit` is for units whose manager is known: any user can give a unit any name.

@@ -110,8 +110,8 @@ codes! {
     BaseHostName = "W022",
     /// Unresolved host name.
     Unresolved = "W023",
-    /// `allow` comment without effect.
-    Allow = "W024",
+    /// `scnpm:` comment without effect.
+    Directive = "W024",
     /// Missing device of a netdev chain or flowtable.
     Device = "W025",
     /// Unknown user.

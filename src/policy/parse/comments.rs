@@ -1,5 +1,6 @@
 //! Finds the annotations among a file's comments, line by line; a statement's text is not looked into.
 
+use self::{asked::Asked, directives::Directives};
 use crate::{
     model::{Family, UNIT_TYPES},
     policy::{annotation::Allow, parse::Step},
@@ -20,6 +21,10 @@ pub(super) struct Comment {
     pub(super) unit_span: Span,
     /// What follows the `::`, over all continued lines.
     pub(super) statement: Joined,
+    /// Whether its packets are to be counted (`# scnpm: count`).
+    pub(super) is_counted: bool,
+    /// Whether its units are to wait for it (`# scnpm: wait`).
+    pub(super) is_waited_for: bool,
     /// What is wrong with the lines and the unit's name.
     pub(super) diagnostics: Vec<Diagnostic>,
 }
@@ -28,23 +33,33 @@ pub(super) struct Comment {
 pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
     let lines = Lines::new(file, text);
     let mut found = Vec::new();
+    let mut asked = Asked::default();
     let mut at = 0;
     while at < lines.lines.len() {
-        at = match lines.annotation(at) {
-            Some((comment, next)) => {
-                found.push((comment.unit_span.start, Step::Annotation(comment)));
-                next
+        if let Some((mut comment, next)) = lines.annotation(at) {
+            (comment.is_counted, comment.is_waited_for) = asked.for_annotation();
+            found.push((comment.unit_span.start, Step::Annotation(comment)));
+            at = next;
+        } else {
+            match lines.directives(at) {
+                Some((start, directives)) => {
+                    asked.above.extend(&directives.marks);
+                    found.push((start, lines.allow(at, directives)));
+                }
+                None => {
+                    found.extend(asked.for_other_line(lines.lines[at].is_statement));
+                    found.extend(lines.near_miss(at));
+                }
             }
-            None => {
-                found.extend(lines.other(at));
-                at + 1
-            }
-        };
+            at += 1;
+        }
     }
+    found.extend(asked.at_end());
     found
 }
 
-mod allow;
+mod asked;
+mod directives;
 mod near_miss;
 
 /// nft's verbs, but for those that an annotation may have.
@@ -94,6 +109,8 @@ pub(super) fn is_family(word: &str) -> bool {
 struct Line<'a> {
     /// What follows the `#` and blanks, without trailing blanks; if it is a comment.
     comment: Option<&'a str>,
+    /// Whether something else than a comment stands there.
+    is_statement: bool,
     /// How many blanks follow.
     trailing: usize,
     /// Whether the statement that it may be part of names `cgroupv2` here or in a continued line.
@@ -107,7 +124,8 @@ impl<'a> Line<'a> {
         let comment =
             text.starts_with('#').then(|| text.trim_start_matches('#').trim_start_matches(is_blank));
         let trailing = line.len() - line.trim_end_matches(is_blank).len();
-        Self { comment, trailing, cgroup_ahead: false }
+        let is_statement = comment.is_none() && !text.is_empty();
+        Self { comment, is_statement, trailing, cgroup_ahead: false }
     }
 
     /// The `\` at its end, if it is continued.
@@ -192,6 +210,8 @@ impl<'a> Lines<'a> {
             unit: unit.to_owned(),
             unit_span,
             statement: Joined::new(self.file),
+            is_counted: false,
+            is_waited_for: false,
             diagnostics: Vec::new(),
         };
         if !is_unit && !unit.contains(['*', ':', ',']) {
@@ -205,19 +225,25 @@ impl<'a> Lines<'a> {
         Some((comment, next))
     }
 
-    /// What else a comment may say.
-    fn other(&self, at: usize) -> Option<(usize, Step)> {
+    /// The directives in a line, and the byte that they begin at.
+    fn directives(&self, at: usize) -> Option<(usize, Directives)> {
         let content = self.lines[at].comment?;
         let start = self.span(content).start;
-        let found = match allow::read(content, start, self.file) {
-            Some((codes, diagnostics)) => {
-                let is_allow = |line: &&Line<'_>| line.comment.is_some_and(allow::is);
-                let allows = self.lines[at..].iter().take_while(is_allow).count();
-                Step::Allow(Allow { file: self.file, line: at + allows + 1, codes }, diagnostics)
-            }
-            None => Step::NearMiss(near_miss::read(content, start, self.file)?),
-        };
-        Some((start, found))
+        Some((start, directives::read(content, start, self.file)?))
+    }
+
+    /// What directives in a line allow in the line below them and others.
+    fn allow(&self, at: usize, Directives { allows, diagnostics, .. }: Directives) -> Step {
+        let is_one = |line: &&Line<'_>| line.comment.is_some_and(directives::is);
+        let more = self.lines[at..].iter().take_while(is_one).count();
+        Step::Allow(Allow { file: self.file, line: at + more + 1, codes: allows }, diagnostics)
+    }
+
+    /// What is wrong with a comment that is nearly an annotation.
+    fn near_miss(&self, at: usize) -> Option<(usize, Step)> {
+        let content = self.lines[at].comment?;
+        let start = self.span(content).start;
+        Some((start, Step::Slip(near_miss::read(content, start, self.file)?)))
     }
 
     fn is_statement(&self, first: usize, rest: &str, is_unit: bool) -> bool {
