@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod clean;
+pub mod complete;
 mod examine;
 pub mod explain;
 mod fix;
