@@ -79,6 +79,32 @@ pub enum Command {
     /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
     #[command(hide = true)]
     ServeNames,
+    /// Print what a shell may complete a command line with (packaging/scnpm.bash, _scnpm and scnpm.fish)
+    #[command(hide = true)]
+    Complete(Complete),
+}
+
+/// Options of `scnpm complete`.
+#[derive(Debug, Args)]
+pub struct Complete {
+    /// The shell
+    pub shell: Shell,
+
+    /// All words up to the cursor, `scnpm` first. Of bash: the line up to the cursor, and the part of its last word that bash
+    /// will replace
+    #[arg(last = true)]
+    pub words: Vec<OsString>,
+}
+
+/// A shell that completes command lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// bash(1)
+    Bash,
+    /// zsh(1)
+    Zsh,
+    /// fish(1)
+    Fish,
 }
 
 /// Options of the daemon.

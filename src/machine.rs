@@ -26,13 +26,7 @@ use unit_files::{Search, is_unit_name};
 /// What runs, and the current user's own unit files, are known of the running machine only, whose root is `/`.
 pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     let is_running = root == Path::new("/");
-    let directory = |name: &&str| match name.strip_prefix('$').and_then(|rest| rest.split_once('/')) {
-        Some((variable, below)) => {
-            let top = env::var_os(variable).map(PathBuf::from);
-            top.filter(|top| is_running && top.is_absolute()).map(|top| top.join(below))
-        }
-        None => Some(PathBuf::from(name)),
-    };
+    let directory = |name: &&str| directory(name, is_running);
     let [system, users] = [SYSTEM, USERS].map(|directories| {
         Search::new(root, directories.iter().filter_map(directory)).unit_files(interesting)
     });
@@ -46,6 +40,20 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     // What cannot be told is taken for the better.
     let has_class_ids = mounts.map_or(true, |mounts| has_class_ids(&mounts));
     Units { files, of_users: users_files, apps, running, has_class_ids }
+}
+
+/// The ids of the applications that are installed for the current user.
+pub fn installed_apps() -> BTreeSet<String> {
+    apps(Path::new("/"), APPLICATIONS.iter().filter_map(|name| directory(name, true)))
+}
+
+/// A directory of the lists below; one of the current user's own only if it `is_running`, the machine that is meant.
+fn directory(name: &str, is_running: bool) -> Option<PathBuf> {
+    let Some((variable, below)) = name.strip_prefix('$').and_then(|rest| rest.split_once('/')) else {
+        return Some(PathBuf::from(name));
+    };
+    let top = env::var_os(variable).map(PathBuf::from);
+    top.filter(|top| is_running && top.is_absolute()).map(|top| top.join(below))
 }
 
 /// The ids of applications, by the .desktop files in directories.

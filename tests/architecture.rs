@@ -70,6 +70,8 @@ const PURE: &[&str] = &[
     "engine",
     "lint",
     "record.rs",
+    "commands/complete/candidates.rs",
+    "commands/complete/line.rs",
     "control/message.rs",
     "daemon/settle.rs",
     "findings.rs",

@@ -3,6 +3,7 @@
 mod asking;
 pub mod check;
 pub mod clean;
+pub mod complete;
 mod examine;
 pub mod explain;
 mod fix;
