@@ -223,10 +223,10 @@ fn texts(listing: &str) -> BTreeMap<(ChainRef, u64), String> {
         } else if let Some(inner) = line.strip_prefix("\t").filter(|inner| !inner.starts_with('\t')) {
             let name = inner.strip_prefix("chain ").and_then(|rest| rest.split_whitespace().next());
             chain = name.and_then(|name| Some(chain_of(table.as_ref()?, name)));
-        } else if let (Some(chain), Some((text, handle))) = (&chain, line.trim().rsplit_once(" # handle ")) {
-            if let Ok(handle) = handle.parse() {
-                found.insert((chain.clone(), handle), text.to_owned());
-            }
+        } else if let (Some(chain), Some((text, handle))) = (&chain, line.trim().rsplit_once(" # handle "))
+            && let Ok(handle) = handle.parse()
+        {
+            found.insert((chain.clone(), handle), text.to_owned());
         }
     }
     found
