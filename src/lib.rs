@@ -13,7 +13,7 @@
 //!                                      └──► findings, merged for check and the daemon alike
 //! ```
 //!
-//! `policy`, `lint`, `dispatch`, `engine` and `findings` are pure: no I/O, no clock. `nft`, `watch`, `cgroupfs` and `machine`
+//! `policy`, `lint`, `dispatch`, `engine`, `explain` and `findings` are pure: no I/O, no clock. `nft`, `watch`, `cgroupfs` and `machine`
 //! touch the machine, `load`, `effects`, `trial` and `daemon` bring the two together, `report` prints.
 
 pub mod cgroupfs;
@@ -24,6 +24,7 @@ pub mod daemon;
 pub mod dispatch;
 pub mod effects;
 pub mod engine;
+pub mod explain;
 pub mod findings;
 pub mod lint;
 pub mod load;

@@ -104,7 +104,18 @@ impl LoadError {
 
 /// The text that a policy is loaded as, without elements, while there are these instances of its units.
 pub fn script(policy: &Policy, hosts: &Hosts, instances: &[Instance], users: &Users) -> Dispatch {
-    dispatch::compile(policy, &BTreeSet::new(), hosts, &levels(policy, instances, users))
+    script_without(policy, &BTreeSet::new(), hosts, instances, users)
+}
+
+/// The same without the annotations that are refused.
+pub fn script_without(
+    policy: &Policy,
+    refused: &BTreeSet<AnnotationId>,
+    hosts: &Hosts,
+    instances: &[Instance],
+    users: &Users,
+) -> Dispatch {
+    dispatch::compile(policy, refused, hosts, &levels(policy, instances, users))
 }
 
 /// The units of the system's manager whose state its rules depend on.

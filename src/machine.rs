@@ -1,5 +1,6 @@
 //! MACHINE -> FACTS. Unit files as systemd finds them, units as they run, and interfaces. Reads; decides nothing.
 
+pub mod processes;
 mod tree;
 mod unit_files;
 

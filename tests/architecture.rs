@@ -18,12 +18,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("engine", &["model", "units", "dispatch"]),
     ("record", &["model", "engine"]),
     ("lint", &["model", "text", "units", "policy"]),
+    ("explain", &["model", "text", "units", "policy", "dispatch"]),
     // The machine.
     ("cgroupfs", &["model", "units"]),
-    ("nft", &["model", "dispatch", "cgroupfs"]),
+    ("nft", &["model", "dispatch", "explain", "cgroupfs"]),
     ("watch", &["model", "units", "policy", "cgroupfs"]),
     ("names", &["model"]),
-    ("machine", &["model", "units", "cgroupfs", "names"]),
+    ("machine", &["model", "units", "explain", "cgroupfs", "names"]),
     // Where the two meet.
     ("findings", &["model", "text", "units", "policy", "lint", "nft::complaint"]),
     ("load", &["model", "text", "units", "policy", "dispatch", "cgroupfs", "nft", "findings"]),
@@ -39,12 +40,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     // The user.
     ("control", &["model"]),
     ("cli", &["model", "text"]),
-    ("report", &["model", "text", "units", "policy", "trial", "control", "cli"]),
+    ("report", &["model", "text", "units", "policy", "explain", "trial", "control", "cli"]),
     (
         "commands",
         &[
-            "model", "text", "units", "policy", "dispatch", "lint", "cgroupfs", "nft", "watch", "machine",
-            "findings", "load", "trial", "log", "effects", "control", "cli", "report", "record", "names",
+            "model", "text", "units", "policy", "dispatch", "lint", "explain", "cgroupfs", "nft", "watch",
+            "machine", "findings", "load", "trial", "log", "effects", "control", "cli", "report", "record",
+            "names",
         ],
     ),
     (
@@ -74,6 +76,7 @@ const PURE: &[&str] = &[
     "commands/complete/line.rs",
     "control/message.rs",
     "daemon/settle.rs",
+    "explain",
     "findings.rs",
     "findings",
     "nft/complaint.rs",

@@ -1,14 +1,653 @@
-//! `scnpm explain`: to be written.
+//! `scnpm explain`: why packets of a process, a unit or a socket pass or not.
 
-use std::process::ExitCode;
+mod probe;
 
-use super::Failure;
-use crate::cli::Explain;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{SocketAddr, ToSocketAddrs},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use nix::unistd::{Uid, User};
+
+use super::{Failure, output, units};
+use crate::{
+    cgroupfs,
+    cli::{DEFAULT_FILE, Explain},
+    control::{
+        client::{Client, Error},
+        message::{GetStatus, Status},
+    },
+    dispatch::Dispatch,
+    explain::{
+        Answer, Block, Cgroup, Judge, Outcome, Packet, Process, ShownProcess, ShownSocket, Socket,
+        facts::Place,
+        path::Origins,
+        ruleset::Ruleset,
+        subject::{Protocol, Subject, destination},
+        unit_of,
+    },
+    load,
+    log::colour_on,
+    machine::{self, processes},
+    model::{CGROUP_ROOT, CgroupId, CgroupPath, HostName, Hosts, Instance, Location, SetRef},
+    nft::{Kernel, Nftables, probe as lack, sock_diag},
+    policy::{Policy, files::Disk, parse},
+    report::{
+        explain as shown,
+        offer::{admission, offer},
+        units::Row,
+    },
+    units::selector::Users,
+};
+
+/// How many units are explained at most.
+const MOST_SUBJECTS: usize = 8;
+/// How many processes and sockets of each are shown at most.
+const MOST_SHOWN: usize = 12;
+/// How long the daemon may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs it.
 ///
 /// # Errors
-/// It is not there yet.
-pub fn run(_options: &Explain) -> Result<ExitCode, Failure> {
-    Err(Failure::new("not there yet"))
+/// What is not there, cannot be read, or is wrong with the command line.
+pub fn run(options: &Explain) -> Result<ExitCode, Failure> {
+    let usage = |message: String| Failure { message, exit_code: 2 };
+    let subject = Subject::parse(&options.subject).map_err(usage)?;
+    let to = options.to.as_deref().map(destination).transpose().map_err(usage)?;
+    let protocol = Protocol::parse(&options.proto).map_err(usage)?;
+    lack::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(Failure::new)?;
+
+    let machine = Machine::read()?;
+    let mut notes = Vec::new();
+    let known = Known::read(options, &machine, &mut notes)?;
+    let (taken_for, found) = machine.find(&subject, &known, &mut notes)?;
+    let mut kernel = kernel(&mut notes);
+    let ruleset = kernel.as_mut().and_then(|kernel| match kernel.ruleset() {
+        Ok(ruleset) => Some(ruleset),
+        Err(words) => {
+            notes.push(format!("the ruleset cannot be read: {words}"));
+            None
+        }
+    });
+    let subjects: Vec<Block> =
+        found.iter().map(|one| machine.block(one, &known, ruleset.as_ref(), kernel.as_mut())).collect();
+    let packet = match to {
+        None => None,
+        Some((host, port)) => {
+            let (Some(kernel), Some(ruleset)) = (kernel.as_mut(), &ruleset) else {
+                let message =
+                    "what becomes of a packet cannot be found out without the ruleset: run it as root";
+                return Err(Failure { message: message.to_owned(), exit_code: 3 });
+            };
+            Some(machine.packet(&found, &known, ruleset, kernel, (host, port, protocol))?)
+        }
+    };
+    let outcome = packet.as_ref().map(|packet| packet.path.outcome);
+    let files = known.policy.sources.files.iter().map(|file| file.path.clone()).collect();
+    let answer = Answer { version: 1, taken_for, files, subjects, packet, notes };
+    let colour = colour_on(&std::io::stdout());
+    output(
+        |out| if options.json { shown::write_json(&answer, out) } else { shown::write(&answer, colour, out) },
+    )?;
+    Ok(if matches!(outcome, None | Some(Outcome::Passes)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The kernel's nftables, if they may be read.
+fn kernel(notes: &mut Vec<String>) -> Option<Nftables> {
+    match lack::require_net_admin().and_then(|()| Nftables::open()) {
+        Ok(kernel) => Some(kernel),
+        Err(words) => {
+            notes.push(format!("what is in the kernel is not shown: {words}"));
+            None
+        }
+    }
+}
+
+/// What the policy says, and how it is loaded.
+struct Known {
+    policy: Policy,
+    dispatch: Dispatch,
+    users: Users,
+    refused: BTreeMap<Location, String>,
+}
+
+impl Known {
+    fn read(options: &Explain, machine: &Machine, notes: &mut Vec<String>) -> Result<Self, Failure> {
+        let status = match status(options) {
+            Ok(status) => Some(status),
+            Err(words) => {
+                notes.push(words);
+                None
+            }
+        };
+        let status = status.unwrap_or_default();
+        let policy = if options.file.is_empty() && status.files.is_empty() {
+            parse::read(&Disk, &[DEFAULT_FILE]).unwrap_or_else(|error| {
+                notes.push(format!("no annotations are known: {error}"));
+                Policy::default()
+            })
+        } else if options.file.is_empty() {
+            let files: Vec<&str> = status.files.iter().map(|file| file.path.as_str()).collect();
+            parse::read(&Disk, &files).map_err(Failure::new)?
+        } else {
+            parse::read(&Disk, &options.file).map_err(Failure::new)?
+        };
+        let users = machine::users(&policy.user_names());
+        let refused = refused(&policy, &status);
+        let is_refused = |span| refused.contains_key(&policy.sources.location(span));
+        let left_out = policy.iter().filter(|(_, one)| is_refused(one.unit_span)).map(|(id, _)| id).collect();
+        let dispatch = load::script_without(&policy, &left_out, &hosts(&status), &machine.instances, &users);
+        Ok(Self { policy, dispatch, users, refused })
+    }
+}
+
+/// What the daemon says, or why it says nothing.
+fn status(options: &Explain) -> Result<Status, String> {
+    let ask = || -> Result<Status, Error> {
+        let mut client = Client::connect(&options.reach.socket)?;
+        client.limit(Some(PATIENCE))?;
+        Ok(client.call(&GetStatus::default())?.status)
+    };
+    let instead = if options.file.is_empty() {
+        format!(": {DEFAULT_FILE} is read instead of its files")
+    } else {
+        String::new()
+    };
+    ask().map_err(|error| match error {
+        Error::NotRunning => {
+            format!("the daemon does not run, so nothing keeps elements up to date{instead}")
+        }
+        Error::NotPermitted => {
+            format!("the daemon may not be asked at {}{instead}", options.reach.socket.display())
+        }
+        Error::Older => format!("the daemon is an older one: restart scnpm.service{instead}"),
+        Error::Late | Error::Ended => format!("the daemon does not answer{instead}"),
+        Error::Refused(_, words) | Error::Failed(words) => {
+            format!("the daemon does not answer: {words}{instead}")
+        }
+    })
+}
+
+/// The errors that the daemon has found, by the annotation that they are in.
+fn refused(policy: &Policy, status: &Status) -> BTreeMap<Location, String> {
+    let mut refused = BTreeMap::new();
+    for annotation in &policy.annotations {
+        let place = policy.sources.location(annotation.unit_span);
+        let last = policy.sources.line(annotation.span.file, annotation.span.end);
+        let of_it = |line: usize| line >= place.line && line <= last;
+        let mut errors =
+            status.findings.iter().filter(|one| one.severity == "error" && one.file == place.file);
+        if let Some(error) = errors.find(|one| of_it(one.line)) {
+            refused.insert(place, format!("{} ({})", error.message, error.code));
+        }
+    }
+    refused
+}
+
+fn hosts(status: &Status) -> Hosts {
+    let mut hosts = Hosts::new();
+    for host in &status.hosts {
+        for address in host.addresses.iter().filter_map(|text| text.parse::<std::net::IpAddr>().ok()) {
+            let name = HostName { name: host.name.clone(), v6: address.is_ipv6() };
+            hosts.entry(name).or_default().insert(address);
+        }
+    }
+    hosts
+}
+
+/// What the machine says.
+struct Machine {
+    instances: Vec<Instance>,
+    units: Vec<(Instance, CgroupId)>,
+    by_path: BTreeMap<CgroupPath, CgroupId>,
+    by_id: BTreeMap<CgroupId, CgroupPath>,
+    sockets: Vec<Socket>,
+    processes: Vec<Process>,
+    network: Option<u64>,
+}
+
+/// One thing that was asked for.
+struct Found {
+    name: String,
+    place: Place,
+    processes: Vec<Process>,
+    sockets: Vec<Socket>,
+    notes: Vec<String>,
+}
+
+impl Machine {
+    fn read() -> Result<Self, Failure> {
+        let root = Path::new(CGROUP_ROOT);
+        let units = machine::instances(root);
+        let cgroups = cgroupfs::walk(root, usize::MAX).flatten();
+        let by_path: BTreeMap<CgroupPath, CgroupId> = cgroups
+            .filter_map(|(path, id)| Some((path.strip_prefix(root).ok()?.to_str()?.parse().ok()?, id)))
+            .collect();
+        let sockets = sock_diag::sockets()
+            .map_err(|error| Failure::new(format!("the sockets cannot be read: {error}")))?;
+        Ok(Self {
+            instances: units.iter().map(|(instance, _)| instance.clone()).collect(),
+            units,
+            by_id: by_path.iter().map(|(path, id)| (*id, path.clone())).collect(),
+            by_path,
+            sockets,
+            processes: processes::all(),
+            network: processes::own_network(),
+        })
+    }
+
+    /// What was asked for, and what it was taken for.
+    fn find(
+        &self,
+        subject: &Subject,
+        known: &Known,
+        notes: &mut Vec<String>,
+    ) -> Result<(&'static str, Vec<Found>), Failure> {
+        let found = match subject {
+            Subject::Pid(pid) => vec![self.process(*pid).ok_or_else(|| no_process(*pid))?],
+            Subject::Number(number) => match (self.process(*number), u16::try_from(*number)) {
+                (Some(found), port) => {
+                    if port.is_ok_and(|port| !self.at(&[], port).is_empty()) {
+                        notes.push(format!(
+                            "{number} is a process and a port: this is the process, :{number} is the port"
+                        ));
+                    }
+                    vec![found]
+                }
+                (None, Ok(port)) => {
+                    notes.push(format!("there is no process {number}: it was taken for a port"));
+                    return Ok(("port", self.port(&[], port)?));
+                }
+                (None, Err(_)) => return Err(no_process(*number)),
+            },
+            Subject::Port(addresses, port) => self.port(addresses, *port)?,
+            Subject::Unit(name) => self.unit(name, known, notes)?,
+        };
+        Ok((subject.kind(), found))
+    }
+
+    fn process(&self, pid: u32) -> Option<Found> {
+        let process = processes::process(pid)?;
+        let mut notes = Vec::new();
+        if let Some(leader) = process.thread_of {
+            notes.push(format!("{pid} is a thread of process {leader}"));
+        }
+        if process.is_zombie() {
+            notes.push("it has ended, and waits for its parent to notice: it sends nothing".to_owned());
+        }
+        if process.is_kernels {
+            notes.push(
+                "it is a thread of the kernel: packets of the kernel have no socket of a cgroup".to_owned(),
+            );
+        }
+        let sockets = match &process.sockets {
+            Some(inodes) => self.sockets.iter().filter(|one| inodes.contains(&one.inode)).cloned().collect(),
+            None if process.is_zombie() => vec![],
+            None => {
+                notes.push(
+                    "its sockets may not be read, so those of its cgroup are shown: run it as root"
+                        .to_owned(),
+                );
+                let id = process.cgroup.path().and_then(|path| self.by_path.get(path));
+                self.sockets
+                    .iter()
+                    .filter(|one| one.cgroup.is_some() && one.cgroup.as_ref() == id)
+                    .cloned()
+                    .collect()
+            }
+        };
+        let name = format!("process {pid} ({})", process.name);
+        Some(Found { name, place: process.cgroup.clone(), processes: vec![process], sockets, notes })
+    }
+
+    /// The sockets at a port.
+    fn at(&self, addresses: &[std::net::IpAddr], port: u16) -> Vec<&Socket> {
+        let is_there = |one: &&Socket| {
+            let ip = one.local.ip().to_canonical();
+            one.protocol != "raw"
+                && one.local.port() == port
+                && (addresses.is_empty() || ip.is_unspecified() || addresses.contains(&ip))
+        };
+        self.sockets.iter().filter(is_there).collect()
+    }
+
+    fn port(&self, addresses: &[std::net::IpAddr], port: u16) -> Result<Vec<Found>, Failure> {
+        let mut found: Vec<Found> = Vec::new();
+        for socket in self.at(addresses, port) {
+            let owner = self.owners(socket).next();
+            let of_socket = || {
+                socket.cgroup.and_then(|id| self.by_id.get(&id)).cloned().map_or(Place::Unknown, Place::In)
+            };
+            let place = owner.map_or_else(of_socket, |owner| owner.cgroup.clone());
+            match found.iter_mut().find(|one| one.place == place) {
+                Some(same) => same.sockets.push(socket.clone()),
+                None => {
+                    let notes = if owner.is_none() && socket.inode != 0 {
+                        vec!["whose socket it is may not be read: run it as root".to_owned()]
+                    } else {
+                        vec![]
+                    };
+                    let sockets = vec![socket.clone()];
+                    found.push(Found {
+                        name: format!("port {port}"),
+                        place,
+                        processes: vec![],
+                        sockets,
+                        notes,
+                    });
+                }
+            }
+        }
+        for one in &mut found {
+            let pids: BTreeSet<u32> =
+                one.sockets.iter().flat_map(|socket| self.owners(socket)).map(|owner| owner.pid).collect();
+            one.processes =
+                self.processes.iter().filter(|process| pids.contains(&process.pid)).cloned().collect();
+        }
+        if found.is_empty() {
+            let of = if addresses.is_empty() { String::new() } else { " and address".to_owned() };
+            let message = format!(
+                "no socket in this network namespace has the local port {port}{of}: `ss -tulnp` lists those that listen"
+            );
+            return Err(Failure::new(message));
+        }
+        Ok(found)
+    }
+
+    fn owners<'a>(&'a self, socket: &'a Socket) -> impl Iterator<Item = &'a Process> {
+        let has_it =
+            |one: &&Process| one.sockets.as_ref().is_some_and(|sockets| sockets.contains(&socket.inode));
+        self.processes.iter().filter(move |one| socket.inode != 0 && has_it(one))
+    }
+
+    fn unit(&self, name: &str, known: &Known, notes: &mut Vec<String>) -> Result<Vec<Found>, Failure> {
+        let rows =
+            units::matching(units::rows(self.units.clone(), &known.policy), Some(name), machine::users);
+        if rows.len() > MOST_SUBJECTS {
+            notes.push(format!(
+                "{} more units match: name one of them, see `scnpm units`",
+                rows.len() - MOST_SUBJECTS
+            ));
+        }
+        if rows.is_empty() {
+            let judged = self.judge(known, None, &BTreeMap::new(), |judge| judge.of_absent(name));
+            if judged.is_empty() {
+                return Err(Failure::new(format!(
+                    "no unit that has a cgroup matches `{}`, and no annotation names it: `scnpm units` lists all that run",
+                    name.replace(char::is_control, "\u{fffd}")
+                )));
+            }
+            let notes = vec!["it has no cgroup: it does not run".to_owned()];
+            return Ok(vec![Found {
+                name: name.to_owned(),
+                place: Place::Unknown,
+                processes: vec![],
+                sockets: vec![],
+                notes,
+            }]);
+        }
+        Ok(rows.into_iter().take(MOST_SUBJECTS).map(|row| self.of_row(&row)).collect())
+    }
+
+    fn of_row(&self, row: &Row) -> Found {
+        let path = &row.instance.path;
+        let is_in = |one: &&Process| one.cgroup.path().is_some_and(|of| of.is_within(path));
+        let processes: Vec<Process> = self.processes.iter().filter(is_in).cloned().collect();
+        let inodes: BTreeSet<u64> =
+            processes.iter().filter_map(|one| one.sockets.as_ref()).flatten().copied().collect();
+        let is_its = |one: &&Socket| {
+            inodes.contains(&one.inode)
+                || one.cgroup.and_then(|id| self.by_id.get(&id)).is_some_and(|of| of.is_within(path))
+        };
+        let sockets = self.sockets.iter().filter(is_its).cloned().collect();
+        Found {
+            name: row.instance.unit.to_string(),
+            place: Place::In(path.clone()),
+            processes,
+            sockets,
+            notes: vec![],
+        }
+    }
+
+    fn judge<T>(
+        &self,
+        known: &Known,
+        ruleset: Option<&Ruleset>,
+        elements: &BTreeMap<SetRef, Option<BTreeSet<CgroupId>>>,
+        ask: impl FnOnce(&Judge<'_>) -> T,
+    ) -> T {
+        ask(&Judge {
+            policy: &known.policy,
+            dispatch: &known.dispatch,
+            users: &known.users,
+            cgroups: &self.by_path,
+            elements,
+            refused: &known.refused,
+            unreached: &|rule| ruleset.and_then(|ruleset| ruleset.unreached(&rule.chain)),
+        })
+    }
+
+    fn block(
+        &self,
+        found: &Found,
+        known: &Known,
+        ruleset: Option<&Ruleset>,
+        kernel: Option<&mut Nftables>,
+    ) -> Block {
+        let mut notes = found.notes.clone();
+        let (annotations, other_annotations) = match &found.place {
+            Place::In(path) | Place::Gone(path) => {
+                let sets = self.judge(known, ruleset, &BTreeMap::new(), |judge| judge.sets(path));
+                let elements = kernel.map_or_else(BTreeMap::new, |kernel| elements(kernel, sets));
+                self.judge(known, ruleset, &elements, |judge| judge.all(path))
+            }
+            Place::Root => {
+                notes.push(
+                    "it is at the root of the hierarchy of cgroups, which no rule can match".to_owned(),
+                );
+                (vec![], known.policy.annotations.len())
+            }
+            Place::Unknown => {
+                let near = self.judge(known, ruleset, &BTreeMap::new(), |judge| judge.of_absent(&found.name));
+                let others = known.policy.annotations.len() - near.len();
+                (near, others)
+            }
+        };
+        if let Place::Gone(path) = &found.place {
+            notes.push(format!("{path} was removed: no new element can be made for it"));
+        }
+        if found.processes.iter().any(|one| one.network.is_some() && one.network != self.network) {
+            let pid = found.processes.first().map_or(0, |one| one.pid);
+            notes.push(format!(
+                "it is in another network namespace, whose packets these rules do not see: `nsenter --target {pid} --net scnpm explain …` looks there"
+            ));
+        }
+        let (Place::In(path) | Place::Gone(path)) = &found.place else {
+            return self.block_of(found, None, annotations, other_annotations, known, notes);
+        };
+        let cgroup = Cgroup::of(path, self.by_path.get(path).copied());
+        self.block_of(found, Some(cgroup), annotations, other_annotations, known, notes)
+    }
+
+    fn block_of(
+        &self,
+        found: &Found,
+        cgroup: Option<Cgroup>,
+        annotations: Vec<crate::explain::About>,
+        other_annotations: usize,
+        known: &Known,
+        notes: Vec<String>,
+    ) -> Block {
+        let processes = found.processes.iter().take(MOST_SHOWN).map(process).collect();
+        let mut sockets: Vec<&Socket> = found.sockets.iter().collect();
+        // Listeners first.
+        sockets.sort_by_key(|one| (one.remote.is_some(), one.protocol, one.local, one.remote));
+        Block {
+            name: found.name.clone(),
+            cgroup,
+            more_processes: found.processes.len().saturating_sub(MOST_SHOWN),
+            more_sockets: sockets.len().saturating_sub(MOST_SHOWN),
+            processes,
+            sockets: sockets.into_iter().take(MOST_SHOWN).map(|one| self.socket(one, found, known)).collect(),
+            annotations,
+            other_annotations,
+            notes,
+        }
+    }
+
+    fn socket(&self, socket: &Socket, found: &Found, known: &Known) -> ShownSocket {
+        let owners: Vec<&Process> = self.owners(socket).collect();
+        let path = socket.cgroup.and_then(|id| self.by_id.get(&id));
+        let place = owners.first().map_or(&found.place, |owner| &owner.cgroup);
+        let own = place.path().and_then(|path| self.by_path.get(path));
+        let is_elsewhere = own.is_some() && socket.cgroup.is_some() && socket.cgroup.as_ref() != own;
+        let words = is_elsewhere.then(|| match path {
+            Some(path) => {
+                let there = self.judge(known, None, &BTreeMap::new(), |judge| judge.matching(path));
+                let there: Vec<String> = there.iter().map(Location::to_string).collect();
+                let there = if there.is_empty() { "no annotation matches that".to_owned() } else { format!("that is matched by {}", there.join(", ")) };
+                format!("made in {path}{}, which rules see: {there}", maker(path))
+            }
+            None => format!(
+                "made in a cgroup that is gone (id {}), or in the root: no rule matches it until its program makes a new one",
+                socket.cgroup.map_or(0, |id| id.0)
+            ),
+        });
+        ShownSocket {
+            protocol: socket.protocol,
+            local: socket.local.to_string(),
+            remote: socket.remote.map(|remote| remote.to_string()),
+            state: socket.state_words(),
+            uid: socket.uid,
+            pids: owners.iter().map(|owner| owner.pid).collect(),
+            cgroup: path.map(ToString::to_string),
+            cgroup_id: socket.cgroup,
+            made_elsewhere: is_elsewhere,
+            words,
+        }
+    }
+
+    fn packet(
+        &self,
+        found: &[Found],
+        known: &Known,
+        ruleset: &Ruleset,
+        kernel: &mut Nftables,
+        (host, port, protocol): (String, u16, Protocol),
+    ) -> Result<Packet, Failure> {
+        let [one] = found else {
+            return Err(Failure::new(
+                "--to is about one unit or process, and several match: name one of them",
+            ));
+        };
+        let process =
+            one.processes.iter().find(|process| !process.is_zombie() && process.cgroup.path().is_some());
+        let Some((process, path)) = process.and_then(|process| Some((process, process.cgroup.path()?)))
+        else {
+            return Err(Failure::new(format!(
+                "{} has no process in a cgroup that a packet could come from: start it",
+                one.name.replace(char::is_control, "\u{fffd}")
+            )));
+        };
+        if process.network != self.network {
+            return Err(Failure::new(format!(
+                "process {0} is in another network namespace: `nsenter --target {0} --net scnpm explain …` looks there",
+                process.pid
+            )));
+        }
+        let resolved = (host.as_str(), port).to_socket_addrs();
+        let mut addresses: Vec<SocketAddr> = resolved
+            .map_err(|error| {
+                Failure::new(format!(
+                    "`{}` cannot be looked up: {error}",
+                    host.replace(char::is_control, "\u{fffd}")
+                ))
+            })?
+            .collect();
+        addresses.dedup();
+        let Some(to) = addresses.first().copied() else {
+            return Err(Failure::new(format!("{host} has no address")));
+        };
+        let (events, own) = probe::trace(kernel, process, path, protocol, to)
+            .map_err(|message| Failure { message, exit_code: 3 })?;
+        let origins = Origins { policy: &known.policy, dispatch: &known.dispatch, cgroup: path };
+        let way = crate::explain::Path::of_events(&events, &own, ruleset, &origins);
+        let would_pass = self.would_pass(path, known, &way, (to, protocol));
+        Ok(Packet {
+            host,
+            address: to.ip().to_string(),
+            other_addresses: addresses[1..].iter().map(|one| one.ip().to_string()).collect(),
+            port,
+            protocol: protocol.as_str(),
+            cgroup: Some(path.to_string()),
+            path: way,
+            would_pass,
+        })
+    }
+
+    /// An annotation that lets it through, if it is refused on its way out.
+    fn would_pass(
+        &self,
+        path: &CgroupPath,
+        known: &Known,
+        way: &crate::explain::Path,
+        to: (SocketAddr, Protocol),
+    ) -> Vec<String> {
+        let Some(step) =
+            way.deciding().filter(|step| way.outcome == Outcome::Refused && step.hook == "output")
+        else {
+            return vec![];
+        };
+        let Some(instance) = unit_of(path) else { return vec![] };
+        let chain = way.place_for(step, &known.policy);
+        let mut rows = units::rows(vec![(instance, CgroupId(0))], &known.policy);
+        rows.truncate(1);
+        let lines = offer(&rows, &chain.name, false).lines;
+        lines
+            .iter()
+            .filter_map(|line| admission(line, chain.is_first, to.0.ip(), to.1.as_str(), to.0.port()))
+            .collect()
+    }
+}
+
+fn no_process(pid: u32) -> Failure {
+    Failure::new(format!("there is no process {pid}: it has ended, or `ps` shows another number"))
+}
+
+/// Why a socket may have been made in a cgroup.
+fn maker(path: &CgroupPath) -> &'static str {
+    let last = path.components().last().unwrap_or_default();
+    match last {
+        "init.scope" => " (a manager, by socket activation)",
+        _ if last.ends_with(".socket") => " (by socket activation)",
+        _ if last.starts_with("session-") => " (a session)",
+        _ => "",
+    }
+}
+
+fn process(one: &Process) -> ShownProcess {
+    ShownProcess {
+        pid: one.pid,
+        name: one.name.clone(),
+        command: one.command.clone(),
+        uid: one.uid,
+        user: User::from_uid(Uid::from_raw(one.uid)).ok().flatten().map(|user| user.name),
+    }
+}
+
+/// What is in these sets; nothing of those that cannot be read.
+fn elements(kernel: &mut Nftables, sets: BTreeSet<SetRef>) -> BTreeMap<SetRef, Option<BTreeSet<CgroupId>>> {
+    let mut found = BTreeMap::new();
+    for set in sets {
+        match kernel.elements(&set) {
+            Ok(ids) => drop(found.insert(set, Some(ids.into_keys().collect()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => drop(found.insert(set, None)),
+            Err(_) => {}
+        }
+    }
+    found
 }

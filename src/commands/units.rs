@@ -75,7 +75,7 @@ fn first_chain(policy: &Policy) -> Option<String> {
 }
 
 /// The units in order.
-fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row> {
+pub(super) fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row> {
     let users = machine::users(&policy.user_names());
     let index = Index::of(policy.annotations.iter().map(|annotation| &annotation.selectors));
     let mut names: BTreeMap<u32, Option<String>> = BTreeMap::new();
@@ -121,7 +121,7 @@ fn annotations_about(path: &CgroupPath, policy: &Policy, index: &Index, users: &
 
 /// What a selector selects, or else what has the pattern in its name or path: text may look like a selector by chance,
 /// as units' names have colons, too.
-fn matching(
+pub(super) fn matching(
     rows: Vec<Row>,
     pattern: Option<&str>,
     users_of: impl FnOnce(&BTreeSet<&str>) -> Users,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Complaint, FileComplaint,
+    Complaint, FileComplaint, complaint,
     libnftables::Libnftables,
     message::{RawElement, RawKey},
     netlink::{Content, Generation, Netlink},
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     dispatch::{Script, is_identifier, leftovers::Listing},
+    explain::ruleset::Ruleset,
     model::{Addresses, CgroupId, Data, Element, SetRef},
 };
 
@@ -143,6 +144,31 @@ impl Nftables {
     /// The elements of a map as libnftables-json(5) has them; none if it cannot be listed.
     pub fn elements_of(&mut self, map: &SetRef) -> Option<serde_json::Value> {
         self.library.elements(map)
+    }
+
+    /// The ruleset as it is loaded, with verdict maps' elements. Of tables that only their owner can change, it has the text
+    /// alone: libnftables 1.0.6 lists their flags as what happens to be in memory.
+    ///
+    /// # Errors
+    /// nft's words.
+    pub fn ruleset(&mut self) -> Result<Ruleset, String> {
+        let words = |complaints: Vec<Complaint>| complaint::words(&complaints);
+        let tables = self.netlink.tables().map_err(|error| words_of(&error))?;
+        let text = self.library.listing("list ruleset", false).map_err(words)?;
+        let mut listings = Vec::new();
+        for table in tables.iter().filter(|table| !table.is_owned && is_identifier(&table.table.name)) {
+            let json = self.library.listing(&format!("list table {}", table.table), true).map_err(words)?;
+            listings.push(serde_json::from_str(&json).map_err(|error| error.to_string())?);
+        }
+        let mut ruleset = Ruleset::of(&listings, &text);
+        for map in
+            ruleset.unknown_sets().into_iter().filter(|map| ruleset.is_of_verdicts(map)).collect::<Vec<_>>()
+        {
+            if let Some(elements) = self.elements_of(&map) {
+                ruleset.know(map, elements);
+            }
+        }
+        Ok(ruleset)
     }
 
     /// The ruleset's generation, and this thread as nf_tables names it.

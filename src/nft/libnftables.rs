@@ -155,6 +155,15 @@ impl Libnftables {
         Some(map.get("elem").cloned().unwrap_or_else(|| Value::Array(vec![])))
     }
 
+    /// What a command lists with handles and without elements: as nft's text, or as JSON.
+    ///
+    /// # Errors
+    /// nft's words.
+    pub fn listing(&mut self, command: &str, json: bool) -> Result<String, Vec<Complaint>> {
+        self.configure(OUTPUT_TERSE | OUTPUT_HANDLE | if json { OUTPUT_JSON } else { 0 }, false);
+        self.run_buffer(command)
+    }
+
     fn configure(&mut self, output: c_uint, check: bool) {
         // SAFETY: the context is ours.
         unsafe {

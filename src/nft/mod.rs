@@ -7,6 +7,8 @@ pub(crate) mod message;
 pub mod monitor;
 pub mod netlink;
 pub mod probe;
+pub mod sock_diag;
+pub mod trace;
 
 pub use complaint::{Complaint, FileComplaint};
 pub use kernel::{ElementChange, Kernel, Nftables, is_passing, words_of};

@@ -1,6 +1,7 @@
-//! What subcommands print: here what `scnpm check` found, for people, for editors, for programs. `units` and `offer` have
-//! what `scnpm units` prints.
+//! What subcommands print: here what `scnpm check` found, for people, for editors, for programs. `units`, `offer` and
+//! `explain` have what other subcommands print.
 
+pub mod explain;
 mod json;
 pub mod offer;
 pub mod status;

@@ -1,6 +1,6 @@
 //! Annotations that are ready to be copied, so that nobody has to write a selector or a path by hand.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::units::{Row, shown};
 use crate::{
@@ -61,6 +61,14 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
         }
     }
     Offer { lines: groups.into_iter().flatten().collect(), notes }
+}
+
+/// An offered line for packets to one address and port only; with `is_first` for the beginning of the chain.
+pub fn admission(line: &str, is_first: bool, to: IpAddr, protocol: &str, port: u16) -> Option<String> {
+    let family = if to.is_ipv4() { "ip" } else { "ip6" };
+    let begin = line.strip_suffix(" accept")?;
+    let begin = if is_first { begin.replacen(":: add rule", ":: insert rule", 1) } else { begin.to_owned() };
+    Some(format!("{begin} {family} daddr {to} {protocol} dport {port} accept"))
 }
 
 /// Whether it is a scope in one of these slices of applications, and of no application by its own name: what a terminal
@@ -136,6 +144,16 @@ mod tests {
             "1001:app:x",
         ];
         assert_eq!(lines(&rows), expected.map(line));
+    }
+
+    #[test]
+    fn admission_is_an_annotation_for_one_destination() {
+        let offered = lines(&[row(Manager::System, "system.slice/postfix.service")]).remove(0);
+        let line = admission(&offered, true, "2001:db8::1".parse().unwrap(), "tcp", 25).unwrap();
+        assert_eq!(
+            line,
+            "# system:postfix.service :: insert rule inet filter out socket cgroupv2 unit ip6 daddr 2001:db8::1 tcp dport 25 accept"
+        );
     }
 
     #[test]

@@ -116,7 +116,7 @@ fn short_names(rows: &[Row]) -> BTreeMap<&str, &str> {
 }
 
 /// With a replacement for blanks and for what takes no room.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.replace(|c: char| c.is_whitespace() || c.width().is_none_or(|width| width == 0), "\u{fffd}")
 }
 

@@ -8,7 +8,7 @@
 mod attempt;
 mod judge;
 mod link;
-mod process;
+pub mod process;
 mod room;
 
 use std::{

@@ -22,7 +22,7 @@ const TIME: Duration = Duration::from_secs(60);
 
 /// Why there is no result.
 #[derive(Debug, Display, PartialEq, Eq)]
-pub(super) enum Lost {
+pub enum Lost {
     /// It had too little time, or nothing would ever end it.
     #[display("nft did not come to an end within {} seconds, as if it waited for something", _0.as_secs())]
     Late(Duration),
@@ -35,7 +35,14 @@ pub(super) fn run<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
     run_within(TIME, work)
 }
 
-fn run_within<T: Serialize + DeserializeOwned>(time: Duration, work: impl FnOnce() -> T) -> Result<T, Lost> {
+/// The same with a time limit, for whoever has one thread only.
+///
+/// # Errors
+/// Why there is no result.
+pub fn run_within<T: Serialize + DeserializeOwned>(
+    time: Duration,
+    work: impl FnOnce() -> T,
+) -> Result<T, Lost> {
     let failed = |words: String| Lost::Failed(words);
     let (mut reader, writer) = io::pipe().map_err(|error| failed(error.to_string()))?;
     let parent = getpid();
