@@ -4,12 +4,12 @@ use std::{
     io::{self, BufRead, BufReader, ErrorKind, Write},
     os::unix::net::UnixStream,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
     INTERFACE,
-    message::{Call, Method, Reply},
+    message::{Call, Method, Reply, Wait, Waited},
 };
 
 /// Why the daemon did not do what it was asked.
@@ -114,6 +114,17 @@ impl Client {
         message.push(0);
         Ok(self.0.get_mut().write_all(&message)?)
     }
+}
+
+/// Waits until rules are in the kernel, until `deadline` at most.
+///
+/// # Errors
+/// Whatever keeps it from being known.
+pub fn wait_for(socket: &Path, wait: &Wait, deadline: Instant) -> Result<Waited, Error> {
+    let mut client = Client::connect(socket)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    client.limit(Some(left.max(Duration::from_millis(1))))?;
+    client.call(wait)
 }
 
 /// What an error says.
