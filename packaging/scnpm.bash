@@ -395,7 +395,7 @@ _scnpm() {
             return 0
             ;;
         scnpm__subcmd__run)
-            opts="-h --app --unit --slice --service --wait --no-wait --socket --help"
+            opts="-h --app --unit --slice --service --wait --no-wait --inside --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

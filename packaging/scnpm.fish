@@ -86,13 +86,14 @@ complete -c scnpm -n "__fish_scnpm_using_subcommand wait" -l or-fail -d 'Fail if
 complete -c scnpm -n "__fish_scnpm_using_subcommand wait" -l or-continue -d 'Go on if the daemon does not run: say so, with exit status 0'
 complete -c scnpm -n "__fish_scnpm_using_subcommand wait" -l json -d 'Print one JSON object'
 complete -c scnpm -n "__fish_scnpm_using_subcommand wait" -s h -l help -d 'Print help'
-complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l app -d 'The id of the application: the scope is named app-scnpm-ID-….scope [default: the command\'s name]' -r
-complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l unit -d 'The scope\'s name' -r
-complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l slice -d 'The slice that it is in' -r
+complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l app -d 'The id of the application: the scope is named app-scnpm-ID-PID.scope [default: the command\'s name]' -r
+complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l unit -d 'The scope\'s or service\'s name, with or without its type' -r
+complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l slice -d 'The slice that it is in [default: app.slice; for root system.slice]' -r
 complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l socket -d 'The daemon\'s control socket' -r -F
-complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l service -d 'Run it as a service of the user\'s manager in place of a scope'
-complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l wait -d 'Do not run the command before its rules are in the kernel (the default)'
-complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l no-wait -d 'Run the command at once'
+complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l service -d 'Have the manager run it as a service in place of a scope'
+complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l wait -d 'Fail if it is not certain that its rules are in the kernel; else that is a warning'
+complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l no-wait -d 'Do not wait for its rules'
+complete -c scnpm -n "__fish_scnpm_using_subcommand run" -l inside -d 'What a service that `--service` made runs: the words of the command are escaped'
 complete -c scnpm -n "__fish_scnpm_using_subcommand run" -s h -l help -d 'Print help'
 complete -c scnpm -n "__fish_scnpm_using_subcommand reload" -l try -d 'Go back to the old policy after this time unless it is confirmed' -r
 complete -c scnpm -n "__fish_scnpm_using_subcommand reload" -l format -d 'How to print what is found' -r -f -a "full\t'With the lines of the files and a table of units'

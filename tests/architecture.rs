@@ -71,6 +71,7 @@ const PURE: &[&str] = &[
     "lint",
     "record.rs",
     "control/message.rs",
+    "commands/run/answer.rs",
     "daemon/settle.rs",
     "findings.rs",
     "findings",
@@ -88,6 +89,7 @@ const FILES: &str = "policy/files.rs";
 const PURE_CRATES: &[&str] = &[
     "annotate_snippets",
     "derive_more",
+    "libc::CLD_EXITED",
     "nix::errno",
     "serde",
     "serde_json",

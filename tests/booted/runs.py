@@ -132,7 +132,7 @@ def run_says_that_a_name_is_taken():
 def run_passes_on_all_that_a_process_has():
     """Arguments, files, signals, environment and directory are what they are without it."""
     program = (
-        "import os,sys; print(sys.argv[1:], sorted((f, os.readlink('/proc/self/fd/' + f)) for f in os.listdir('/proc/self/fd')),"
+        "import os,sys; print(sys.argv[1:], sorted((f, os.readlink('/proc/self/fd/' + f)) for f in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + f)),"
         "[l for l in open('/proc/self/status') if l[:3] == 'Sig' or l[:4] == 'NoNe' or l[:5] == 'Umask'],"
         "os.getcwd(), os.environ, open('/proc/self/cmdline', 'rb').read(), os.nice(0), os.getsid(0) != os.getpid())"
     )
@@ -165,6 +165,9 @@ class Terminal:
     def __init__(self):
         pid, self.file = pty.fork()
         if not pid:
+            # A shell that starts something in the background has it ignore these.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGQUIT, signal.SIG_DFL)
             os.execvp("setpriv", user_command("PS1=ready:", "bash", "--norc", "--noprofile", "-i"))
         self.pid, self.text = pid, ""
         self.expect("ready:")

@@ -97,7 +97,10 @@ mod tests {
 
     fn job(unit: &str, result: &str) -> Message {
         let body = (7_u32, ObjectPath::try_from("/org/freedesktop/systemd1/job/7").unwrap(), unit, result);
-        Message::signal(MANAGER, "org.freedesktop.systemd1.Manager", "JobRemoved").build(&body).unwrap()
+        Message::signal(MANAGER, "org.freedesktop.systemd1.Manager", "JobRemoved")
+            .sender(SENDER)
+            .build(&body)
+            .unwrap()
     }
 
     fn changed(path: &str, properties: BTreeMap<&str, Variant<'_>>) -> Message {
