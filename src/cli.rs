@@ -405,35 +405,40 @@ pub struct Wait {
 /// Options of `scnpm run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: that of the command, 128 and the signal's number if a signal ended it, 125 if scnpm itself failed, 126 the \
-command cannot be run, 127 there is no such command.")]
+Exit status: that of the command; 125 if scnpm itself failed, 126 the command cannot be run, 127 there is no such command. \
+With --service 128 and the signal's number if a signal ended it.
+For example, `scnpm run --app mail -- thunderbird` runs it with the rules for `alice:app:mail`.")]
 pub struct Run {
-    /// The id of the application: the scope is named app-scnpm-ID-….scope [default: the command's name]
+    /// The id of the application: the scope is named app-scnpm-ID-PID.scope [default: the command's name]
     #[arg(long, value_name = "ID", conflicts_with = "unit")]
     pub app: Option<String>,
 
-    /// The scope's name
+    /// The scope's or service's name, with or without its type
     #[arg(long, value_name = "NAME")]
     pub unit: Option<String>,
 
-    /// The slice that it is in
-    #[arg(long, value_name = "SLICE", default_value = "app.slice")]
-    pub slice: String,
+    /// The slice that it is in [default: app.slice; for root system.slice]
+    #[arg(long, value_name = "SLICE")]
+    pub slice: Option<String>,
 
-    /// Run it as a service of the user's manager in place of a scope
+    /// Have the manager run it as a service in place of a scope
     #[arg(long)]
     pub service: bool,
 
-    /// Do not run the command before its rules are in the kernel (the default)
+    /// Fail if it is not certain that its rules are in the kernel; else that is a warning
     #[arg(long)]
     pub wait: bool,
 
-    /// Run the command at once
+    /// Do not wait for its rules
     #[arg(long, conflicts_with = "wait")]
     pub no_wait: bool,
 
+    /// What a service that `--service` made runs: the words of the command are escaped
+    #[arg(long, hide = true)]
+    pub inside: bool,
+
     /// The command and its arguments
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     pub command: Vec<OsString>,
 
     /// How to reach the daemon.
@@ -491,11 +496,24 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * unit).map_err(|_| wrong())
 }
 
+/// The name of `scnpm run`, whose arguments are for another command, too.
+const RUN: &str = "run";
+
+/// The exit status for a command line that is wrong. `scnpm run` leaves all below 125 to the command that it runs.
+pub fn wrong_usage(arguments: &[OsString]) -> u8 {
+    if arguments.get(1).is_some_and(|name| name == RUN) { 125 } else { 2 }
+}
+
 /// Arguments as clap takes them: the original also took `-c:300` and `--cooldown:300`.
 pub fn normalise(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     const WITH_VALUE: [&str; 6] =
         ["-u", "-a", "-c", "--reload-with-unit", "--reapply-with-unit", "--cooldown"];
+    let arguments: Vec<OsString> = arguments.collect();
+    if arguments.get(1).is_some_and(|name| name == RUN) {
+        return arguments;
+    }
     arguments
+        .into_iter()
         .map(|argument| match argument.to_str().and_then(|text| text.split_once(':')) {
             Some((option, value)) if WITH_VALUE.contains(&option) => format!("{option}={value}").into(),
             _ => argument,
@@ -505,6 +523,8 @@ pub fn normalise(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     fn parse(line: &str) -> Cli {
@@ -555,6 +575,26 @@ mod tests {
             options("scnpm check --deny warnings,W001 a.conf").deny,
             [Deny::Warnings, Deny::Code(Code::Level)]
         );
+    }
+
+    #[test]
+    fn what_is_to_be_run_is_left_as_it_is() {
+        let command = |line: &str| match parse(line).command {
+            Some(Command::Run(options)) => options.command.join(OsStr::new(" ")),
+            _ => panic!("{line}"),
+        };
+        for line in ["scnpm run --app a -- b -c:300 --wait", "scnpm run --app a b -c:300 --wait"] {
+            assert_eq!(command(line), "b -c:300 --wait", "{line}");
+        }
+        assert_eq!(command("scnpm run -- --app -- b"), "--app -- b");
+        for wrong in
+            ["run", "run --ap a -- b", "run -x b", "run --app a --unit b c", "run --wait --no-wait b"]
+        {
+            let words: Vec<OsString> = format!("scnpm {wrong}").split(' ').map(OsString::from).collect();
+            assert_eq!(wrong_usage(&words), 125);
+            assert!(Cli::try_parse_from(words).is_err(), "{wrong}");
+        }
+        assert_eq!(wrong_usage(&["scnpm".into(), "check".into()]), 2);
     }
 
     #[test]

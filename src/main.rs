@@ -22,9 +22,11 @@ static HEAP: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 static HEAP_SETTINGS: &[u8; 48] = b"dirty_decay_ms:10000,muzzy_decay_ms:0,thp:never\0";
 
 fn main() -> ExitCode {
-    let cli = Cli::try_parse_from(cli::normalise(env::args_os())).and_then(Cli::meant);
+    let arguments = cli::normalise(env::args_os());
+    let wrong_usage = cli::wrong_usage(&arguments);
+    let cli = Cli::try_parse_from(arguments).and_then(Cli::meant);
     log::start(cli.as_ref().is_ok_and(|cli| cli.daemon.debug));
-    cli.map_or_else(|usage| commands::usage(&usage), run).unwrap_or_else(|failure| {
+    cli.map_or_else(|usage| commands::usage(&usage, wrong_usage), run).unwrap_or_else(|failure| {
         log::last(&failure.message);
         ExitCode::from(failure.exit_code)
     })

@@ -75,6 +75,7 @@ const PURE: &[&str] = &[
     "commands/complete/candidates.rs",
     "commands/complete/line.rs",
     "control/message.rs",
+    "commands/run/answer.rs",
     "daemon/settle.rs",
     "explain",
     "findings.rs",
@@ -93,6 +94,7 @@ const FILES: &str = "policy/files.rs";
 const PURE_CRATES: &[&str] = &[
     "annotate_snippets",
     "derive_more",
+    "libc::CLD_EXITED",
     "nix::errno",
     "serde",
     "serde_json",

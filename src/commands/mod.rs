@@ -67,17 +67,18 @@ pub fn output_to(
     }
 }
 
-/// Prints the help that was asked for, or what is wrong with the command line.
+/// Prints the help that was asked for, or what is wrong with the command line, with this exit status then.
 ///
 /// # Errors
 /// The help cannot be written.
-pub fn usage(usage: &clap::Error) -> Result<ExitCode, Failure> {
+pub fn usage(usage: &clap::Error, wrong_usage: u8) -> Result<ExitCode, Failure> {
     let printed = usage.print();
-    if usage.exit_code() == 0 {
-        // Some of it may still wait in the stream's buffer.
-        output(|out| printed.and_then(|()| out.flush()))?;
+    if usage.exit_code() != 0 {
+        return Ok(ExitCode::from(wrong_usage));
     }
-    Ok(ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2)))
+    // Some of it may still wait in the stream's buffer.
+    output(|out| printed.and_then(|()| out.flush()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Says something beside the output, if stderr can be written to.

@@ -1,10 +1,12 @@
 //! WHOSE. Which manager made a cgroup and for which unit, and what selects units. Pure.
 
+pub mod escape;
 pub mod files;
 pub mod fleeting;
 mod instance;
 pub(crate) mod places;
 pub mod selector;
+pub mod transient;
 
 pub use files::{UnitFile, Units};
 pub use selector::{Selector, Selectors, Users};

@@ -13,6 +13,7 @@ import time
 sys.path.insert(0, os.path.dirname(__file__))
 import floods
 import machine as m
+import runs
 
 TESTS = []
 
@@ -297,6 +298,9 @@ def recipes_for_desktops_are_found_right():
     m.write_policy(*all_recipes.values(), base=base)
     report = json.loads(m.run(m.SCNPM, "check", "--json", str(m.CONF)).stdout)
     m.equal(report["findings"], [], "findings")
+
+
+TESTS.extend(runs.TESTS)
 
 
 def is_on_the_bus():

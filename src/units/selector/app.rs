@@ -14,6 +14,8 @@
 //! A name is cut at its dashes; those that are part of a launcher or an id are written `\x2d`. A name with more dashes
 //! than there can be says nothing for certain, and is no application's. So is a snap's hook.
 
+use crate::units::escape::unescape;
+
 /// Whether a unit is of an application with this id, with or without `.desktop` at its end.
 pub(super) fn names(id: &str, unit: &str) -> bool {
     let is = |id: &str| of_desktop(unit).is_some_and(|own| own == id.as_bytes()) || is_of_snap(id, unit);
@@ -64,7 +66,7 @@ fn of_desktop(unit: &str) -> Option<Vec<u8>> {
         ("service" | "slice", None, ["app", id] | ["app", _, id] | ["app", _, id, _]) => id,
         _ => return None,
     };
-    Some(unescaped(id))
+    Some(unescape(id.as_bytes()))
 }
 
 /// Whether what ends `app-X-Y` is no id behind a launcher, but the random part behind an id: a process's or a running
@@ -116,24 +118,6 @@ fn without_uuid(text: &str) -> Option<&str> {
     let is_uuid = uuid.split('-').map(str::len).eq(GROUPS)
         && uuid.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
     if is_uuid { before.strip_suffix(['-', '.']) } else { None }
-}
-
-/// Undoes systemd-escape(1). What is no escape stays.
-fn unescaped(text: &str) -> Vec<u8> {
-    let mut rest = text.as_bytes();
-    let mut bytes = Vec::with_capacity(rest.len());
-    while let Some((first, after)) = rest.split_first() {
-        let (byte, after) = escape(rest).unwrap_or((*first, after));
-        bytes.push(byte);
-        rest = after;
-    }
-    bytes
-}
-
-fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
-    let [b'\\', b'x', high, low, after @ ..] = text else { return None };
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    Some((digit(*high)? << 4 | digit(*low)?, after))
 }
 
 #[cfg(test)]
@@ -277,11 +261,7 @@ mod tests {
 
         #[test]
         fn escaped_ids_are_found(id in "[a-z.@é/-]{1,12}", launcher in "(gnome-)?") {
-            let keep = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.';
-            let escaped: String = id
-                .bytes()
-                .map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("\\x{byte:02x}") })
-                .collect();
+            let escaped = crate::units::escape::escape(id.as_bytes());
             for tail in ["-1.scope", "@1.service", "-1.service"] {
                 let unit = format!("app-{launcher}{escaped}{tail}");
                 prop_assert!(names(&id, &unit), "{}", unit);
