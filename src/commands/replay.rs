@@ -48,12 +48,10 @@ pub fn replay(
         });
         let (entry, line) = match entry {
             Ok(entry) => entry,
-            Err(words) => return (Err(words), Ok(())),
+            Err(error) => return (Err(harmless(&error)), Ok(())),
         };
         let today = replay.step(&entry);
-        // Whoever sends a log may have other things in it than words.
-        let words = |(words, _): (&str, &str)| words.replace(char::is_control, " ");
-        let seen = line.split_once(SEPARATOR).map_or_else(|| entry.words(), words);
+        let seen = line.split_once(SEPARATOR).map_or_else(|| entry.words(), |(words, _)| harmless(words));
         let printed = match today {
             None if differences => Ok(()),
             None => writeln!(out, "{number}: {seen}"),
@@ -72,4 +70,9 @@ pub fn replay(
         _ => writeln!(out, "{different} of {number} lines are decided otherwise today"),
     };
     (Ok(different), last)
+}
+
+/// The words of a log, in a line. Whoever sends a log may have other things in it than words.
+fn harmless(words: &str) -> String {
+    words.replace(char::is_control, " ")
 }
