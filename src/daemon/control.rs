@@ -114,7 +114,9 @@ impl Control {
 
     /// Notes that systemd said what state a unit is in.
     pub(super) fn state_is_known(&mut self, unit: &UnitName) {
-        self.waits.values_mut().for_each(|waiting| drop(waiting.units.remove(unit)));
+        for waiting in self.waits.values_mut() {
+            waiting.units.remove(unit);
+        }
     }
 
     /// Notes that systemd cannot be asked.
@@ -396,7 +398,9 @@ impl Daemon {
                     are_there = true;
                     let of_row = self.engine.row(*id).into_iter().flat_map(|row| row.annotations.iter());
                     let words = || "the kernel refuses its element".to_owned();
-                    of_row.for_each(|one| drop(refused.entry(*one).or_insert_with(words)));
+                    for annotation in of_row {
+                        refused.entry(*annotation).or_insert_with(words);
+                    }
                 }
             }
         }
