@@ -40,8 +40,7 @@ pub fn run(options: &cli::Reload) -> Result<ExitCode, Failure> {
     let reloaded = ask(options, &Reload { try_ms, color })?;
     print(&reloaded, options.format)?;
     if !reloaded.loaded {
-        let words = reloaded.words.unwrap_or_default();
-        return Err(Failure::new(format!("the old policy stays: {words}")));
+        return Err(Failure::new(format!("the old policy stays: {}", why(&reloaded))));
     }
     match trial {
         Some(limit) => confirm(options, limit),
@@ -62,6 +61,15 @@ fn ask<M: Method>(options: &cli::Reload, method: &M) -> Result<M::Reply, Failure
         Error::Refused(_, message) => Failure::new(message),
         other => failure(other, socket),
     })
+}
+
+/// Why the old policy stays. What was printed above is not said again.
+fn why(reloaded: &Reloaded) -> String {
+    match reloaded.findings.iter().filter(|one| one.severity == "error").count() {
+        0 => reloaded.words.clone().unwrap_or_default(),
+        1 => "the files have an error".to_owned(),
+        errors => format!("the files have {errors} errors"),
+    }
 }
 
 /// Asks whether the new policy is to stay. Without an answer the daemon goes back by itself.

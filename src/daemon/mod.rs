@@ -1,10 +1,9 @@
 //! The only loop: event, engine, effect, event.
 //!
 //! In each turn every source is asked once, in this order, and has a share of the turn: signals, the cgroups that are
-//! known by name, D-Bus, the journal, nftables, names of hosts and
-//! users, the cgroups of managers, clients of the control socket, the engine's own timeout, the
-//! watchdog. Then what the engine wants is done, once, and clients are answered. So nobody waits for anybody else for longer than a turn, and what
-//! is pending together is committed together.
+//! known by name, D-Bus, the journal, nftables, names of hosts and users, the cgroups of managers, clients of the control
+//! socket, the engine's own timeout, the watchdog. Then what the engine wants is done, once, and clients are answered. So
+//! nobody waits for anybody else for longer than a turn, and what is pending together is committed together.
 
 mod control;
 mod files;
@@ -191,7 +190,7 @@ impl Daemon {
             loaded_at: SystemTime::UNIX_EPOCH,
             refused: BTreeMap::new(),
             load_error: None,
-            lost: BTreeMap::new(),
+            lost: BTreeMap::from([(Source::Dbus, "not connected yet".to_owned())]),
         }
     }
 

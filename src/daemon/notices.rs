@@ -40,6 +40,8 @@ const KEPT: usize = 50;
 pub(super) struct Notices {
     /// What was said of the files since they were read.
     findings: Said,
+    /// The same of the files of which the policy in force is.
+    in_force: Said,
     /// What nft refused of them when they were loaded.
     refused: BTreeSet<AnnotationId>,
     /// Host names that have no address, and why.
@@ -63,9 +65,9 @@ impl Notices {
         self.findings.keep(&findings::merged(policy, policy.diagnostics.clone()), policy);
     }
 
-    /// How many errors and warnings were found in the files, and the first of them.
+    /// How many errors and warnings were found in the files of the policy in force, and the first of them.
     pub(super) fn found(&self) -> (usize, usize, Vec<message::Finding>) {
-        let said = self.findings.said();
+        let said = self.in_force.said();
         (said.errors, said.warnings, said.first.clone())
     }
 
@@ -84,6 +86,7 @@ impl Notices {
         ruleset: Value,
         report: Option<UnboundedSender<Answered>>,
     ) {
+        self.in_force = self.findings.clone();
         self.refused = refusals.iter().map(|refusal| refusal.annotation).collect();
         let refused: Vec<Diagnostic> = refusals.iter().map(|refusal| refusal.diagnostic(policy)).collect();
         let (said, unresolved, unknown) =

@@ -128,11 +128,11 @@ impl Control {
 
     fn poll(&mut self, now: Duration, cx: &mut Context<'_>) -> Poll<News> {
         let is_due = self.server.due().is_some_and(|at| at <= now);
-        let is_ready = self.readable.poll_ready(cx).is_ready();
-        let is_heard = is_ready && self.readable.read(|| self.server.hear()).is_ok();
-        if !is_due && !is_heard {
+        if !is_due && self.readable.poll_ready(cx).is_pending() {
             return Poll::Pending;
         }
+        // Whether it would block or not, the next turn has the task woken when there is something.
+        let _ = self.readable.read(|| self.server.hear());
         Poll::Ready(News::Control(self.server.take(now)))
     }
 }

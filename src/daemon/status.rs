@@ -59,7 +59,12 @@ impl Daemon {
         let mut problems = self.problems();
         let found = self.read_kernel(&mut problems);
         let policy = Arc::clone(&self.policy);
-        let groups = self.groups(&policy, viewer, found.as_ref());
+        let mut groups = self.groups(&policy, viewer, found.as_ref());
+        if let Some(text) = unit {
+            keep_matching(&mut groups, text, &policy)?;
+        }
+        let meant: BTreeSet<AnnotationId> =
+            groups.iter().flat_map(|(_, group)| group.annotations.iter().copied()).collect();
         let (mut due, mut in_kernel) = (0, 0);
         for (name, group) in &groups {
             (due, in_kernel) = (due + group.due, in_kernel + group.in_kernel);
@@ -71,8 +76,7 @@ impl Daemon {
                 ));
             }
         }
-        let is_seen = |id: &AnnotationId| annotation_is_seen(policy.annotation(*id), viewer, &self.users);
-        for (id, words) in self.refused.iter().filter(|(id, _)| is_seen(id)) {
+        for (id, words) in self.refused.iter().filter(|(id, _)| meant.contains(id)) {
             let annotation = policy.annotation(*id);
             problems.push(format!(
                 "{}: {}: {words}",
@@ -81,15 +85,14 @@ impl Daemon {
             ));
         }
         if let Some(found) = &found {
-            problems.extend(not_looked_up(&self.engine, found));
+            problems.extend(not_looked_up(&self.engine, found, &meant));
         }
-        let units = match unit {
-            None => groups.into_iter().map(|(name, group)| group.unit(name, &policy, false)).collect(),
-            Some(text) => self.matching(groups, text, &policy)?,
-        };
+        let units =
+            groups.into_iter().map(|(name, group)| group.unit(name, &policy, unit.is_some())).collect();
         let (errors, warnings, findings) = self.notices.found();
-        if errors > 0 {
-            problems.insert(0, format!("the files have {errors} errors: `scnpm check` explains them"));
+        if errors > 0 && unit.is_none() {
+            let count = if errors == 1 { "an error".to_owned() } else { format!("{errors} errors") };
+            problems.insert(0, format!("the files have {count}: `scnpm check` explains them"));
         }
         let in_force = problems.is_empty();
         if problems.len() > PROBLEMS {
@@ -184,34 +187,6 @@ impl Daemon {
         groups
     }
 
-    /// The units that match: by name or selector, or else by a part of their name or of a cgroup's path.
-    fn matching(
-        &self,
-        groups: Vec<(&str, Group)>,
-        text: &str,
-        policy: &Policy,
-    ) -> Result<Vec<message::Unit>, Arc<[u8]>> {
-        let selectors = Selectors::parse(text).ok();
-        let is_meant = |name: &str, group: &Group| {
-            let all = group.annotations.iter().map(|id| &policy.annotation(*id).selectors);
-            name == text
-                || selectors.as_ref().is_some_and(|wanted| all.clone().any(|one| one.overlap(wanted)))
-        };
-        let is_part = |name: &str, group: &Group| {
-            name.contains(text) || group.cgroups.keys().any(|path| path.as_str().contains(text))
-        };
-        let any_is_meant = groups.iter().any(|(name, group)| is_meant(name, group));
-        let units: Vec<message::Unit> = groups
-            .into_iter()
-            .filter(|(name, group)| if any_is_meant { is_meant(name, group) } else { is_part(name, group) })
-            .map(|(name, group)| group.unit(name, policy, true))
-            .collect();
-        match units.is_empty() {
-            true => Err(wire::error("NoSuchUnit", &json!({ "unit": text }))),
-            false => Ok(units),
-        }
-    }
-
     fn sources(&self) -> Vec<message::Source> {
         let figures = self.engine.figures();
         let latencies: Vec<(Source, Duration)> = self.engine.latencies().collect();
@@ -286,6 +261,29 @@ impl Group {
     }
 }
 
+/// Keeps the units that match: by name or selector, or else by a part of their name or of a cgroup's path.
+///
+/// # Errors
+/// The answer: nothing matches.
+fn keep_matching(groups: &mut Vec<(&str, Group)>, text: &str, policy: &Policy) -> Result<(), Arc<[u8]>> {
+    let selectors = Selectors::parse(text).ok();
+    let is_meant = |(name, group): &(&str, Group)| {
+        let mut all = group.annotations.iter().map(|id| &policy.annotation(*id).selectors);
+        *name == text || selectors.as_ref().is_some_and(|wanted| all.any(|one| one.overlap(wanted)))
+    };
+    let is_part = |(name, group): &(&str, Group)| {
+        name.contains(text) || group.cgroups.keys().any(|path| path.as_str().contains(text))
+    };
+    match groups.iter().any(is_meant) {
+        true => groups.retain(is_meant),
+        false => groups.retain(is_part),
+    }
+    match groups.is_empty() {
+        true => Err(wire::error("NoSuchUnit", &json!({ "unit": text }))),
+        false => Ok(()),
+    }
+}
+
 /// Whether the kernel has what is due of a row.
 fn is_held(row: &Kept, standing: Standing, found: Option<&Found>) -> bool {
     let Standing::InForce(id) = standing else { return false };
@@ -297,9 +295,12 @@ fn is_held(row: &Kept, standing: Standing, found: Option<&Found>) -> bool {
     }
 }
 
-/// Sets of ours with something in them that no rule looks up.
-fn not_looked_up(engine: &Engine, found: &Found) -> Vec<String> {
-    let due = engine.standings().filter(|(.., standing)| *standing != Standing::NotDue);
+/// Sets of ours with something in them for these annotations that no rule looks up.
+fn not_looked_up(engine: &Engine, found: &Found, meant: &BTreeSet<AnnotationId>) -> Vec<String> {
+    let is_due = |row: &Kept, standing| {
+        standing != Standing::NotDue && row.annotations.iter().any(|id| meant.contains(id))
+    };
+    let due = engine.standings().filter(|(_, row, standing)| is_due(row, *standing));
     let ours: BTreeSet<&SetRef> =
         due.map(|(_, row, _)| &row.element.set).filter(|set| set.is_ours()).collect();
     let lost = ours.into_iter().filter(|set| !found.looked_up.contains(*set));

@@ -103,7 +103,11 @@ fn of_source(source: &Source) -> String {
         }
         _ => String::new(),
     };
-    let first = if *first == 0 { String::new() } else { format!(", first {first} times") };
+    let first = match first {
+        0 => String::new(),
+        1 => ", first to tell once".to_owned(),
+        first => format!(", first to tell {first} times"),
+    };
     format!("{name:<7}  {state}{words}{first}{times}")
 }
 
@@ -256,7 +260,7 @@ policy      /etc/nftables.conf, loaded 3 min ago; changed since then: `scnpm rel
             /etc/a\u{fffd}[31m.nft, loaded 3 min ago
 findings    1 error, 2 warnings: `scnpm check` explains them
 elements    1 of 2 in the kernel
-sources     cgroup   working, first 12 times; rules after 0.3 ms (median), 2.1 ms (worst)
+sources     cgroup   working, first to tell 12 times; rules after 0.3 ms (median), 2.1 ms (worst)
             dbus     lost: nobody answers
             journal  off
 hosts       a.example  no address yet
