@@ -298,15 +298,18 @@ impl Engine {
             None => self.seen.cgroups.remove(path),
         };
         self.table.dirty.extend(rows.iter());
+        // A load has put it there where its cgroup was there before anybody told of it.
+        let is_held = |row: &RowId| self.table.rows.get(row).is_some_and(|row| row.held.contains(&id));
+        let is_in_kernel = rows.iter().all(is_held);
         if id.is_some() && !self.settings.cgroups_are_watched {
             self.looks.in_rounds(now, path);
         }
         if let Some(source) = source.filter(|_| known != id) {
             *self.first.entry(source).or_default() += 1;
-            if id.is_some() {
-                self.latencies.begin(path, now, source);
-            } else {
-                self.latencies.end(path, now, false);
+            match id {
+                Some(_) if !is_in_kernel => self.latencies.begin(path, now, source),
+                Some(_) => {}
+                None => self.latencies.end(path, now, false),
             }
         }
     }

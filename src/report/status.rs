@@ -30,9 +30,10 @@ pub fn write(status: &Status, now: u64, in_depth: bool, out: &mut dyn Write) -> 
             writeln!(out, "{:<10}  {text}", "")?;
         }
     }
-    if !status.units.is_empty() {
-        writeln!(out)?;
+    if status.units.is_empty() {
+        return Ok(());
     }
+    writeln!(out)?;
     if in_depth {
         return status.units.iter().try_for_each(|unit| write_unit(unit, out));
     }
@@ -148,7 +149,13 @@ fn in_kernel(unit: &Unit) -> String {
 
 fn write_unit(unit: &Unit, out: &mut dyn Write) -> io::Result<()> {
     let state = if unit.running { "running" } else { "not running" };
-    writeln!(out, "{}: {state}, {} elements in the kernel", safe(&unit.name), in_kernel(unit))?;
+    let refused = match unit.refused {
+        0 => String::new(),
+        1 => ", 1 annotation refused".to_owned(),
+        more => format!(", {more} annotations refused"),
+    };
+    let Unit { in_kernel, due, .. } = unit;
+    writeln!(out, "{}: {state}, {in_kernel} of {due} elements in the kernel{refused}", safe(&unit.name))?;
     if let (Some(packets), Some(bytes)) = (unit.packets, unit.bytes) {
         writeln!(out, "  {packets} packets, {bytes} bytes")?;
     }
