@@ -25,7 +25,7 @@ const LATE: u8 = 4;
 /// The daemon cannot be asked; the time is over; there is no such cgroup that could be meant.
 pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
-    let what = what(options)?;
+    let Some(what) = what(options)? else { return Ok(ExitCode::SUCCESS) };
     let waited = match client::wait_for(&options.reach.socket, &what, options.timeout) {
         Ok(waited) => waited,
         Err(Error::NotRunning) if options.or_continue => {
@@ -49,33 +49,40 @@ pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
     Ok(if waited.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is waited for.
-fn what(options: &cli::Wait) -> Result<Wait, Failure> {
+/// What is waited for; nothing in the root of all cgroups, which no rule matches.
+fn what(options: &cli::Wait) -> Result<Option<Wait>, Failure> {
     let usage = |message: String| Failure { message, exit_code: USAGE };
     if let Some(unit) = &options.unit {
         Selectors::parse(unit).map_err(|(_, error)| usage(format!("{unit}: {error}")))?;
-        return Ok(Wait { unit: Some(unit.clone()), cgroup: None });
+        return Ok(Some(Wait { unit: Some(unit.clone()), cgroup: None }));
     }
     let cgroup = match &options.cgroup {
         Some(path) => {
             let path = path.strip_prefix(CGROUP_ROOT).unwrap_or(path);
             path.parse().map_err(|why| usage(format!("{path}: {why}")))?
         }
-        None => own_cgroup()?,
+        None => match own_cgroup()? {
+            Some(path) => path,
+            None => return Ok(None),
+        },
     };
-    Ok(Wait { cgroup: Some(cgroup.to_string()), unit: None })
+    Ok(Some(Wait { cgroup: Some(cgroup.to_string()), unit: None }))
 }
 
-/// The cgroup of this process (cgroups(7), `/proc/PID/cgroup`).
+/// The cgroup of this process (cgroups(7), `/proc/PID/cgroup`). None if it is the root of all.
 ///
 /// # Errors
 /// It has none in cgroup v2, or one outside of what can be seen here.
-pub(super) fn own_cgroup() -> Result<CgroupPath, Failure> {
+fn own_cgroup() -> Result<Option<CgroupPath>, Failure> {
     let text = fs::read_to_string("/proc/self/cgroup")
         .map_err(|error| Failure::new(format!("/proc/self/cgroup: {error}")))?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-    path.and_then(|path| path.parse().ok())
-        .ok_or_else(|| Failure::new("this process has no cgroup of its own that can be seen from here"))
+    match text.lines().find_map(|line| line.strip_prefix("0::")) {
+        Some("/") => Ok(None),
+        path => path
+            .and_then(|path| path.parse().ok())
+            .map(Some)
+            .ok_or_else(|| Failure::new("this process has no cgroup of its own that can be seen from here")),
+    }
 }
 
 #[derive(Serialize)]

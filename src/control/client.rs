@@ -18,8 +18,9 @@ use super::{
 const AWAY: Duration = Duration::from_secs(1);
 const KILLED: Duration = Duration::from_secs(5);
 
-/// How often is looked whether it is back.
+/// How often is looked whether it is back, and whether it has room again.
 const PAUSE: Duration = Duration::from_millis(10);
+const CROWDED_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why the daemon did not do what it was asked.
 #[derive(Debug)]
@@ -78,6 +79,9 @@ pub fn wait_for(socket: &Path, what: &Wait, limit: Duration) -> Result<Waited, E
                 return Err(Error::NotRunning);
             }
             Err(Error::NotRunning | Error::Ended) if begun.elapsed() < limit => thread::sleep(PAUSE),
+            Err(Error::Refused(name, _)) if name == "TooMuch" && begun.elapsed() < limit => {
+                thread::sleep(CROWDED_PAUSE);
+            }
             Err(Error::Ended) => return Err(Error::Late),
             other => return other,
         }
@@ -147,7 +151,11 @@ impl Client {
     fn send(&mut self, call: &Call) -> Result<(), Error> {
         let mut message = serde_json::to_vec(call)?;
         message.push(0);
-        Ok(self.0.get_mut().write_all(&message)?)
+        match self.0.get_mut().write_all(&message) {
+            // It may have said why it takes nothing.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            other => Ok(other?),
+        }
     }
 }
 

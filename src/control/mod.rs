@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`message`] is what goes over the wire, and io.scnpm.varlink says it in Varlink's language; [`wire`] makes bytes of it and
-//! calls of bytes. Both are pure. [`server`] has the
-//! connections and their limits, and never waits for a client; [`client`] is for commands, and waits.
+//! calls of bytes. Both are pure. [`server`] has the connections and their limits, and never waits for a client; [`client`]
+//! is for commands, and waits.
 
 pub mod client;
 pub mod message;

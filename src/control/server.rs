@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, ErrorKind, Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsRawFd, RawFd},
         unix::{
@@ -30,9 +31,11 @@ use super::{
     wire::{self, Inbox, Outbox},
 };
 
-/// How many connections a user may have, and how many all but root may have together.
-const OF_A_USER: usize = 128;
-const OF_ALL: usize = 384;
+/// How many connections a user may have, and how many all but root may have together. Root's are those of services that
+/// wait for their rules, at boot all at once.
+const OF_A_USER: usize = 64;
+const OF_ROOT: usize = 400;
+const OF_ALL: usize = 256;
 
 /// The most bytes that a user's clients may leave untaken, besides one reply.
 const UNTAKEN: usize = 8 << 20;
@@ -85,6 +88,8 @@ pub struct Server {
     epoll: Epoll,
     connections: BTreeMap<ClientId, Connection>,
     last: u64,
+    /// The one of which a call was taken last.
+    served: ClientId,
     /// Connections that may have sent something.
     with_input: BTreeSet<ClientId>,
     /// Until when nothing is taken from a user.
@@ -145,6 +150,7 @@ impl Server {
             epoll,
             connections: BTreeMap::new(),
             last: LISTENER,
+            served: ClientId(LISTENER),
             with_input: BTreeSet::new(),
             rests: BTreeMap::new(),
             is_called: true,
@@ -190,13 +196,15 @@ impl Server {
         self.rests.retain(|_, until| *until > now);
         let mut served: BTreeSet<u32> = self.rests.keys().copied().collect();
         let mut calls = 0;
-        let waiting: Vec<ClientId> =
-            self.with_input.iter().copied().filter(|id| self.may_call(*id)).collect();
-        for id in waiting {
+        // Whoever comes after the one that was served last, so that each has its turn.
+        let (before, after): (Vec<ClientId>, Vec<ClientId>) =
+            self.with_input.iter().filter(|id| self.may_call(**id)).partition(|id| **id <= self.served);
+        for id in after.into_iter().chain(before) {
             let Some(user) = self.connections.get(&id).map(|one| one.peer.user) else { continue };
             if calls < CALLS && !served.contains(&user) && self.serve(id, &mut all) {
                 served.insert(user);
                 calls += 1;
+                self.served = id;
             }
         }
         all
@@ -261,16 +269,14 @@ impl Server {
         let credentials = getsockopt(&stream, PeerCredentials)?;
         let peer = Peer { user: credentials.uid(), process: credentials.pid() };
         let of_user = self.connections.values().filter(|one| one.peer.user == peer.user).count();
-        let is_crowded = peer.user != 0 && self.connections.len() >= OF_ALL;
+        let of_all = self.connections.values().filter(|one| one.peer.user != 0).count();
+        let most = if peer.user == 0 { OF_ROOT } else { OF_A_USER };
         self.last += 1;
         let id = ClientId(self.last);
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         let mut connection = Connection::new(stream, peer);
-        if of_user >= OF_A_USER || is_crowded {
-            let words = format!("{OF_A_USER} connections are open already: close some, or try again later");
-            let error = wire::error("TooMuch", &json!({ "words": words }));
-            let _ = connection.stream.write(&error);
-            return Ok(());
+        if of_user >= most || (peer.user != 0 && of_all >= OF_ALL) {
+            return connection.refuse("too many connections are open: close some, or try again later");
         }
         self.epoll.add(&connection.stream, EpollEvent::new(flags, id.0))?;
         connection.state = State::Free;
@@ -392,6 +398,15 @@ impl Connection {
             }
         }
         true
+    }
+
+    /// Says why it ends at once. What it has sent is read, and it can send no more: otherwise the kernel would have it see an
+    /// error in place of the words (unix(7)).
+    fn refuse(&mut self, words: &str) -> io::Result<()> {
+        self.stream.write_all(&wire::error("TooMuch", &json!({ "words": words })))?;
+        self.stream.shutdown(Shutdown::Read)?;
+        while self.stream.read(&mut [0; 4096])? > 0 {}
+        Ok(())
     }
 
     /// Ends it once it has taken what it has begun to take, and this.

@@ -10,7 +10,7 @@ use std::{
 use nix::unistd::Uid;
 use serde_json::json;
 
-use super::{Daemon, polkit, sources::Sources, status::finding};
+use super::{Daemon, polkit, settle::Texts, sources::Sources, status::finding};
 use crate::{
     cgroupfs::look,
     control::{
@@ -94,9 +94,10 @@ struct Watcher {
     last: Arc<[u8]>,
 }
 
-/// A policy on trial: the one before, and until when.
+/// A policy on trial: the one before, what its files said, and until when.
 struct Trial {
     before: Arc<Policy>,
+    texts: Texts,
     until: Duration,
 }
 
@@ -456,15 +457,19 @@ impl Daemon {
 
     /// Notes that the files were read and loaded; `before` is the policy that was in force.
     pub(super) fn is_loaded(&mut self, before: &Arc<Policy>) {
+        let texts = self.files.loaded();
         self.control.is_loading = false;
         let reloads = std::mem::take(&mut self.control.reloads);
         let limits = reloads.values().filter_map(|ask| ask.try_ms);
         match limits.map(|limit| Duration::from_millis(limit).min(LONGEST_TRIAL)).min() {
             Some(limit) => {
                 // A trial during a trial goes back to what was in force before both.
-                let before =
-                    self.control.trial.take().map_or_else(|| Arc::clone(before), |trial| trial.before);
-                self.control.trial = Some(Trial { before, until: self.now() + limit });
+                let until = self.now() + limit;
+                let first = self.control.trial.take();
+                self.control.trial = Some(match first {
+                    Some(first) => Trial { until, ..first },
+                    None => Trial { before: Arc::clone(before), texts, until },
+                });
                 tracing::info!("the policy is on trial for {} s", limit.as_secs_f64());
             }
             // Who loads something else means it.
@@ -499,6 +504,7 @@ impl Daemon {
         self.is_strict = false;
         match self.load(sources, before, self.options.flush, true) {
             Ok(()) => {
+                self.files.taken_back(trial.texts);
                 tracing::warn!(
                     "nobody confirmed the policy that was on trial: the one before is in force again"
                 );

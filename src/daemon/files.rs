@@ -29,6 +29,8 @@ pub(super) struct PolicyFiles {
     /// What the files said when they were last taken, and what was read since.
     texts: Texts,
     readings: Readings,
+    /// What those said of which the policy in force is.
+    in_force: Texts,
 }
 
 impl PolicyFiles {
@@ -67,13 +69,23 @@ impl PolicyFiles {
         Ok(texts(&self.parse()?) != self.texts)
     }
 
-    /// The files that were taken last, and whether each says something else now.
+    /// Notes that the policy of what was taken last is in force. What the files said of the one before.
+    pub(super) fn loaded(&mut self) -> Texts {
+        std::mem::replace(&mut self.in_force, self.texts.clone())
+    }
+
+    /// Notes that an earlier policy is in force again, whose files said this.
+    pub(super) fn taken_back(&mut self, texts: Texts) {
+        self.in_force = texts;
+    }
+
+    /// The files of the policy in force, and whether each says something else now.
     pub(super) fn states(&self) -> impl Iterator<Item = (String, bool)> {
         let is_changed = |path: &str, taken: &(usize, u64)| {
             let now = fs::read(path).map(|bytes| summary(&String::from_utf8_lossy(&bytes)));
             now.ok().as_ref() != Some(taken)
         };
-        self.texts.iter().map(move |(path, taken)| (path.clone(), is_changed(path, taken)))
+        self.in_force.iter().map(move |(path, taken)| (path.clone(), is_changed(path, taken)))
     }
 
     fn parse(&mut self) -> Result<Policy, Failure> {

@@ -93,6 +93,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
     daemon
         .load(&mut sources, policy, daemon.options.flush, true)
         .map_err(|error| Failure::new(format!("nft refuses the policy: {}", error.words)))?;
+    daemon.files.loaded();
     heard.into_iter().for_each(|event| daemon.hear(event, Source::Dbus));
     daemon.settle(&mut sources);
     if let Err(error) = process::raise_priority() {

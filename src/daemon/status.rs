@@ -65,6 +65,7 @@ impl Daemon {
         }
         let meant: BTreeSet<AnnotationId> =
             groups.iter().flat_map(|(_, group)| group.annotations.iter().copied()).collect();
+        let names: BTreeSet<&str> = groups.iter().map(|(name, _)| *name).collect();
         let (mut due, mut in_kernel) = (0, 0);
         for (name, group) in &groups {
             (due, in_kernel) = (due + group.due, in_kernel + group.in_kernel);
@@ -89,7 +90,9 @@ impl Daemon {
         }
         let units =
             groups.into_iter().map(|(name, group)| group.unit(name, &policy, unit.is_some())).collect();
-        let (errors, warnings, findings) = self.notices.found();
+        let (errors, warnings, mut findings) = self.notices.found();
+        // Of other users' annotations there is none here.
+        findings.retain(|one| one.unit.as_deref().is_none_or(|unit| names.contains(unit)));
         if errors > 0 && unit.is_none() {
             let count = if errors == 1 { "an error".to_owned() } else { format!("{errors} errors") };
             problems.insert(0, format!("the files have {count}: `scnpm check` explains them"));
