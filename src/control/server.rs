@@ -78,6 +78,19 @@ pub enum Incoming {
     Call(ClientId, Peer, Call),
     /// A client to whom a reply is owed is gone.
     Gone(ClientId),
+    /// A client that missed a reply has taken those before.
+    Ready,
+}
+
+/// What became of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It is on its way, and more may follow.
+    More,
+    /// It is not sent, since the client has not taken those before.
+    Missed,
+    /// There is nobody who is owed another one.
+    Last,
 }
 
 /// The socket and its connections.
@@ -246,7 +259,8 @@ impl Server {
             self.close(id);
             return was_owed.then_some(Incoming::Gone(id));
         }
-        None
+        let connection = self.connections.get(&id)?;
+        (was_owed && connection.missed > 0 && connection.outbox.pending() == 0).then_some(Incoming::Ready)
     }
 
     fn accept(&mut self, now: Duration) {
@@ -294,26 +308,21 @@ impl Server {
         self.rests.insert(user, now.saturating_add(took.saturating_mul(REST)));
     }
 
-    /// Sends a reply that is owed. With `continues` there are more to come, unless it says that nobody is there any more.
-    pub fn answer(&mut self, id: ClientId, message: Arc<[u8]>, continues: bool) -> bool {
-        let Some(connection) = self.connections.get(&id) else { return false };
-        let State::Owed { oneway } = connection.state else { return false };
+    /// Sends a reply that is owed. With `continues` there are more to come.
+    pub fn answer(&mut self, id: ClientId, message: Arc<[u8]>, continues: bool) -> Sent {
+        let Some(connection) = self.connections.get(&id) else { return Sent::Last };
+        let State::Owed { oneway } = connection.state else { return Sent::Last };
         let user = connection.peer.user;
-        let untaken: usize = self
-            .connections
-            .values()
-            .filter(|one| one.peer.user == user)
-            .map(|one| one.outbox.pending())
-            .sum();
-        let Some(connection) = self.connections.get_mut(&id) else { return false };
-        if oneway {
-            // Nobody wants to know.
-        } else if connection.outbox.pending() > 0 || untaken > UNTAKEN {
+        let of_user = self.connections.values().filter(|one| one.peer.user == user);
+        let untaken: usize = of_user.map(|one| one.outbox.pending()).sum();
+        let Some(connection) = self.connections.get_mut(&id) else { return Sent::Last };
+        let is_missed = !oneway && (connection.outbox.pending() > 0 || untaken > UNTAKEN);
+        if is_missed {
             connection.missed += 1;
             if connection.missed >= MISSED || !continues {
                 connection.drop_with("what was sent before has not been read");
             }
-        } else {
+        } else if !oneway {
             connection.missed = 0;
             connection.outbox.push(message);
         }
@@ -321,11 +330,15 @@ impl Server {
             connection.state = State::Free;
         }
         let is_owed = matches!(connection.state, State::Owed { .. });
-        if !self.flush(id) {
-            self.close(id);
-            return false;
+        match (self.flush(id), is_owed) {
+            (true, true) if is_missed => Sent::Missed,
+            (true, true) => Sent::More,
+            (true, false) => Sent::Last,
+            (false, _) => {
+                self.close(id);
+                Sent::Last
+            }
         }
-        is_owed
     }
 
     /// Sends what the client takes; whether the connection goes on.

@@ -15,7 +15,7 @@ use crate::{
     cgroupfs::look,
     control::{
         message::{Confirm, GetStatus, Method, Nothing, Reload, Reloaded, Revert, StatusReply, Wait, Waited},
-        server::{ClientId, Incoming, Peer},
+        server::{ClientId, Incoming, Peer, Sent},
         wire,
     },
     engine::{Concern, Event, Standing},
@@ -158,6 +158,10 @@ impl Daemon {
                     self.control.forget(client);
                     continue;
                 }
+                Incoming::Ready => {
+                    self.control.changed();
+                    continue;
+                }
                 Incoming::Call(client, peer, call) => (client, peer, call),
             };
             let begun = Instant::now();
@@ -213,9 +217,12 @@ impl Daemon {
         self.ruleset_changed(sources);
         let status = self.status(peer.user, ask.unit.as_deref())?;
         let message = wire::reply(&StatusReply { status }, more);
-        if sources.answer(client, Arc::clone(&message), more) && more {
-            self.control.watchers.insert(client, Watcher { peer, ask, last: message });
-        }
+        let last = match sources.answer(client, Arc::clone(&message), more) {
+            Sent::More => message,
+            Sent::Missed => Arc::default(),
+            Sent::Last => return Ok(()),
+        };
+        self.control.watchers.insert(client, Watcher { peer, ask, last });
         Ok(())
     }
 
@@ -235,11 +242,14 @@ impl Daemon {
                     Err(refusal) => (refusal, false),
                 }
             });
-            let is_there = *message == watcher.last || sources.answer(client, Arc::clone(message), *more);
-            if is_there {
-                watcher.last = Arc::clone(message);
-                self.control.watchers.insert(client, watcher);
+            if *message != watcher.last {
+                match sources.answer(client, Arc::clone(message), *more) {
+                    Sent::More => watcher.last = Arc::clone(message),
+                    Sent::Missed => {}
+                    Sent::Last => continue,
+                }
             }
+            self.control.watchers.insert(client, watcher);
         }
         let took = self.now().saturating_sub(now);
         self.control.watch_due = self.now() + WATCH_PAUSE.max(took * WATCH_SHARE);

@@ -25,7 +25,7 @@ use crate::{
     cli,
     commands::Failure,
     control::{
-        server::{ClientId, Incoming, Server},
+        server::{ClientId, Incoming, Sent, Server},
         wire,
     },
     model::{CGROUP_ROOT, Source, UnitName},
@@ -227,9 +227,10 @@ impl Sources {
         self.users.want(policy.user_names().into_iter().map(str::to_owned).collect());
     }
 
-    /// Sends a client an answer; whether more can be sent.
-    pub(super) fn answer(&mut self, client: ClientId, message: Arc<[u8]>, continues: bool) -> bool {
-        self.control.as_mut().is_some_and(|control| control.server.answer(client, message, continues))
+    /// Sends a client an answer.
+    pub(super) fn answer(&mut self, client: ClientId, message: Arc<[u8]>, continues: bool) -> Sent {
+        let control = self.control.as_mut();
+        control.map_or(Sent::Last, |control| control.server.answer(client, message, continues))
     }
 
     /// Sends a client an error of our interface.
