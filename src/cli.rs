@@ -79,9 +79,28 @@ pub enum Command {
     /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
     #[command(hide = true)]
     ServeNames,
+    /// Write drop-ins for the units that are to wait for their rules (systemd.generator(7), packaging/scnpm-generator)
+    #[command(hide = true)]
+    Generate(Generate),
     /// Print what a shell may complete a command line with (packaging/scnpm.bash, _scnpm and scnpm.fish)
     #[command(hide = true)]
     Complete(Complete),
+}
+
+/// Options of `scnpm generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// Files with annotations (repeatable)
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub file: Vec<PathBuf>,
+
+    /// The directory for drop-ins
+    #[arg(value_name = "NORMAL")]
+    pub normal: PathBuf,
+
+    /// Directories of other ranks, which systemd gives, too
+    #[arg(value_name = "EARLY LATE", num_args = 0..=2)]
+    pub others: Vec<PathBuf>,
 }
 
 /// Options of `scnpm complete`.

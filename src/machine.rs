@@ -43,6 +43,12 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     Units { files, of_users: users_files, apps, running, has_class_ids }
 }
 
+/// The units of the system among those that are meant that may start before the system is set up, templates by their own
+/// names: those with `DefaultDependencies=no`.
+pub fn early_units(root: &Path, is_meant: impl Fn(&UnitName) -> bool) -> BTreeSet<UnitName> {
+    Search::new(root, SYSTEM.iter().map(PathBuf::from)).early(is_meant)
+}
+
 /// The ids of the applications that are installed for the current user.
 pub fn installed_apps() -> BTreeSet<String> {
     apps(Path::new("/"), APPLICATIONS.iter().filter_map(|name| directory(name, true)))

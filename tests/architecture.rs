@@ -74,6 +74,7 @@ const PURE: &[&str] = &[
     "record.rs",
     "commands/complete/candidates.rs",
     "commands/complete/line.rs",
+    "commands/generate/drop_ins.rs",
     "control/message.rs",
     "commands/run/answer.rs",
     "daemon/settle.rs",

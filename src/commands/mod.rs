@@ -7,6 +7,7 @@ pub mod complete;
 mod examine;
 pub mod explain;
 mod fix;
+pub mod generate;
 mod proof;
 pub mod reload;
 pub mod replay;

@@ -21,6 +21,7 @@ mod sockets;
 mod subject;
 #[cfg(test)]
 pub(crate) mod testing;
+mod waiting;
 
 use crate::{policy::Policy, text::Diagnostic, units::Units};
 use calls::Calls;
@@ -50,6 +51,7 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     diagnostics.extend(life::rules(policy, &subjects, facts.units));
     diagnostics.extend(selected::lint(policy, units));
     diagnostics.extend(rules::lint(policy, &subjects));
+    diagnostics.extend(waiting::lint(policy, units));
     diagnostics.extend(order::lint(policy, &subjects, units, calls.as_ref()));
     diagnostics.extend(sockets::lint(policy, &subjects, units, calls.as_ref()));
     if let Some(calls) = &calls {

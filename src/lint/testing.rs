@@ -28,6 +28,13 @@ impl Files for InMemory {
     }
 }
 
+/// A policy of one file that may be wrong.
+pub(crate) fn policy_with_mistakes(text: &str) -> Policy {
+    let path = PathBuf::from("0.nft");
+    let files = InMemory(BTreeMap::from([(path.clone(), text.to_owned())]));
+    parse::read(&files, &[path]).unwrap()
+}
+
 /// A policy of several files `0.nft`, `1.nft` ….
 pub(crate) fn policy_of(texts: &[&str]) -> Policy {
     let named =

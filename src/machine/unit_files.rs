@@ -69,6 +69,12 @@ impl Search {
         names.into_iter().filter_map(file).collect()
     }
 
+    /// Those with `DefaultDependencies=no` among the units that are meant.
+    pub(super) fn early(&self, is_meant: impl Fn(&UnitName) -> bool) -> BTreeSet<UnitName> {
+        let meant = self.files.iter().filter(|(name, _)| is_meant(name));
+        meant.filter(|(name, place)| self.read(name, place).is_early).map(|(name, _)| name.clone()).collect()
+    }
+
     fn look_through(&mut self, rank: usize, directory: &Path) {
         let entries: Vec<DirEntry> = self.tree.list(directory).collect();
         for entry in entries {
@@ -99,7 +105,10 @@ impl Search {
         let drop_ins = self.drop_ins_of(&name.0, alias);
         let texts = drop_ins.values().filter_map(|drop_in| self.tree.read(drop_in));
         for text in iter::once(text).chain(texts) {
-            let own = |assignment: &Assignment| assignment.section == section;
+            let own = |assignment: &Assignment| {
+                assignment.section == section
+                    || assignment.section == "Unit" && assignment.key == "DefaultDependencies"
+            };
             assignments(&text).into_iter().filter(own).for_each(|assignment| take(&mut file, assignment));
         }
         file
@@ -152,6 +161,7 @@ fn take(file: &mut UnitFile, assignment: Assignment) {
     let Assignment { section, key, value } = assignment;
     let is_socket = section == "Socket";
     match key.as_str() {
+        "DefaultDependencies" if section == "Unit" => file.is_early = is_no(&value),
         "Slice" if !value.is_empty() => file.slice = Some(value),
         "Service" if is_socket && !value.is_empty() => file.service = Some(UnitName(value.into())),
         _ if is_socket && key.starts_with("Listen") && value.is_empty() => file.listens_on.clear(),
@@ -162,6 +172,11 @@ fn take(file: &mut UnitFile, assignment: Assignment) {
         }
         _ => {}
     }
+}
+
+/// Whether a switch is off (systemd.syntax(7)).
+fn is_no(value: &str) -> bool {
+    ["no", "n", "false", "f", "off", "0"].iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 
 /// Whether an address is no file, abstract socket or vsock.

@@ -7,6 +7,7 @@ mod instance;
 pub(crate) mod places;
 pub mod selector;
 pub mod transient;
+pub mod waiting;
 
 pub use files::{UnitFile, Units};
 pub use selector::{Selector, Selectors, Users};

@@ -65,6 +65,18 @@ def daemon_started_before_dbus_at_boot_finds_it_later():
     m.eventually(is_on_the_bus, "scnpm is not on the bus")
 
 
+GENERATED = "50-scnpm-wait.conf"
+
+
+@test
+def service_that_a_comment_has_wait_gets_through_at_boot():
+    name = "t-boot-waiting.service"
+    m.equal(m.pathlib.Path("/run/t-boot-waiting").read_text().split(), ["ok"], "the service that waits")
+    m.equal(m.show(name, "DropInPaths"), f"/run/systemd/generator/{name}.d/{GENERATED}", "its drop-ins")
+    waited = m.show(name, "ExecStartPre")
+    m.check("/usr/bin/scnpm wait --self" in waited and "status=0" in waited, f"it did not wait: {waited}")
+
+
 # Units that are selected by more than a name. Before the tests that end D-Bus: users' managers move processes into
 # scopes through it, and never find it again.
 
@@ -400,6 +412,63 @@ def user_service_is_let_through_from_exec_start_pre_on():
 
 
 @test
+def comment_has_units_wait_from_the_next_reload_of_the_manager_on():
+    name, prefixed = "t-waits.service", "t-pre-one.service"
+    m.start_with("# scnpm: wait\n", m.system_rule(name), "# scnpm: wait\n", m.selected("system:t-pre-*.service"))
+    for each in [name, prefixed]:
+        m.service(each, "Type=oneshot", f"ExecStart=-{m.connects(each)}")
+    m.reload_units()
+    m.equal(m.show(name, "DropInPaths"), f"/run/systemd/generator/{name}.d/{GENERATED}", "drop-ins")
+    m.check(f"/run/systemd/generator/t-pre-.service.d/{GENERATED}" in m.show(prefixed, "DropInPaths"), "no drop-in of the prefix")
+    m.check("scnpm.service" in m.show(name, "After"), "it does not start after scnpm.service")
+    verified = m.run("systemd-analyze", "verify", "--man=no", name, ok=False)
+    m.equal((verified.returncode, verified.stderr), (0, ""), "systemd-analyze verify")
+    m.start(name, prefixed)
+    m.equal([m.tries(name), m.tries(prefixed)], [["ok"], ["ok"]], "first connections")
+    m.stop("scnpm.service")
+    m.check(m.run("systemctl", "start", name, ok=False).returncode != 0, "it starts without the daemon")
+    m.says("does not run", name=name)
+    m.write_policy(m.system_rule(name))
+    m.reload_units()
+    m.equal(m.show(name, "DropInPaths"), "", "drop-ins without the comment")
+    m.start(name)
+
+
+@test
+def comment_has_no_unit_wait_that_scnpm_may_have_to_wait_for():
+    early = ["systemd-tmpfiles-setup.service", "nftables.service", "scnpm.service"]
+    m.start_with(*["# scnpm: wait\n" + m.system_rule(each) for each in ["t-waits.service", *early]])
+    m.reload_units()
+    generated = m.pathlib.Path("/run/systemd/generator").glob(f"*/{GENERATED}")
+    m.equal([path.parent.name for path in generated], ["t-waits.service.d"], "drop-ins")
+    m.CONF.unlink()
+    m.reload_units()
+    m.equal(list(m.pathlib.Path("/run/systemd/generator").glob(f"*/{GENERATED}")), [], "drop-ins without a policy")
+
+
+@test
+def comment_has_users_units_wait():
+    name, other = "t-user.service", "t-other.service"
+    cgroup = f"{m.USER_SLICE}/{name}"
+    m.start_with("# scnpm: wait\n", m.selected(f"{m.USER}:{name}, {m.OTHER}:{other}"))
+    m.start(f"user@{m.UID}.service")
+    for each in [name, other]:
+        m.service(each, f"ExecStartPre=-{m.connects(each)}", "ExecStart=/bin/sleep infinity", where=m.USER_UNITS)
+    m.reload_units()
+
+    def drop_ins(unit):
+        return m.as_user("systemctl", "--user", "show", "-P", "DropInPaths", unit).stdout.strip()
+
+    m.equal(drop_ins(name), f"/run/user/{m.UID}/systemd/generator/{name}.d/{GENERATED}", "drop-ins")
+    m.equal(drop_ins(other), "", "drop-ins of another user's unit")
+    m.as_user("systemctl", "--user", "start", name)
+    m.elements_become(cgroup)
+    m.as_user("systemctl", "--user", "stop", name)
+    m.stop("scnpm.service")
+    m.check(m.as_user("systemctl", "--user", "start", name, ok=False).returncode != 0, "it starts without the daemon")
+
+
+@test
 def user_manager_that_comes_later_is_noticed():
     name = "t-late.service"
     cgroup = f"{m.USER_SLICE}/{name}"
@@ -561,8 +630,8 @@ def reload_of_an_unreadable_file_keeps_the_old_policy():
     away = m.CONF.with_suffix(".away")
     m.CONF.rename(away)
     try:
-        m.run("systemctl", "reload", "scnpm.service")
-        m.says(str(m.CONF))
+        m.check(m.run("systemctl", "reload", "scnpm.service", ok=False).returncode != 0, "the reload does not fail")
+        m.says("the old policy stays", str(m.CONF))
         m.equal(m.skeleton(), before, "the ruleset after the reload")
         m.check(m.gets_through(cgroup), "the unit is refused after the reload")
         m.stop("t-kept.service")
@@ -948,7 +1017,7 @@ def emptied_file_is_no_policy_and_one_that_says_so_is():
     m.start_with(m.system_rule("t-kept.service"))
     m.elements_become(cgroup)
     m.CONF.write_text("")
-    m.run("systemctl", "reload", "scnpm.service")
+    m.check(m.run("systemctl", "reload", "scnpm.service", ok=False).returncode != 0, "the reload does not fail")
     m.says("the old policy stays", f"{m.CONF} is empty now")
     m.elements_become(cgroup)
     m.CONF.write_text("# nothing to do here\n")
@@ -1691,7 +1760,7 @@ def daemon_that_is_checked_before_starts_with_right_annotations_only():
 
 
 def main(chosen):
-    boot, others = TESTS[:3], TESTS[3:]
+    boot, others = TESTS[:4], TESTS[4:]
     # The first ones look at one and the same boot.
     passed, failed = m.run_tests(boot, chosen, clean_up=lambda: None)
     m.stop("t-boot-listener.socket", "t-boot-listener.service")

@@ -28,10 +28,13 @@ lingering.mkdir(parents=True, exist_ok=True)
 (lingering / m.USER).touch()
 m.run("useradd", "--create-home", "--uid", str(m.OTHER_UID), "--shell", "/bin/bash", m.OTHER)
 
-m.write_policy(m.system_rule("t-boot-client.service"))
+m.write_policy(
+    m.system_rule("t-boot-client.service"), "# scnpm: wait\n", m.system_rule("t-boot-waiting.service")
+)
 
 etc = pathlib.Path("/etc/systemd/system")
 m.unit("t-boot-client.service", WANTED, etc)
+m.unit("t-boot-waiting.service", WANTED, etc)
 m.unit("t-boot-stranger.service", WANTED, etc)
 # PID 1 itself listens, so that a connection made before anything else runs is taken.
 m.unit(
@@ -40,7 +43,7 @@ m.unit(
 m.unit("t-boot-listener.service", "[Service]\nExecStart=/bin/sleep infinity\n", etc)
 m.run(
     "systemctl", "enable", "nftables.service", "scnpm.service",
-    "t-boot-client.service", "t-boot-stranger.service", "t-boot-listener.socket",
+    "t-boot-client.service", "t-boot-waiting.service", "t-boot-stranger.service", "t-boot-listener.socket",
 )  # fmt: skip
 # All that is logged is kept.
 m.unit("tests.conf", "[Journal]\nRateLimitIntervalSec=0\nStorage=persistent\n", pathlib.Path("/etc/systemd/journald.conf.d"))

@@ -64,6 +64,10 @@ mount -t overlay -o "lowerdir=$tree,upperdir=$work/run/upper,workdir=$work/run/w
 install -m 755 "$scnpm" "$root/usr/bin/scnpm"
 install -m 644 -t "$root/usr/lib/systemd/system" "$top"/packaging/scnpm*.{service,socket}
 install -m 644 "$top/packaging/scnpm.sysusers" "$root/usr/lib/sysusers.d/scnpm.conf"
+for manager in system user; do
+    install -D -m 755 -t "$root/usr/lib/systemd/$manager-generators" "$top/packaging/scnpm-generator"
+done
+install -D -m 644 -t "$root/usr/share/polkit-1/actions" "$top/packaging/io.scnpm.policy"
 install -D -m 755 "$work/connect" "$root/opt/tests/connect"
 install -m 644 "$here"/*.py "$root/opt/tests/"
 install -D -m 644 -t "$root/opt/tests/examples" "$top"/examples/*.conf
