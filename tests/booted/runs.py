@@ -263,8 +263,8 @@ def run_by_root_is_in_a_scope_of_the_systems():
 
 
 @contextlib.contextmanager
-def daemon_that_answers(answer, delay=0.0):
-    """One that takes one call, waits, and says this. Gives the socket and what was asked."""
+def daemon_that_answers(*answers, delay=0.0):
+    """One that takes a call for each answer, waits, and says that. Gives the socket and what was asked."""
     path, calls = pathlib.Path("/run/t-control"), []
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as server:
@@ -273,10 +273,11 @@ def daemon_that_answers(answer, delay=0.0):
         server.listen(1)
 
         def serve():
-            with contextlib.suppress(OSError), server.accept()[0] as client:
-                calls.append(json.loads(client.recv(65536).rstrip(b"\0")))
-                time.sleep(delay)
-                client.sendall(answer)
+            for answer in answers:
+                with contextlib.suppress(OSError), server.accept()[0] as client:
+                    calls.append(json.loads(client.recv(65536).rstrip(b"\0")))
+                    time.sleep(delay)
+                    client.sendall(answer)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -313,7 +314,7 @@ def run_waits_for_the_daemon():
 def run_says_that_it_is_not_certain_of_rules():
     refused = reply(annotations=[], refused=["a.conf:3: no\x1b[31m such table"])
     unknown = json.dumps({"error": "org.varlink.service.MethodNotFound"}).encode() + b"\0"
-    for answer, word in [(refused, "no\ufffd[31m such table"), (unknown, "older"), (b"", "ended"), (b"x\0", "not understood")]:
+    for answer, word in [(refused, "no\ufffd[31m such table"), (unknown, "older"), (b"x\0", "not understood")]:
         for options in [[], ["--service"]]:
             with daemon_that_answers(answer) as (path, _):
                 done = m.as_user(m.SCNPM, "run", "--socket", path, *options, *ECHO)
@@ -322,6 +323,13 @@ def run_says_that_it_is_not_certain_of_rules():
             with daemon_that_answers(answer) as (path, _):
                 done = m.as_user(m.SCNPM, "run", "--wait", "--socket", path, *options, *ECHO, ok=False)
                 fails(done, 125, word, "was not run")
+
+
+@test
+def run_waits_over_the_end_of_a_daemon():
+    with daemon_that_answers(b"", DONE) as (path, calls):
+        done = m.as_user(m.SCNPM, "run", "--wait", "--socket", path, *ECHO)
+        m.equal((len(calls), done.stderr), (2, ""), "how often was asked, and what is said")
 
 
 @test
