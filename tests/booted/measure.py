@@ -263,6 +263,8 @@ def first_tries(count, *settings):
     for _ in range(count):
         m.run("systemctl", "start", NAME, ok=False)
         outcomes.append(*m.tries("first") or ["failed"])
+        if outcomes[-1] == "failed":
+            print(f"start {len(outcomes)} was not made:\n{m.log(NAME)}\nThe daemon's log:\n{m.log()}")
         (m.TRIES / "first").unlink(missing_ok=True)
     return outcomes
 
@@ -281,8 +283,6 @@ def waits(count):
         more = f"{outcomes['refused']} refused, {outcomes['failed']} not started"
         hindered = f"the daemon was stopped {done['stopped']} times and killed {done['killed']} times"
         print(f"first tries {name} scnpm wait: {outcomes['ok']} of {count} let through, {more}; {hindered} ({time.monotonic() - began:.0f} s)")
-    if passed["with"] < count:
-        print(m.log(NAME))
     m.reset()
     return passed["with"] == count
 

@@ -195,6 +195,22 @@ class Terminal:
 
 
 @test
+def run_leaves_what_a_command_ignores():
+    """A shell looks, since Rust and Python ignore SIGPIPE themselves. A service has the manager's other signals."""
+    sigpipe = 1 << signal.SIGPIPE - 1
+
+    def ignored(shell, *run):
+        done = m.as_user("bash", "-c", f'{shell}; exec "$@" sed -n "s/SigIgn://p" /proc/self/status', "-", *run)
+        return int(done.stdout, 16)
+
+    own = [m.SCNPM, "run", "--no-wait"]
+    for shell, expected in [(":", 0), ("trap '' PIPE", sigpipe), ("trap '' PIPE USR1", sigpipe)]:
+        m.equal(ignored(shell) & sigpipe, expected, f"SIGPIPE after {shell}")
+        m.equal(ignored(shell, *own, "--"), ignored(shell), f"what a command ignores after {shell}")
+        m.equal(ignored(shell, *own, "--service", "--") & sigpipe, expected, f"SIGPIPE of a service after {shell}")
+
+
+@test
 def run_leaves_the_terminal_to_the_command():
     with Terminal() as terminal:
         terminal.type(f"{m.SCNPM} run --no-wait --unit t-run -- sh -c 'echo be''gun; exec sleep 60'\n")
