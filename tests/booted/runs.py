@@ -368,6 +368,73 @@ def run_is_let_through_at_its_first_try():
     m.equal(m.tries("mail"), ["ok"] * 20, "first tries")
 
 
+# docs/desktop.md
+
+
+def launchers():
+    """The blocks about starting applications, by what is above each."""
+    text = pathlib.Path("/opt/tests/desktop.md").read_text()
+    section = text.split("## Start it with its rules in force")[1].split("\n## ")[0]
+    paragraphs = section.strip().split("\n\n")
+    is_code = lambda paragraph: paragraph.startswith("    ")  # noqa: E731
+    pairs = zip(paragraphs, paragraphs[1:])
+    return {above: code.replace("\n    ", "\n").strip() for above, code in pairs if is_code(code)}
+
+
+@contextlib.contextmanager
+def thunderbird():
+    """An application that tries at once; the place where it says its cgroup and arguments."""
+    program, said = pathlib.Path("/usr/local/bin/thunderbird"), pathlib.Path("/run/t-thunderbird")
+    said.touch()
+    said.chmod(0o666)
+    connect = m.connects("thunderbird")
+    program.write_text(f'#!/bin/sh\n{connect}\n{{ {OWN_CGROUP}; echo "$@"; }} >{said}\n')
+    program.chmod(0o755)
+    try:
+        yield said
+    finally:
+        program.unlink()
+        said.unlink()
+
+
+@test
+def run_starts_applications_as_the_documentation_has_it():
+    m.start_with(*[m.selected(f"{m.USER}:app:{each}") for each in ["mail", "thunderbird"]])
+    blocks = launchers()
+    entry = pathlib.Path("/etc/xdg/autostart/t-mail.desktop")
+    prefixed = {title: code.removeprefix("launch-prefix=") + " thunderbird" for title, code in blocks.items()}
+    bound = {title: re.split(r"\bexec,? ", code)[-1] for title, code in blocks.items()}
+    tried = set()
+
+    def starts(title, command, app="mail", slice_name=""):
+        name = next(name for name in blocks if name.startswith(title))
+        tried.add(name)
+        m.as_user("bash", "-c", command[name] if isinstance(command, dict) else command)
+        m.eventually(lambda: said.read_text(), f"{name}: it was not started")
+        m.check(said.read_text().startswith(f"{m.USER_SLICE}/{slice_name}app-scnpm-{app}-"), f"{name}: {said.read_text()}")
+        m.equal(m.tries("thunderbird"), ["ok"], f"{name}: its first try")
+        (m.TRIES / "thunderbird").unlink()
+        said.write_text("")
+
+    with thunderbird() as said:
+        starts("An application", blocks)
+        alias = next(code for title, code in blocks.items() if title.startswith("In a shell"))
+        starts("In a shell", f"shopt -s expand_aliases\n{alias}\nthunderbird")
+        starts("sway", bound)
+        starts("Hyprland", bound)
+        starts("fuzzel, for", prefixed, app="thunderbird")
+        starts("fuzzel, with", {name: f"FUZZEL_DESKTOP_FILE_ID=mail.desktop {code}" for name, code in prefixed.items()})
+        starts("uwsm", prefixed, app="thunderbird", slice_name="app-graphical.slice/")
+        m.unit(entry.name, next(code for title, code in blocks.items() if title.startswith("In the menus")) + "\n", entry.parent)
+        try:
+            m.reload_units()
+            starts("In the menus", "systemctl --user start app-t\\\\x2dmail@autostart.service")
+        finally:
+            entry.unlink()
+            m.reload_units()
+    m.equal(tried, set(blocks), "blocks that are tried")
+
+
 # --service
 
 
