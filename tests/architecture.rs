@@ -152,6 +152,7 @@ const WITH_WORDS: &str = "nft/complaint.rs";
 /// The files with `unsafe` in them.
 const UNSAFE: &[&str] = &[
     "main.rs",
+    "commands/run/sigpipe.rs",
     "nft/libnftables.rs",
     "watch/sigbus.rs",
     "watch/pages.rs",

@@ -10,6 +10,7 @@ mod certain;
 mod manager;
 mod program;
 mod service;
+mod sigpipe;
 
 use std::{
     env,

@@ -13,10 +13,9 @@ use super::{
     message::{Call, Method, Reply, Wait, Waited},
 };
 
-/// How long a daemon may be away between two of its runs: one that was ended leaves no socket behind, one that was killed
-/// does, and systemd starts it again after `RestartSec=`.
+/// How long a daemon may be away that left no socket behind: it was ended, maybe to be started anew. One that was killed
+/// leaves its socket, and systemd starts it again: that is waited for.
 const AWAY: Duration = Duration::from_secs(1);
-const KILLED: Duration = Duration::from_secs(5);
 
 /// How often is looked whether it is back, and whether it has room again.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -73,7 +72,7 @@ pub fn wait_for(socket: &Path, what: &Wait, limit: Duration) -> Result<Waited, E
             client.limit(Some(left))?;
             client.call(what)
         });
-        let may_be_away = if socket.exists() { KILLED } else { AWAY };
+        let may_be_away = if socket.exists() { limit } else { AWAY };
         match answer {
             Err(Error::NotRunning) if alone.get_or_insert_with(Instant::now).elapsed() >= may_be_away => {
                 return Err(Error::NotRunning);

@@ -970,7 +970,7 @@ def state_log_of_a_busy_time_is_decided_the_same_once_more():
     m.reload_units()
     m.write_policy(m.system_rule("t-first.service"), m.rule(gate, port=7003), m.selected("system:t-other-*.service"))
     m.load_base()
-    m.start_daemon("--state-log", str(log), more="RuntimeDirectory=scnpm\nRuntimeDirectoryPreserve=yes\n")
+    m.start_daemon("--state-log", str(log))
     for number in range(5):
         m.run("systemctl", "restart", "t-first.service")
         m.start(gate)

@@ -5,13 +5,19 @@
     measure.py idle SECONDS    memory and context switches of the daemon while nothing happens
     measure.py kills N         kill -9 N times at random moments, while units restart and one of them connects once a millisecond
     measure.py floods N        N first tries of a system unit and N of a user's application while two others flood
+    measure.py run N           what `scnpm run` takes for a command, beside systemd-run: medians of N
+    measure.py wait N          N first tries under load of a service that waits for its rules, and N of one that does not, while
+                               the daemon is stopped for 200 ms and killed at random
 """
 
+import collections
+import contextlib
 import os
 import pathlib
 import random
 import select
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -197,6 +203,90 @@ def floods_of_two_users(count):
     return all(number == count for number in passed.values()) and share <= 20 and took <= 100
 
 
+def commands(count):
+    """Prints the medians, each way of starting a command after the other; whether `scnpm run` adds 20 ms at most."""
+    m.start_with(m.selected(f"{m.USER}:app:t-mail"))
+    m.linted()
+    systemd, ours, unwaited = "systemd-run --user --scope", "scnpm run", "scnpm run --no-wait"
+    ways = {
+        systemd: [*systemd.split(), "--quiet", "--slice=app.slice"],
+        ours: [m.SCNPM, "run", "--app=t-mail", "--"],
+        unwaited: [m.SCNPM, "run", "--no-wait", "--app=t-mail", "--"],
+    }
+    took = {name: [] for name in ways}
+    for _ in range(count):
+        for name, command in ways.items():
+            began = time.monotonic()
+            m.equal(m.as_user(*command, "true").stderr, "", "what is said")
+            took[name].append(1000 * (time.monotonic() - began))
+    medians = {name: statistics.median(times) for name, times in took.items()}
+    for name, median in medians.items():
+        print(f"{name} true: median of {count} {median:.1f} ms, worst {max(took[name]):.1f} ms")
+    more = medians[ours] - medians[systemd]
+    print(f"scnpm run adds {more:.1f} ms (at most 20)")
+    m.reset()
+    return more <= 20
+
+
+@contextlib.contextmanager
+def daemon_that_stops_and_dies(chance):
+    """All the time, at random: it is stopped for 200 ms, or sometimes killed. Gives how often each was done."""
+    done, is_over = collections.Counter(), threading.Event()
+
+    def disturb():
+        while not is_over.wait(0.3 * chance.random()):
+            pid = m.daemon_pid()
+            with contextlib.suppress(ProcessLookupError):
+                if pid and chance.random() < 0.1:
+                    os.kill(pid, signal.SIGKILL)
+                    done["killed"] += 1
+                elif pid:
+                    os.kill(pid, signal.SIGSTOP)
+                    done["stopped"] += 1
+                    time.sleep(0.2)
+                    os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        yield done
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def first_tries(count, *settings):
+    """How so many starts of a service went: `ok`, `refused`, or `failed` if its command was not run."""
+    m.service(NAME, "Type=oneshot", *settings, f"ExecStart=-{m.connects('first')}")
+    m.reload_units()
+    outcomes = []
+    for _ in range(count):
+        m.run("systemctl", "start", NAME, ok=False)
+        outcomes.append(*m.tries("first") or ["failed"])
+        if outcomes[-1] == "failed":
+            print(f"start {len(outcomes)} was not made:\n{m.log(NAME)}\nThe daemon's log:\n{m.log()}")
+        (m.TRIES / "first").unlink(missing_ok=True)
+    return outcomes
+
+
+def waits(count):
+    """Prints how many got through; whether all that waited did."""
+    m.Listeners(range(7001, 7002))
+    m.start_with(m.system_rule(NAME))
+    load_the_machine()
+    passed = {}
+    for name, settings in [("without", []), ("with", [f"ExecStartPre=+{m.SCNPM} wait --self"])]:
+        began = time.monotonic()
+        with daemon_that_stops_and_dies(random.Random(count)) as done:
+            outcomes = collections.Counter(first_tries(count, *settings))
+        passed[name] = outcomes["ok"]
+        more = f"{outcomes['refused']} refused, {outcomes['failed']} not started"
+        hindered = f"the daemon was stopped {done['stopped']} times and killed {done['killed']} times"
+        print(f"first tries {name} scnpm wait: {outcomes['ok']} of {count} let through, {more}; {hindered} ({time.monotonic() - began:.0f} s)")
+    m.reset()
+    return passed["with"] == count
+
+
 def main(what, number):
     match what:
         case "starts":
@@ -210,6 +300,10 @@ def main(what, number):
             return 0 if kills(number) else 1
         case "floods":
             return 0 if floods_of_two_users(number) else 1
+        case "run":
+            return 0 if commands(number) else 1
+        case "wait":
+            return 0 if waits(number) else 1
     print(__doc__, file=sys.stderr)
     return 2
 

@@ -195,6 +195,22 @@ class Terminal:
 
 
 @test
+def run_leaves_what_a_command_ignores():
+    """A shell looks, since Rust and Python ignore SIGPIPE themselves. A service has the manager's other signals."""
+    sigpipe = 1 << signal.SIGPIPE - 1
+
+    def ignored(shell, *run):
+        done = m.as_user("bash", "-c", f'{shell}; exec "$@" sed -n "s/SigIgn://p" /proc/self/status', "-", *run)
+        return int(done.stdout, 16)
+
+    own = [m.SCNPM, "run", "--no-wait"]
+    for shell, expected in [(":", 0), ("trap '' PIPE", sigpipe), ("trap '' PIPE USR1", sigpipe)]:
+        m.equal(ignored(shell) & sigpipe, expected, f"SIGPIPE after {shell}")
+        m.equal(ignored(shell, *own, "--"), ignored(shell), f"what a command ignores after {shell}")
+        m.equal(ignored(shell, *own, "--service", "--") & sigpipe, expected, f"SIGPIPE of a service after {shell}")
+
+
+@test
 def run_leaves_the_terminal_to_the_command():
     with Terminal() as terminal:
         terminal.type(f"{m.SCNPM} run --no-wait --unit t-run -- sh -c 'echo be''gun; exec sleep 60'\n")
@@ -263,8 +279,8 @@ def run_by_root_is_in_a_scope_of_the_systems():
 
 
 @contextlib.contextmanager
-def daemon_that_answers(answer, delay=0.0):
-    """One that takes one call, waits, and says this. Gives the socket and what was asked."""
+def daemon_that_answers(*answers, delay=0.0):
+    """One that takes a call for each answer, waits, and says that. Gives the socket and what was asked."""
     path, calls = pathlib.Path("/run/t-control"), []
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as server:
@@ -273,10 +289,11 @@ def daemon_that_answers(answer, delay=0.0):
         server.listen(1)
 
         def serve():
-            with contextlib.suppress(OSError), server.accept()[0] as client:
-                calls.append(json.loads(client.recv(65536).rstrip(b"\0")))
-                time.sleep(delay)
-                client.sendall(answer)
+            for answer in answers:
+                with contextlib.suppress(OSError), server.accept()[0] as client:
+                    calls.append(json.loads(client.recv(65536).rstrip(b"\0")))
+                    time.sleep(delay)
+                    client.sendall(answer)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -313,7 +330,7 @@ def run_waits_for_the_daemon():
 def run_says_that_it_is_not_certain_of_rules():
     refused = reply(annotations=[], refused=["a.conf:3: no\x1b[31m such table"])
     unknown = json.dumps({"error": "org.varlink.service.MethodNotFound"}).encode() + b"\0"
-    for answer, word in [(refused, "no\ufffd[31m such table"), (unknown, "older"), (b"", "ended"), (b"x\0", "not understood")]:
+    for answer, word in [(refused, "no\ufffd[31m such table"), (unknown, "older"), (b"x\0", "not understood")]:
         for options in [[], ["--service"]]:
             with daemon_that_answers(answer) as (path, _):
                 done = m.as_user(m.SCNPM, "run", "--socket", path, *options, *ECHO)
@@ -322,6 +339,13 @@ def run_says_that_it_is_not_certain_of_rules():
             with daemon_that_answers(answer) as (path, _):
                 done = m.as_user(m.SCNPM, "run", "--wait", "--socket", path, *options, *ECHO, ok=False)
                 fails(done, 125, word, "was not run")
+
+
+@test
+def run_waits_over_the_end_of_a_daemon():
+    with daemon_that_answers(b"", DONE) as (path, calls):
+        done = m.as_user(m.SCNPM, "run", "--wait", "--socket", path, *ECHO)
+        m.equal((len(calls), done.stderr), (2, ""), "how often was asked, and what is said")
 
 
 @test
@@ -342,6 +366,73 @@ def run_is_let_through_at_its_first_try():
         done = m.as_user(m.SCNPM, "run", "--wait", "--app=t-mail", *options, "--", "sh", "-c", m.connects("mail"), ok=False)
         m.equal((done.returncode, done.stderr), (0, ""), f"start {number}")
     m.equal(m.tries("mail"), ["ok"] * 20, "first tries")
+
+
+# docs/desktop.md
+
+
+def launchers():
+    """The blocks about starting applications, by what is above each."""
+    text = pathlib.Path("/opt/tests/desktop.md").read_text()
+    section = text.split("## Start it with its rules in force")[1].split("\n## ")[0]
+    paragraphs = section.strip().split("\n\n")
+    is_code = lambda paragraph: paragraph.startswith("    ")  # noqa: E731
+    pairs = zip(paragraphs, paragraphs[1:])
+    return {above: code.replace("\n    ", "\n").strip() for above, code in pairs if is_code(code)}
+
+
+@contextlib.contextmanager
+def thunderbird():
+    """An application that tries at once; the place where it says its cgroup and arguments."""
+    program, said = pathlib.Path("/usr/local/bin/thunderbird"), pathlib.Path("/run/t-thunderbird")
+    said.touch()
+    said.chmod(0o666)
+    connect = m.connects("thunderbird")
+    program.write_text(f'#!/bin/sh\n{connect}\n{{ {OWN_CGROUP}; echo "$@"; }} >{said}\n')
+    program.chmod(0o755)
+    try:
+        yield said
+    finally:
+        program.unlink()
+        said.unlink()
+
+
+@test
+def run_starts_applications_as_the_documentation_has_it():
+    m.start_with(*[m.selected(f"{m.USER}:app:{each}") for each in ["mail", "thunderbird"]])
+    blocks = launchers()
+    entry = pathlib.Path("/etc/xdg/autostart/t-mail.desktop")
+    prefixed = {title: code.removeprefix("launch-prefix=") + " thunderbird" for title, code in blocks.items()}
+    bound = {title: re.split(r"\bexec,? ", code)[-1] for title, code in blocks.items()}
+    tried = set()
+
+    def starts(title, command, app="mail", slice_name=""):
+        name = next(name for name in blocks if name.startswith(title))
+        tried.add(name)
+        m.as_user("bash", "-c", command[name] if isinstance(command, dict) else command)
+        m.eventually(lambda: said.read_text(), f"{name}: it was not started")
+        m.check(said.read_text().startswith(f"{m.USER_SLICE}/{slice_name}app-scnpm-{app}-"), f"{name}: {said.read_text()}")
+        m.equal(m.tries("thunderbird"), ["ok"], f"{name}: its first try")
+        (m.TRIES / "thunderbird").unlink()
+        said.write_text("")
+
+    with thunderbird() as said:
+        starts("An application", blocks)
+        alias = next(code for title, code in blocks.items() if title.startswith("In a shell"))
+        starts("In a shell", f"shopt -s expand_aliases\n{alias}\nthunderbird")
+        starts("sway", bound)
+        starts("Hyprland", bound)
+        starts("fuzzel, for", prefixed, app="thunderbird")
+        starts("fuzzel, with", {name: f"FUZZEL_DESKTOP_FILE_ID=mail.desktop {code}" for name, code in prefixed.items()})
+        starts("uwsm", prefixed, app="thunderbird", slice_name="app-graphical.slice/")
+        m.unit(entry.name, next(code for title, code in blocks.items() if title.startswith("In the menus")) + "\n", entry.parent)
+        try:
+            m.reload_units()
+            starts("In the menus", "systemctl --user start app-t\\\\x2dmail@autostart.service")
+        finally:
+            entry.unlink()
+            m.reload_units()
+    m.equal(tried, set(blocks), "blocks that are tried")
 
 
 # --service

@@ -11,7 +11,7 @@ use std::{
 
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::Failure;
+use super::{Failure, sigpipe};
 
 /// Where execvp(3) looks without PATH.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -53,6 +53,7 @@ impl<'a> Program<'a> {
     /// Becomes it, with the signals as they came. Returns only if that failed.
     pub(super) fn execute(&self) -> Failure {
         let mut command = Command::new(&self.file);
+        sigpipe::pass_on(&mut command);
         let error = command.arg0(&self.words[0]).args(&self.words[1..]).exec();
         let (exit_code, hint) = match error.kind() {
             // The file is there, so this is about what it names in its first line.

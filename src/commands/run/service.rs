@@ -15,6 +15,7 @@ use super::{
     FAILED, Failure,
     answer::{Ended, Heard},
     manager::{Manager, Property, Value},
+    sigpipe,
 };
 use crate::{cli::Run, units::escape::escape};
 
@@ -49,6 +50,7 @@ pub(super) fn properties(options: &Run) -> Result<Vec<Property<'static>>, Failur
     let mut properties = vec![
         ("Type", Value::from("exec")),
         ("ExecStart", Value::from(vec![command])),
+        ("IgnoreSIGPIPE", Value::from(sigpipe::was_ignored())),
         ("WorkingDirectory", Value::from(directory)),
         ("Environment", Value::from(environment(env::vars_os(), Uid::effective().is_root()))),
     ];
