@@ -76,8 +76,7 @@ pub(super) fn without_counter<'t>(rest: &[&'t Token]) -> Vec<&'t Token> {
 }
 
 fn words(counter: &CounterRef, span: Span) -> impl Iterator<Item = Part> {
-    let token =
-        move |kind, text: &str| Part::Verbatim(Token { kind, text: text.into(), span, spaced: true });
+    let token = move |kind, text: &str| Part::Verbatim(Token { kind, text: text.into(), span, spaced: true });
     let name = format!("\"{}\"", counter.name);
     [token(TokenKind::Word, "counter"), token(TokenKind::Word, "name"), token(TokenKind::Quoted, &name)]
         .into_iter()
@@ -89,7 +88,8 @@ fn place(body: &[Part]) -> usize {
     let start = body.iter().rposition(|part| part.token().is_none()).map_or(0, |last| last + 1);
     let mut depth = 0_usize;
     let mut before: Option<&Token> = None;
-    for (at, token) in body.iter().enumerate().skip(start).filter_map(|(at, part)| Some((at, part.token()?))) {
+    for (at, token) in body.iter().enumerate().skip(start).filter_map(|(at, part)| Some((at, part.token()?)))
+    {
         if token.is_any(&["{", "("]) {
             depth += 1;
         } else if token.is_any(&["}", ")"]) {
@@ -139,15 +139,17 @@ fn name(unit: &str) -> String {
 
 /// FNV-1a of 64 bits, the same in every version of the program.
 fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::{FileId, token::{Joined, tokenize}};
+    use crate::text::{
+        FileId,
+        token::{Joined, tokenize},
+    };
 
     /// A rule's rest with a `^` where the counter goes.
     fn placed(rule: &str) -> String {
@@ -168,7 +170,10 @@ mod tests {
             ("accept", "^ accept"),
             ("", "^"),
             ("tcp dport 25 accept", "tcp dport 25 ^ accept"),
-            ("tcp dport { 25 , 80 } log prefix \"drop\" drop", "tcp dport { 25 , 80 } log prefix \"drop\" ^ drop"),
+            (
+                "tcp dport { 25 , 80 } log prefix \"drop\" drop",
+                "tcp dport { 25 , 80 } log prefix \"drop\" ^ drop",
+            ),
             ("limit rate 1/second jump mail", "limit rate 1/second ^ jump mail"),
             ("meta mark set 1", "meta mark set 1 ^"),
             ("tcp dport 25 comment \"drop it\"", "tcp dport 25 ^ comment \"drop it\""),

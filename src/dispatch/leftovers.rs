@@ -129,7 +129,8 @@ fn refers_to_us(expression: &Value) -> bool {
         Value::String(text) => text.strip_prefix('@').is_some_and(is_ours),
         Value::Array(items) => items.iter().any(refers_to_us),
         Value::Object(fields) => fields.iter().any(|(field, value)| {
-            (field == "target" || field == "counter") && value.as_str().is_some_and(is_ours) || refers_to_us(value)
+            (field == "target" || field == "counter") && value.as_str().is_some_and(is_ours)
+                || refers_to_us(value)
         }),
         _ => false,
     }
@@ -154,6 +155,11 @@ mod tests {
                 "expr": [{"vmap": {"key": {"socket": {"key": "cgroupv2"}}, "data": "@scnpm.out.1"}}]}},
             {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 10,
                 "expr": [{"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": "@scnpm.out.2.active"}}]}},
+            {"counter": {"family": "inet", "table": "filter", "name": "scnpm.count.a.service", "packets": 7, "bytes": 9}},
+            {"counter": {"family": "inet", "table": "filter", "name": "mine", "packets": 7, "bytes": 9}},
+            {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 8,
+                "expr": [{"counter": "scnpm.count.a.service"}, {"counter": {"packets": 1, "bytes": 2}}]}},
+            {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 7, "expr": [{"counter": "mine"}]}},
             {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 11,
                 "expr": [{"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "scnpm.0"}}, {"accept": null}]}},
             {"rule": {"family": "inet", "table": "filter", "chain": "scnpm.out.1.a.service", "handle": 12,
@@ -168,10 +174,12 @@ mod tests {
             listing().removal(&BTreeSet::new(), &BTreeSet::new()).to_string(),
             "delete rule inet filter out handle 9\n\
              delete rule inet filter out handle 10\n\
+             delete rule inet filter out handle 8\n\
              flush chain inet filter scnpm.out.1.a.service\n\
              delete map inet filter scnpm.out.1\n\
              delete set inet filter scnpm.out.2.active\n\
-             delete chain inet filter scnpm.out.1.a.service\n"
+             delete chain inet filter scnpm.out.1.a.service\n\
+             delete counter inet filter scnpm.count.a.service\n"
         );
     }
 
@@ -184,12 +192,17 @@ mod tests {
 
     #[test]
     fn empties_what_is_filled_again() {
-        let kept = ["map inet filter scnpm.out.1", "chain inet filter scnpm.out.1.a.service"];
+        let kept = [
+            "map inet filter scnpm.out.1",
+            "chain inet filter scnpm.out.1.a.service",
+            "counter inet filter scnpm.count.a.service",
+        ];
         let kept = kept.map(str::to_owned).into();
         let script = listing().removal(&BTreeSet::new(), &kept).to_string();
         assert!(script.contains("flush map inet filter scnpm.out.1\n"), "{script}");
         assert!(script.contains("delete set inet filter scnpm.out.2.active\n"), "{script}");
-        assert!(!script.contains("delete chain") && !script.contains("delete map"), "{script}");
+        let is_deleted = |kind: &str| script.contains(&format!("delete {kind}"));
+        assert!(!["chain", "map", "counter"].into_iter().any(is_deleted), "{script}");
     }
 
     #[test]

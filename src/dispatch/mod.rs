@@ -29,8 +29,8 @@ use crate::{
     text::{Span, Token, TokenKind},
     units::selector::Selectors,
 };
-pub use counters::counter;
 use counters::Counters;
+pub use counters::counter;
 use form::{Due, Match, around_units};
 pub use hosts::HostSet;
 use hosts::HostSets;
