@@ -211,6 +211,25 @@ impl SetRef {
     }
 }
 
+/// A counter of ours, a named object of a table.
+#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[display("{table} {name}")]
+pub struct CounterRef {
+    /// The table that it is in.
+    pub table: TableRef,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// What a counter has counted since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, from the header of the network layer on.
+    pub bytes: u64,
+}
+
 /// What an element is found by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Key {

@@ -153,7 +153,7 @@ fn earlier_rule_wins_though_its_unit_is_deeper() {
             rule(["system:TOP-a.slice", "system:v.service"], &["COUNTER"], "drop"),
         ];
         let elements = Elements { marks: BTreeMap::new(), verdicts: BTreeMap::new() };
-        machine.compare(&rules, &elements).unwrap_or_else(|error| panic!("{error}"));
+        machine.compare(&rules, &elements, Counted::All).unwrap_or_else(|error| panic!("{error}"));
     });
 }
 
@@ -181,9 +181,10 @@ fn compare_many(sandbox: &Sandbox, tree: &Tree, rule: &(impl Strategy<Value = Ru
     let machine = Machine::new(sandbox, tree);
     let config =
         Config { cases: CASES, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
-    let policies = (prop::collection::vec(rule.clone(), 1..14), elements(tree.cgroups));
-    let result =
-        TestRunner::new(config).run(&policies, |(rules, elements)| machine.compare(&rules, &elements));
+    let counted = prop::sample::select(vec![Counted::None, Counted::EverySecond, Counted::All]);
+    let policies = (prop::collection::vec(rule.clone(), 1..14), elements(tree.cgroups), counted);
+    let result = TestRunner::new(config)
+        .run(&policies, |(rules, elements, counted)| machine.compare(&rules, &elements, counted));
     if let Err(error) = result {
         panic!("{error}");
     }
@@ -227,6 +228,23 @@ impl Drop for Tree {
         }
     }
 }
+
+/// Which annotations have `# scnpm: count` above them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    None,
+    EverySecond,
+    All,
+}
+
+impl Counted {
+    fn holds(self, number: usize) -> bool {
+        self == Self::All || self == Self::EverySecond && number.is_multiple_of(2)
+    }
+}
+
+/// What the counters of scnpm's own are named after.
+const OURS: &str = "scnpm.count.";
 
 /// A rule without its table, chain and top cgroup.
 #[derive(Debug, Clone)]
@@ -373,10 +391,12 @@ fn statement() -> impl Strategy<Value = String> + Clone {
 
 impl Rule {
     /// The statement for a table, with counters named after the rule.
-    /// `units` is the match that stands for the selected units.
-    fn text(&self, table: &str, tree: &Tree, units: &str, number: usize) -> String {
+    /// `units` is the match that stands for the selected units, `counter` counts what it decides.
+    fn text(&self, table: &str, tree: &Tree, units: &str, number: usize, counter: &str) -> String {
         let mut words: Vec<String> = vec![];
         let mut counters = 0;
+        let decides_by_map = self.verdict.contains("vmap");
+        let (early, late) = if decides_by_map { (counter, "") } else { ("", counter) };
         let mut push = |statement: &str| {
             if statement == "COUNTER" {
                 counters += 1;
@@ -385,11 +405,15 @@ impl Rule {
                 words.push(statement.to_owned());
             }
         };
+        if self.units.is_none() && self.matches.is_empty() {
+            push(early);
+        }
         self.before.iter().for_each(|statement| push(statement));
         if self.units.is_some() {
             push(units);
+            push(early);
         }
-        for cgroup in &self.matches {
+        for (place, cgroup) in self.matches.iter().enumerate() {
             let paths: Vec<String> =
                 cgroup.paths.iter().map(|path| format!("\"{}\"", tree.fill(path))).collect();
             let paths = match &paths[..] {
@@ -398,9 +422,13 @@ impl Rule {
             };
             let not = if cgroup.negated { "!= " } else { "" };
             push(&format!("socket cgroupv2 level {} {not}{paths}", cgroup.level));
+            if place + 1 == self.matches.len() {
+                push(early);
+            }
             cgroup.between.iter().for_each(|statement| push(statement));
         }
         self.after.iter().for_each(|statement| push(statement));
+        push(late);
         push(&self.verdict);
         if words.is_empty() {
             words.push("continue".to_owned());
@@ -472,22 +500,27 @@ impl<'a> Machine<'a> {
         (!selected.is_empty()).then(|| format!("ip saddr {{ {} }}", addresses.join(", ")))
     }
 
-    fn plain(&self, rule: &Rule, number: usize) -> Option<String> {
+    fn plain(&self, rule: &Rule, number: usize, counted: Counted) -> Option<String> {
+        let counter = match counted.holds(number) {
+            true => format!("counter name {}", plain_counter(rule, number)),
+            false => String::new(),
+        };
         let units = match &rule.units {
             Some(_) => self.addresses(&self.selectors(rule, number))?,
             None => String::new(),
         };
-        Some(rule.text("plain", self.tree, &units, number))
+        Some(rule.text("plain", self.tree, &units, number, &counter))
     }
 
-    fn compare(&self, rules: &[Rule], elements: &Elements) -> Result<(), TestCaseError> {
+    fn compare(&self, rules: &[Rule], elements: &Elements, counted: Counted) -> Result<(), TestCaseError> {
         let mut kernel = Nftables::open().unwrap();
-        let plain = rules.iter().enumerate().filter_map(|(n, rule)| self.plain(rule, n));
+        let plain = rules.iter().enumerate().filter_map(|(n, rule)| self.plain(rule, n, counted));
         let plain: String =
             plain.chain(elements.statements("plain", self.tree)).map(|statement| statement + "\n").collect();
         let annotations = rules.iter().enumerate().map(|(n, rule)| {
-            let text = rule.text("compiled", self.tree, "socket cgroupv2 unit", n);
-            format!("# {} :: {text}\n", self.selectors(rule, n))
+            let text = rule.text("compiled", self.tree, "socket cgroupv2 unit", n, "");
+            let directive = if counted.holds(n) { "# scnpm: count\n" } else { "" };
+            format!("{directive}# {} :: {text}\n", self.selectors(rule, n))
         });
         let annotations: String = annotations
             .chain(
@@ -501,7 +534,7 @@ impl<'a> Machine<'a> {
         let base = ["plain", "compiled"].map(|table| base(table, &annotations)).concat();
         run(&mut kernel, &format!("flush ruleset\n{base}"))?;
         let policy = policy::of(&annotations);
-        prop_assert_eq!(policy.annotations.len(), annotations.lines().count());
+        prop_assert_eq!(policy.annotations.len(), annotations.matches(" :: ").count());
         let hosts = Hosts::new();
         let load = Load {
             policy: &policy,
@@ -525,7 +558,10 @@ impl<'a> Machine<'a> {
             compiled()
         );
         // Only now: nft looks all over cgroupfs for the path of every cgroup in a plain rule that it lists.
-        run(&mut kernel, &plain)?;
+        let ours = rules.iter().enumerate().filter(|(n, _)| counted.holds(*n));
+        let ours: String =
+            ours.map(|(n, rule)| format!("add counter inet plain {}\n", plain_counter(rule, n))).collect();
+        run(&mut kernel, &(ours + &plain))?;
         for (place, plain, compiled_socket) in &self.sockets {
             for port in PORTS {
                 let as_written = passes(plain, port);
@@ -542,9 +578,33 @@ impl<'a> Machine<'a> {
             }
         }
         let (as_written, by_us) = (counters(self.sandbox, "plain"), counters(self.sandbox, "compiled"));
-        prop_assert_eq!(as_written, by_us, "{}\n{}", context(), compiled());
+        let comparable = |counters: &[(String, u64)]| -> Vec<(String, u64)> {
+            let is_one = |name: &str| name.strip_prefix(OURS).is_none_or(|unit| is_of_paths(unit));
+            counters.iter().filter(|(name, _)| is_one(name)).cloned().collect()
+        };
+        prop_assert_eq!(comparable(&as_written), comparable(&by_us), "{}\n{}", context(), compiled());
+        // A packet in cgroups of two selectors with the same verdict is counted for either.
+        let sum = |counters: &[(String, u64)]| -> u64 {
+            counters.iter().filter(|(name, _)| name.starts_with(OURS)).map(|(_, packets)| packets).sum()
+        };
+        if counted == Counted::All {
+            prop_assert_eq!(sum(&as_written), sum(&by_us), "{}\n{}", context(), compiled());
+        }
         Ok(())
     }
+}
+
+/// The counter in the plain table of a rule that is counted.
+fn plain_counter(rule: &Rule, number: usize) -> String {
+    match &rule.units {
+        Some(_) => format!("{OURS}units"),
+        None => format!("{OURS}u{number}.service"),
+    }
+}
+
+/// Whether what a counter is named after is a rule with paths.
+fn is_of_paths(unit: &str) -> bool {
+    unit.strip_prefix('u').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// A table in which every packet to the wrong port for it goes by, and what passes is counted by its mark.

@@ -285,6 +285,83 @@ fn no_packet_meets_a_moment_without_policy_during_reloads() {
     });
 }
 
+#[test]
+fn counts_are_exact_and_outlive_the_unit_and_loads_while_they_are_wanted() {
+    sandbox::run(|sandbox| {
+        sandbox.load(BASE);
+        let home = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let home = home.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
+        let join = |at: &Path| fs::write(at.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+        let socket_in = |path: &CgroupPath| {
+            join(&path.directory());
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            join(&Path::new("/sys/fs/cgroup").join(&home));
+            socket
+        };
+        let send = |socket: &UdpSocket, times: usize| {
+            (0..times).for_each(|_| drop(socket.send_to(b"12345", "127.0.0.1:7777")));
+        };
+        let (a, _) = sandbox.make("a.service");
+        let (b, _) = sandbox.make("b.service");
+        let annotation = |path: &CgroupPath, unit: &str, rest: &str| {
+            format!("# {unit} :: inet filter wl socket cgroupv2 level 2 \"{path}\" {rest}\n")
+        };
+        let counted = |text: String| format!("# scnpm: count\n{text}");
+        let text = counted(annotation(&a, "a.service", "udp dport 1 drop"))
+            + &counted(annotation(&a, "a.service", "accept"))
+            + &counted(annotation(&b, "b_x.service", "accept"))
+            + &annotation(&b, "c.service", "accept");
+        let mut kernel = Nftables::open().unwrap();
+        let counts = |kernel: &mut Nftables| -> Vec<(String, u64, u64)> {
+            let counters = kernel.counters().unwrap().into_iter();
+            counters.map(|(one, count)| (one.to_string(), count.packets, count.bytes)).collect()
+        };
+        let expected = |a: u64, b: u64| {
+            // IPv4 and UDP have headers of 28 bytes.
+            let count =
+                |name: &str, times: u64| (format!("inet filter scnpm.count.{name}"), times, times * 33);
+            vec![count("a.service", a), count("b__x.service", b)]
+        };
+        let (policy, loaded) = load(&mut kernel, &text);
+        assert!(loaded.refusals.is_empty(), "{:?}", loaded.refusals[0].diagnostic(&policy));
+        let (from_a, from_b) = (socket_in(&a), socket_in(&b));
+        send(&from_a, 5);
+        send(&from_b, 3);
+        assert_eq!(counts(&mut kernel), expected(5, 3));
+        // Reading changes nothing, nor does a load: the same one, by another process, or with other rules.
+        assert_eq!(counts(&mut kernel), expected(5, 3));
+        load(&mut kernel, &text);
+        drop(kernel);
+        let mut kernel = Nftables::open().unwrap();
+        let edited = counted(annotation(&b, "b_x.service", "accept"))
+            + &counted(annotation(&a, "a.service", "udp dport 7777 return"));
+        let (_, loaded) = load(&mut kernel, &edited);
+        assert!(loaded.refusals.is_empty());
+        assert_eq!(counts(&mut kernel), expected(5, 3));
+        send(&from_a, 1);
+        assert_eq!(counts(&mut kernel), expected(6, 3));
+        // The unit starts again.
+        drop(from_a);
+        sandbox.remove(&a);
+        load(&mut kernel, &text);
+        assert_eq!(counts(&mut kernel), expected(6, 3));
+        sandbox.make("a.service");
+        load(&mut kernel, &text);
+        send(&socket_in(&a), 4);
+        assert_eq!(counts(&mut kernel), expected(10, 3));
+        // Somebody flushes the user's chain, or all.
+        sandbox.nft(&["flush", "chain", "inet", "filter", "wl"]);
+        load(&mut kernel, &text);
+        assert_eq!(counts(&mut kernel), expected(10, 3));
+        load(&mut kernel, &counted(annotation(&b, "b_x.service", "accept")));
+        assert_eq!(counts(&mut kernel), expected(0, 3)[1..]);
+        load(&mut kernel, &text);
+        assert_eq!(counts(&mut kernel), expected(0, 3), "it is another counter");
+        load(&mut kernel, &annotation(&b, "c.service", "accept"));
+        assert_eq!(counts(&mut kernel), []);
+    });
+}
+
 fn range(first: &str, last: &str) -> Addresses {
     (first.parse().unwrap(), last.parse().unwrap())
 }

@@ -191,6 +191,27 @@ fn reload_replaces_what_was_there_and_a_second_one_changes_nothing() {
 }
 
 #[test]
+fn counter_stays_as_it_is_while_an_annotation_wants_it() {
+    let mut machine = Machine::new();
+    let counters = |machine: &Machine| machine.kernel.tables[&common::table("filter")].counters.clone();
+    let counted = |text: String| format!("# scnpm: count\n{text}");
+    let (a, b) = (rule("a.service", "accept"), rule("b.service", "tcp dport 1 drop"));
+    machine.load(&(counted(a.clone()) + &counted(b.clone())));
+    let before = counters(&machine);
+    assert_eq!(before.len(), 2);
+    let count = "counter name \"scnpm.count.a.service\" accept";
+    assert_eq!(machine.kernel.rules(&chain("scnpm.wl.1.a.service")), [count]);
+    let reordered = counted(rule("c.service", "accept")) + &counted(b) + &counted(rule("a.service", "drop"));
+    machine.load(&reordered);
+    assert!(before.iter().all(|one| counters(&machine).iter().any(|now| now == one)));
+    machine.load(&counted(a.clone()));
+    let left: Vec<_> = counters(&machine).into_iter().collect();
+    assert_eq!(left, [("scnpm.count.a.service".to_owned(), before["scnpm.count.a.service"])]);
+    machine.load(&a);
+    assert!(counters(&machine).is_empty());
+}
+
+#[test]
 fn load_that_nft_refuses_for_nobody_leaves_everything_as_it_was() {
     let mut machine = Machine::new();
     machine.load(&rule("a.service", "accept"));

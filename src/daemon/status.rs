@@ -15,8 +15,9 @@ use crate::{
         message::{self, Status},
         wire,
     },
+    dispatch,
     engine::{Engine, Kept, Standing},
-    model::{AnnotationId, CgroupId, CgroupPath, HostName, Key, SetRef, Source},
+    model::{AnnotationId, CgroupId, CgroupPath, Count, CounterRef, HostName, Key, SetRef, Source},
     nft::{Content, words_of},
     policy::{Annotation, Policy},
     text::{Diagnostic, Severity},
@@ -37,6 +38,7 @@ const INSTANCES: usize = 1000;
 struct Found {
     sets: BTreeMap<SetRef, Content>,
     looked_up: BTreeSet<SetRef>,
+    counters: BTreeMap<CounterRef, Count>,
 }
 
 /// What annotations of one unit, or with one selector, ask for.
@@ -48,6 +50,8 @@ struct Group {
     due: usize,
     in_kernel: usize,
     refused: BTreeSet<AnnotationId>,
+    /// What the unit's counters have counted, those of all its tables, if there is one.
+    counted: Option<Count>,
 }
 
 impl Daemon {
@@ -142,13 +146,15 @@ impl Daemon {
     fn read_kernel(&mut self, problems: &mut Vec<String>) -> Option<Found> {
         let sets: BTreeSet<SetRef> =
             self.engine.standings().map(|(_, row, _)| row.element.set.clone()).collect();
+        let is_counted = self.policy.annotations.iter().any(|annotation| annotation.is_counted);
         let read = || {
             let content = |set: SetRef| match self.kernel.content(&set) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((set, Content::default())),
                 other => other.map(|content| (set, content)),
             };
             let sets = sets.into_iter().map(content).collect::<io::Result<_>>()?;
-            io::Result::Ok(Found { sets, looked_up: self.kernel.looked_up()? })
+            let counters = if is_counted { self.kernel.counters()? } else { BTreeMap::new() };
+            io::Result::Ok(Found { sets, looked_up: self.kernel.looked_up()?, counters })
         };
         read()
             .inspect_err(|error| {
@@ -172,6 +178,11 @@ impl Daemon {
                 groups[number].1.annotations.push(id);
                 number
             }));
+        }
+        for group in groups.iter_mut().map(|(_, group)| group) {
+            let counters: BTreeSet<CounterRef> =
+                group.annotations.iter().filter_map(|id| dispatch::counter(policy.annotation(*id))).collect();
+            group.counted = sum(counters.iter().filter_map(|counter| found?.counters.get(counter)));
         }
         for (id, number) in self.refused.keys().filter_map(|id| Some((id, (*of_annotation.get(id.0)?)?))) {
             groups[number].1.refused.insert(*id);
@@ -256,8 +267,8 @@ impl Group {
             in_kernel: self.in_kernel,
             missing: self.due - self.in_kernel,
             refused: self.refused.len(),
-            packets: None,
-            bytes: None,
+            packets: self.counted.map(|count| count.packets),
+            bytes: self.counted.map(|count| count.bytes),
             instances: if in_depth { self.cgroups.into_values().take(INSTANCES).collect() } else { vec![] },
             words: vec![],
         }
@@ -285,6 +296,13 @@ fn keep_matching(groups: &mut Vec<(&str, Group)>, text: &str, policy: &Policy) -
         true => Err(wire::error("NoSuchUnit", &json!({ "unit": text }))),
         false => Ok(()),
     }
+}
+
+fn sum<'a>(counts: impl Iterator<Item = &'a Count>) -> Option<Count> {
+    counts.copied().reduce(|one, other| Count {
+        packets: one.packets.saturating_add(other.packets),
+        bytes: one.bytes.saturating_add(other.bytes),
+    })
 }
 
 /// Whether the kernel has what is due of a row.

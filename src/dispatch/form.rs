@@ -1,5 +1,6 @@
 //! Which form keeps a rule's meaning.
 
+use super::counters::without_counter;
 use crate::{
     model::Data,
     policy::{CgroupMatch, Part, words::only_matches},
@@ -92,6 +93,7 @@ pub(super) fn around_units(body: &[Part]) -> Option<(Vec<&Token>, Vec<&Token>)> 
 /// Whether a packet that went through a rule may go through it again without any difference: matches, and then nothing or
 /// a verdict that is final.
 pub(super) fn may_be_repeated(rest: &[&Token]) -> bool {
+    let rest = without_counter(rest);
     let end = rest.iter().position(is_final).unwrap_or(rest.len());
     only_matches(&rest[..end])
 }
@@ -99,6 +101,7 @@ pub(super) fn may_be_repeated(rest: &[&Token]) -> bool {
 /// What becomes of the packets that a rule matches, if it does nothing else: of rules with the same outcome it makes no
 /// difference which comes first.
 pub(super) fn outcome(rest: &[&Token]) -> Option<String> {
+    let rest = without_counter(rest);
     let end = rest.iter().position(is_final)?;
     let (matches, outcome) = rest.split_at(end);
     // Only a comment can follow.

@@ -18,6 +18,8 @@ pub struct Listing {
     chains: Vec<String>,
     /// Our maps and sets (`map FAMILY TABLE NAME`), maps first.
     sets: Vec<String>,
+    /// Our counters (`counter FAMILY TABLE NAME`).
+    counters: Vec<String>,
     /// All that is not ours, in the form of a listing.
     pub others: Value,
 }
@@ -44,7 +46,8 @@ impl Listing {
     /// The commands that remove every object named `scnpm.*` and every rule of other chains that refers to one. Rules of
     /// chains in `flushed` (`FAMILY TABLE CHAIN`) are left to the flush. Objects in `kept` (`map FAMILY TABLE NAME`) are only
     /// emptied, since the same transaction fills them again: a packet that is on its way through the old rules still finds
-    /// its element then. In a map that is deleted it would find nothing as soon as the new generation begins.
+    /// its element then. In a map that is deleted it would find nothing as soon as the new generation begins. Counters in `kept`
+    /// stay as they are.
     pub fn removal(&self, flushed: &BTreeSet<String>, kept: &BTreeSet<String>) -> Script {
         let mut script = Script::default();
         let mut push = |command: String| script.lines.push(Line::new(command));
@@ -56,7 +59,8 @@ impl Listing {
             push(format!("{} {set}", if kept.contains(set) { "flush" } else { "delete" }));
         }
         let chains = self.chains.iter().map(|chain| format!("chain {chain}"));
-        chains.filter(|chain| !kept.contains(chain)).for_each(|chain| push(format!("delete {chain}")));
+        let unwanted = chains.chain(self.counters.iter().cloned()).filter(|object| !kept.contains(object));
+        unwanted.for_each(|object| push(format!("delete {object}")));
         script
     }
 
@@ -91,6 +95,7 @@ impl FromIterator<Value> for Listing {
                 }
                 ("chain", true) => listing.chains.push(place()),
                 ("map", true) => listing.sets.push(format!("map {}", place())),
+                ("counter", true) => listing.counters.push(format!("counter {}", place())),
                 ("set", true) => sets.push(format!("set {}", place())),
                 _ => others.push(listed),
             }
@@ -118,13 +123,14 @@ fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
-/// Whether an expression looks up one of our sets or maps, or jumps to one of our chains.
+/// Whether an expression looks up one of our sets or maps, jumps to one of our chains, or counts with one of our counters.
 fn refers_to_us(expression: &Value) -> bool {
     match expression {
         Value::String(text) => text.strip_prefix('@').is_some_and(is_ours),
         Value::Array(items) => items.iter().any(refers_to_us),
         Value::Object(fields) => fields.iter().any(|(field, value)| {
-            field == "target" && value.as_str().is_some_and(is_ours) || refers_to_us(value)
+            (field == "target" || field == "counter") && value.as_str().is_some_and(is_ours)
+                || refers_to_us(value)
         }),
         _ => false,
     }
@@ -149,6 +155,11 @@ mod tests {
                 "expr": [{"vmap": {"key": {"socket": {"key": "cgroupv2"}}, "data": "@scnpm.out.1"}}]}},
             {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 10,
                 "expr": [{"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": "@scnpm.out.2.active"}}]}},
+            {"counter": {"family": "inet", "table": "filter", "name": "scnpm.count.a.service", "packets": 7, "bytes": 9}},
+            {"counter": {"family": "inet", "table": "filter", "name": "mine", "packets": 7, "bytes": 9}},
+            {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 8,
+                "expr": [{"counter": "scnpm.count.a.service"}, {"counter": {"packets": 1, "bytes": 2}}]}},
+            {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 7, "expr": [{"counter": "mine"}]}},
             {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 11,
                 "expr": [{"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "scnpm.0"}}, {"accept": null}]}},
             {"rule": {"family": "inet", "table": "filter", "chain": "scnpm.out.1.a.service", "handle": 12,
@@ -163,10 +174,12 @@ mod tests {
             listing().removal(&BTreeSet::new(), &BTreeSet::new()).to_string(),
             "delete rule inet filter out handle 9\n\
              delete rule inet filter out handle 10\n\
+             delete rule inet filter out handle 8\n\
              flush chain inet filter scnpm.out.1.a.service\n\
              delete map inet filter scnpm.out.1\n\
              delete set inet filter scnpm.out.2.active\n\
-             delete chain inet filter scnpm.out.1.a.service\n"
+             delete chain inet filter scnpm.out.1.a.service\n\
+             delete counter inet filter scnpm.count.a.service\n"
         );
     }
 
@@ -179,12 +192,17 @@ mod tests {
 
     #[test]
     fn empties_what_is_filled_again() {
-        let kept = ["map inet filter scnpm.out.1", "chain inet filter scnpm.out.1.a.service"];
+        let kept = [
+            "map inet filter scnpm.out.1",
+            "chain inet filter scnpm.out.1.a.service",
+            "counter inet filter scnpm.count.a.service",
+        ];
         let kept = kept.map(str::to_owned).into();
         let script = listing().removal(&BTreeSet::new(), &kept).to_string();
         assert!(script.contains("flush map inet filter scnpm.out.1\n"), "{script}");
         assert!(script.contains("delete set inet filter scnpm.out.2.active\n"), "{script}");
-        assert!(!script.contains("delete chain") && !script.contains("delete map"), "{script}");
+        let is_deleted = |kind: &str| script.contains(&format!("delete {kind}"));
+        assert!(!["chain", "map", "counter"].into_iter().any(is_deleted), "{script}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! A rule that this would change stays in the user's chain ([`form`]). Once this is loaded, nothing changes but the
 //! elements of sets and maps.
 
+mod counters;
 mod form;
 pub mod hosts;
 pub mod leftovers;
@@ -28,6 +29,8 @@ use crate::{
     text::{Span, Token, TokenKind},
     units::selector::Selectors,
 };
+use counters::Counters;
+pub use counters::counter;
 use form::{Due, Match, around_units};
 pub use hosts::HostSet;
 use hosts::HostSets;
@@ -41,7 +44,7 @@ pub use script::{Line, Script};
 pub struct Dispatch {
     /// Sets, maps, chains and rules, without elements.
     pub script: Script,
-    /// The maps, sets and chains that the script makes, such as `map inet filter scnpm.out.1`.
+    /// The maps, sets, chains and counters that the script makes, such as `map inet filter scnpm.out.1`.
     pub objects: BTreeSet<String>,
     /// What is to be in the kernel of it, and when each is due.
     pub rows: Vec<Row>,
@@ -98,6 +101,7 @@ pub fn compile(
         levels,
         names: Names::default(),
         hosts: HostSets::default(),
+        counters: Counters::default(),
         dispatch: Dispatch::default(),
     };
     let mut chains: Vec<Vec<Rule<'_>>> = Vec::new();
@@ -105,10 +109,11 @@ pub fn compile(
         match &annotation.statement {
             Statement::Element(statement) => compiler.element(id, annotation, statement),
             Statement::Rule(statement) => {
-                let Some(body) = compiler.hosts.put_in(id, statement, hosts, &mut compiler.names) else {
+                let Some(mut body) = compiler.hosts.put_in(id, statement, hosts, &mut compiler.names) else {
                     compiler.dispatch.unresolved.insert(id);
                     continue;
                 };
+                compiler.counters.put_in(id, annotation, &mut body);
                 let rule = Rule { id, annotation, statement, body: apart(body) };
                 match chains.iter_mut().find(|rules| rules[0].statement.chain == statement.chain) {
                     Some(rules) => rules.push(rule),
@@ -118,6 +123,7 @@ pub fn compile(
         }
     }
     compiler.host_sets(hosts);
+    compiler.counters();
     compiler.defines(chains.iter().flatten());
     chains.iter().for_each(|rules| compiler.chain(rules));
     compiler.dispatch
@@ -219,6 +225,7 @@ struct Compiler<'a> {
     levels: &'a Levels,
     names: Names,
     hosts: HostSets,
+    counters: Counters,
     dispatch: Dispatch,
 }
 
@@ -231,6 +238,12 @@ impl Compiler<'_> {
             self.make(format!("set {}", set.set), &specification, &set.annotations);
             self.dispatch.script.lines.extend(set.elements(hosts));
             self.dispatch.hosts.push(set);
+        }
+    }
+
+    fn counters(&mut self) {
+        for (counter, ids) in std::mem::take(&mut self.counters.of) {
+            self.make(format!("counter {counter}"), "", &ids);
         }
     }
 
@@ -473,7 +486,7 @@ impl Compiler<'_> {
         name
     }
 
-    /// Makes a map, set or chain.
+    /// Makes a map, set, chain or counter.
     fn make(&mut self, object: String, specification: &str, annotations: &[AnnotationId]) {
         let text = format!("add {object}{specification}");
         self.dispatch.objects.insert(object);

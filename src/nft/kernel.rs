@@ -15,7 +15,7 @@ use super::{
 use crate::{
     dispatch::{Script, is_identifier, leftovers::Listing},
     explain::ruleset::Ruleset,
-    model::{Addresses, CgroupId, Data, Element, SetRef},
+    model::{Addresses, CgroupId, Count, CounterRef, Data, Element, SetRef},
 };
 
 /// A change of one element.
@@ -199,6 +199,14 @@ impl Nftables {
     /// The kernel's.
     pub fn looked_up(&mut self) -> io::Result<BTreeSet<SetRef>> {
         self.netlink.looked_up()
+    }
+
+    /// Our counters, and what they have counted. They go on from there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn counters(&mut self) -> io::Result<BTreeMap<CounterRef, Count>> {
+        self.netlink.counters()
     }
 
     fn count<E>(&mut self, outcome: Result<(), E>) -> Result<(), E> {

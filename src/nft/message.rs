@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use libc::{NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, c_int};
 
-use crate::model::{CgroupId, ChainRef, Data, Family, SetRef, TableRef};
+use crate::model::{CgroupId, ChainRef, Count, CounterRef, Data, Family, SetRef, TableRef};
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
@@ -32,6 +32,12 @@ const NFTA_SET: u16 = 2;
 pub(super) const NFTA_GEN_ID: u16 = 1;
 pub(super) const NFTA_GEN_PROC_PID: u16 = 2;
 pub(super) const NFTA_GEN_PROC_NAME: u16 = 3;
+pub(super) const NFTA_OBJ_NAME: u16 = 2;
+const NFTA_OBJ_TYPE: u16 = 3;
+const NFTA_OBJ_DATA: u16 = 4;
+const NFTA_COUNTER_BYTES: u16 = 1;
+const NFTA_COUNTER_PACKETS: u16 = 2;
+const NFT_OBJECT_COUNTER: u32 = 1;
 const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
@@ -268,6 +274,17 @@ impl<'a> Message<'a> {
             let name = std::str::from_utf8(set.strip_suffix(&[0]).unwrap_or(set)).ok()?;
             Some(SetRef { table: table.clone()?, name: name.into() })
         })
+    }
+
+    /// The named counter that it describes, and what that has counted.
+    pub(super) fn counter(&self) -> Option<(CounterRef, Count)> {
+        if self.number(NFTA_OBJ_TYPE)? != NFT_OBJECT_COUNTER {
+            return None;
+        }
+        let counter = CounterRef { table: self.table()?, name: self.text(NFTA_OBJ_NAME)?.into() };
+        let data = attribute(self.payload.get(4..)?, NFTA_OBJ_DATA)?;
+        let number = |kind| Some(u64::from_be_bytes(attribute(data, kind)?.try_into().ok()?));
+        Some((counter, Count { packets: number(NFTA_COUNTER_PACKETS)?, bytes: number(NFTA_COUNTER_BYTES)? }))
     }
 
     /// The keys of 8 bytes in a list of elements, and whether each has our mark.

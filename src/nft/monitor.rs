@@ -10,7 +10,7 @@ use std::{
 };
 
 use libc::{
-    NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_DELSET, NFT_MSG_DELSETELEM, NFT_MSG_DELTABLE,
+    NFT_MSG_DELCHAIN, NFT_MSG_DELOBJ, NFT_MSG_DELRULE, NFT_MSG_DELSET, NFT_MSG_DELSETELEM, NFT_MSG_DELTABLE,
     NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE,
 };
 use nix::{
@@ -19,7 +19,9 @@ use nix::{
 };
 
 use super::{
-    message::{Message, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_RULE_CHAIN, NLM_F_CREATE, messages},
+    message::{
+        Message, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_OBJ_NAME, NFTA_RULE_CHAIN, NLM_F_CREATE, messages,
+    },
     netlink::{Generation, RECEIVE_BUFFER, connect},
 };
 use crate::model::{ChainRef, PREFIX, SetRef, TableRef};
@@ -56,6 +58,8 @@ impl Interest {
                 let set = message.set()?;
                 set.is_ours() || kind != NFT_MSG_NEWSETELEM && self.sets.contains(&set)
             }
+            // One that is in use cannot be deleted: the rule that used it went before.
+            NFT_MSG_DELOBJ => is_ours(message.text(NFTA_OBJ_NAME)?),
             _ => false,
         })
     }

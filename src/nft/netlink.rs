@@ -9,8 +9,8 @@ use std::{
 };
 
 use libc::{
-    NFT_MSG_GETGEN, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFT_MSG_NEWGEN,
-    c_int,
+    NFT_MSG_GETGEN, NFT_MSG_GETOBJ, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE,
+    NFT_MSG_NEWGEN, c_int,
 };
 use nix::{
     errno::Errno,
@@ -30,7 +30,7 @@ use super::{
         NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, messages, request,
     },
 };
-use crate::model::{Addresses, CgroupId, SetRef, TableRef};
+use crate::model::{Addresses, CgroupId, Count, CounterRef, PREFIX, SetRef, TableRef};
 
 /// Requests to nf_tables, and what becomes of them.
 #[derive(Debug)]
@@ -195,6 +195,16 @@ impl<W: Wire> Netlink<W> {
     pub fn looked_up(&mut self) -> io::Result<BTreeSet<SetRef>> {
         self.list(NFT_MSG_GETRULE, None, |message, sets: &mut BTreeSet<SetRef>| {
             sets.extend(message.looked_up());
+        })
+    }
+
+    /// Our counters, and what they have counted. They go on from there.
+    ///
+    /// # Errors
+    /// The kernel's; `Interrupted` for a ruleset that changes all the time.
+    pub fn counters(&mut self) -> io::Result<BTreeMap<CounterRef, Count>> {
+        self.list(NFT_MSG_GETOBJ, None, |message, counters: &mut BTreeMap<CounterRef, Count>| {
+            counters.extend(message.counter().filter(|(counter, _)| counter.name.starts_with(PREFIX)));
         })
     }
 

@@ -168,6 +168,7 @@ printf "$row" "1,000 reachable rules in the same table" "${median[same]}" "${lat
 mkdir "$cgroups/$name-packets"
 base "$work/none.nft"
 base "$work/one.nft"
+base "$work/counted.nft"
 base "$work/thousand.nft"
 base "$work/plain.nft"
 for number in $(seq 1000); do
@@ -177,20 +178,22 @@ for number in $(seq 1000); do
     echo "add rule inet filter allowed socket cgroupv2 level 2 \"$cgroup\" accept" >>"$work/plain.nft"
 done
 annotate "$work/one.nft" "$cgroup"
+echo "# scnpm: count" >>"$work/counted.nft"
+annotate "$work/counted.nft" "$cgroup"
 places=()
 for policy in none plain; do
     unshare --net sh -c 'ip link set lo up && nft -f "$1" && exec sleep infinity' - "$work/$policy.nft" &
     places+=($!)
     until in_net $! nft list chain inet filter output >/dev/null 2>&1; do sleep 0.1; done
 done
-for policy in one thousand; do
+for policy in one counted thousand; do
     daemon "$work/$policy.nft"
     places+=("$daemon")
 done
 for place in "${places[@]}"; do
     namespaces+=("/proc/$place/ns/net")
 done
-read -r none plain one thousand < <(
+read -r none plain one counted thousand < <(
     echo $BASHPID >"$cgroups/$cgroup/cgroup.procs"
     "$work/packets" 21 20000 "${namespaces[@]}"
 )
@@ -201,6 +204,7 @@ row='  %-46s %9s %7s  %s\n'
 printf "$row" "" median ratio target
 printf "$row" "no rule" "$none" "$(ratio "$none" "$one")" ""
 printf "$row" "1 unit" "$one" "" ""
+printf "$row" "1 unit, counted" "$counted" "$(ratio "$counted" "$one")" "at most 1.05"
 printf "$row" "1,000 units" "$thousand" "$(ratio "$thousand" "$one")" "at most 1.1"
 printf "$row" "1,000 plain rules without scnpm" "$plain" "$(ratio "$plain" "$one")" ""
 

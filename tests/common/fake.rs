@@ -86,6 +86,8 @@ pub struct Table {
     pub chains: BTreeMap<String, Vec<(u64, String)>>,
     /// What stands behind a set's name (`{ type cgroupsv2; }`), and its elements.
     pub sets: BTreeMap<String, (String, Elements)>,
+    /// Named counters, each with a number that no other has had.
+    pub counters: BTreeMap<String, u64>,
 }
 
 impl Table {
@@ -196,6 +198,9 @@ impl Kernel for Fake {
                 let key = specification.trim_start_matches("{ type ").split([' ', ';']).next();
                 all.push(json!({kind: {"family": family, "table": name, "name": set, "type": key}}));
             }
+            for counter in content.counters.keys() {
+                all.push(json!({"counter": {"family": family, "table": name, "name": counter}}));
+            }
             for (chain, rules) in &content.chains {
                 for (handle, text) in rules {
                     let words: Vec<&str> = text.split(' ').collect();
@@ -285,6 +290,14 @@ impl Trial<'_> {
             ("add", "set" | "map") => {
                 content.sets.entry(name.to_owned()).or_insert_with(|| (rest.to_owned(), Elements::new()));
             }
+            ("add", "counter") => {
+                self.handle += 1;
+                content.counters.entry(name.to_owned()).or_insert(self.handle);
+            }
+            ("delete", "counter") => {
+                content.not_in_use(|word, _| word.trim_matches('"') == name)?;
+                content.counters.remove(name).ok_or(MISSING)?;
+            }
             ("flush", "chain") => content.chains.get_mut(name).ok_or(MISSING)?.clear(),
             ("flush", "set" | "map") => content.sets.get_mut(name).ok_or(MISSING)?.1.clear(),
             ("delete", "chain") => {
@@ -304,6 +317,11 @@ impl Trial<'_> {
             ("add" | "insert", "rule") => {
                 let mut sets = rest.split(' ').filter_map(|word| word.strip_prefix('@'));
                 if sets.any(|set| !content.sets.contains_key(set)) {
+                    return Err("No such file or directory".to_owned());
+                }
+                let words: Vec<&str> = rest.split(' ').collect();
+                let mut counters = words.windows(3).filter(|three| three[..2] == ["counter", "name"]);
+                if counters.any(|three| !content.counters.contains_key(three[2].trim_matches('"'))) {
                     return Err("No such file or directory".to_owned());
                 }
                 self.handle += 1;
