@@ -619,3 +619,197 @@ fn levels(text: &str) -> Vec<u32> {
     });
     found.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{dispatch::Dispatch, policy::Policy, units::selector::Users};
+
+    const SET: &str = "@nets";
+
+    /// What is read of rules in an output chain, each as its text and statements, whose policy is to drop.
+    fn reads(rules: &[(&str, Value)], to: &str, protocol: Protocol) -> (Outcome, Vec<String>) {
+        let chain = |name: &str| json!({"family": "inet", "table": "f", "name": name, "handle": 1});
+        let mut base = chain("out");
+        for (key, value) in [
+            ("type", json!("filter")),
+            ("hook", json!("output")),
+            ("prio", json!(0)),
+            ("policy", json!("drop")),
+        ] {
+            base[key] = value;
+        }
+        let mut objects = vec![
+            json!({"chain": chain("called")}),
+            json!({"chain": base}),
+            json!({"set": {"family": "inet", "table": "f", "name": "nets"}}),
+            json!({"rule": {"family": "inet", "table": "f", "chain": "called", "handle": 99, "expr": [{"return": null}]}}),
+        ];
+        let mut text =
+            "table inet f {\n\tchain called {\n\t\treturn # handle 99\n\t}\n\tchain out {\n".to_owned();
+        for (number, (words, statements)) in rules.iter().enumerate() {
+            objects.push(json!({"rule":
+                {"family": "inet", "table": "f", "chain": "out", "handle": number, "expr": statements}}));
+            text += &format!("\t\t{words} # handle {number}\n");
+        }
+        let mut ruleset = Ruleset::of(&[json!({ "nftables": objects })], &format!("{text}\t}}\n}}\n"));
+        ruleset.know(
+            ruleset.unknown_sets().remove(0),
+            json!([{"prefix": {"addr": "10.0.0.0", "len": 8}}, {"range": ["192.0.2.1", "192.0.2.9"]}]),
+        );
+        let (policy, dispatch, users) = (Policy::default(), Dispatch::default(), Users::new());
+        let cgroup = "system.slice/a.service".parse().unwrap();
+        let origins = Origins { policy: &policy, dispatch: &dispatch, users: &users, cgroup: &cgroup };
+        let sent = Sent {
+            protocol,
+            to: to.parse().unwrap(),
+            is_local: false,
+            cgroup: &cgroup,
+            ids: vec![CgroupId(7), CgroupId(8)],
+            user: Some((1000, 100)),
+        };
+        let path = read(&sent, &ruleset, &origins);
+        let line = |step: &Step| {
+            let rule = step.rule.as_deref().unwrap_or("policy");
+            format!("{rule} -> {}{}", if step.maybe { "maybe " } else { "" }, step.verdict)
+        };
+        let mut lines: Vec<String> = path.steps.iter().map(line).collect();
+        lines.extend(path.decided_by.map(|at| format!("by {at}")));
+        (path.outcome, lines)
+    }
+
+    fn payload(protocol: &str, field: &str) -> Value {
+        json!({"payload": {"protocol": protocol, "field": field}})
+    }
+
+    fn equal(left: Value, right: Value) -> Value {
+        json!({"match": {"op": "==", "left": left, "right": right}})
+    }
+
+    /// Whether one match holds for a packet by TCP to 10.1.2.3:25.
+    fn holds(text: &str, statement: Value) -> &'static str {
+        let rules = [(text, json!([statement, {"accept": null}]))];
+        match reads(&rules, "10.1.2.3:25", Protocol::Tcp).0 {
+            Outcome::Passes => "yes",
+            Outcome::Refused => "no",
+            Outcome::Unknown => "maybe",
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_the_packet_is_compared() {
+        let meta = |key: &str| json!({"meta": {"key": key}});
+        let ct = |op: &str, right: Value| json!({"match": {"op": op, "left": {"ct": {"key": "state"}}, "right": right}});
+        let not = |left: Value, right: Value| json!({"match": {"op": "!=", "left": left, "right": right}});
+        let flags = |op: &str, right: Value| json!({"match": {"op": op, "left": {"&": [payload("tcp", "flags"), {"|": ["fin", "syn", "ack"]}]}, "right": right}});
+        let concat = json!({"concat": [payload("ip", "daddr"), payload("tcp", "dport")]});
+        let pairs = |port: u16| json!({"set": [{"concat": ["1.1.1.1", 1]}, {"concat": [{"prefix": {"addr": "10.0.0.0", "len": 8}}, port]}]});
+        for (expected, statement) in [
+            ("yes", equal(payload("ip", "daddr"), json!("10.1.2.3"))),
+            ("yes", equal(payload("ip", "daddr"), json!(SET))),
+            ("no", not(payload("ip", "daddr"), json!(SET))),
+            ("maybe", equal(payload("ip", "daddr"), json!("@unknown"))),
+            ("no", equal(payload("ip", "daddr"), json!({"prefix": {"addr": "10.1.2.4", "len": 30}}))),
+            ("no", equal(payload("ip6", "daddr"), json!("::1"))),
+            ("no", not(payload("ip6", "daddr"), json!("::1"))),
+            ("maybe", equal(payload("ip", "saddr"), json!("10.1.2.3"))),
+            ("yes", equal(payload("tcp", "dport"), json!({"set": [22, {"range": [20, 30]}]}))),
+            ("no", not(payload("tcp", "dport"), json!({"set": [22, {"range": [20, 30]}]}))),
+            ("yes", equal(payload("th", "dport"), json!(25))),
+            ("no", equal(payload("udp", "dport"), json!(25))),
+            ("no", not(payload("udp", "dport"), json!(26))),
+            ("maybe", equal(payload("tcp", "sport"), json!(25))),
+            ("yes", equal(meta("l4proto"), json!({"set": ["udp", "tcp"]}))),
+            ("no", equal(meta("l4proto"), json!(17))),
+            ("yes", equal(meta("nfproto"), json!("ipv4"))),
+            ("yes", equal(meta("skuid"), json!(1000))),
+            ("no", equal(meta("skgid"), json!(1000))),
+            ("maybe", equal(meta("skuid"), json!("alice"))),
+            ("maybe", equal(meta("mark"), json!(1))),
+            ("maybe", equal(meta("oifname"), json!("lo"))),
+            ("yes", ct("in", json!(["new", "established"]))),
+            ("no", ct("in", json!(["established", "related"]))),
+            ("no", ct("==", json!({"set": [2, 4]}))),
+            ("yes", flags("==", json!("syn"))),
+            ("no", flags("!=", json!("syn"))),
+            ("no", flags("==", json!(["syn", "ack"]))),
+            ("yes", equal(concat.clone(), pairs(25))),
+            ("no", equal(concat, pairs(26))),
+            ("maybe", json!({"limit": {"rate": 1, "per": "second"}})),
+            ("maybe", json!({"xt": null})),
+            ("maybe", json!("odd")),
+        ] {
+            assert_eq!(holds("rule", statement.clone()), expected, "{statement}");
+        }
+    }
+
+    #[test]
+    fn cgroup_is_compared_at_the_level_of_the_text() {
+        let socket = |right: Value| equal(json!({"socket": {"key": "cgroupv2"}}), right);
+        for (expected, level, right) in [
+            ("yes", 2, json!("system.slice/a.service")),
+            ("yes", 1, json!("system.slice")),
+            ("yes", 2, json!(8)),
+            ("no", 2, json!(7)),
+            ("no", 1, json!("system.slice/a.service")),
+            ("no", 2, json!("system.slice/b.service")),
+            ("no", 3, json!("system.slice/a.service/b")),
+        ] {
+            let text =
+                format!("comment \"socket cgroupv2 level 9\" socket cgroupv2 level {level} \"x\" accept");
+            assert_eq!(holds(&text, socket(right.clone())), expected, "level {level} {right}");
+        }
+        assert_eq!(holds("no level", socket(json!("system.slice"))), "maybe");
+    }
+
+    #[test]
+    fn way_is_that_of_the_trace() {
+        let map = json!({"vmap": {"key": payload("tcp", "dport"), "data": {"set": [[22, {"accept": null}], [25, {"jump": {"target": "called"}}]]}}});
+        let rules = [
+            ("counter", json!([{"counter": {"packets": 1, "bytes": 2}}])),
+            ("vmap", json!([map])),
+            ("reject", json!([{"reject": null}])),
+            ("late", json!([{"accept": null}])),
+        ];
+        assert_eq!(
+            reads(&rules, "10.1.2.3:25", Protocol::Tcp),
+            (
+                Outcome::Refused,
+                [
+                    "counter -> continue",
+                    "vmap -> jump called",
+                    "return -> return",
+                    "reject -> reject",
+                    "by 3"
+                ]
+                .map(str::to_owned)
+                .to_vec()
+            )
+        );
+        assert_eq!(reads(&rules, "10.1.2.3:22", Protocol::Tcp).0, Outcome::Passes);
+        assert_eq!(
+            reads(&[], "10.1.2.3:25", Protocol::Udp),
+            (Outcome::Refused, vec!["policy -> drop".to_owned(), "by 0".to_owned()])
+        );
+    }
+
+    #[test]
+    fn what_may_be_is_unknown_unless_all_comes_to_the_same() {
+        let marked = |verdict: &str| {
+            let statements = json!([equal(json!({"meta": {"key": "mark"}}), json!(1)), {verdict: null}]);
+            ("mark", statements)
+        };
+        let accept = ("accept", json!([{"accept": null}]));
+        let to = "10.1.2.3:25";
+        let read = |rules: &[(&str, Value)]| reads(rules, to, Protocol::Tcp);
+        assert_eq!(read(&[marked("drop")]).0, Outcome::Refused);
+        assert_eq!(read(&[marked("accept"), accept.clone()]).0, Outcome::Passes);
+        let (outcome, lines) = read(&[marked("drop"), accept.clone()]);
+        assert_eq!(outcome, Outcome::Unknown);
+        assert_eq!(lines, ["mark -> maybe drop", "accept -> maybe accept", "by 0"]);
+        assert_eq!(read(&[marked("return"), accept.clone()]).0, Outcome::Unknown);
+        assert_eq!(read(&[("queue", json!([{"queue": {}}])), accept]).0, Outcome::Unknown);
+    }
+}
