@@ -197,10 +197,11 @@ impl Reader<'_> {
                 let is_certain = self.is_certain && told == Told::Yes;
                 self.step(name, Some(rule), verdict.clone(), base, depth, !is_certain);
                 let inner = match &verdict {
-                    Verdict::Continue | Verdict::Other(_) => continue,
+                    Verdict::Continue => continue,
                     Verdict::Accept => Ends { accepts: true, ..Ends::default() },
                     Verdict::Drop => Ends { drops: true, ..Ends::default() },
-                    Verdict::Queue => Ends { queues: true, ..Ends::default() },
+                    // Nobody knows either what comes of the elements of a map that could not be read.
+                    Verdict::Queue | Verdict::Other(_) => Ends { queues: true, ..Ends::default() },
                     Verdict::Return => Ends { returns: true, ..Ends::default() },
                     Verdict::Jump(target) | Verdict::Goto(target) => {
                         let before = std::mem::replace(&mut self.is_certain, is_certain);
@@ -810,6 +811,8 @@ mod tests {
         assert_eq!(outcome, Outcome::Unknown);
         assert_eq!(lines, ["mark -> maybe drop", "accept -> maybe accept", "by 0"]);
         assert_eq!(read(&[marked("return"), accept.clone()]).0, Outcome::Unknown);
+        let map = json!([{"vmap": {"key": payload("tcp", "dport"), "data": "@unknown"}}]);
+        assert_eq!(read(&[("map", map), accept.clone()]).0, Outcome::Unknown);
         assert_eq!(read(&[("queue", json!([{"queue": {}}])), accept]).0, Outcome::Unknown);
     }
 }
