@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::process::CommandExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -140,7 +140,7 @@ fn allows(path: &CgroupPath, port: u16) -> String {
 }
 
 /// The program, with no daemon that could answer.
-fn explain(file: &PathBuf, pid: u32, arguments: &[&str]) -> Command {
+fn explain(file: &Path, pid: u32, arguments: &[&str]) -> Command {
     let mut command = Command::new(SCNPM);
     command.args(["explain", "--socket", "/nonexistent/control", "--json", "--file"]).arg(file);
     command.arg(format!("pid:{pid}")).args(arguments);
