@@ -353,16 +353,22 @@ pub struct Status {
 /// Options of `scnpm explain`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 explained, 1 there is no such process, unit or socket, or something failed, 2 wrong usage, 3 what is needed \
-cannot be read: run it as root. With --to: 0 the packet passes, 1 it does not.")]
+Exit status: 0 explained, 1 there is no such process, unit or socket, or something failed, 2 wrong usage. \
+With --to: 0 the packet passes, 1 it does not, 3 it cannot be told.")]
 pub struct Explain {
     /// A process's id, a unit or a selector of annotations, a port, or the local address of a socket as ADDRESS:PORT
     #[arg(value_name = "WHAT")]
     pub subject: String,
 
-    /// Say which rule decides about a packet to this host and port
+    /// Say which rule decides about a packet to this host and port. Root finds out by sending one: a child of this process
+    /// goes into the cgroup, has the rights of its first process's user, and begins a connection or sends an empty datagram,
+    /// which the kernel traces
     #[arg(long, value_name = "HOST:PORT")]
     pub to: Option<String>,
+
+    /// Send no packet: read the rules instead, which cannot always tell
+    #[arg(long, requires = "to")]
+    pub no_probe: bool,
 
     /// The protocol of that packet: tcp, udp
     #[arg(long, value_name = "PROTOCOL", requires = "to", default_value = "tcp")]

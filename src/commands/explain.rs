@@ -1,54 +1,44 @@
 //! `scnpm explain`: why packets of a process, a unit or a socket pass or not.
 
+mod known;
+mod packet;
 mod probe;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{SocketAddr, ToSocketAddrs},
     path::Path,
     process::ExitCode,
-    time::Duration,
 };
 
 use nix::unistd::{Uid, User};
 
+use self::{
+    known::{Known, or_as_root},
+    packet::Question,
+};
 use super::{Failure, output, units};
 use crate::{
     cgroupfs,
-    cli::{DEFAULT_FILE, Explain},
-    control::{
-        client::{Client, Error},
-        message::{GetStatus, Status},
-    },
-    dispatch::Dispatch,
+    cli::Explain,
     explain::{
-        Answer, Block, Cgroup, Judge, Outcome, Packet, Process, ShownProcess, ShownSocket, Socket,
+        Answer, Block, Cgroup, Judge, Outcome, Process, ShownProcess, ShownSocket, Socket,
         facts::Place,
-        path::Origins,
         ruleset::Ruleset,
         subject::{Protocol, Subject, destination},
-        unit_of,
     },
-    load,
     log::colour_on,
     machine::{self, processes},
-    model::{CGROUP_ROOT, CgroupId, CgroupPath, HostName, Hosts, Instance, Location, SetRef},
+    model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, SetRef},
     nft::{Kernel, Nftables, probe as lack, sock_diag},
-    policy::{Policy, files::Disk, parse},
-    report::{
-        explain as shown,
-        offer::{admission, offer},
-        units::Row,
-    },
-    units::selector::Users,
+    report::{explain as shown, units::Row},
 };
 
 /// How many units are explained at most.
 const MOST_SUBJECTS: usize = 8;
 /// How many processes and sockets of each are shown at most.
 const MOST_SHOWN: usize = 12;
-/// How long the daemon may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The exit status if it cannot be told what becomes of a packet.
+const UNKNOWN: u8 = 3;
 
 /// Runs it.
 ///
@@ -63,10 +53,10 @@ pub fn run(options: &Explain) -> Result<ExitCode, Failure> {
 
     let machine = Machine::read()?;
     let mut notes = Vec::new();
-    let known = Known::read(options, &machine, &mut notes)?;
+    let known = Known::read(options, &machine.instances, &mut notes)?;
     let (taken_for, found) = machine.find(&subject, &known, &mut notes)?;
     let mut kernel = kernel(&mut notes);
-    let ruleset = kernel.as_mut().and_then(|kernel| match kernel.ruleset() {
+    let mut ruleset = kernel.as_mut().and_then(|kernel| match kernel.ruleset() {
         Ok(ruleset) => Some(ruleset),
         Err(words) => {
             notes.push(format!("the ruleset cannot be read: {words}"));
@@ -75,16 +65,18 @@ pub fn run(options: &Explain) -> Result<ExitCode, Failure> {
     });
     let subjects: Vec<Block> =
         found.iter().map(|one| machine.block(one, &known, ruleset.as_ref(), kernel.as_mut())).collect();
-    let packet = match to {
-        None => None,
-        Some((host, port)) => {
-            let (Some(kernel), Some(ruleset)) = (kernel.as_mut(), &ruleset) else {
-                let message =
-                    "what becomes of a packet cannot be found out without the ruleset: run it as root";
-                return Err(Failure { message: message.to_owned(), exit_code: 3 });
-            };
-            Some(machine.packet(&found, &known, ruleset, kernel, (host, port, protocol))?)
+    let asks = to.is_some();
+    let packet = match (to, kernel.as_mut(), ruleset.as_mut()) {
+        (Some((host, port)), Some(kernel), Some(ruleset)) => {
+            let question = Question { host, port, protocol, sends: !options.no_probe };
+            Some(machine.packet(&found, &known, ruleset, kernel, question)?)
         }
+        (Some(_), ..) => {
+            notes
+                .push(format!("what becomes of a packet cannot be told without the ruleset{}", or_as_root()));
+            None
+        }
+        (None, ..) => None,
     };
     let outcome = packet.as_ref().map(|packet| packet.path.outcome);
     let files = known.policy.sources.files.iter().map(|file| file.path.clone()).collect();
@@ -93,7 +85,12 @@ pub fn run(options: &Explain) -> Result<ExitCode, Failure> {
     output(
         |out| if options.json { shown::write_json(&answer, out) } else { shown::write(&answer, colour, out) },
     )?;
-    Ok(if matches!(outcome, None | Some(Outcome::Passes)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match outcome {
+        Some(Outcome::Refused) => ExitCode::FAILURE,
+        Some(Outcome::Unknown) => ExitCode::from(UNKNOWN),
+        None if asks => ExitCode::from(UNKNOWN),
+        Some(Outcome::Passes) | None => ExitCode::SUCCESS,
+    })
 }
 
 /// The kernel's nftables, if they may be read.
@@ -107,104 +104,13 @@ fn kernel(notes: &mut Vec<String>) -> Option<Nftables> {
     }
 }
 
-/// What the policy says, and how it is loaded.
-struct Known {
-    policy: Policy,
-    dispatch: Dispatch,
-    users: Users,
-    refused: BTreeMap<Location, String>,
-}
-
-impl Known {
-    fn read(options: &Explain, machine: &Machine, notes: &mut Vec<String>) -> Result<Self, Failure> {
-        let status = match status(options) {
-            Ok(status) => Some(status),
-            Err(words) => {
-                notes.push(words);
-                None
-            }
-        };
-        let status = status.unwrap_or_default();
-        let policy = if options.file.is_empty() && status.files.is_empty() {
-            parse::read(&Disk, &[DEFAULT_FILE]).unwrap_or_else(|error| {
-                notes.push(format!("no annotations are known: {error}"));
-                Policy::default()
-            })
-        } else if options.file.is_empty() {
-            let files: Vec<&str> = status.files.iter().map(|file| file.path.as_str()).collect();
-            parse::read(&Disk, &files).map_err(Failure::new)?
-        } else {
-            parse::read(&Disk, &options.file).map_err(Failure::new)?
-        };
-        let users = machine::users(&policy.user_names());
-        let refused = refused(&policy, &status);
-        let is_refused = |span| refused.contains_key(&policy.sources.location(span));
-        let left_out = policy.iter().filter(|(_, one)| is_refused(one.unit_span)).map(|(id, _)| id).collect();
-        let dispatch = load::script_without(&policy, &left_out, &hosts(&status), &machine.instances, &users);
-        Ok(Self { policy, dispatch, users, refused })
-    }
-}
-
-/// What the daemon says, or why it says nothing.
-fn status(options: &Explain) -> Result<Status, String> {
-    let ask = || -> Result<Status, Error> {
-        let mut client = Client::connect(&options.reach.socket)?;
-        client.limit(Some(PATIENCE))?;
-        Ok(client.call(&GetStatus::default())?.status)
-    };
-    let instead = if options.file.is_empty() {
-        format!(": {DEFAULT_FILE} is read instead of its files")
-    } else {
-        String::new()
-    };
-    ask().map_err(|error| match error {
-        Error::NotRunning => {
-            format!("the daemon does not run, so nothing keeps elements up to date{instead}")
-        }
-        Error::NotPermitted => {
-            format!("the daemon may not be asked at {}{instead}", options.reach.socket.display())
-        }
-        Error::Older => format!("the daemon is an older one: restart scnpm.service{instead}"),
-        Error::Late | Error::Ended => format!("the daemon does not answer{instead}"),
-        Error::Refused(_, words) | Error::Failed(words) => {
-            format!("the daemon does not answer: {words}{instead}")
-        }
-    })
-}
-
-/// The errors that the daemon has found, by the annotation that they are in.
-fn refused(policy: &Policy, status: &Status) -> BTreeMap<Location, String> {
-    let mut refused = BTreeMap::new();
-    for annotation in &policy.annotations {
-        let place = policy.sources.location(annotation.unit_span);
-        let last = policy.sources.line(annotation.span.file, annotation.span.end);
-        let of_it = |line: usize| line >= place.line && line <= last;
-        let mut errors =
-            status.findings.iter().filter(|one| one.severity == "error" && one.file == place.file);
-        if let Some(error) = errors.find(|one| of_it(one.line)) {
-            refused.insert(place, format!("{} ({})", error.message, error.code));
-        }
-    }
-    refused
-}
-
-fn hosts(status: &Status) -> Hosts {
-    let mut hosts = Hosts::new();
-    for host in &status.hosts {
-        for address in host.addresses.iter().filter_map(|text| text.parse::<std::net::IpAddr>().ok()) {
-            let name = HostName { name: host.name.clone(), v6: address.is_ipv6() };
-            hosts.entry(name).or_default().insert(address);
-        }
-    }
-    hosts
-}
-
 /// What the machine says.
 struct Machine {
     instances: Vec<Instance>,
     units: Vec<(Instance, CgroupId)>,
     by_path: BTreeMap<CgroupPath, CgroupId>,
     by_id: BTreeMap<CgroupId, CgroupPath>,
+    root: Option<CgroupId>,
     sockets: Vec<Socket>,
     processes: Vec<Process>,
     network: Option<u64>,
@@ -234,6 +140,7 @@ impl Machine {
             units,
             by_id: by_path.iter().map(|(path, id)| (*id, path.clone())).collect(),
             by_path,
+            root: cgroupfs::look_at(root).ok().flatten(),
             sockets,
             processes: processes::all(),
             network: processes::own_network(),
@@ -319,10 +226,7 @@ impl Machine {
         let mut found: Vec<Found> = Vec::new();
         for socket in self.at(addresses, port) {
             let owner = self.owners(socket).next();
-            let of_socket = || {
-                socket.cgroup.and_then(|id| self.by_id.get(&id)).cloned().map_or(Place::Unknown, Place::In)
-            };
-            let place = owner.map_or_else(of_socket, |owner| owner.cgroup.clone());
+            let place = owner.map_or_else(|| self.place_of(socket), |owner| owner.cgroup.clone());
             match found.iter_mut().find(|one| one.place == place) {
                 Some(same) => same.sockets.push(socket.clone()),
                 None => {
@@ -358,6 +262,14 @@ impl Machine {
         Ok(found)
     }
 
+    /// Where a socket was made.
+    fn place_of(&self, socket: &Socket) -> Place {
+        match socket.cgroup {
+            id @ Some(_) if id == self.root => Place::Root,
+            id => id.and_then(|id| self.by_id.get(&id)).cloned().map_or(Place::Unknown, Place::In),
+        }
+    }
+
     fn owners<'a>(&'a self, socket: &'a Socket) -> impl Iterator<Item = &'a Process> {
         let has_it =
             |one: &&Process| one.sockets.as_ref().is_some_and(|sockets| sockets.contains(&socket.inode));
@@ -378,7 +290,7 @@ impl Machine {
             if judged.is_empty() {
                 return Err(Failure::new(format!(
                     "no unit that has a cgroup matches `{}`, and no annotation names it: `scnpm units` lists all that run",
-                    name.replace(char::is_control, "\u{fffd}")
+                    shown::text(name)
                 )));
             }
             let notes = vec!["it has no cgroup: it does not run".to_owned()];
@@ -426,6 +338,7 @@ impl Machine {
             users: &known.users,
             cgroups: &self.by_path,
             elements,
+            counted: &|set, path| ruleset.and_then(|ruleset| ruleset.counted(set, path)),
             refused: &known.refused,
             unreached: &|rule| ruleset.and_then(|ruleset| ruleset.unreached(&rule.chain)),
         })
@@ -501,22 +414,14 @@ impl Machine {
 
     fn socket(&self, socket: &Socket, found: &Found, known: &Known) -> ShownSocket {
         let owners: Vec<&Process> = self.owners(socket).collect();
-        let path = socket.cgroup.and_then(|id| self.by_id.get(&id));
         let place = owners.first().map_or(&found.place, |owner| &owner.cgroup);
-        let own = place.path().and_then(|path| self.by_path.get(path));
-        let is_elsewhere = own.is_some() && socket.cgroup.is_some() && socket.cgroup.as_ref() != own;
-        let words = is_elsewhere.then(|| match path {
-            Some(path) => {
-                let there = self.judge(known, None, &BTreeMap::new(), |judge| judge.matching(path));
-                let there: Vec<String> = there.iter().map(Location::to_string).collect();
-                let there = if there.is_empty() { "no annotation matches that".to_owned() } else { format!("that is matched by {}", there.join(", ")) };
-                format!("made in {path}{}, which rules see: {there}", maker(path))
-            }
-            None => format!(
-                "made in a cgroup that is gone (id {}), or in the root: no rule matches it until its program makes a new one",
-                socket.cgroup.map_or(0, |id| id.0)
-            ),
-        });
+        let own = match place {
+            Place::Root => self.root,
+            place => place.path().and_then(|path| self.by_path.get(path)).copied(),
+        };
+        let is_elsewhere = own.is_some() && socket.cgroup.is_some() && socket.cgroup != own;
+        let made = self.place_of(socket);
+        let words = is_elsewhere.then(|| self.made_in(&made, socket.cgroup, known));
         ShownSocket {
             protocol: socket.protocol,
             local: socket.local.to_string(),
@@ -524,93 +429,35 @@ impl Machine {
             state: socket.state_words(),
             uid: socket.uid,
             pids: owners.iter().map(|owner| owner.pid).collect(),
-            cgroup: path.map(ToString::to_string),
+            cgroup: match &made {
+                Place::In(path) => Some(path.to_string()),
+                Place::Root => Some("/".to_owned()),
+                Place::Gone(_) | Place::Unknown => None,
+            },
             cgroup_id: socket.cgroup,
             made_elsewhere: is_elsewhere,
             words,
         }
     }
 
-    fn packet(
-        &self,
-        found: &[Found],
-        known: &Known,
-        ruleset: &Ruleset,
-        kernel: &mut Nftables,
-        (host, port, protocol): (String, u16, Protocol),
-    ) -> Result<Packet, Failure> {
-        let [one] = found else {
-            return Err(Failure::new(
-                "--to is about one unit or process, and several match: name one of them",
-            ));
-        };
-        let process =
-            one.processes.iter().find(|process| !process.is_zombie() && process.cgroup.path().is_some());
-        let Some((process, path)) = process.and_then(|process| Some((process, process.cgroup.path()?)))
-        else {
-            return Err(Failure::new(format!(
-                "{} has no process in a cgroup that a packet could come from: start it",
-                one.name.replace(char::is_control, "\u{fffd}")
-            )));
-        };
-        if process.network != self.network {
-            return Err(Failure::new(format!(
-                "process {0} is in another network namespace: `nsenter --target {0} --net scnpm explain …` looks there",
-                process.pid
-            )));
+    /// What there is to say of a socket that was made elsewhere.
+    fn made_in(&self, place: &Place, id: Option<CgroupId>, known: &Known) -> String {
+        match place {
+            Place::In(path) => {
+                let there = self.judge(known, None, &BTreeMap::new(), |judge| judge.matching(path));
+                let there: Vec<String> = there.iter().map(Location::to_string).collect();
+                let there = match there.as_slice() {
+                    [] => "no annotation matches that".to_owned(),
+                    there => format!("that is matched by {}", there.join(", ")),
+                };
+                format!("made in {path}{}, which rules see: {there}", maker(path))
+            }
+            Place::Root => "made in the root of the hierarchy of cgroups, which no rule matches".to_owned(),
+            Place::Gone(_) | Place::Unknown => format!(
+                "made in a cgroup that is gone (id {}): no rule matches it until its program makes a new one",
+                id.map_or(0, |id| id.0)
+            ),
         }
-        let resolved = (host.as_str(), port).to_socket_addrs();
-        let mut addresses: Vec<SocketAddr> = resolved
-            .map_err(|error| {
-                Failure::new(format!(
-                    "`{}` cannot be looked up: {error}",
-                    host.replace(char::is_control, "\u{fffd}")
-                ))
-            })?
-            .collect();
-        addresses.dedup();
-        let Some(to) = addresses.first().copied() else {
-            return Err(Failure::new(format!("{host} has no address")));
-        };
-        let (events, own) = probe::trace(kernel, process, path, protocol, to)
-            .map_err(|message| Failure { message, exit_code: 3 })?;
-        let origins = Origins { policy: &known.policy, dispatch: &known.dispatch, cgroup: path };
-        let way = crate::explain::Path::of_events(&events, &own, ruleset, &origins);
-        let would_pass = self.would_pass(path, known, &way, (to, protocol));
-        Ok(Packet {
-            host,
-            address: to.ip().to_string(),
-            other_addresses: addresses[1..].iter().map(|one| one.ip().to_string()).collect(),
-            port,
-            protocol: protocol.as_str(),
-            cgroup: Some(path.to_string()),
-            path: way,
-            would_pass,
-        })
-    }
-
-    /// An annotation that lets it through, if it is refused on its way out.
-    fn would_pass(
-        &self,
-        path: &CgroupPath,
-        known: &Known,
-        way: &crate::explain::Path,
-        to: (SocketAddr, Protocol),
-    ) -> Vec<String> {
-        let Some(step) =
-            way.deciding().filter(|step| way.outcome == Outcome::Refused && step.hook == "output")
-        else {
-            return vec![];
-        };
-        let Some(instance) = unit_of(path) else { return vec![] };
-        let chain = way.place_for(step, &known.policy);
-        let mut rows = units::rows(vec![(instance, CgroupId(0))], &known.policy);
-        rows.truncate(1);
-        let lines = offer(&rows, &chain.name, false).lines;
-        lines
-            .iter()
-            .filter_map(|line| admission(line, chain.is_first, to.0.ip(), to.1.as_str(), to.0.port()))
-            .collect()
     }
 }
 

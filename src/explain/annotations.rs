@@ -45,6 +45,12 @@ pub struct ShownElement {
     pub verdict: Option<String>,
     /// Whether it is in the kernel; none if that is not known.
     pub in_kernel: Option<bool>,
+    /// How many packets it was found for, if it counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u64>,
+    /// And how many bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// What is needed to judge annotations.
@@ -59,6 +65,8 @@ pub struct Judge<'a> {
     pub cgroups: &'a BTreeMap<CgroupPath, CgroupId>,
     /// What sets and maps hold, as far as it could be read; none for one that does not exist.
     pub elements: &'a BTreeMap<SetRef, Option<BTreeSet<CgroupId>>>,
+    /// What an element has counted: packets and bytes.
+    pub counted: &'a dyn Fn(&SetRef, &CgroupPath) -> Option<(u64, u64)>,
     /// What is wrong with annotations, by where these stand.
     pub refused: &'a BTreeMap<Location, String>,
     /// Why no packet of a socket comes to a chain.
@@ -286,12 +294,15 @@ impl Judge<'_> {
             // What is in a gate is no id of a cgroup.
             (Some(Some(_)) | None, _) => None,
         };
+        let counted = element.key.cgroup().and_then(|path| (self.counted)(&element.set, path));
         ShownElement {
             set: element.set.to_string(),
             path: element.key.cgroup().map(ToString::to_string),
             id,
             verdict: element.data.as_ref().map(Data::to_string),
             in_kernel,
+            packets: counted.map(|(packets, _)| packets),
+            bytes: counted.map(|(_, bytes)| bytes),
         }
     }
 
@@ -367,6 +378,7 @@ mod tests {
             users: &Users::from([("alice".to_owned(), 1000)]),
             cgroups: &cgroups,
             elements: &elements,
+            counted: &|_, _| None,
             refused: &BTreeMap::new(),
             unreached: &|_| None,
         };

@@ -9,11 +9,13 @@
 //! ```
 //!
 //! [`facts`] are what the machine says, [`annotations`] says of each annotation whether it matches a cgroup and why not,
-//! [`ruleset`] is the ruleset as it is loaded, [`path`] is a packet's way through it.
+//! [`ruleset`] is the ruleset as it is loaded, [`path`] is a packet's way through it as it
+//! was traced, [`reading`] as it reads.
 
 pub mod annotations;
 pub mod facts;
 pub mod path;
+pub mod reading;
 pub mod ruleset;
 pub mod subject;
 
@@ -161,6 +163,9 @@ pub struct Packet {
     pub protocol: &'static str,
     /// The cgroup that it comes from.
     pub cgroup: Option<String>,
+    /// Why no packet was traced, if none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub untraced: Option<String>,
     /// Its way.
     #[serde(flatten)]
     pub path: Path,

@@ -7,6 +7,7 @@ use crate::{
     dispatch::Dispatch,
     model::{AnnotationId, CgroupPath, ChainRef, Location, PREFIX},
     policy::Policy,
+    units::selector::Users,
 };
 
 /// What is traced of a packet: one event (`NFT_MSG_TRACE`).
@@ -103,6 +104,8 @@ pub struct Step {
     pub handle: Option<u64>,
     /// What comes of it: `accept`, `drop`, `reject`, `continue`, `jump CHAIN` and so on.
     pub verdict: String,
+    /// Whether it cannot be told that the packet comes here and that the rule matches.
+    pub maybe: bool,
     /// The annotations that it comes from.
     pub annotations: Vec<Location>,
 }
@@ -114,6 +117,8 @@ pub struct Origins<'a> {
     pub policy: &'a Policy,
     /// What they are loaded as.
     pub dispatch: &'a Dispatch,
+    /// The users whom they name.
+    pub users: &'a Users,
     /// The cgroup that the packet comes from.
     pub cgroup: &'a CgroupPath,
 }
@@ -196,7 +201,7 @@ fn table_of(step: &Step, name: &str) -> String {
 }
 
 /// What an event tells; nothing if it is only the way back from a chain.
-fn step(
+pub(super) fn step(
     event: &Event,
     depth: usize,
     at: &(String, i64),
@@ -226,6 +231,7 @@ fn step(
         rule,
         handle: event.rule,
         verdict,
+        maybe: false,
         annotations,
     })
 }
@@ -240,18 +246,21 @@ impl Origins<'_> {
     fn of_rule(&self, chain: &ChainRef, handle: u64, text: Option<&str>, ruleset: &Ruleset) -> Vec<Location> {
         let ids = if chain.name.starts_with(PREFIX) {
             let rules = ruleset.chain(chain).map_or(&[][..], |chain| &chain.rules[..]);
-            rules.iter().position(|rule| rule.handle == handle).map_or(vec![], |at| self.of_called(chain, at))
+            let at = rules.iter().position(|rule| rule.handle == handle);
+            at.map_or(vec![], |at| self.of_called(chain, at, rules.len()))
         } else {
             sets_of_ours(text.unwrap_or_default()).flat_map(|set| self.of_set(chain, set)).collect()
         };
         ids.into_iter().map(|id| self.policy.sources.location(self.policy.annotation(id).unit_span)).collect()
     }
 
-    /// Those of the rule with this number in a chain of ours.
-    fn of_called(&self, chain: &ChainRef, at: usize) -> Vec<AnnotationId> {
+    /// Those of the rule with this number in a chain of ours that has so many, as far as it is the chain that the annotations
+    /// make.
+    fn of_called(&self, chain: &ChainRef, at: usize, rules: usize) -> Vec<AnnotationId> {
         let begin = format!("add rule {chain} ");
-        let mut lines = self.dispatch.script.lines.iter().filter(|line| line.to_string().starts_with(&begin));
-        lines.nth(at).map_or(vec![], |line| line.annotations.clone())
+        let lines = self.dispatch.script.lines.iter().filter(|line| line.to_string().starts_with(&begin));
+        let lines: Vec<_> = lines.collect();
+        if lines.len() == rules { lines[at].annotations.clone() } else { vec![] }
     }
 
     /// Those that have elements for the cgroup in a set of ours.
@@ -263,9 +272,7 @@ impl Origins<'_> {
         let above = super::annotations::instances(self.cgroup);
         let of_patterns = self.dispatch.patterns.iter().filter(|pattern| {
             pattern.targets.iter().any(|target| is_set(&target.set))
-                && above
-                    .iter()
-                    .any(|one| pattern.selectors.0.iter().any(|selector| selector.which.names(&one.unit)))
+                && above.iter().any(|one| pattern.selectors.select(one, self.users))
         });
         let ids = of_rows
             .flat_map(|row| &row.annotations)
@@ -292,8 +299,8 @@ mod tests {
 
     fn way(events: &[Event]) -> (Path, Vec<String>) {
         let (policy, dispatch) = (Policy::default(), Dispatch::default());
-        let cgroup = "system.slice/a.service".parse().unwrap();
-        let origins = Origins { policy: &policy, dispatch: &dispatch, cgroup: &cgroup };
+        let (users, cgroup) = (Users::new(), "system.slice/a.service".parse().unwrap());
+        let origins = Origins { policy: &policy, dispatch: &dispatch, users: &users, cgroup: &cgroup };
         let path = Path::of_events(events, "scnpm.trace.1", &ruleset(), &origins);
         let line = |step: &Step| {
             format!(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::model::{ChainRef, SetRef, TableRef};
+use crate::model::{CgroupPath, ChainRef, SetRef, TableRef};
 
 /// Chains and their rules.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,8 @@ pub struct Ruleset {
     sets: BTreeMap<SetRef, Value>,
     /// What is known to be in maps and sets.
     elements: BTreeMap<SetRef, Value>,
+    /// The tables whose rules are known as text alone.
+    pub unread: BTreeSet<TableRef>,
 }
 
 /// A chain.
@@ -88,9 +90,35 @@ impl Ruleset {
         ruleset
     }
 
-    /// The sets and maps that rules look something up in and whose elements are not known yet.
+    /// The sets and maps whose elements are not known yet.
     pub fn unknown_sets(&self) -> Vec<SetRef> {
         self.sets.keys().filter(|set| !self.elements.contains_key(set)).cloned().collect()
+    }
+
+    /// Those of them that rules look something up in.
+    pub fn unknown_sets_of_rules(&self) -> Vec<SetRef> {
+        let mut named = BTreeSet::new();
+        for (chain, rule) in
+            self.chains.iter().flat_map(|(name, chain)| chain.rules.iter().map(move |rule| (name, rule)))
+        {
+            let mut names = BTreeSet::new();
+            rule.statements.iter().for_each(|statement| lookups(statement, &mut names));
+            named
+                .extend(names.into_iter().map(|set| SetRef { table: chain.table.clone(), name: set.into() }));
+        }
+        self.unknown_sets().into_iter().filter(|set| named.contains(set)).collect()
+    }
+
+    /// The packets and bytes that an element's own counter has for a cgroup.
+    pub fn counted(&self, set: &SetRef, path: &CgroupPath) -> Option<(u64, u64)> {
+        let elements = self.elements(set)?.as_array()?.iter();
+        let keys =
+            elements.map(|element| if element.is_array() { &element[0]["elem"] } else { &element["elem"] });
+        let mut own = keys.filter(|key| {
+            key["val"].as_str().is_some_and(|val| val.trim_start_matches('/') == path.as_str())
+        });
+        let counter = &own.next()?["counter"];
+        Some((counter["packets"].as_u64()?, counter["bytes"].as_u64()?))
     }
 
     /// Whether it is a map.
@@ -187,6 +215,16 @@ impl Ruleset {
 /// A chain of a table.
 pub fn chain_of(table: &TableRef, name: &str) -> ChainRef {
     ChainRef { table: table.clone(), name: name.into() }
+}
+
+/// The names of all sets and maps that a value refers to.
+fn lookups<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {
+    match value {
+        Value::String(text) => found.extend(text.strip_prefix('@')),
+        Value::Array(items) => items.iter().for_each(|item| lookups(item, found)),
+        Value::Object(fields) => fields.values().for_each(|item| lookups(item, found)),
+        _ => {}
+    }
 }
 
 /// The targets of all jumps in a value.

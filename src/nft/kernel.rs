@@ -143,7 +143,16 @@ impl Nftables {
 
     /// The elements of a map as libnftables-json(5) has them; none if it cannot be listed.
     pub fn elements_of(&mut self, map: &SetRef) -> Option<serde_json::Value> {
-        self.library.elements(map)
+        self.library.elements(map, true)
+    }
+
+    /// Takes in what is in the sets and maps that rules look something up in.
+    pub fn know_sets(&mut self, ruleset: &mut Ruleset) {
+        for set in ruleset.unknown_sets_of_rules() {
+            if let Some(elements) = self.library.elements(&set, ruleset.is_map(&set)) {
+                ruleset.know(set, elements);
+            }
+        }
     }
 
     /// The ruleset as it is loaded, with verdict maps' elements. Of tables that only their owner can change, it has the text
@@ -161,6 +170,8 @@ impl Nftables {
             listings.push(serde_json::from_str(&json).map_err(|error| error.to_string())?);
         }
         let mut ruleset = Ruleset::of(&listings, &text);
+        let unread = tables.iter().filter(|table| table.is_owned || !is_identifier(&table.table.name));
+        ruleset.unread = unread.map(|table| table.table.clone()).collect();
         for map in
             ruleset.unknown_sets().into_iter().filter(|map| ruleset.is_of_verdicts(map)).collect::<Vec<_>>()
         {

@@ -145,14 +145,15 @@ impl Libnftables {
         })
     }
 
-    /// The elements of a map as libnftables-json(5) has them; none if it cannot be listed.
-    pub fn elements(&mut self, map: &SetRef) -> Option<Value> {
+    /// The elements of a map, or of a set, as libnftables-json(5) has them; none if it cannot be listed.
+    pub fn elements(&mut self, set: &SetRef, is_map: bool) -> Option<Value> {
         self.configure(OUTPUT_JSON | OUTPUT_NUMERIC_ALL, false);
-        let text = self.run_buffer(&format!("list map {map}")).ok()?;
+        let kind = if is_map { "map" } else { "set" };
+        let text = self.run_buffer(&format!("list {kind} {set}")).ok()?;
         let listing: Value = serde_json::from_str(&text).ok()?;
         let mut objects = listing["nftables"].as_array()?.iter();
-        let map = objects.find_map(|object| object.get("map"))?;
-        Some(map.get("elem").cloned().unwrap_or_else(|| Value::Array(vec![])))
+        let set = objects.find_map(|object| object.get(kind))?;
+        Some(set.get("elem").cloned().unwrap_or_else(|| Value::Array(vec![])))
     }
 
     /// What a command lists with handles and without elements: as nft's text, or as JSON.

@@ -175,14 +175,18 @@ fn shown_element(element: &ShownElement, paint: Paint) -> String {
     };
     let verdict =
         element.verdict.as_deref().map(|verdict| format!(" : {}", text(verdict))).unwrap_or_default();
-    format!("{state}: {}{key}{verdict}", element.set)
+    let counted = match (element.packets, element.bytes) {
+        (Some(packets), Some(bytes)) => format!(", {packets} packets, {bytes} bytes"),
+        _ => String::new(),
+    };
+    format!("{state}: {}{key}{verdict}{counted}", element.set)
 }
 
 fn write_packet(packet: &Packet, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let to = if packet.host == packet.address { String::new() } else { format!(" ({})", text(&packet.host)) };
     let how = match packet.path.found_by {
         "trace" => "as the kernel traced it",
-        _ => "by reading the ruleset",
+        _ => "as the rules read",
     };
     let address =
         if packet.address.contains(':') { format!("[{}]", packet.address) } else { packet.address.clone() };
@@ -191,6 +195,13 @@ fn write_packet(packet: &Packet, paint: Paint, out: &mut dyn Write) -> io::Resul
         "{}, {how}:",
         paint.bold(&format!("{} to {address}:{}{to}", packet.protocol, packet.port))
     )?;
+    if let Some(words) = &packet.untraced {
+        writeln!(out, "  no packet was traced: {}", text(words))?;
+    }
+    if !packet.other_addresses.is_empty() {
+        let others = packet.other_addresses.join(", ");
+        writeln!(out, "  this is one of the host's addresses, the others were not tried: {others}")?;
+    }
     let mut last = "";
     for (number, step) in packet.path.steps.iter().enumerate() {
         if step.depth == 0 && (last != step.chain || step.rule.is_none() && last.is_empty()) {
@@ -207,7 +218,7 @@ fn write_packet(packet: &Packet, paint: Paint, out: &mut dyn Write) -> io::Resul
     let verdict = match packet.path.outcome {
         Outcome::Passes => paint.good("it passes"),
         Outcome::Refused => paint.bad("it does not pass"),
-        Outcome::Unknown => "it cannot be told".to_owned(),
+        Outcome::Unknown => "it cannot be told whether it passes".to_owned(),
     };
     let by = packet.path.deciding().map(decided).unwrap_or_default();
     writeln!(out, "  {verdict}{by}")?;
@@ -223,15 +234,17 @@ fn write_step(step: &Step, decides: bool, paint: Paint, out: &mut dyn Write) -> 
     let places: Vec<String> = step.annotations.iter().map(place).collect();
     let places = if places.is_empty() { String::new() } else { format!("  ({})", places.join(", ")) };
     let chain = if step.depth == 0 { String::new() } else { format!("{}: ", step.chain) };
-    let line = format!("    {indent}{chain}{} -> {}{places}", cut(&rule), text(&step.verdict));
+    let maybe = if step.maybe { "maybe " } else { "" };
+    let line = format!("    {indent}{chain}{} -> {maybe}{}{places}", cut(&rule), text(&step.verdict));
     writeln!(out, "{}", if decides { paint.bold(&line) } else { line })
 }
 
 fn decided(step: &Step) -> String {
     let what = if step.rule.is_some() { "a rule" } else { "the policy" };
+    let verdict = if step.maybe { format!("maybe {}", step.verdict) } else { step.verdict.clone() };
     match step.annotations.first() {
-        Some(at) => format!(": {} by the annotation at {}", step.verdict, place(at)),
-        None => format!(": {} by {what} of {}", step.verdict, step.chain),
+        Some(at) => format!(": {verdict} by the annotation at {}", place(at)),
+        None => format!(": {verdict} by {what} of {}", step.chain),
     }
 }
 
@@ -240,7 +253,7 @@ fn place(at: &Location) -> String {
 }
 
 /// With a replacement for control characters, and what has no width.
-fn text(text: &str) -> String {
+pub fn text(text: &str) -> String {
     text.split(' ').map(printable).collect::<Vec<_>>().join(" ")
 }
 

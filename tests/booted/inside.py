@@ -11,6 +11,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(__file__))
+import explains
 import floods
 import machine as m
 import runs
@@ -318,6 +319,7 @@ def recipes_for_desktops_are_found_right():
 
 
 TESTS.extend(runs.TESTS)
+TESTS.extend(explains.TESTS)
 
 
 def is_on_the_bus():
