@@ -97,8 +97,8 @@ examples() {
     return "$status"
 }
 
-tests/setup.sh ca-certificates gcc git iproute2 libc6-dev libsystemd-dev make mmdebstrap nftables pkg-config \
-    systemd-container || exit 1
+tests/setup.sh ca-certificates fish gcc git iproute2 libc6-dev libsystemd-dev make mmdebstrap nftables pkg-config \
+    systemd-container zsh || exit 1
 for component in clippy rustfmt; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component" || exit 1
 done

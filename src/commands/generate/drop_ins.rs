@@ -54,10 +54,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::lint::testing::policy_of;
+    use crate::lint::testing::{policy_of, policy_with_mistakes};
 
     fn annotation(selectors: &str) -> String {
-        format!("# {selectors} :: add rule inet f c socket cgroupv2 unit accept\n")
+        format!("# {selectors} :: add rule inet f c tcp dport 1 accept\n")
     }
 
     fn waiting(selectors: &str) -> String {
@@ -101,7 +101,7 @@ mod tests {
         #[test]
         fn names_stay_in_their_directory(name in "\\PC{0,12}", kind in "(\\.service|\\.socket|\\*\\.service|)") {
             let text = waiting(&format!("{name}{kind}"));
-            let policy = crate::lint::testing::policy_with_mistakes(&text);
+            let policy = policy_with_mistakes(&text);
             for unit in wanted(&policy, Manager::System) {
                 prop_assert!(!unit.0.contains(['/', '\n', '%', ' ', '*']) && !unit.0.starts_with('.'), "{}", unit);
             }
