@@ -128,12 +128,21 @@ impl Control {
 
     fn poll(&mut self, now: Duration, cx: &mut Context<'_>) -> Poll<News> {
         let is_due = self.server.due().is_some_and(|at| at <= now);
-        let is_ready = self.readable.poll_ready(cx).is_ready();
-        let is_heard = is_ready && self.readable.read(|| self.server.hear()).is_ok();
-        if !is_due && !is_heard {
+        if !self.hears(cx) && !is_due {
             return Poll::Pending;
         }
         Poll::Ready(News::Control(self.server.take(now)))
+    }
+
+    /// Whether clients did something; else the task is woken when they do.
+    fn hears(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.readable.poll_ready(cx).is_ready() {
+            match self.readable.read(|| self.server.hear()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return true,
+            }
+        }
+        false
     }
 }
 
@@ -378,4 +387,33 @@ fn messages(receiver: &mut mpsc::Receiver<Heard>, cx: &mut Context<'_>) -> Poll<
         all.push(message);
     }
     if all.is_empty() { Poll::Pending } else { Poll::Ready(News::Heard(Source::Dbus, all)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, future::poll_fn, os::unix::net::UnixStream, process, thread};
+
+    use tokio::{runtime, time::timeout};
+
+    use super::*;
+
+    #[test]
+    fn a_client_wakes_who_has_found_nothing() {
+        let path = env::temp_dir().join(format!("scnpm-sources-{}", process::id()));
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut control = Control::open(&path).unwrap();
+            for number in 0..3 {
+                let path = path.clone();
+                let client = thread::spawn(move || {
+                    thread::sleep(Duration::from_millis(50));
+                    UnixStream::connect(path)
+                });
+                let news =
+                    timeout(Duration::from_secs(5), poll_fn(|cx| control.poll(Duration::ZERO, cx))).await;
+                assert!(matches!(news, Ok(News::Control(_))), "client {number}");
+                client.join().unwrap().unwrap();
+            }
+        });
+    }
 }
