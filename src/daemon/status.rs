@@ -50,8 +50,8 @@ struct Group {
     due: usize,
     in_kernel: usize,
     refused: BTreeSet<AnnotationId>,
-    /// What the unit's counters have counted, those of all its tables, if there is one.
-    counted: Option<Count>,
+    /// Its counters, one in each table, and whether the viewer may know what they have counted.
+    counters: BTreeMap<CounterRef, bool>,
 }
 
 impl Daemon {
@@ -92,8 +92,10 @@ impl Daemon {
         if let Some(found) = &found {
             problems.extend(not_looked_up(&self.engine, found, &meant));
         }
-        let units =
-            groups.into_iter().map(|(name, group)| group.unit(name, &policy, unit.is_some())).collect();
+        let units = groups
+            .into_iter()
+            .map(|(name, group)| group.unit(name, &policy, found.as_ref(), unit.is_some()))
+            .collect();
         let (errors, warnings, mut findings) = self.notices.found();
         // Of other users' annotations there is none here.
         findings.retain(|one| one.unit.as_deref().is_none_or(|unit| names.contains(unit)));
@@ -179,10 +181,17 @@ impl Daemon {
                 number
             }));
         }
-        for group in groups.iter_mut().map(|(_, group)| group) {
-            let counters: BTreeSet<CounterRef> =
-                group.annotations.iter().filter_map(|id| dispatch::counter(policy.annotation(*id))).collect();
-            group.counted = sum(counters.iter().filter_map(|counter| found?.counters.get(counter)));
+        for (id, annotation) in policy.iter() {
+            let Some(counter) = dispatch::counter(annotation) else { continue };
+            let is_seen = count_is_seen(annotation, viewer, &self.users);
+            if let Some(number) = of_annotation[id.0] {
+                groups[number]
+                    .1
+                    .counters
+                    .entry(counter)
+                    .and_modify(|seen| *seen &= is_seen)
+                    .or_insert(is_seen);
+            }
         }
         for (id, number) in self.refused.keys().filter_map(|id| Some((id, (*of_annotation.get(id.0)?)?))) {
             groups[number].1.refused.insert(*id);
@@ -256,7 +265,18 @@ impl Group {
         instance.in_kernel += usize::from(is_held);
     }
 
-    fn unit(self, name: &str, policy: &Policy, in_depth: bool) -> message::Unit {
+    /// What its counters have counted, those of all tables, if there is one and the viewer may know of all.
+    fn count(&self, found: &Found) -> Option<Count> {
+        let may_know = self.counters.values().all(|is_seen| *is_seen);
+        let counts = self.counters.keys().filter(|_| may_know).filter_map(|one| found.counters.get(one));
+        counts.copied().reduce(|one, other| Count {
+            packets: one.packets.saturating_add(other.packets),
+            bytes: one.bytes.saturating_add(other.bytes),
+        })
+    }
+
+    fn unit(self, name: &str, policy: &Policy, found: Option<&Found>, in_depth: bool) -> message::Unit {
+        let count = found.and_then(|found| self.count(found));
         let place = |id: &AnnotationId| policy.sources.location(policy.annotation(*id).unit_span);
         message::Unit {
             name: name.to_owned(),
@@ -267,8 +287,8 @@ impl Group {
             in_kernel: self.in_kernel,
             missing: self.due - self.in_kernel,
             refused: self.refused.len(),
-            packets: self.counted.map(|count| count.packets),
-            bytes: self.counted.map(|count| count.bytes),
+            packets: count.map(|count| count.packets),
+            bytes: count.map(|count| count.bytes),
             instances: if in_depth { self.cgroups.into_values().take(INSTANCES).collect() } else { vec![] },
             words: vec![],
         }
@@ -296,13 +316,6 @@ fn keep_matching(groups: &mut Vec<(&str, Group)>, text: &str, policy: &Policy) -
         true => Err(wire::error("NoSuchUnit", &json!({ "unit": text }))),
         false => Ok(()),
     }
-}
-
-fn sum<'a>(counts: impl Iterator<Item = &'a Count>) -> Option<Count> {
-    counts.copied().reduce(|one, other| Count {
-        packets: one.packets.saturating_add(other.packets),
-        bytes: one.bytes.saturating_add(other.bytes),
-    })
 }
 
 /// Whether the kernel has what is due of a row.
@@ -339,6 +352,22 @@ fn annotation_is_seen(annotation: &Annotation, viewer: u32, users: &Users) -> bo
     viewer == 0
         || (annotation.selectors.0.iter().any(|one| is_own(&one.whose))
             && (paths.peek().is_none() || paths.any(|path| may_see(viewer, path.as_str()))))
+}
+
+/// Whether a user may know how much an annotation counts: nothing of what other users' units send or get.
+fn count_is_seen(annotation: &Annotation, viewer: u32, users: &Users) -> bool {
+    let is_own = |whose: &Whose| match whose {
+        Whose::System => true,
+        Whose::Anybody | Whose::AnyUser => false,
+        Whose::Uid(uid) => *uid == viewer,
+        Whose::User(name) => users.get(name) == Some(&viewer),
+    };
+    let mut paths = annotation.statement.paths().peekable();
+    viewer == 0
+        || match paths.peek() {
+            Some(_) => paths.all(|path| may_see(viewer, path.as_str())),
+            None => annotation.selectors.0.iter().all(|one| is_own(&one.whose)),
+        }
 }
 
 /// What is found, for programs.
