@@ -579,7 +579,7 @@ impl<'a> Machine<'a> {
         }
         let (as_written, by_us) = (counters(self.sandbox, "plain"), counters(self.sandbox, "compiled"));
         let comparable = |counters: &[(String, u64)]| -> Vec<(String, u64)> {
-            let is_one = |name: &str| name.strip_prefix(OURS).is_none_or(|unit| is_of_paths(unit));
+            let is_one = |name: &str| name.strip_prefix(OURS).is_none_or(is_of_paths);
             counters.iter().filter(|(name, _)| is_one(name)).cloned().collect()
         };
         prop_assert_eq!(comparable(&as_written), comparable(&by_us), "{}\n{}", context(), compiled());

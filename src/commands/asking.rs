@@ -1,10 +1,6 @@
 //! What to say when the daemon cannot be asked, or says no.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use super::Failure;
 use crate::control::client::Error;
@@ -52,12 +48,12 @@ fn other_daemon() -> Option<u32> {
     let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
     processes
         .into_iter()
-        .find(|path| is_daemon(path))
+        .find(|process| is_daemon(process))
         .and_then(|path| path.file_name()?.to_str()?.parse().ok())
 }
 
 /// Whether a directory of /proc is that of a process that was started as `scnpm` without a subcommand.
-fn is_daemon(process: &PathBuf) -> bool {
+fn is_daemon(process: &Path) -> bool {
     let line = fs::read(process.join("cmdline")).unwrap_or_default();
     let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
     let is_scnpm = words.next().is_some_and(|name| name == "scnpm" || name.ends_with("/scnpm"));

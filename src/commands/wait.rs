@@ -1,6 +1,10 @@
 //! `scnpm wait`: certainty at the start of a program.
 
-use std::{fs, process::ExitCode, time::Instant};
+use std::{
+    fs,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 
@@ -19,6 +23,9 @@ use crate::{
 const USAGE: u8 = 2;
 const LATE: u8 = 4;
 
+/// How long the daemon may take to be started anew.
+const AWAY: Duration = Duration::from_secs(3);
+
 /// Runs it: exit code 0, or 1 if something is refused.
 ///
 /// # Errors
@@ -26,7 +33,7 @@ const LATE: u8 = 4;
 pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     let Some(what) = what(options)? else { return Ok(ExitCode::SUCCESS) };
-    let waited = match client::wait_for(&options.reach.socket, &what, options.timeout) {
+    let waited = match client::wait_for(&options.reach.socket, &what, options.timeout, AWAY) {
         Ok(waited) => waited,
         Err(Error::NotRunning) if options.or_continue => {
             note("the daemon does not run: going on without waiting");

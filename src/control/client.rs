@@ -13,10 +13,6 @@ use super::{
     message::{Call, Method, Reply, Wait, Waited},
 };
 
-/// How long a daemon may be away that left no socket behind: it was ended, maybe to be started anew. One that was killed
-/// leaves its socket, and systemd starts it again: that is waited for.
-const AWAY: Duration = Duration::from_secs(1);
-
 /// How often is looked whether it is back, and whether it has room again.
 const PAUSE: Duration = Duration::from_millis(10);
 const CROWDED_PAUSE: Duration = Duration::from_millis(200);
@@ -58,11 +54,12 @@ impl From<serde_json::Error> for Error {
     }
 }
 
-/// Waits until the rules of a cgroup or unit are in the kernel, also while the daemon is started anew.
+/// Waits until the rules of a cgroup or unit are in the kernel, also while the daemon is started anew: one that was killed
+/// leaves its socket, and systemd starts it again. One that left none may be `away` for so long.
 ///
 /// # Errors
 /// [`Error::Late`] after `limit`; [`Error::NotRunning`] if no daemon comes back; whatever else keeps it from being asked.
-pub fn wait_for(socket: &Path, what: &Wait, limit: Duration) -> Result<Waited, Error> {
+pub fn wait_for(socket: &Path, what: &Wait, limit: Duration, away: Duration) -> Result<Waited, Error> {
     let begun = Instant::now();
     let mut alone: Option<Instant> = None;
     loop {
@@ -72,7 +69,7 @@ pub fn wait_for(socket: &Path, what: &Wait, limit: Duration) -> Result<Waited, E
             client.limit(Some(left))?;
             client.call(what)
         });
-        let may_be_away = if socket.exists() { limit } else { AWAY };
+        let may_be_away = if socket.exists() { limit } else { away };
         match answer {
             Err(Error::NotRunning) if alone.get_or_insert_with(Instant::now).elapsed() >= may_be_away => {
                 return Err(Error::NotRunning);

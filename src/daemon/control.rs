@@ -35,11 +35,17 @@ const WATCH_SHARE: u32 = 20;
 /// How long a policy may be on trial.
 const LONGEST_TRIAL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long a reload is tried again before who asked for it is told that it fails.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(5);
+
 /// When to try again to put the policy before a trial back, if that fails.
 const BACK_PAUSE: Duration = Duration::from_secs(1);
 
 /// An answer that is an error.
 type Refusal = Arc<[u8]>;
+
+/// What watchers are told, and whether there is more to come, by who asks and what about.
+type Told = BTreeMap<(u32, Option<String>), (Arc<[u8]>, bool)>;
 
 /// What was found out beside the loop.
 pub(super) enum Answered {
@@ -57,13 +63,19 @@ pub(super) struct Control {
     /// Who asked for a change that polkit has to say about.
     asking: BTreeMap<ClientId, Change>,
     /// Who waits until the files are read, and who for what is found in them.
-    reloads: BTreeMap<ClientId, Reload>,
+    reloads: BTreeMap<ClientId, Reading>,
     loaded: BTreeMap<ClientId, Reload>,
     is_loading: bool,
     trial: Option<Trial>,
     /// Whether something has happened since watchers were told, when to tell them, and how long it took to make.
     is_changed: bool,
     watch_due: Duration,
+}
+
+/// What somebody asked for who waits until the files are read, and when.
+struct Reading {
+    ask: Reload,
+    since: Duration,
 }
 
 /// A change that a client asks for.
@@ -233,10 +245,10 @@ impl Daemon {
             return;
         }
         self.control.is_changed = false;
-        let mut made: BTreeMap<(u32, Option<String>), (Arc<[u8]>, bool)> = BTreeMap::new();
+        let mut told = Told::new();
         for (client, mut watcher) in std::mem::take(&mut self.control.watchers) {
             let key = (watcher.peer.user, watcher.ask.unit.clone());
-            let (message, more) = made.entry(key).or_insert_with(|| {
+            let (message, more) = told.entry(key).or_insert_with(|| {
                 match self.status(watcher.peer.user, watcher.ask.unit.as_deref()) {
                     Ok(status) => (wire::reply(&StatusReply { status }, true), true),
                     Err(refusal) => (refusal, false),
@@ -441,7 +453,8 @@ impl Daemon {
     fn change(&mut self, sources: &mut Sources, client: ClientId, change: Change) {
         match change {
             Change::Reload(ask) => {
-                self.control.reloads.insert(client, ask);
+                let since = self.now();
+                self.control.reloads.insert(client, Reading { ask, since });
                 self.is_strict = true;
                 self.tell(Event::ReloadRequested);
             }
@@ -470,7 +483,7 @@ impl Daemon {
         let texts = self.files.loaded();
         self.control.is_loading = false;
         let reloads = std::mem::take(&mut self.control.reloads);
-        let limits = reloads.values().filter_map(|ask| ask.try_ms);
+        let limits = reloads.values().filter_map(|one| one.ask.try_ms);
         match limits.map(|limit| Duration::from_millis(limit).min(LONGEST_TRIAL)).min() {
             Some(limit) => {
                 // A trial during a trial goes back to what was in force before both.
@@ -486,21 +499,27 @@ impl Daemon {
             None if !reloads.is_empty() => self.control.trial = None,
             None => {}
         }
-        self.control.loaded.extend(reloads);
+        self.control.loaded.extend(reloads.into_iter().map(|(client, one)| (client, one.ask)));
     }
 
-    /// Tells those who asked for it that the files are not loaded.
+    /// Tells those who asked for it that the files are not loaded; `again` is the time now if it will be tried again: then only
+    /// those who have waited for long.
     pub(super) fn files_are_not_loaded(
         &mut self,
         sources: &mut Sources,
         policy: Option<&Policy>,
         found: &[Diagnostic],
         words: &str,
+        again: Option<Duration>,
     ) {
         let none = Policy::default();
         self.control.is_loading = false;
-        for (client, ask) in std::mem::take(&mut self.control.reloads) {
-            let words = Some(words.to_owned());
+        for (client, one) in std::mem::take(&mut self.control.reloads) {
+            if again.is_some_and(|now| now.saturating_sub(one.since) < RELOAD_PATIENCE) {
+                self.control.reloads.insert(client, one);
+                continue;
+            }
+            let (ask, words) = (one.ask, Some(words.to_owned()));
             let reloaded = reloaded(false, words, policy.unwrap_or(&none), found, ask.color);
             sources.answer(client, wire::reply(&reloaded, false), false);
         }

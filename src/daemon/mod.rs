@@ -506,7 +506,7 @@ impl Daemon {
             Ok(Some(policy)) => policy,
             Ok(None) => return Ok(None),
             Err(failure) => {
-                self.files_are_not_loaded(sources, None, &[], &failure.message);
+                self.files_are_not_loaded(sources, None, &[], &failure.message, None);
                 return Err(failure);
             }
         };
@@ -515,7 +515,7 @@ impl Daemon {
         if self.is_strict && errors > 0 {
             let failure = Failure::new(format!("the changed files have errors ({errors})"));
             let found = findings::merged(&policy, policy.diagnostics.clone());
-            self.files_are_not_loaded(sources, Some(&policy), &found, &failure.message);
+            self.files_are_not_loaded(sources, Some(&policy), &found, &failure.message, None);
             return Err(failure);
         }
         Ok(Some(policy.into()))
@@ -523,11 +523,12 @@ impl Daemon {
 
     fn reload(&mut self, sources: &mut Sources, reread: bool, flush: bool) {
         notices::reloading();
+        let mut is_passing = false;
         let policy = if reread { self.reread(sources) } else { Ok(Some(Arc::clone(&self.policy))) };
         match policy {
             Ok(None) => return self.tell(Event::FilesUnsettled),
             Ok(Some(policy)) => {
-                self.load_or_stay(sources, &policy, flush, reread);
+                is_passing = self.load_or_stay(sources, &policy, flush, reread);
                 if reread {
                     sources.ask_anew();
                 }
@@ -537,11 +538,18 @@ impl Daemon {
                 self.load_error = Some(message);
             }
         }
-        self.is_strict &= !reread;
+        self.is_strict &= !reread || is_passing;
         self.say_ready();
     }
 
-    fn load_or_stay(&mut self, sources: &mut Sources, policy: &Arc<Policy>, flush: bool, reread: bool) {
+    /// Whether it failed for a reason that will pass, so that it is tried again.
+    fn load_or_stay(
+        &mut self,
+        sources: &mut Sources,
+        policy: &Arc<Policy>,
+        flush: bool,
+        reread: bool,
+    ) -> bool {
         let before = Arc::clone(&self.policy);
         if reread {
             // Those who asked for it want to know what is found.
@@ -551,16 +559,18 @@ impl Daemon {
             if reread {
                 self.is_loaded(&before);
             }
-            return;
+            return false;
         };
         notices::load_failed(&error, self.engine.load_has_failed());
         self.load_error = Some(error.words.clone());
         if reread {
             let refused = error.refusals.iter().map(|refusal| refusal.diagnostic(policy)).collect();
             let found = findings::merged(policy, refused);
-            self.files_are_not_loaded(sources, Some(policy), &found, &error.words);
+            let again = error.passing.then(|| self.now());
+            self.files_are_not_loaded(sources, Some(policy), &found, &error.words, again);
         }
         self.tell(Event::LoadFailed { passing: error.passing });
+        error.passing
     }
 
     fn say_ready(&mut self) {

@@ -182,7 +182,7 @@ mod tests {
             ("ct status { dnat , snat } accept", "ct status { dnat , snat } ^ accept"),
             ("icmp type redirect drop", "icmp type redirect ^ drop"),
             ("tcp dport 25 dnat to 10.0.0.1", "tcp dport 25 ^ dnat to 10.0.0.1"),
-            ("tcp dport { 25 } redirect to :1", "tcp dport { 25 } ^ redirect to :1"),
+            ("tcp dport { 25 } redirect to :1", "tcp dport { 25 } ^ redirect to : 1"),
             ("tcp dport vmap { 25 : accept }", "^ tcp dport vmap { 25 : accept }"),
             ("dnat to tcp dport map { 25 : 10.0.0.1 }", "^ dnat to tcp dport map { 25 : 10.0.0.1 }"),
         ] {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     dispatch::{Dispatch, pattern::level},
-    model::{AnnotationId, CgroupId, CgroupPath, Data, Instance, Key, Location, Manager, Row, SetRef},
+    model::{AnnotationId, CgroupId, CgroupPath, Count, Data, Instance, Key, Location, Manager, Row, SetRef},
     policy::{Annotation, CgroupMatch, Part, Policy, RuleStatement, Statement},
     units::selector::{Selector, Users, Whose},
 };
@@ -65,8 +65,8 @@ pub struct Judge<'a> {
     pub cgroups: &'a BTreeMap<CgroupPath, CgroupId>,
     /// What sets and maps hold, as far as it could be read; none for one that does not exist.
     pub elements: &'a BTreeMap<SetRef, Option<BTreeSet<CgroupId>>>,
-    /// What an element has counted: packets and bytes.
-    pub counted: &'a dyn Fn(&SetRef, &CgroupPath) -> Option<(u64, u64)>,
+    /// What an element has counted.
+    pub counted: &'a dyn Fn(&SetRef, &CgroupPath) -> Option<Count>,
     /// What is wrong with annotations, by where these stand.
     pub refused: &'a BTreeMap<Location, String>,
     /// Why no packet of a socket comes to a chain.
@@ -301,8 +301,8 @@ impl Judge<'_> {
             id,
             verdict: element.data.as_ref().map(Data::to_string),
             in_kernel,
-            packets: counted.map(|(packets, _)| packets),
-            bytes: counted.map(|(_, bytes)| bytes),
+            packets: counted.map(|count| count.packets),
+            bytes: counted.map(|count| count.bytes),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::model::{CgroupPath, ChainRef, SetRef, TableRef};
+use crate::model::{CgroupPath, ChainRef, Count, SetRef, TableRef};
 
 /// Chains and their rules.
 #[derive(Debug, Clone, Default)]
@@ -110,7 +110,7 @@ impl Ruleset {
     }
 
     /// The packets and bytes that an element's own counter has for a cgroup.
-    pub fn counted(&self, set: &SetRef, path: &CgroupPath) -> Option<(u64, u64)> {
+    pub fn counted(&self, set: &SetRef, path: &CgroupPath) -> Option<Count> {
         let elements = self.elements(set)?.as_array()?.iter();
         let keys =
             elements.map(|element| if element.is_array() { &element[0]["elem"] } else { &element["elem"] });
@@ -118,7 +118,7 @@ impl Ruleset {
             key["val"].as_str().is_some_and(|val| val.trim_start_matches('/') == path.as_str())
         });
         let counter = &own.next()?["counter"];
-        Some((counter["packets"].as_u64()?, counter["bytes"].as_u64()?))
+        Some(Count { packets: counter["packets"].as_u64()?, bytes: counter["bytes"].as_u64()? })
     }
 
     /// Whether it is a map.

@@ -14,13 +14,16 @@ use crate::{
 /// How long is waited at most.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a daemon may be away that was ended: who starts an application does not want to wait for one that does not run.
+const AWAY: Duration = Duration::from_secs(1);
+
 /// Waits until they are. If that is not certain, it is a warning; or an error if certainty is asked for.
 pub(super) fn of_rules(options: &Run, cgroup: &str) -> Result<(), Failure> {
     if options.no_wait {
         return Ok(());
     }
     let wait = Wait { cgroup: Some(cgroup.to_owned()), unit: None };
-    let Some(doubt) = doubt(wait_for(&options.reach.socket, &wait, LIMIT)) else {
+    let Some(doubt) = doubt(wait_for(&options.reach.socket, &wait, LIMIT, AWAY)) else {
         return Ok(());
     };
     if options.wait {
