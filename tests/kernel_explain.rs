@@ -323,10 +323,9 @@ fn elements_and_their_absence_are_told() {
         let map = ["inet", "filter", "scnpm.wl.1"];
         sandbox.nft(&[&["flush", "map"][..], &map].concat());
         assert_eq!(elements()[0]["in_kernel"], false);
-        let element = format!("{{ \"{path}\" counter packets 3 bytes 180 : goto scnpm.wl.1.a.service }}");
+        let element = format!("{{ \"{path}\" : goto scnpm.wl.1.a.service }}");
         sandbox.nft(&[&["add", "element"][..], &map, &[&element]].concat());
-        let found = elements();
-        assert_eq!((&found[0]["in_kernel"], &found[0]["packets"]), (&json!(true), &json!(3)), "{found}");
+        assert_eq!(elements()[0]["in_kernel"], true);
     });
 }
 

@@ -429,3 +429,134 @@ impl Connection {
         self.state = State::Ending;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+
+    use super::*;
+
+    /// A server at a path of its own, and how to connect to it.
+    fn server(test: &str) -> (Server, PathBuf) {
+        let path = std::env::temp_dir().join(format!("scnpm-server-{test}-{}", std::process::id()));
+        (Server::bind(&path).unwrap(), path)
+    }
+
+    fn connect(path: &Path) -> BufReader<UnixStream> {
+        BufReader::new(UnixStream::connect(path).unwrap())
+    }
+
+    fn send(client: &mut BufReader<UnixStream>, message: &[u8]) {
+        client.get_mut().write_all(message).unwrap();
+    }
+
+    fn reply(client: &mut BufReader<UnixStream>) -> String {
+        let mut message = Vec::new();
+        client.read_until(0, &mut message).unwrap();
+        String::from_utf8(message).unwrap()
+    }
+
+    /// What there is, after all that has happened so far.
+    fn taken(server: &mut Server, now: Duration) -> Vec<Incoming> {
+        while server.hear().is_ok() {}
+        let mut all = server.take(now);
+        while server.due().is_some_and(|at| at <= now) {
+            all.extend(server.take(now));
+        }
+        all
+    }
+
+    const WATCH: &[u8] = b"{\"method\": \"io.scnpm.GetStatus\", \"more\": true}\0";
+
+    fn only_call(all: &[Incoming]) -> ClientId {
+        match all {
+            [Incoming::Call(client, ..)] => *client,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_reads_nothing_is_dropped_and_told_so() {
+        let (mut server, path) = server("dropped");
+        let mut client = connect(&path);
+        send(&mut client, WATCH);
+        let id = only_call(&taken(&mut server, Duration::ZERO));
+        let large: Arc<[u8]> = [vec![b'x'; 1 << 20], vec![0]].concat().into();
+        assert_eq!(server.answer(id, Arc::clone(&large), true), Sent::More);
+        for _ in 1..MISSED {
+            assert_eq!(server.answer(id, Arc::clone(&large), true), Sent::Missed);
+        }
+        assert_eq!(server.answer(id, Arc::clone(&large), true), Sent::Last);
+        let reader = std::thread::spawn(move || (reply(&mut client), reply(&mut client), reply(&mut client)));
+        while !reader.is_finished() {
+            taken(&mut server, Duration::ZERO);
+        }
+        let (first, second, end) = reader.join().unwrap();
+        assert_eq!(first.len(), large.len(), "what was begun is sent to the end");
+        assert!(second.contains("io.scnpm.TooMuch"), "{second}");
+        assert_eq!(end, "");
+        assert!(server.connections.is_empty());
+    }
+
+    #[test]
+    fn who_has_missed_something_is_heard_of_once_it_has_read() {
+        let (mut server, path) = server("missed");
+        let mut client = connect(&path);
+        send(&mut client, WATCH);
+        let id = only_call(&taken(&mut server, Duration::ZERO));
+        let large: Arc<[u8]> = [vec![b'x'; 1 << 20], vec![0]].concat().into();
+        server.answer(id, Arc::clone(&large), true);
+        assert_eq!(server.answer(id, Arc::clone(&large), true), Sent::Missed);
+        let reader = std::thread::spawn(move || {
+            reply(&mut client);
+            client
+        });
+        while !taken(&mut server, Duration::ZERO).iter().any(|one| matches!(one, Incoming::Ready)) {}
+        let mut client = reader.join().unwrap();
+        assert_eq!(server.answer(id, [b'y', 0].as_slice().into(), true), Sent::More);
+        assert_eq!(reply(&mut client), "y\0");
+    }
+
+    #[test]
+    fn who_has_no_room_is_told_so_whatever_it_has_sent() {
+        let (mut server, path) = server("room");
+        let most = if nix::unistd::geteuid().is_root() { OF_ROOT } else { OF_A_USER };
+        let mut all: Vec<_> = Vec::new();
+        for _ in 0..=most {
+            all.push(connect(&path));
+            taken(&mut server, Duration::ZERO);
+        }
+        assert_eq!(server.connections.len(), most);
+        let mut late = connect(&path);
+        send(&mut late, WATCH);
+        assert!(taken(&mut server, Duration::ZERO).is_empty());
+        assert!(reply(&mut late).contains("io.scnpm.TooMuch"));
+        all.clear();
+        taken(&mut server, Duration::ZERO);
+        let mut next = connect(&path);
+        send(&mut next, WATCH);
+        only_call(&taken(&mut server, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_user_rests_after_a_call_and_each_client_has_its_turn() {
+        let (mut server, path) = server("turns");
+        let mut clients: Vec<_> = (0..3).map(|_| connect(&path)).collect();
+        for client in &mut clients {
+            send(client, &[b"{\"method\": \"io.scnpm.GetStatus\"}\0".as_slice(); 2].concat());
+        }
+        let mut order = Vec::new();
+        while server.hear().is_ok() {}
+        for turn in 0..6 {
+            let all = server.take(Duration::from_secs(turn));
+            order.push(only_call(&all));
+            let done: Arc<[u8]> = b"{}\0".as_slice().into();
+            assert_eq!(server.answer(order[order.len() - 1], done, false), Sent::Last);
+        }
+        assert_eq!(order[..3], order[3..]);
+        server.charge(1, Duration::ZERO, Duration::from_secs(1));
+        assert_eq!(server.rests.get(&1), Some(&Duration::from_secs(REST.into())));
+        server.charge(0, Duration::ZERO, Duration::from_secs(1));
+        assert!(!server.rests.contains_key(&0), "root is never made to wait");
+    }
+}

@@ -30,7 +30,6 @@ use crate::{
         path::{Event, Verdict},
         subject::Protocol,
     },
-    model::PREFIX,
 };
 
 /// `NFNLGRP_NFTRACE` as a bit of the mask at bind(2).
@@ -45,6 +44,9 @@ const NFTA_TRACE_ID: u16 = 6;
 const NFTA_TRACE_POLICY: u16 = 16;
 const TYPE_POLICY: u32 = 1;
 const TYPE_RULE: u32 = 3;
+
+/// What the names of such tables begin with.
+const TABLE: &str = "scnpm.trace.";
 
 /// How long it must be quiet for a trace to be at its end, in microseconds.
 const QUIET: i64 = 150_000;
@@ -77,7 +79,7 @@ impl<'a> Trace<'a> {
         setsockopt(&events, sockopt::ReceiveTimeout, &TimeVal::new(0, QUIET))
             .map_err(|error| error.desc())?;
         let _ = setsockopt(&events, sockopt::RcvBufForce, &(4 << 20));
-        let table = format!("{PREFIX}trace.{}", std::process::id());
+        let table = format!("{TABLE}{}", std::process::id());
         let commands = commands(&table, protocol, port, to);
         let script = Script::of(commands.iter().map(String::as_str));
         nftables.run(&script, false).map_err(|complaints| complaint::words(&complaints))?;
@@ -99,16 +101,32 @@ impl<'a> Trace<'a> {
                 Err(error) => return Err(error.into()),
             }
         }
-        let own = found.iter().filter(|event| *event.chain.table.name == *self.table);
-        let ids: BTreeSet<u32> = own.map(|event| event.id).collect();
-        found.retain(|event| ids.contains(&event.id));
-        Ok(found)
+        Ok(of_table(found, &self.table))
     }
 
     /// The name of the own table.
     pub fn table(&self) -> &str {
         &self.table
     }
+}
+
+/// The events of packets for which a table asked. The kernel makes a packet's id of its place in memory (nf_tables_trace.c,
+/// nft_trace_init()), so one that another process has traced may have had the same a moment ago: a packet begins with the
+/// rule that asks for it.
+fn of_table(mut events: Vec<Event>, table: &str) -> Vec<Event> {
+    let mut own = BTreeSet::new();
+    events.retain(|event| {
+        let name = &*event.chain.table.name;
+        if event.rule.is_some() && name.starts_with(TABLE) {
+            if name == table {
+                own.insert(event.id)
+            } else {
+                own.remove(&event.id)
+            };
+        }
+        own.contains(&event.id)
+    });
+    events
 }
 
 impl Drop for Trace<'_> {
@@ -201,6 +219,30 @@ mod tests {
             "add rule inet t output ip6 daddr 2001:db8::1 udp sport 1 udp dport 53 meta nftrace set 1"
         );
         assert_eq!(commands.len(), 7);
+    }
+
+    #[test]
+    fn packets_of_the_same_id_are_told_apart_by_who_asks_for_them() {
+        let event = |table: &str, rule: bool| Event {
+            id: 7,
+            chain: crate::model::ChainRef {
+                table: crate::model::TableRef { family: crate::model::Family::Inet, name: table.into() },
+                name: "output".into(),
+            },
+            rule: rule.then_some(1),
+            is_policy: !rule,
+            verdict: Verdict::Continue,
+        };
+        let events = vec![
+            event("scnpm.trace.1", true),
+            event("scnpm.trace.2", false),
+            event("filter", true),
+            event("scnpm.trace.2", true),
+            event("scnpm.trace.1", false),
+            event("filter", false),
+        ];
+        assert_eq!(of_table(events.clone(), "scnpm.trace.1"), events[..3]);
+        assert_eq!(of_table(events.clone(), "scnpm.trace.2"), events[3..]);
     }
 
     #[test]
