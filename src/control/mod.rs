@@ -20,3 +20,96 @@ pub const INTERFACE: &str = "io.scnpm";
 
 /// The interface in Varlink's language, as `varlinkctl introspect` shows it.
 pub const DESCRIPTION: &str = include_str!("io.scnpm.varlink");
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use serde::Serialize;
+    use serde_json::{Value, to_value};
+
+    use super::{DESCRIPTION, message::*};
+    use crate::model::Location;
+
+    /// The fields of each type, and of what each method takes and replies.
+    fn described() -> BTreeMap<String, BTreeSet<String>> {
+        let text: String =
+            DESCRIPTION.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join(" ");
+        let mut found = BTreeMap::new();
+        for (keyword, name, rest) in text
+            .split("type ")
+            .skip(1)
+            .map(|rest| ("type", rest))
+            .chain(text.split("method ").skip(1).map(|rest| ("method", rest)))
+            .filter_map(|(keyword, rest)| {
+                rest.split_once('(').map(|(name, rest)| (keyword, name.trim(), rest))
+            })
+        {
+            let (fields, rest) = fields(rest);
+            found.insert(name.to_owned(), fields);
+            if keyword == "method" {
+                let rest = rest.split_once("-> (").unwrap().1;
+                found.insert(format!("{name} replies"), self::fields(rest).0);
+            }
+        }
+        found
+    }
+
+    /// The names of fields up to the closing parenthesis, and what follows.
+    fn fields(text: &str) -> (BTreeSet<String>, &str) {
+        let mut depth = 0;
+        let end = text
+            .find(|character| {
+                depth += i32::from(character == '(') - i32::from(character == ')');
+                depth < 0
+            })
+            .unwrap();
+        let names = text[..end]
+            .split(':')
+            .rev()
+            .skip(1)
+            .filter_map(|before| Some(before.rsplit([',', '(', ' ']).next()?.trim().to_owned()));
+        (names.filter(|name| !name.is_empty()).collect(), &text[end + 1..])
+    }
+
+    fn names(value: &impl Serialize) -> BTreeSet<String> {
+        match to_value(value).unwrap() {
+            Value::Object(map) => map.into_iter().map(|(name, _)| name).collect(),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn description_has_the_fields_of_the_messages() {
+        let some = || Some(String::new());
+        let status = Status { load_error: some(), on_trial_ms: Some(1), ..Status::default() };
+        let finding = Finding { unit: some(), help: some(), ..Finding::default() };
+        let source = Source { words: some(), median_us: Some(1), worst_us: Some(1), ..Source::default() };
+        let unit = Unit { packets: Some(1), bytes: Some(1), ..Unit::default() };
+        let reloaded = Reloaded { words: some(), ..Reloaded::default() };
+        let location = Location { file: String::new(), line: 1 };
+        let expected = BTreeMap::from([
+            ("Location", names(&location)),
+            ("File", names(&File::default())),
+            ("Finding", names(&finding)),
+            ("Source", names(&source)),
+            ("Host", names(&Host { words: some(), ..Host::default() })),
+            ("Instance", names(&Instance::default())),
+            ("Unit", names(&unit)),
+            ("Status", names(&status)),
+            ("GetStatus", names(&GetStatus { unit: some() })),
+            ("GetStatus replies", names(&StatusReply::default())),
+            ("Wait", names(&Wait { cgroup: some(), unit: some() })),
+            ("Wait replies", names(&Waited::default())),
+            ("Reload", names(&Reload { try_ms: Some(1), color: true })),
+            ("Reload replies", names(&reloaded)),
+            ("Confirm", BTreeSet::new()),
+            ("Confirm replies", BTreeSet::new()),
+            ("Revert", BTreeSet::new()),
+            ("Revert replies", BTreeSet::new()),
+        ]);
+        let expected: BTreeMap<String, BTreeSet<String>> =
+            expected.into_iter().map(|(name, fields)| (name.to_owned(), fields)).collect();
+        assert_eq!(described(), expected);
+    }
+}
