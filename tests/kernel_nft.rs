@@ -849,8 +849,11 @@ mod probes {
 
     #[test]
     fn without_rights_the_line_says_what_to_do() {
+        if is_inside() {
+            return println!("{}", probe::require_net_admin().unwrap_err());
+        }
         sandbox::run(|_| {
-            let output = as_nobody("rights", &[]);
+            let output = as_nobody("without_rights_the_line_says_what_to_do", &[]);
             assert!(
                 output.contains(
                     "CAP_NET_ADMIN is missing: run as root, or give the service AmbientCapabilities="
@@ -862,41 +865,40 @@ mod probes {
 
     #[test]
     fn an_ordinary_user_with_the_ambient_capability_gets_places_too() {
+        if is_inside() {
+            let script = "add table inet a\nadd rule inet a b tcp dport 99999 accept\n";
+            let complaint =
+                Nftables::open().unwrap().run(&Script::of(script.lines()), true).unwrap_err().remove(0);
+            let (line, first, last) = complaint.place.unwrap();
+            return println!("{line}:{first}-{last} {}", complaint.words);
+        }
         sandbox::run(|sandbox| {
             sandbox.load(RULESET);
-            let output =
-                as_nobody("places", &["--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin"]);
+            let output = as_nobody(
+                "an_ordinary_user_with_the_ambient_capability_gets_places_too",
+                &["--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin"],
+            );
             assert!(output.contains("2:29-33 Service out of range"), "{output}");
         });
     }
 
-    /// Runs [`child`] as an ordinary user.
-    fn as_nobody(what: &str, capabilities: &[&str]) -> String {
+    /// What says to a test that it is its own inside: it was run by [`as_nobody`].
+    const INSIDE: &str = "SCNPM_INSIDE";
+
+    fn is_inside() -> bool {
+        std::env::var_os(INSIDE).is_some()
+    }
+
+    /// Runs the test's inside in a process of an ordinary user, in the sandbox of this thread.
+    fn as_nobody(test: &str, capabilities: &[&str]) -> String {
         succeed(
             Command::new("setpriv")
                 .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
                 .args(capabilities)
                 .arg(std::env::current_exe().unwrap())
-                .args(["--ignored", "--exact", "probes::child", "--nocapture"])
-                .env("SCNPM_CHILD", what),
+                .args(["--exact", &format!("probes::{test}"), "--nocapture"])
+                .env(INSIDE, "1"),
         )
-    }
-
-    /// Not left out: [`as_nobody`] runs it with `--ignored`, in a process of another user, for the two tests above.
-    #[test]
-    #[ignore = "as_nobody runs it, as another user, for the tests above; alone it has nothing to do"]
-    fn child() {
-        match std::env::var("SCNPM_CHILD").as_deref() {
-            Ok("rights") => println!("{}", probe::require_net_admin().unwrap_err()),
-            Ok("places") => {
-                let script = "add table inet a\nadd rule inet a b tcp dport 99999 accept\n";
-                let complaint =
-                    Nftables::open().unwrap().run(&Script::of(script.lines()), true).unwrap_err().remove(0);
-                let (line, first, last) = complaint.place.unwrap();
-                println!("{line}:{first}-{last} {}", complaint.words);
-            }
-            other => panic!("only as_nobody runs this, and says what to do: {other:?}"),
-        }
     }
 
     #[test]

@@ -131,8 +131,8 @@ impl<'a> Judge<'a> {
         of_path: impl Fn(&Written<'a>) -> Option<T>,
         of_selector: impl Fn((&'a Selector, Span)) -> Option<T>,
     ) -> Option<T> {
-        let selectors = || cgroups::selected_by(self.annotation);
-        self.written.iter().find_map(of_path).or_else(|| selectors().find_map(of_selector))
+        let of_paths = self.written.iter().find_map(of_path);
+        of_paths.or_else(|| cgroups::selected_by(self.annotation).find_map(of_selector))
     }
 }
 
