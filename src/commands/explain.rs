@@ -10,7 +10,7 @@ use std::{
     process::ExitCode,
 };
 
-use nix::unistd::{Uid, User};
+use nix::unistd::{Uid, User, geteuid};
 
 use self::{
     known::{Known, or_as_root},
@@ -95,7 +95,12 @@ pub fn run(options: &Explain) -> Result<ExitCode, Failure> {
 
 /// The kernel's nftables, if they may be read.
 fn kernel(notes: &mut Vec<String>) -> Option<Nftables> {
-    match lack::require_net_admin().and_then(|()| Nftables::open()) {
+    let lacking = lack::require_net_admin();
+    if lacking.is_err() && !geteuid().is_root() {
+        notes.push("what is in the kernel is not shown: run it as root".to_owned());
+        return None;
+    }
+    match lacking.and_then(|()| Nftables::open()) {
         Ok(kernel) => Some(kernel),
         Err(words) => {
             notes.push(format!("what is in the kernel is not shown: {words}"));
@@ -225,32 +230,18 @@ impl Machine {
     fn port(&self, addresses: &[std::net::IpAddr], port: u16) -> Result<Vec<Found>, Failure> {
         let mut found: Vec<Found> = Vec::new();
         for socket in self.at(addresses, port) {
-            let owner = self.owners(socket).next();
-            let place = owner.map_or_else(|| self.place_of(socket), |owner| owner.cgroup.clone());
-            match found.iter_mut().find(|one| one.place == place) {
-                Some(same) => same.sockets.push(socket.clone()),
-                None => {
-                    let notes = if owner.is_none() && socket.inode != 0 {
-                        vec!["whose socket it is may not be read: run it as root".to_owned()]
-                    } else {
-                        vec![]
-                    };
-                    let sockets = vec![socket.clone()];
-                    found.push(Found {
-                        name: format!("port {port}"),
-                        place,
-                        processes: vec![],
-                        sockets,
-                        notes,
-                    });
+            for place in self.holders(socket) {
+                match found.iter_mut().find(|one| one.place == place) {
+                    Some(same) => same.sockets.push(socket.clone()),
+                    None => found.push(self.at_port(port, place, socket)),
                 }
             }
         }
         for one in &mut found {
             let pids: BTreeSet<u32> =
                 one.sockets.iter().flat_map(|socket| self.owners(socket)).map(|owner| owner.pid).collect();
-            one.processes =
-                self.processes.iter().filter(|process| pids.contains(&process.pid)).cloned().collect();
+            let is_its = |process: &&Process| pids.contains(&process.pid) && process.cgroup == one.place;
+            one.processes = self.processes.iter().filter(is_its).cloned().collect();
         }
         if found.is_empty() {
             let of = if addresses.is_empty() { String::new() } else { " and address".to_owned() };
@@ -260,6 +251,33 @@ impl Machine {
             return Err(Failure::new(message));
         }
         Ok(found)
+    }
+
+    fn at_port(&self, port: u16, place: Place, socket: &Socket) -> Found {
+        let is_known = socket.inode == 0 || self.owners(socket).next().is_some();
+        let note = "whose socket it is may not be read: run it as root".to_owned();
+        Found {
+            name: format!("port {port}"),
+            place,
+            processes: vec![],
+            sockets: vec![socket.clone()],
+            notes: if is_known { vec![] } else { vec![note] },
+        }
+    }
+
+    /// The cgroups of the processes that have a socket, without that of a manager which keeps it for a unit; where it
+    /// was made, if those processes are not known.
+    fn holders(&self, socket: &Socket) -> Vec<Place> {
+        let mut places: Vec<Place> = Vec::new();
+        for owner in self.owners(socket) {
+            if !places.contains(&owner.cgroup) {
+                places.push(owner.cgroup.clone());
+            }
+        }
+        if places.iter().any(|place| !is_managers(place)) {
+            places.retain(|place| !is_managers(place));
+        }
+        if places.is_empty() { vec![self.place_of(socket)] } else { places }
     }
 
     /// Where a socket was made.
@@ -414,7 +432,10 @@ impl Machine {
 
     fn socket(&self, socket: &Socket, found: &Found, known: &Known) -> ShownSocket {
         let owners: Vec<&Process> = self.owners(socket).collect();
-        let place = owners.first().map_or(&found.place, |owner| &owner.cgroup);
+        // A manager keeps the sockets of its socket units, too.
+        let is_its = |owner: &&&Process| found.processes.iter().any(|process| process.pid == owner.pid);
+        let owner = owners.iter().find(is_its).or(owners.first());
+        let place = owner.map_or(&found.place, |owner| &owner.cgroup);
         let own = match place {
             Place::Root => self.root,
             place => place.path().and_then(|path| self.by_path.get(path)).copied(),
@@ -463,6 +484,11 @@ impl Machine {
 
 fn no_process(pid: u32) -> Failure {
     Failure::new(format!("there is no process {pid}: it has ended, or `ps` shows another number"))
+}
+
+/// Whether a service manager is there.
+fn is_managers(place: &Place) -> bool {
+    place.path().and_then(|path| path.components().last()) == Some("init.scope")
 }
 
 /// Why a socket may have been made in a cgroup.

@@ -310,7 +310,7 @@ def reply(**parameters):
 
 
 DONE = reply(annotations=[], refused=[])
-ECHO = ["--unit=t-run", "--", "sh", "-c", "date +%s.%N"]
+ECHO = ["--", "sh", "-c", "date +%s.%N"]
 
 
 @test

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::StreamExt;
 use nix::unistd::{Uid, User};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 pub(super) use zbus::Variant as Value;
 use zbus::{Connection, DynamicType, Message, MessageStream, connection::Builder};
 
@@ -28,6 +28,11 @@ const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
 /// How long a manager may be silent that is to connect or to start something: as long as for other callers (sd-bus(3)).
 const PATIENCE: Duration = Duration::from_secs(25);
+
+/// How often, and after which pause, the only name is tried that a unit may have: one whose processes have just ended
+/// keeps its name until its manager has heard of that.
+const TRIES: usize = 5;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A property of a unit.
 pub(super) type Property<'a> = (&'a str, Value<'a>);
@@ -87,7 +92,8 @@ impl Manager {
         more: Vec<Property<'_>>,
     ) -> Result<Started, Failure> {
         self.call(BUS, "AddMatch", &of_systemd(&format!("path='{}',member='JobRemoved'", SYSTEMD.1))).await?;
-        for unit in units {
+        let tries = if let [only] = units { vec![only; TRIES] } else { units.iter().collect() };
+        for (index, unit) in tries.iter().enumerate() {
             let own = [
                 ("Description", Value::from(unit.description.as_str())),
                 ("Slice", Value::from(unit.slice.as_str())),
@@ -101,6 +107,9 @@ impl Manager {
             let job = timeout(PATIENCE, self.job(call, &unit.name)).await.map_err(|_| silent())??;
             match job.last() {
                 Some(Heard::Refused(name, _)) if name == UNIT_EXISTS && units.len() > 1 => {}
+                Some(Heard::Refused(name, _)) if name == UNIT_EXISTS && index + 1 < TRIES => {
+                    sleep(PAUSE).await
+                }
                 Some(Heard::Refused(name, words)) => return Err(refused(name, words, &unit.name)),
                 _ => return Ok(Started { unit: unit.name.clone(), job }),
             }
