@@ -88,7 +88,8 @@ annotate() {
 
 # `daemon FILE` starts scnpm for a policy in a network namespace of its own and sets $daemon to its PID.
 daemon() {
-    unshare --net sh -c 'ip link set lo up && nft -f "$2" && exec "$1" --sources cgroup "$2"' - "$scnpm" "$1" \
+    unshare --net sh -c 'ip link set lo up && nft -f "$2" && exec "$1" --sources cgroup --socket "$2.socket" "$2"' \
+        - "$scnpm" "$1" \
         >"$1.log" 2>&1 &
     daemon=$!
     for _ in $(seq 300); do
@@ -164,6 +165,34 @@ printf "$row" "100,000 elements, 1,000 rules in other tables" "${median[others]}
 printf "$row" "1,000 reachable rules in the same table" "${median[same]}" "${late[same]}" \
     "$(ratio "${median[same]}" "${median[empty]}")" "at most 2.3"
 
+# The same with watchers of the status. Two daemons, which take turns.
+for case in unwatched watched; do
+    mkdir "$cgroups/$name-$case"
+    base "$work/$case.nft"
+    annotate "$work/$case.nft" "$name-$case/bench.service"
+    daemon "$work/$case.nft"
+    pid[$case]=$daemon
+done
+coproc watchers { exec python3 "$here/watchers.py" "$work/watched.nft.socket" 100 10; }
+watchers_pid=$watchers_PID
+read -r <&"${watchers[0]}"
+for _ in $(seq 12); do
+    for case in unwatched watched; do
+        in_net "${pid[$case]}" "$work/elements" latency "$cgroups/$name-$case" bench.service 50 >>"$work/$case.us"
+    done
+done
+for case in unwatched watched; do
+    median[$case]=$(percentile 50 "$work/$case.us")
+    late[$case]=$(percentile 99 "$work/$case.us")
+done
+kill -0 "$watchers_pid" || status=1
+exec {watchers[1]}>&-
+wait "$watchers_pid" || status=1
+kill "${pid[unwatched]}" "${pid[watched]}"
+printf "$row" "nobody watches the status" "${median[unwatched]}" "${late[unwatched]}" "" ""
+printf "$row" "100 watchers, 10 of whom read nothing" "${median[watched]}" "${late[watched]}" \
+    "$(ratio "${median[watched]}" "${median[unwatched]}")" "at most 1.1"
+
 # Packets. One sender in the cgroup of the last unit.
 mkdir "$cgroups/$name-packets"
 base "$work/none.nft"
@@ -233,6 +262,12 @@ start() {
     read -r found _ < <(in_net "$daemon" "$work/elements" burst "$1" "$2" "$3" .scope)
     echo "$found"
 }
+milliseconds() {
+    local began
+    began=$(date +%s%N)
+    "$@" >"$work/output" || status=1
+    echo $((($(date +%s%N) - began) / 1000000))
+}
 cost_of_one_more() {
     in_net "$daemon" "$work/elements" latency "$cgroups/$app" app-bench-new.scope 600 >"$work/one-more.us"
     percentile 50 "$work/one-more.us"
@@ -249,6 +284,9 @@ kill -STOP "$few_daemon"
 daemon "$work/many.nft"
 many_started=$(start "$cgroups/$app" app-bench-2 5000)
 many=$(cost_of_one_more)
+for _ in $(seq 9); do
+    milliseconds in_net "$daemon" "$scnpm" status --socket "$work/many.nft.socket" >>"$work/status.ms"
+done
 read -r few_packets many_packets < <(
     echo $BASHPID >"$cgroups/$app/app-bench-10.scope/cgroup.procs"
     "$work/packets" 21 20000 "/proc/$few_daemon/ns/net" "/proc/$daemon/ns/net"
@@ -281,6 +319,7 @@ printf "$row" "" "10" "5,010" ratio target
 printf "$row" "one more, mkdir to commit (microseconds)" "$few" "$many" "$(ratio "$many" "$few")" "at most 2"
 printf "$row" "a packet (nanoseconds)" "$few_packets" "$many_packets" "$(ratio "$many_packets" "$few_packets")" \
     "at most 1.1"
+printf "$row" "scnpm status (milliseconds, median of 9)" "" "$(percentile 50 "$work/status.ms")" "" "under 150"
 echo
 echo "20,000 cgroups in 10 slices that nobody selects: $among of 1 selected among them in the kernel"
 row='  %-46s %9s  %s\n'
@@ -301,12 +340,6 @@ cp "$work/check-base.nft" "$work/check.nft"
 for number in $(seq 1000); do
     annotate "$work/check.nft" "$name-check/unit$number.service"
 done
-milliseconds() {
-    local began
-    began=$(date +%s%N)
-    "$@" >"$work/check.out" || status=1
-    echo $((($(date +%s%N) - began) / 1000000))
-}
 for _ in $(seq 9); do
     milliseconds nft -c -f "$work/check-base.nft" >>"$work/nft.ms"
     milliseconds "$scnpm" check --format short "$work/check-base.nft" >>"$work/twice.ms"
