@@ -17,12 +17,10 @@ use common::sandbox::{self, succeed};
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
-const SCNPM: &str = env!("CARGO_BIN_EXE_scnpm");
-
 /// A command in the directory of a case, with the units of tests/check/root and without colours.
 fn check(directory: &Path) -> Command {
     let root = fs::canonicalize("tests/check/root").unwrap();
-    let mut command = Command::new(SCNPM);
+    let mut command = Command::new(common::program());
     command.current_dir(directory).env("NO_COLOR", "1").arg("check").arg("--root").arg(root);
     if let Ok(arguments) = fs::read_to_string(directory.join("arguments")) {
         command.args(arguments.split_whitespace());
@@ -184,7 +182,7 @@ fn fixes_are_written_into_the_file_and_what_it_was_is_kept() {
     symlink("real.conf", scratch.0.join("nftables.conf")).unwrap();
     scratch.write("real.conf~", "something else");
     let fix = |arguments: &[&str]| {
-        let mut command = Command::new(SCNPM);
+        let mut command = Command::new(common::program());
         command.current_dir(&scratch.0).args(["check", "--fix"]).args(arguments).output().unwrap()
     };
     let right = wrong.replace("level 1", "level 2");
@@ -297,13 +295,13 @@ impl Scratch {
     fn program(&self) -> PathBuf {
         let path = self.0.join("scnpm");
         // Not by ourselves: a test that forks meanwhile would keep it busy.
-        succeed(Command::new("install").args(["-m", "755", SCNPM]).arg(&path));
+        succeed(Command::new("install").args(["-m", "755", common::program()]).arg(&path));
         path
     }
 
     fn check(&self, text: &str, arguments: &[&str]) -> Output {
         self.write("nftables.conf", text);
-        let mut command = Command::new(SCNPM);
+        let mut command = Command::new(common::program());
         command.current_dir(&self.0).env("NO_COLOR", "1").arg("check").args(arguments).arg("nftables.conf");
         command.output().unwrap()
     }
@@ -352,7 +350,7 @@ fn exit_status_says_what_was_found() {
     assert_eq!(status(&file(BAD), &[]), 1);
     assert_eq!(status(&file(GOOD), &["--no-such-option"]), 2);
     assert_eq!(status(&file(GOOD), &["no-such-file"]), 3);
-    let explained = Command::new(SCNPM).args(["check", "--explain", "W004"]).output().unwrap();
+    let explained = Command::new(common::program()).args(["check", "--explain", "W004"]).output().unwrap();
     assert!(explained.status.success() && stdout(&explained).starts_with("W004: "));
 }
 
@@ -447,7 +445,7 @@ fn without_namespaces_it_says_so_and_tells_what_the_text_tells() {
         command.args(["--user", "--map-root-user", "sh", "-c"]);
         command
             .arg("echo 0 >/proc/sys/user/max_net_namespaces && exec \"$0\" check \"$1\"")
-            .arg(SCNPM)
+            .arg(common::program())
             .arg(file);
         command.env("NO_COLOR", "1").output().unwrap()
     };
@@ -576,7 +574,7 @@ fn an_include_that_only_the_working_directory_has_is_warned_of() {
     let part = scratch.write("part.nft", BASE);
     let text = "include \"./part.nft\"\ninclude \"./no-*.nft\"\n";
     let told = |directory: &str, file: &str| {
-        let mut command = Command::new(SCNPM);
+        let mut command = Command::new(common::program());
         let output = command.current_dir(directory).args(["check", "--json", file]).output().unwrap();
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         let findings = report["findings"].as_array().unwrap().clone();
@@ -794,7 +792,7 @@ fn a_flowtable_is_taken_where_the_kernel_has_them_and_told_of_elsewhere() {
 
 #[test]
 fn a_file_can_come_through_a_pipe() {
-    let mut command = Command::new(SCNPM);
+    let mut command = Command::new(common::program());
     command.args(["check", "--format", "short", "/dev/stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let text = format!("{}{GOOD}", BASE.replace("jump wl", "jmp wl"));
@@ -806,7 +804,7 @@ fn a_file_can_come_through_a_pipe() {
 
 /// The program with these arguments and this standard input.
 fn run_with(arguments: &[&str], input: &str) -> Output {
-    let mut command = Command::new(SCNPM);
+    let mut command = Command::new(common::program());
     command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     // It may be enough before all is read.
@@ -827,7 +825,7 @@ fn a_dash_is_the_standard_input() {
 
 #[test]
 fn what_has_no_end_is_not_checked() {
-    let output = Command::new(SCNPM).args(["check", "/dev/zero"]).output().unwrap();
+    let output = Command::new(common::program()).args(["check", "/dev/zero"]).output().unwrap();
     assert_eq!(
         printed(&output),
         "scnpm: error: /dev/zero: more than 64 MiB, and no end of it\nexit status 3\n"
@@ -856,7 +854,11 @@ fn what_is_not_checked_is_never_found_right() {
     let nowhere = |format: &str| {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "sh", "-c"]);
-        command.arg("echo 0 >/proc/sys/user/max_net_namespaces && exec \"$@\"").args(["sh", SCNPM, "check"]);
+        command.arg("echo 0 >/proc/sys/user/max_net_namespaces && exec \"$@\"").args([
+            "sh",
+            common::program(),
+            "check",
+        ]);
         command.arg(format!("--format={format}")).arg(&file).env("NO_COLOR", "1").output().unwrap()
     };
     let text = printed(&nowhere("full"));
@@ -896,7 +898,7 @@ fn a_reader_that_has_seen_enough_is_no_failure_and_a_full_disk_is_one() {
     for (arguments, status) in
         all_that_prints(file.to_str().unwrap(), "tests/engine/01-start-stop/events.jsonl")
     {
-        let run = |out: Stdio| Command::new(SCNPM).args(&arguments).stdout(out).output().unwrap();
+        let run = |out: Stdio| Command::new(common::program()).args(&arguments).stdout(out).output().unwrap();
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = run(writer.into());
@@ -912,7 +914,7 @@ fn a_reader_that_has_seen_enough_is_no_failure_and_a_full_disk_is_one() {
             "scnpm: error: the output cannot be written: No space left on device\nexit status 1\n",
             "{arguments:?}"
         );
-        let output = Command::new(SCNPM).args(&arguments).stderr(full()).output().unwrap();
+        let output = Command::new(common::program()).args(&arguments).stderr(full()).output().unwrap();
         assert!(output.status.code().is_some(), "{arguments:?} is killed if stderr is full");
     }
 }
@@ -920,7 +922,7 @@ fn a_reader_that_has_seen_enough_is_no_failure_and_a_full_disk_is_one() {
 #[test]
 fn a_slip_in_a_subcommand_is_met_with_its_name() {
     for (slip, meant) in [("chek", "check"), ("chekc", "check"), ("unit", "units"), ("reply", "replay")] {
-        let text = printed(&Command::new(SCNPM).args([slip, "a.conf"]).output().unwrap());
+        let text = printed(&Command::new(common::program()).args([slip, "a.conf"]).output().unwrap());
         let words = format!("error: there is no file `{slip}`: did you mean `scnpm {meant}`?\n");
         assert!(text.starts_with(&words) && text.ends_with("exit status 2\n"), "{text}");
     }
@@ -936,7 +938,8 @@ fn no_child_outlives_it() {
         addresses.join(",\n")
     );
     let file = scratch.write("nftables.conf", &set);
-    let mut check = Command::new(SCNPM).arg("check").arg(file).stdout(Stdio::null()).spawn().unwrap();
+    let mut check =
+        Command::new(common::program()).arg("check").arg(file).stdout(Stdio::null()).spawn().unwrap();
     let children = format!("/proc/{0}/task/{0}/children", check.id());
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
     let child = loop {
@@ -978,7 +981,7 @@ fn editors_find_the_places() {
             "${file}" => file.to_str().unwrap().to_owned(),
             other => other.to_owned(),
         });
-    let output = Command::new(SCNPM).args(arguments).output().unwrap();
+    let output = Command::new(common::program()).args(arguments).output().unwrap();
     let text = stdout(&output);
     let group = |found: &regex_lite::Captures<'_>, name: &str| {
         found[usize::try_from(pattern[name].as_u64().unwrap()).unwrap()].to_owned()

@@ -47,7 +47,7 @@ impl<'a> Daemon<'a> {
     }
 
     fn begin(&mut self) {
-        let process = Command::new(env!("CARGO_BIN_EXE_scnpm"))
+        let process = Command::new(common::program())
             .arg(self.file())
             .args(["--sources", "cgroup", "--cooldown", "0", "--control"])
             .arg(self.socket())
@@ -76,7 +76,7 @@ impl<'a> Daemon<'a> {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scnpm"));
+        let mut command = Command::new(common::program());
         command.args(words).arg("--socket").arg(self.socket()).stdin(Stdio::null()).env("NO_COLOR", "1");
         command
     }

@@ -21,8 +21,6 @@ use scnpm::{
 };
 use serde_json::{Value, json};
 
-const SCNPM: &str = env!("CARGO_BIN_EXE_scnpm");
-
 const BASE: &str = "
 table inet filter {
 	set nets {
@@ -141,7 +139,7 @@ fn allows(path: &CgroupPath, port: u16) -> String {
 
 /// The program, with no daemon that could answer.
 fn explain(file: &Path, pid: u32, arguments: &[&str]) -> Command {
-    let mut command = Command::new(SCNPM);
+    let mut command = Command::new(common::program());
     command.args(["explain", "--socket", "/nonexistent/control", "--json", "--file"]).arg(file);
     command.arg(format!("pid:{pid}")).args(arguments);
     command
@@ -336,7 +334,7 @@ fn who_may_not_read_the_rules_is_told_so() {
         let file = load(sandbox, &allows(&path, 7001));
         // Where everybody may read it, and not by ourselves: a test that forks meanwhile would keep it busy.
         let program = sandbox_file(sandbox, "scnpm");
-        sandbox::succeed(Command::new("install").args(["-m", "755", SCNPM]).arg(&program));
+        sandbox::succeed(Command::new("install").args(["-m", "755", common::program()]).arg(&program));
         let mut command = Command::new(&program);
         command.args(["explain", "--json", "--socket", "/nonexistent/control", "--file"]).arg(&file);
         command.args([&format!("pid:{}", running.pid()), "--to", "127.0.0.1:7001"]).uid(65534).gid(65534);

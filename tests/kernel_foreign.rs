@@ -1,13 +1,13 @@
 //! On the real kernel: `scnpm check` finds an error in a file exactly if nft refuses it. The files are those that the
 //! nftables package installs, and many that are made of pieces in the styles of others, right and wrong ones.
 
+mod common;
+
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
-
-const SCNPM: &str = env!("CARGO_BIN_EXE_scnpm");
 
 /// Where Debian's package has its examples.
 const INSTALLED: &str = "/usr/share/doc/nftables/examples";
@@ -51,7 +51,7 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
 
 /// What `scnpm check` says of a file, if nft says otherwise.
 fn disagreement(file: &Path) -> Option<String> {
-    let mut command = Command::new(SCNPM);
+    let mut command = Command::new(common::program());
     command.args(["check", "--no-dns", "--format", "short"]).arg(file).env("NO_COLOR", "1");
     let output = command.current_dir(file.parent().unwrap()).output().unwrap();
     let expected = i32::from(!nft_takes(file));

@@ -12,8 +12,6 @@ use std::{
 use common::sandbox::{self, Sandbox, succeed};
 use serde_json::{Value, json};
 
-const SCNPM: &str = env!("CARGO_BIN_EXE_scnpm");
-
 /// A user who exists everywhere, and one who exists nowhere.
 const NOBODY: &str = "user.slice/user-65534.slice/user@65534.service/app.slice";
 const NAMELESS: &str = "user.slice/user-2147480000.slice/user@2147480000.service/app.slice";
@@ -41,7 +39,7 @@ impl<'a> Machine<'a> {
         let directory = std::env::temp_dir().join(format!("units-{name}"));
         succeed(Command::new("install").args(["-d", "-m", "755"]).arg(&directory));
         // Not by ourselves: a test that forks meanwhile would keep it busy.
-        succeed(Command::new("install").args(["-m", "755", SCNPM]).arg(directory.join("scnpm")));
+        succeed(Command::new("install").args(["-m", "755", common::program()]).arg(directory.join("scnpm")));
         Self { sandbox, directory }
     }
 

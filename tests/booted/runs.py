@@ -310,7 +310,7 @@ def reply(**parameters):
 
 
 DONE = reply(annotations=[], refused=[])
-ECHO = ["--", "sh", "-c", "date +%s.%N"]
+ECHO = ["--unit=t-run", "--", "sh", "-c", "date +%s.%N"]
 
 
 @test

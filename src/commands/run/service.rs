@@ -5,10 +5,14 @@ use std::{
     ffi::OsString,
     os::{fd::AsFd, unix::ffi::OsStrExt},
     process::ExitCode,
+    time::Duration,
 };
 
 use nix::unistd::Uid;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
 use zbus::Fd;
 
 use super::{
@@ -40,6 +44,12 @@ const OF_THE_MANAGER: [&str; 14] = [
 /// What root's services are told. Everybody can read the environment of the system's units.
 const OF_ROOT: [&str; 9] =
     ["COLORTERM", "HOME", "LANG", "LANGUAGE", "LOGNAME", "NO_COLOR", "PATH", "TERM", "USER"];
+
+/// Exit statuses by which the manager says that it could not even execute a program (systemd.exec(5)).
+const OF_EXECUTION: std::ops::RangeInclusive<u8> = 200..=245;
+
+/// How long after a failed start the manager may take to say how its process has ended.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is special of the service. Its own process is this program once more, which becomes the command.
 pub(super) fn properties(options: &Run) -> Result<Vec<Property<'static>>, Failure> {
@@ -135,7 +145,7 @@ pub(super) async fn follow(mut manager: Manager, unit: &str, job: Vec<Heard>) ->
     let mut course = Course::default();
     job.into_iter().for_each(|heard| course.take(heard));
     if course.job.as_deref() != Some("done") {
-        return Err(not_started(unit));
+        return ended_at_once(manager, unit, course).await;
     }
     let on = |kind| signal(kind).map_err(Failure::new);
     let (mut hangup, mut interrupt) = (on(SignalKind::hangup())?, on(SignalKind::interrupt())?);
@@ -154,6 +164,22 @@ pub(super) async fn follow(mut manager: Manager, unit: &str, job: Vec<Heard>) ->
         manager.kill(unit, number).await?;
     }
     Ok(ExitCode::from(course.exit_code()))
+}
+
+/// A process that has ended before the manager has seen that it was executed makes the start fail, which it did not.
+async fn ended_at_once(mut manager: Manager, unit: &str, mut course: Course) -> Result<ExitCode, Failure> {
+    let over = async {
+        while course.main.and_then(Ended::exit_code).is_none() {
+            manager.next(None, unit).await?.into_iter().for_each(|heard| course.take(heard));
+        }
+        Ok::<_, Failure>(())
+    };
+    // Without an answer the process was never there.
+    timeout(PATIENCE, over).await.unwrap_or(Ok(()))?;
+    match course.main.and_then(Ended::exit_code) {
+        Some(status) if !OF_EXECUTION.contains(&status) => Ok(ExitCode::from(status)),
+        _ => Err(not_started(unit)),
+    }
 }
 
 async fn next(signal: &mut Signal, number: i32) -> i32 {
