@@ -2,7 +2,11 @@
 
 use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::PossibleValue, error::ErrorKind};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand, ValueEnum,
+    builder::{OsStringValueParser, PossibleValue, TypedValueParser},
+    error::ErrorKind,
+};
 
 use crate::{
     model::Source,
@@ -166,7 +170,7 @@ pub struct Daemon {
     pub names: Option<PathBuf>,
 
     /// Serve the control socket here; nowhere if this is empty
-    #[arg(long, value_name = "SOCKET", default_value = CONTROL_SOCKET)]
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL_SOCKET, value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub control: PathBuf,
 
     /// Write all that happens and all that is decided to this file, for `scnpm replay`; FILE.1 is the one before
@@ -576,6 +580,14 @@ mod tests {
         let cli = parse("scnpm a.conf --reload-with-unit:a@b:c.service -u=d.service b.conf").daemon;
         assert_eq!(cli.reload_with_unit, ["a@b:c.service", "d.service"]);
         assert_eq!(cli.files.len(), 2);
+    }
+
+    #[test]
+    fn control_socket_can_be_left_out() {
+        for words in [vec!["scnpm", "--control=", "a.conf"], vec!["scnpm", "--control", "", "a.conf"]] {
+            let cli = Cli::try_parse_from(normalise(words.into_iter().map(OsString::from))).unwrap().daemon;
+            assert_eq!((cli.control, cli.files), (PathBuf::new(), vec![PathBuf::from("a.conf")]));
+        }
     }
 
     #[test]

@@ -88,7 +88,7 @@ annotate() {
 
 # `daemon FILE` starts scnpm for a policy in a network namespace of its own and sets $daemon to its PID.
 daemon() {
-    unshare --net sh -c 'ip link set lo up && nft -f "$2" && exec "$1" --sources cgroup --socket "$2.socket" "$2"' \
+    unshare --net sh -c 'ip link set lo up && nft -f "$2" && exec "$1" --sources cgroup --control "$2.socket" "$2"' \
         - "$scnpm" "$1" \
         >"$1.log" 2>&1 &
     daemon=$!
