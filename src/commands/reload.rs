@@ -8,16 +8,16 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde::Serialize;
 
 use super::{Failure, asking::failure, note, output};
 use crate::{
     cli::{self, Format},
     control::{
         client::{Client, Error},
-        message::{Confirm, Finding, Method, Nothing, Reload, Reloaded, Revert},
+        message::{Confirm, Method, Nothing, Reload, Reloaded, Revert},
     },
     log,
+    report::reload as report,
 };
 
 /// How long a load may take: nft needs a minute for the largest files.
@@ -38,7 +38,7 @@ pub fn run(options: &cli::Reload) -> Result<ExitCode, Failure> {
     let color = options.format == Format::Full && log::colour_on(&io::stdout());
     let try_ms = trial.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
     let reloaded = ask(options, &Reload { try_ms, color })?;
-    print(&reloaded, options.format)?;
+    output(|out| report::write(&reloaded, options.format, out))?;
     if !reloaded.loaded {
         return Err(Failure::new(format!("the old policy stays: {}", why(&reloaded))));
     }
@@ -66,7 +66,7 @@ fn ask<M: Method>(options: &cli::Reload, method: &M) -> Result<M::Reply, Failure
 /// Why the old policy stays. What was printed above is not said again.
 fn why(reloaded: &Reloaded) -> String {
     match reloaded.findings.iter().filter(|one| one.severity == "error").count() {
-        0 => reloaded.words.clone().unwrap_or_default(),
+        0 => reloaded.words.as_deref().unwrap_or_default().replace(char::is_control, "\u{fffd}"),
         1 => "the files have an error".to_owned(),
         errors => format!("the files have {errors} errors"),
     }
@@ -109,28 +109,4 @@ fn answer(limit: Duration) -> Option<String> {
         return stdin.read_line(&mut line).ok().filter(|count| *count > 0).map(|_| line);
     }
     None
-}
-
-#[derive(Serialize)]
-struct Object<'a> {
-    version: u32,
-    loaded: bool,
-    words: Option<&'a str>,
-    findings: &'a [Finding],
-}
-
-fn print(reloaded: &Reloaded, format: Format) -> Result<(), Failure> {
-    let Reloaded { loaded, words, findings, text } = reloaded;
-    output(|out| match format {
-        Format::Full => write!(out, "{text}"),
-        Format::Short => findings.iter().try_for_each(|one| {
-            let Finding { code, severity, message, file, line, column, .. } = one;
-            writeln!(out, "{file}:{line}:{column}: {severity}[{code}]: {message}")
-        }),
-        Format::Json => {
-            let object = Object { version: 1, loaded: *loaded, words: words.as_deref(), findings };
-            serde_json::to_writer_pretty(&mut *out, &object)?;
-            writeln!(out)
-        }
-    })
 }

@@ -51,7 +51,10 @@ pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
     if options.json {
         print_json(&waited, begun)?;
     } else {
-        waited.refused.iter().for_each(|words| note(format!("refused: {words}")));
+        waited
+            .refused
+            .iter()
+            .for_each(|words| note(format!("refused: {}", words.replace(char::is_control, "\u{fffd}"))));
     }
     Ok(if waited.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

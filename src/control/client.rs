@@ -1,7 +1,7 @@
 //! Asking the daemon, and waiting for the answer.
 
 use std::{
-    io::{self, BufRead, BufReader, ErrorKind, Write},
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
     thread,
@@ -17,6 +17,9 @@ use super::{
 const PAUSE: Duration = Duration::from_millis(10);
 const CROWDED_PAUSE: Duration = Duration::from_millis(200);
 
+/// The most bytes that a reply may have.
+const REPLY_LIMIT: u64 = 256 << 20;
+
 /// Why the daemon did not do what it was asked.
 #[derive(Debug)]
 pub enum Error {
@@ -30,9 +33,9 @@ pub enum Error {
     Ended,
     /// It is an older one that does not know this method.
     Older,
-    /// It says no: the error's name without the interface, and its words.
+    /// It says no: the error's name without the interface, and its words; without control characters.
     Refused(String, String),
-    /// Something else, in words.
+    /// Something else, in words; without control characters.
     Failed(String),
 }
 
@@ -43,14 +46,14 @@ impl From<io::Error> for Error {
             ErrorKind::PermissionDenied => Self::NotPermitted,
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Late,
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::Ended,
-            _ => Self::Failed(error.to_string()),
+            _ => Self::Failed(safe(&error.to_string())),
         }
     }
 }
 
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
-        Self::Failed(format!("the daemon's answer is not understood: {error}"))
+        Self::Failed(safe(&format!("the daemon's answer is not understood: {error}")))
     }
 }
 
@@ -128,9 +131,12 @@ impl Client {
     /// Whatever keeps it from being done.
     pub fn reply<M: Method>(&mut self) -> Result<(M::Reply, bool), Error> {
         let mut message = Vec::new();
-        self.0.read_until(0, &mut message)?;
+        self.0.by_ref().take(REPLY_LIMIT).read_until(0, &mut message)?;
         if message.pop() != Some(0) {
-            return Err(Error::Ended);
+            return Err(match message.len() as u64 + 1 < REPLY_LIMIT {
+                true => Error::Ended,
+                false => Error::Failed("the daemon's answer has no end".to_owned()),
+            });
         }
         let reply: Reply = serde_json::from_slice(&message)?;
         let parameters = reply.parameters.as_deref().map_or("{}", |raw| raw.get());
@@ -138,9 +144,9 @@ impl Client {
             return Ok((serde_json::from_str(parameters)?, reply.continues));
         };
         Err(match error.strip_prefix(INTERFACE).and_then(|rest| rest.strip_prefix('.')) {
-            Some(name) => Error::Refused(name.to_owned(), words(parameters)),
+            Some(name) => Error::Refused(safe(name), words(parameters)),
             None if error == "org.varlink.service.MethodNotFound" => Error::Older,
-            None => Error::Failed(error),
+            None => Error::Failed(safe(&error)),
         })
     }
 
@@ -158,10 +164,11 @@ impl Client {
 /// What an error says.
 fn words(parameters: &str) -> String {
     let value: serde_json::Value = serde_json::from_str(parameters).unwrap_or_default();
-    value
-        .get("words")
-        .or_else(|| value.get("unit"))
-        .and_then(|words| words.as_str())
-        .unwrap_or_default()
-        .to_owned()
+    let words = value.get("words").or_else(|| value.get("unit"));
+    safe(words.and_then(|words| words.as_str()).unwrap_or_default())
+}
+
+/// For a terminal: some of it is what users have named.
+fn safe(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }

@@ -17,7 +17,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::{
@@ -45,6 +45,10 @@ const MISSED: u32 = 16;
 
 /// How many calls are handed out in a turn, each of another user.
 const CALLS: usize = 4;
+
+/// How many connections are taken in a turn, and how long the others wait then.
+const ACCEPTED: usize = 32;
+const BREATH: Duration = Duration::from_millis(1);
 
 /// How many events of epoll are taken in a turn.
 const EVENTS: usize = 64;
@@ -107,7 +111,7 @@ pub struct Server {
     with_input: BTreeSet<ClientId>,
     /// Until when nothing is taken from a user.
     rests: BTreeMap<u32, Duration>,
-    /// Whether somebody may want to connect, and when to look again if that was not possible.
+    /// Whether somebody may want to connect, and until when nobody is let in.
     is_called: bool,
     retry: Option<Duration>,
     events: Vec<EpollEvent>,
@@ -204,7 +208,7 @@ impl Server {
                 number => all.extend(self.heard(ClientId(number), event.events())),
             }
         }
-        self.is_called |= self.retry.take_if(|at| *at <= now).is_some();
+        self.retry.take_if(|at| *at <= now);
         self.accept(now);
         self.rests.retain(|_, until| *until > now);
         let mut served: BTreeSet<u32> = self.rests.keys().copied().collect();
@@ -214,13 +218,22 @@ impl Server {
             self.with_input.iter().filter(|id| self.may_call(**id)).partition(|id| **id <= self.served);
         for id in after.into_iter().chain(before) {
             let Some(user) = self.connections.get(&id).map(|one| one.peer.user) else { continue };
-            if calls < CALLS && !served.contains(&user) && self.serve(id, &mut all) {
-                served.insert(user);
-                calls += 1;
-                self.served = id;
+            if calls < CALLS && !served.contains(&user) {
+                let begun = Instant::now();
+                if self.serve(id, &mut all) {
+                    served.insert(user);
+                    calls += 1;
+                    self.served = id;
+                }
+                self.charge(user, now, begun.elapsed());
             }
         }
         all
+    }
+
+    /// How many bytes are held for clients: what they have sent and nobody has taken, and what they have not read.
+    pub fn held(&self) -> usize {
+        self.connections.values().map(|one| one.inbox.held() + one.outbox.pending()).sum()
     }
 
     /// Takes a call of one of our methods from a client; whether there was one. Others are answered here.
@@ -264,18 +277,20 @@ impl Server {
     }
 
     fn accept(&mut self, now: Duration) {
-        while self.is_called {
+        for _ in 0..ACCEPTED {
+            if !self.is_called || self.retry.is_some() {
+                return;
+            }
             match self.listener.accept() {
                 Ok((stream, _)) => drop(self.welcome(stream)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_called = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Out of descriptors or memory: they wait in the kernel's queue.
-                Err(_) => {
-                    self.is_called = false;
-                    self.retry = Some(now.saturating_add(SHORT));
-                }
+                Err(_) => self.retry = Some(now.saturating_add(SHORT)),
             }
         }
+        // There may be no end of them.
+        self.retry = self.is_called.then(|| now.saturating_add(BREATH));
     }
 
     fn welcome(&mut self, stream: UnixStream) -> io::Result<()> {
@@ -305,13 +320,16 @@ impl Server {
         if user == 0 {
             return;
         }
-        self.rests.insert(user, now.saturating_add(took.saturating_mul(REST)));
+        let until = self.rests.entry(user).or_insert(now);
+        *until = now.max(*until).saturating_add(took.saturating_mul(REST));
     }
 
     /// Sends a reply that is owed. With `continues` there are more to come.
     pub fn answer(&mut self, id: ClientId, message: Arc<[u8]>, continues: bool) -> Sent {
         let Some(connection) = self.connections.get(&id) else { return Sent::Last };
         let State::Owed { oneway } = connection.state else { return Sent::Last };
+        // Who wants no reply is owed no more of them.
+        let continues = continues && !oneway;
         let user = connection.peer.user;
         let of_user = self.connections.values().filter(|one| one.peer.user == user);
         let untaken: usize = of_user.map(|one| one.outbox.pending()).sum();
@@ -456,11 +474,12 @@ mod tests {
         String::from_utf8(message).unwrap()
     }
 
-    /// What there is, after all that has happened so far.
-    fn taken(server: &mut Server, now: Duration) -> Vec<Incoming> {
+    /// What there is, after all that has happened so far, once nobody rests.
+    fn taken(server: &mut Server, mut now: Duration) -> Vec<Incoming> {
         while server.hear().is_ok() {}
         let mut all = server.take(now);
-        while server.due().is_some_and(|at| at <= now) {
+        while let Some(due) = server.due() {
+            now = now.max(due);
             all.extend(server.take(now));
         }
         all
@@ -558,5 +577,68 @@ mod tests {
         assert_eq!(server.rests.get(&1), Some(&Duration::from_secs(REST.into())));
         server.charge(0, Duration::ZERO, Duration::from_secs(1));
         assert!(!server.rests.contains_key(&0), "root is never made to wait");
+    }
+
+    /// Has the server take everybody for an ordinary user.
+    fn demote(server: &mut Server) {
+        server.connections.values_mut().for_each(|one| one.peer.user = 1);
+    }
+
+    #[test]
+    fn who_connects_without_end_is_let_in_in_turns() {
+        let (mut server, path) = server("flood");
+        // No more than an ordinary user may have.
+        let clients: Vec<_> = (0..ACCEPTED + 1).map(|_| connect(&path)).collect();
+        while server.hear().is_ok() {}
+        server.take(Duration::ZERO);
+        assert_eq!(server.connections.len(), ACCEPTED);
+        let late = connect(&path);
+        assert!(server.hear().is_ok());
+        server.take(Duration::ZERO);
+        assert_eq!(server.connections.len(), ACCEPTED, "another one does not hurry it");
+        assert_eq!(server.retry, Some(BREATH));
+        assert!(server.due().is_some());
+        server.take(BREATH);
+        assert_eq!(server.connections.len(), clients.len() + 1);
+        assert_eq!(server.retry, None);
+        drop(late);
+    }
+
+    #[test]
+    fn a_user_rests_after_whatever_it_has_sent() {
+        let (mut server, path) = server("charged");
+        for sent in [&b"{\"method\": \"org.varlink.service.GetInfo\"}\0"[..], b"no call\0", b"a part of one"]
+        {
+            let mut client = connect(&path);
+            while server.hear().is_ok() {}
+            server.take(Duration::ZERO);
+            demote(&mut server);
+            server.rests.clear();
+            send(&mut client, sent);
+            while server.hear().is_ok() {}
+            server.take(Duration::ZERO);
+            let rest = server.rests[&1];
+            assert!(rest > Duration::ZERO);
+            server.charge(1, Duration::ZERO, Duration::from_secs(1));
+            assert_eq!(
+                server.rests[&1],
+                rest + Duration::from_secs(REST.into()),
+                "one call after the other counts"
+            );
+        }
+    }
+
+    #[test]
+    fn who_wants_no_reply_is_not_told_of_changes() {
+        let (mut server, path) = server("oneway");
+        let mut client = connect(&path);
+        send(&mut client, b"{\"method\": \"io.scnpm.GetStatus\", \"more\": true, \"oneway\": true}\0");
+        send(&mut client, WATCH);
+        let id = only_call(&taken(&mut server, Duration::ZERO));
+        assert_eq!(server.answer(id, [b'x', 0].as_slice().into(), true), Sent::Last);
+        assert_eq!(server.answer(id, [b'x', 0].as_slice().into(), true), Sent::Last);
+        assert_eq!(only_call(&taken(&mut server, Duration::ZERO)), id);
+        assert_eq!(server.answer(id, [b'y', 0].as_slice().into(), true), Sent::More);
+        assert_eq!(reply(&mut client), "y\0");
     }
 }

@@ -7,11 +7,16 @@ use serde_json::{Map, Value, json};
 
 use super::{
     DESCRIPTION, INTERFACE,
-    message::{Call, Method},
+    message::{Call, Confirm, GetStatus, Method, Reload, Revert, Wait},
 };
 
 /// The most bytes that a call may have.
 pub const CALL_LIMIT: usize = 64 << 10;
+
+/// The most bytes of what a call is about: of a unit's name or of selectors, which are compared with all annotations, and of
+/// a path.
+const UNIT_LIMIT: usize = 1 << 10;
+const PATH_LIMIT: usize = 4 << 10;
 
 /// Varlink's own interface, as every service has it (<https://varlink.org/Service>).
 const SERVICE: &str = "org.varlink.service";
@@ -72,6 +77,11 @@ impl Inbox {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// How many bytes it takes up.
+    pub fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
@@ -88,7 +98,7 @@ impl Inbox {
         };
         let end = self.searched + end;
         self.searched = 0;
-        let call = if end > CALL_LIMIT { None } else { serde_json::from_slice(&self.bytes[..end]).ok() };
+        let call = if end > CALL_LIMIT { None } else { decode(&self.bytes[..end]) };
         self.bytes.drain(..=end);
         if self.bytes.is_empty() {
             // Most clients send one call and wait.
@@ -96,6 +106,12 @@ impl Inbox {
         }
         call.map(Some).ok_or(NoCall)
     }
+}
+
+fn decode(bytes: &[u8]) -> Option<Call> {
+    // Serde takes an array for a structure, too.
+    let is_object = bytes.trim_ascii_start().starts_with(b"{");
+    is_object.then(|| serde_json::from_slice(bytes).ok()).flatten()
 }
 
 /// What is to be sent to a client that has not taken it yet.
@@ -150,6 +166,50 @@ pub fn method_of(call: &Call) -> Option<&str> {
     call.method.strip_prefix(INTERFACE)?.strip_prefix('.')
 }
 
+/// What a call of our methods asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// How things stand.
+    GetStatus(GetStatus),
+    /// To be told when rules are in the kernel.
+    Wait(Wait),
+    /// To read the files again.
+    Reload(Reload),
+    /// To keep the policy that is on trial.
+    Confirm,
+    /// To put the policy before the trial back.
+    Revert,
+}
+
+/// What a call of our methods asks for.
+///
+/// # Errors
+/// The answer: there is no such method, or a parameter is wrong.
+pub fn ask(call: Call) -> Result<Ask, Arc<[u8]>> {
+    let given = call.parameters;
+    match call.method.strip_prefix(INTERFACE).and_then(|rest| rest.strip_prefix('.')) {
+        Some(GetStatus::NAME) => {
+            let ask: GetStatus = parameters(given)?;
+            check("unit", ask.unit.as_ref(), UNIT_LIMIT)?;
+            Ok(Ask::GetStatus(ask))
+        }
+        Some(Wait::NAME) => {
+            let ask: Wait = parameters(given)?;
+            check("unit", ask.unit.as_ref(), UNIT_LIMIT)?;
+            check("cgroup", ask.cgroup.as_ref(), PATH_LIMIT)?;
+            Ok(Ask::Wait(ask))
+        }
+        Some(Reload::NAME) => parameters(given).map(Ask::Reload),
+        Some(Confirm::NAME) => parameters(given).map(|Confirm {}| Ask::Confirm),
+        Some(Revert::NAME) => parameters(given).map(|Revert {}| Ask::Revert),
+        _ => Err(unknown(&call.method)),
+    }
+}
+
+fn check(name: &str, text: Option<&String>, limit: usize) -> Result<(), Arc<[u8]>> {
+    text.filter(|text| text.len() > limit).map_or(Ok(()), |_| Err(invalid(name)))
+}
+
 /// The answer to a call of anything but our methods.
 pub fn of_the_service(call: &Call) -> Arc<[u8]> {
     let Call { method, parameters, .. } = call;
@@ -180,9 +240,7 @@ pub fn of_the_service(call: &Call) -> Arc<[u8]> {
 ///
 /// # Errors
 /// The answer: which one is wrong.
-pub fn parameters<M: Method + serde::de::DeserializeOwned>(
-    given: Map<String, Value>,
-) -> Result<M, Arc<[u8]>> {
+fn parameters<M: Method + serde::de::DeserializeOwned>(given: Map<String, Value>) -> Result<M, Arc<[u8]>> {
     let fits = |one: Map<String, Value>| serde_json::from_value::<M>(Value::Object(one));
     let wrong = given.iter().find(|(name, value)| {
         let alone = [((*name).clone(), (*value).clone())].into_iter().collect();
@@ -196,7 +254,7 @@ pub fn parameters<M: Method + serde::de::DeserializeOwned>(
 }
 
 /// There is no such method.
-pub fn unknown(method: &str) -> Arc<[u8]> {
+fn unknown(method: &str) -> Arc<[u8]> {
     service_error("MethodNotFound", "method", method)
 }
 
@@ -265,7 +323,7 @@ mod tests {
 
     #[test]
     fn what_is_no_call_or_too_long_is_told() {
-        for wrong in [&b"\0"[..], b"x\0", b"[]\0", b"{}\0", b"{\"method\":1}\0", b"\xff\0"] {
+        for wrong in [&b"\0"[..], b"x\0", b"[]\0", b"[\"a.B\"]\0", b"{}\0", b"{\"method\":1}\0", b"\xff\0"] {
             let mut inbox = Inbox::default();
             inbox.push(wrong);
             assert_eq!(inbox.call(), Err(NoCall), "{wrong:?}");
@@ -313,6 +371,22 @@ mod tests {
         assert!(text(&answer("io.scnpmx.GetStatus", json!({}))).contains("\"io.scnpmx\""));
         assert_eq!(method_of(&call("io.scnpm.GetStatus", json!({}))), Some("GetStatus"));
         assert_eq!(method_of(&call("io.scnpmx.GetStatus", json!({}))), None);
+    }
+
+    #[test]
+    fn what_a_call_is_about_is_not_long() {
+        let is_taken = |method, name: &str, length| {
+            ask(call(method, json!({ name: "a".repeat(length) })))
+                .map_err(|answer| assert!(text(&answer).contains(&format!(r#""parameter":"{name}""#))))
+                .is_ok()
+        };
+        for (method, name, limit) in [
+            ("io.scnpm.GetStatus", "unit", UNIT_LIMIT),
+            ("io.scnpm.Wait", "unit", UNIT_LIMIT),
+            ("io.scnpm.Wait", "cgroup", PATH_LIMIT),
+        ] {
+            assert!(is_taken(method, name, limit) && !is_taken(method, name, limit + 1), "{method} {name}");
+        }
     }
 
     #[test]

@@ -10,13 +10,19 @@ use std::{
 use nix::unistd::Uid;
 use serde_json::json;
 
-use super::{Daemon, polkit, settle::Texts, sources::Sources, status::finding};
+use super::{
+    Daemon,
+    polkit::{self, Questions},
+    settle::Texts,
+    sources::Sources,
+    status::finding,
+};
 use crate::{
     cgroupfs::look,
     control::{
-        message::{Confirm, GetStatus, Method, Nothing, Reload, Reloaded, Revert, StatusReply, Wait, Waited},
+        message::{GetStatus, Nothing, Reload, Reloaded, StatusReply, Wait, Waited},
         server::{ClientId, Incoming, Peer, Sent},
-        wire,
+        wire::{self, Ask},
     },
     engine::{Concern, Event, Standing},
     model::{AnnotationId, CgroupPath, Instance, Manager, RowId, Source, UnitName, UnitState},
@@ -61,7 +67,7 @@ pub(super) struct Control {
     waits: BTreeMap<ClientId, Waiting>,
     watchers: BTreeMap<ClientId, Watcher>,
     /// Who asked for a change that polkit has to say about.
-    asking: BTreeMap<ClientId, Change>,
+    asking: Questions<ClientId, Change>,
     /// Who waits until the files are read, and who for what is found in them.
     reloads: BTreeMap<ClientId, Reading>,
     loaded: BTreeMap<ClientId, Reload>,
@@ -155,7 +161,7 @@ impl Control {
     fn forget(&mut self, client: ClientId) {
         self.waits.remove(&client);
         self.watchers.remove(&client);
-        self.asking.remove(&client);
+        drop(self.asking.take(&client));
         self.reloads.remove(&client);
         self.loaded.remove(&client);
     }
@@ -177,21 +183,14 @@ impl Daemon {
                 Incoming::Call(client, peer, call) => (client, peer, call),
             };
             let begun = Instant::now();
-            let (name, given) = (wire::method_of(&call).unwrap_or_default().to_owned(), call.parameters);
-            let done = match name.as_str() {
-                GetStatus::NAME => wire::parameters(given)
-                    .and_then(|ask| self.status_asked(sources, client, peer, ask, call.more)),
-                Wait::NAME => {
-                    wire::parameters(given).and_then(|ask: Wait| self.wait_asked(sources, client, peer, &ask))
-                }
-                Reload::NAME => wire::parameters(given)
-                    .map(|ask| self.change_asked(sources, client, peer, Change::Reload(ask))),
-                Confirm::NAME => wire::parameters(given)
-                    .map(|_: Confirm| self.change_asked(sources, client, peer, Change::Confirm)),
-                Revert::NAME => wire::parameters(given)
-                    .map(|_: Revert| self.change_asked(sources, client, peer, Change::Revert)),
-                _ => Err(wire::unknown(&call.method)),
-            };
+            let more = call.more;
+            let done = wire::ask(call).and_then(|ask| match ask {
+                Ask::GetStatus(ask) => self.status_asked(sources, client, peer, ask, more),
+                Ask::Wait(ask) => self.wait_asked(sources, client, peer, &ask),
+                Ask::Reload(ask) => self.change_asked(sources, client, peer, Change::Reload(ask)),
+                Ask::Confirm => self.change_asked(sources, client, peer, Change::Confirm),
+                Ask::Revert => self.change_asked(sources, client, peer, Change::Revert),
+            });
             if let Err(refusal) = done {
                 sources.answer(client, refusal, false);
             }
@@ -203,7 +202,7 @@ impl Daemon {
     pub(super) fn answered(&mut self, sources: &mut Sources, answer: Answered) {
         match answer {
             Answered::Permitted(client, permitted) => {
-                let Some(change) = self.control.asking.remove(&client) else { return };
+                let Some(change) = self.control.asking.take(&client) else { return };
                 match permitted {
                     Ok(()) => self.change(sources, client, change),
                     Err(words) => sources.refuse(client, "NotPermitted", &words),
@@ -438,16 +437,24 @@ impl Daemon {
     }
 
     /// Root and the daemon's own user may change things; who else may, polkit says.
-    fn change_asked(&mut self, sources: &mut Sources, client: ClientId, peer: Peer, change: Change) {
+    fn change_asked(
+        &mut self,
+        sources: &mut Sources,
+        client: ClientId,
+        peer: Peer,
+        change: Change,
+    ) -> Result<(), Refusal> {
         if peer.user == 0 || peer.user == Uid::effective().as_raw() {
-            return self.change(sources, client, change);
+            self.change(sources, client, change);
+            return Ok(());
         }
-        self.control.asking.insert(client, change);
         let answers = sources.answers.0.clone();
-        tokio::spawn(async move {
+        let ask = async move {
             let permitted = polkit::permits(peer).await;
             let _ = answers.send(Answered::Permitted(client, permitted));
-        });
+        };
+        let asked = self.control.asking.ask(client, peer.user, change, ask);
+        asked.map_err(|words| wire::error("TooMuch", &json!({ "words": words })))
     }
 
     fn change(&mut self, sources: &mut Sources, client: ClientId, change: Change) {

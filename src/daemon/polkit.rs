@@ -1,8 +1,11 @@
 //! Whether polkit lets somebody change something (polkit(8), org.freedesktop.PolicyKit1.Authority).
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
-use tokio::time::timeout;
+use tokio::{task::AbortHandle, time::timeout};
 use zbus::{Connection, Variant};
 
 use crate::control::server::Peer;
@@ -13,8 +16,64 @@ const ACTION: &str = "io.scnpm.reload";
 /// How long somebody may take to type a password.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// How many questions may be open, each for another user: each is a connection of root's to the bus.
+const OPEN: usize = 16;
+
 /// Let polkit ask the user.
 const ALLOW_USER_INTERACTION: u32 = 1;
+
+/// What polkit is being asked: who waits for it, and what they want.
+pub(super) struct Questions<Who, What>(BTreeMap<Who, Question<What>>);
+
+struct Question<What> {
+    user: u32,
+    what: What,
+    _task: Task,
+}
+
+/// It ends when it is dropped: who is gone needs no answer, and polkit no longer asks them for a password.
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<Who, What> Default for Questions<Who, What> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<Who: Ord, What> Questions<Who, What> {
+    /// Begins to ask for somebody.
+    ///
+    /// # Errors
+    /// There are too many questions already.
+    pub(super) fn ask(
+        &mut self,
+        who: Who,
+        user: u32,
+        what: What,
+        ask: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), &'static str> {
+        if self.0.values().any(|question| question.user == user) {
+            return Err("polkit is being asked whether you may: answer that first");
+        }
+        if self.0.len() >= OPEN {
+            return Err("polkit is being asked for too many others: try again later");
+        }
+        let task = Task(tokio::spawn(ask).abort_handle());
+        self.0.insert(who, Question { user, what, _task: task });
+        Ok(())
+    }
+
+    /// What somebody wants, for whom polkit is asked no longer.
+    pub(super) fn take(&mut self, who: &Who) -> Option<What> {
+        self.0.remove(who).map(|question| question.what)
+    }
+}
 
 /// Asks polkit.
 ///
@@ -52,4 +111,38 @@ async fn ask(peer: Peer) -> zbus::Result<bool> {
     let (is_permitted, _, _): (bool, bool, HashMap<String, String>) =
         answer.body().deserialize::<((bool, bool, HashMap<String, String>),)>()?.0;
     Ok(is_permitted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn one_question_is_open_for_a_user_until_they_are_gone() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut questions = Questions::default();
+            let is_there = Arc::new(());
+            let ask = || {
+                let question = Arc::clone(&is_there);
+                async move {
+                    std::future::pending::<()>().await;
+                    drop(question);
+                }
+            };
+            assert!(questions.ask(1, 1000, 'a', ask()).is_ok());
+            assert!(questions.ask(2, 1000, 'b', ask()).unwrap_err().contains("first"));
+            assert!(questions.ask(3, 1001, 'c', ask()).is_ok());
+            let taken = [1, 2, 3].map(|who| questions.take(&who));
+            assert_eq!(taken, [Some('a'), None, Some('c')]);
+            tokio::task::yield_now().await;
+            assert_eq!(Arc::strong_count(&is_there), 1, "nothing is left of them");
+            for number in 0..16 {
+                assert!(questions.ask(number, number, 'd', ask()).is_ok());
+            }
+            assert!(questions.ask(16, 16, 'd', ask()).unwrap_err().contains("too many"));
+        });
+    }
 }

@@ -1,9 +1,10 @@
-//! What subcommands print: here what `scnpm check` found, for people, for editors, for programs. `units`, `offer` and
-//! `explain` have what other subcommands print.
+//! What subcommands print: here what `scnpm check` found, for people, for editors, for programs. `units`, `offer`,
+//! `explain`, `status` and `reload` have what other subcommands print.
 
 pub mod explain;
 mod json;
 pub mod offer;
+pub mod reload;
 pub mod status;
 mod table;
 pub mod units;

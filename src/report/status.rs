@@ -18,7 +18,7 @@ const CGROUPS: usize = 20;
 /// does.
 pub fn write(status: &Status, now: u64, in_depth: bool, out: &mut dyn Write) -> io::Result<()> {
     let verdict = if status.in_force { "all is in force" } else { "not all is in force" };
-    writeln!(out, "scnpm {} (process {}): {verdict}", status.version, status.pid)?;
+    writeln!(out, "scnpm {} (process {}): {verdict}", safe(&status.version), status.pid)?;
     for problem in &status.problems {
         writeln!(out, "  {}", safe(problem))?;
     }
@@ -109,14 +109,14 @@ fn of_source(source: &Source) -> String {
         1 => ", first to tell once".to_owned(),
         first => format!(", first to tell {first} times"),
     };
-    format!("{name:<7}  {state}{words}{first}{times}")
+    format!("{:<7}  {}{words}{first}{times}", safe(name), safe(state))
 }
 
 fn of_host(host: &Host) -> String {
     let addresses = match &host.words {
         Some(words) => safe(words),
         None if host.addresses.is_empty() => "no address yet".to_owned(),
-        None => host.addresses.join(", "),
+        None => safe(&host.addresses.join(", ")),
     };
     format!("{}  {addresses}", safe(&host.name))
 }
@@ -193,7 +193,7 @@ fn millis(micros: u64) -> String {
 }
 
 /// What somebody else has named, for a terminal.
-fn safe(text: &str) -> String {
+pub(super) fn safe(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub)]
 
+pub mod control;
 pub mod dbus;
 pub mod journal;
 pub mod netlink;
