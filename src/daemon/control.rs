@@ -9,6 +9,7 @@ use std::{
 
 use nix::unistd::Uid;
 use serde_json::json;
+use tokio::task::AbortHandle;
 
 use super::{Daemon, polkit, settle::Texts, sources::Sources, status::finding};
 use crate::{
@@ -61,7 +62,7 @@ pub(super) struct Control {
     waits: BTreeMap<ClientId, Waiting>,
     watchers: BTreeMap<ClientId, Watcher>,
     /// Who asked for a change that polkit has to say about.
-    asking: BTreeMap<ClientId, Change>,
+    asking: BTreeMap<ClientId, Asking>,
     /// Who waits until the files are read, and who for what is found in them.
     reloads: BTreeMap<ClientId, Reading>,
     loaded: BTreeMap<ClientId, Reload>,
@@ -76,6 +77,13 @@ pub(super) struct Control {
 struct Reading {
     ask: Reload,
     since: Duration,
+}
+
+/// A change that polkit is asked about.
+struct Asking {
+    user: u32,
+    change: Change,
+    question: AbortHandle,
 }
 
 /// A change that a client asks for.
@@ -155,7 +163,9 @@ impl Control {
     fn forget(&mut self, client: ClientId) {
         self.waits.remove(&client);
         self.watchers.remove(&client);
-        self.asking.remove(&client);
+        if let Some(asking) = self.asking.remove(&client) {
+            asking.question.abort();
+        }
         self.reloads.remove(&client);
         self.loaded.remove(&client);
     }
@@ -203,9 +213,9 @@ impl Daemon {
     pub(super) fn answered(&mut self, sources: &mut Sources, answer: Answered) {
         match answer {
             Answered::Permitted(client, permitted) => {
-                let Some(change) = self.control.asking.remove(&client) else { return };
+                let Some(asking) = self.control.asking.remove(&client) else { return };
                 match permitted {
-                    Ok(()) => self.change(sources, client, change),
+                    Ok(()) => self.change(sources, client, asking.change),
                     Err(words) => sources.refuse(client, "NotPermitted", &words),
                 }
             }
@@ -442,12 +452,18 @@ impl Daemon {
         if peer.user == 0 || peer.user == Uid::effective().as_raw() {
             return self.change(sources, client, change);
         }
-        self.control.asking.insert(client, change);
+        // Each question is a connection to D-Bus, of which the daemon may have so many.
+        if self.control.asking.values().any(|one| one.user == peer.user) {
+            let words = "polkit is being asked about another call of yours: try again when it has answered";
+            return sources.refuse(client, "NotPermitted", words);
+        }
         let answers = sources.answers.0.clone();
-        tokio::spawn(async move {
+        let question = tokio::spawn(async move {
             let permitted = polkit::permits(peer).await;
             let _ = answers.send(Answered::Permitted(client, permitted));
         });
+        let asking = Asking { user: peer.user, change, question: question.abort_handle() };
+        self.control.asking.insert(client, asking);
     }
 
     fn change(&mut self, sources: &mut Sources, client: ClientId, change: Change) {

@@ -11,6 +11,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(__file__))
+import control
 import explains
 import floods
 import machine as m
@@ -322,6 +323,7 @@ def recipes_for_desktops_are_found_right():
 
 TESTS.extend(runs.TESTS)
 TESTS.extend(explains.TESTS)
+TESTS.extend(control.TESTS)
 
 
 def is_on_the_bus():
