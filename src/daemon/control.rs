@@ -11,7 +11,12 @@ use nix::unistd::Uid;
 use serde_json::json;
 use tokio::task::AbortHandle;
 
-use super::{Daemon, polkit, settle::Texts, sources::Sources, status::finding};
+use super::{
+    Daemon, polkit,
+    settle::Texts,
+    sources::Sources,
+    status::{check_command, finding},
+};
 use crate::{
     cgroupfs::look,
     control::{
@@ -580,7 +585,7 @@ fn reloaded(
         text.push_str("\n\n");
     }
     if found.len() > PRINTED {
-        text.push_str(&format!("and {} more: `scnpm check` prints all\n", found.len() - PRINTED));
+        text.push_str(&format!("and {} more: {} prints all\n", found.len() - PRINTED, check_command(policy)));
     }
     let findings = found.iter().map(|diagnostic| finding(diagnostic, policy)).collect();
     Reloaded { loaded, words, findings, text }

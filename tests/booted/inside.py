@@ -15,6 +15,7 @@ import control
 import explains
 import floods
 import machine as m
+import outputs
 import runs
 
 TESTS = []
@@ -323,6 +324,7 @@ def recipes_for_desktops_are_found_right():
 
 TESTS.extend(runs.TESTS)
 TESTS.extend(explains.TESTS)
+TESTS.extend(outputs.TESTS)
 TESTS.extend(control.TESTS)
 
 
