@@ -185,16 +185,16 @@ def polkit_that_hangs_holds_up_nobody_else():
             # Who goes away leaves no question behind.
             with calling(20, in_turn=True) as client:
                 client.wait()
-            m.eventually(lambda: descriptors() == before, lambda: f"descriptors: {before} before, {descriptors()} now", patience=3)
+            m.eventually(lambda: descriptors() == before, lambda: f"descriptors: {before} before, {descriptors()} now")
             with calling(50) as client:
                 try:
                     done = reload()
                     m.check(done.returncode == NOT_PERMITTED and "try again when it has answered" in done.stderr, f"{done}")
                     m.check(descriptors() < before + 60, f"descriptors: {before} before, {descriptors()} now")
                     for by in [m.run, m.as_user]:
-                        m.equal(by("timeout", "5", m.SCNPM, "status").returncode, 0, "exit status of status")
+                        m.equal(by("timeout", "20", m.SCNPM, "status").returncode, 0, "exit status of status")
                     start("t-late.service")
-                    m.eventually(lambda: m.gets_through("system.slice/t-late.service", 7002), "a rule waits for polkit", patience=3)
+                    m.eventually(lambda: m.gets_through("system.slice/t-late.service", 7002), "a rule waits for polkit")
                     m.equal(reload(by=m.run).returncode, 0, "exit status of root's reload")
                     m.check(client.poll() is None, "polkit has answered")
                 finally:

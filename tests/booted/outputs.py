@@ -276,6 +276,8 @@ def output_of_status_if_something_is_wrong():
         options=["--sources", "cgroup"],
         base=m.BASE.replace("chain allowed", "set few { type cgroupsv2; size 1; }\n    chain allowed"),
     )  # fmt: skip
+    # So that there is something to say of how long a rule took.
+    m.run("systemctl", "restart", UNIT)
     m.is_let_through(CGROUP)
     m.start("t-second.service")
     m.linted()
