@@ -32,7 +32,9 @@ const NOT_PERMITTED: u8 = 4;
 /// The daemon cannot be asked, or does not let this user.
 pub fn run(options: &cli::Reload) -> Result<ExitCode, Failure> {
     if options.confirm {
-        return ask(options, &Confirm {}).map(|Nothing {}| ExitCode::SUCCESS);
+        let Nothing {} = ask(options, &Confirm {})?;
+        note("the new policy stays");
+        return Ok(ExitCode::SUCCESS);
     }
     let trial = options.trial;
     let color = options.format == Format::Full && log::colour_on(&io::stdout());
@@ -78,35 +80,58 @@ fn confirm(options: &cli::Reload, limit: Duration) -> Result<ExitCode, Failure> 
     let mut err = io::stderr();
     let _ = write!(err, "The new policy is in force. It goes back in {seconds} s. Keep it? [y/N] ");
     let _ = err.flush();
-    match answer(limit).as_deref().map(str::trim) {
-        Some("y" | "Y" | "yes") => {
+    match answer(limit) {
+        Answer::Yes => {
             let Nothing {} = ask(options, &Confirm {})?;
             note("the new policy stays");
             return Ok(ExitCode::SUCCESS);
         }
-        Some(_) => {
+        Answer::No => {
             let Nothing {} = ask(options, &Revert {})?;
             note("the old policy is back");
         }
-        None => {
+        Answer::Nobody => {
             let _ = writeln!(err);
             note(
-                "nobody said yes: the old policy comes back; `scnpm reload --confirm` keeps the new one until then",
+                "nobody can be asked here: say `scnpm reload --confirm` in time, or the old policy comes back",
             );
+        }
+        Answer::Late => {
+            let _ = writeln!(err);
+            note("nobody said yes in time: the old policy is back");
         }
     }
     Ok(ExitCode::FAILURE)
 }
 
-/// A line of the standard input, if there is one in time.
-fn answer(limit: Duration) -> Option<String> {
+/// What is said to a new policy.
+enum Answer {
+    Yes,
+    No,
+    /// The standard input has ended.
+    Nobody,
+    /// The time is over.
+    Late,
+}
+
+/// What the standard input says.
+fn answer(limit: Duration) -> Answer {
     let (stdin, until) = (io::stdin(), Instant::now() + limit);
-    let left = until.saturating_duration_since(Instant::now());
-    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-    if poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) {
-        let mut line = String::new();
-        return stdin.read_line(&mut line).ok().filter(|count| *count > 0).map(|_| line);
+    let is_there = || {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)).is_ok_and(|ready| ready > 0)
+    };
+    // A signal may end the wait too early.
+    while !is_there() {
+        if Instant::now() >= until {
+            return Answer::Late;
+        }
     }
-    None
+    let mut line = String::new();
+    match stdin.read_line(&mut line) {
+        Ok(0) | Err(_) => Answer::Nobody,
+        Ok(_) if matches!(line.trim(), "y" | "Y" | "yes") => Answer::Yes,
+        Ok(_) => Answer::No,
+    }
 }

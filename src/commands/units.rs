@@ -38,6 +38,8 @@ pub fn run(options: &Units) -> Result<ExitCode, Failure> {
     let rows = matching(rows, options.pattern.as_deref(), machine::users);
     let exit_code = if options.annotate {
         print_annotations(options, &rows, &policy)?
+    } else if rows.is_empty() && !options.json {
+        ExitCode::FAILURE
     } else {
         let write = if options.json { units::write_json } else { units::write_table };
         output(|out| write(&rows, out))?;

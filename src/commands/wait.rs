@@ -26,10 +26,10 @@ const LATE: u8 = 4;
 /// How long the daemon may take to be started anew.
 const AWAY: Duration = Duration::from_secs(3);
 
-/// Runs it: exit code 0, or 1 if something is refused.
+/// Runs it: exit code 0, or 1 if something is refused and that is in the JSON object.
 ///
 /// # Errors
-/// The daemon cannot be asked; the time is over; there is no such cgroup that could be meant.
+/// Something is refused; the daemon cannot be asked; the time is over; there is no such cgroup that could be meant.
 pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     let Some(what) = what(options)? else { return Ok(ExitCode::SUCCESS) };
@@ -40,36 +40,44 @@ pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::SUCCESS);
         }
         Err(Error::Late) => {
-            let message = format!(
-                "the rules are not in the kernel after {} s: `scnpm status` says why",
-                options.timeout.as_secs_f64()
-            );
+            let seconds = options.timeout.as_secs_f64();
+            let unit = options.unit.as_ref().map(|unit| format!(" {}", safe(unit))).unwrap_or_default();
+            let message =
+                format!("the rules are not in the kernel after {seconds} s: `scnpm status{unit}` says why");
             return Err(Failure { message, exit_code: LATE });
         }
         Err(error) => return Err(failure(error, &options.reach.socket)),
     };
     if options.json {
         print_json(&waited, begun)?;
-    } else {
-        waited
-            .refused
-            .iter()
-            .for_each(|words| note(format!("refused: {}", words.replace(char::is_control, "\u{fffd}"))));
+    } else if let (true, Some(named)) =
+        (waited.annotations.is_empty(), options.unit.as_ref().or(options.cgroup.as_ref()))
+    {
+        note(format!("no annotation is about `{}`, so there is nothing to wait for", safe(named)));
     }
-    Ok(if waited.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match waited.refused.join("; ") {
+        none if none.is_empty() => Ok(ExitCode::SUCCESS),
+        _ if options.json => Ok(ExitCode::FAILURE),
+        all => Err(Failure::new(format!(
+            "nft or the kernel refuses rules, so mend the file, then `scnpm reload`: {}",
+            safe(&all)
+        ))),
+    }
 }
 
 /// What is waited for; nothing in the root of all cgroups, which no rule matches.
 fn what(options: &cli::Wait) -> Result<Option<Wait>, Failure> {
     let usage = |message: String| Failure { message, exit_code: USAGE };
     if let Some(unit) = &options.unit {
-        Selectors::parse(unit).map_err(|(_, error)| usage(format!("{unit}: {error}")))?;
+        Selectors::parse(unit).map_err(|(_, error)| usage(format!("`{}`: {error}", safe(unit))))?;
         return Ok(Some(Wait { unit: Some(unit.clone()), cgroup: None }));
     }
     let cgroup = match &options.cgroup {
         Some(path) => {
             let path = path.strip_prefix(CGROUP_ROOT).unwrap_or(path);
-            path.parse().map_err(|why| usage(format!("{path}: {why}")))?
+            let example = "write one such as system.slice/postfix.service";
+            path.parse()
+                .map_err(|why| usage(format!("`{}` is no cgroup's path: {why}: {example}", safe(path))))?
         }
         None => match own_cgroup()? {
             Some(path) => path,
@@ -93,6 +101,11 @@ fn own_cgroup() -> Result<Option<CgroupPath>, Failure> {
             .map(Some)
             .ok_or_else(|| Failure::new("this process has no cgroup of its own that can be seen from here")),
     }
+}
+
+/// What somebody has typed, for a terminal.
+fn safe(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 #[derive(Serialize)]

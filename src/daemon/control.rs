@@ -15,7 +15,7 @@ use super::{
     polkit::{self, Questions},
     settle::Texts,
     sources::Sources,
-    status::finding,
+    status::{check_command, finding},
 };
 use crate::{
     cgroupfs::look,
@@ -571,7 +571,7 @@ fn reloaded(
         text.push_str("\n\n");
     }
     if found.len() > PRINTED {
-        text.push_str(&format!("and {} more: `scnpm check` prints all\n", found.len() - PRINTED));
+        text.push_str(&format!("and {} more: {} prints all\n", found.len() - PRINTED, check_command(policy)));
     }
     let findings = found.iter().map(|diagnostic| finding(diagnostic, policy)).collect();
     Reloaded { loaded, words, findings, text }

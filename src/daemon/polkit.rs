@@ -6,15 +6,15 @@ use std::{
 };
 
 use tokio::{task::AbortHandle, time::timeout};
-use zbus::{Connection, Variant};
+use zbus::{Connection, Error, Variant};
 
 use crate::control::server::Peer;
 
 /// To read the files again, and to keep a policy that is on trial.
 const ACTION: &str = "io.scnpm.reload";
 
-/// How long somebody may take to type a password.
-const LIMIT: Duration = Duration::from_secs(120);
+/// How long somebody may take to type a password. `scnpm reload` waits for longer.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// How many questions may be open, each for another user: each is a connection of root's to the bus.
 const OPEN: usize = 16;
@@ -80,12 +80,25 @@ impl<Who: Ord, What> Questions<Who, What> {
 /// # Errors
 /// It says no, or there is no polkit.
 pub(super) async fn permits(peer: Peer) -> Result<(), String> {
-    let alone = |error| format!("only root may do this, unless polkit permits it: {error}");
+    let unasked =
+        |why: &str| format!("only root may do this, as polkit cannot be asked ({why}): run it as root");
     match timeout(LIMIT, ask(peer)).await {
         Ok(Ok(true)) => Ok(()),
         Ok(Ok(false)) => Err("polkit does not permit it: run it as root".to_owned()),
-        Ok(Err(error)) => Err(alone(error.to_string())),
-        Err(_) => Err(alone("it does not answer".to_owned())),
+        Ok(Err(error)) => Err(unasked(&words(error))),
+        Err(_) => Err(unasked("it does not answer")),
+    }
+}
+
+/// Why it cannot be asked.
+fn words(error: Error) -> String {
+    match error {
+        Error::Connection(..) => "D-Bus does not run".to_owned(),
+        Error::MethodError(name, ..) if *name == "org.freedesktop.DBus.Error.ServiceUnknown" => {
+            "it is not installed".to_owned()
+        }
+        Error::MethodError(_, Some(words), _) => words.trim_end_matches('.').to_owned(),
+        other => other.to_string(),
     }
 }
 

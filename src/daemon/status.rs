@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::Daemon;
 use crate::{
+    cgroupfs::look,
     control::{
         message::{self, Status},
         wire,
@@ -101,7 +102,8 @@ impl Daemon {
         findings.retain(|one| one.unit.as_deref().is_none_or(|unit| names.contains(unit)));
         if errors > 0 && unit.is_none() {
             let count = if errors == 1 { "an error".to_owned() } else { format!("{errors} errors") };
-            problems.insert(0, format!("the files have {count}: `scnpm check` explains them"));
+            let (command, them) = (check_command(&policy), if errors == 1 { "it" } else { "them" });
+            problems.insert(0, format!("the files have {count}: {command} explains {them}"));
         }
         let in_force = problems.is_empty();
         if problems.len() > PROBLEMS {
@@ -194,7 +196,11 @@ impl Daemon {
             }
         }
         for (id, number) in self.refused.keys().filter_map(|id| Some((id, (*of_annotation.get(id.0)?)?))) {
-            groups[number].1.refused.insert(*id);
+            let group = &mut groups[number].1;
+            group.refused.insert(*id);
+            // It has no elements that would tell.
+            let mut paths = policy.annotation(*id).statement.paths();
+            group.is_active |= paths.any(|path| may_see(viewer, path.as_str()) && look(path).is_some());
         }
         for (_, row, standing) in self.engine.standings() {
             if row.element.key.cgroup().is_some_and(|path| !may_see(viewer, path.as_str())) {
@@ -217,8 +223,9 @@ impl Daemon {
             let mut taken: Vec<Duration> =
                 latencies.iter().filter(|(of, _)| *of == source).map(|(_, taken)| *taken).collect();
             taken.sort_unstable();
-            let words = self.lost.get(&source).cloned();
-            let state = match (&words, self.options.sources.contains(&source)) {
+            let is_on = self.options.sources.contains(&source);
+            let words = self.lost.get(&source).filter(|_| is_on).cloned();
+            let state = match (&words, is_on) {
                 (_, false) => "off",
                 (Some(_), true) => "lost",
                 (None, true) => "working",
@@ -293,6 +300,12 @@ impl Group {
             words: vec![],
         }
     }
+}
+
+/// The command that explains what is found in a policy's files.
+pub(super) fn check_command(policy: &Policy) -> String {
+    let files: Vec<&str> = policy.sources.files.iter().map(|file| file.path.as_str()).collect();
+    format!("`scnpm check {}`", files.join(" "))
 }
 
 /// Keeps the units that match: by name or selector, or else by a part of their name or of a cgroup's path.

@@ -101,11 +101,12 @@ fn write_block(block: &Block, paint: Paint, out: &mut dyn Write) -> io::Result<(
     for about in &block.annotations {
         write_about(about, heads.next(), paint, out)?;
     }
+    let other = if block.annotations.is_empty() { "" } else { "other " };
     let others = match block.other_annotations {
         0 if block.annotations.is_empty() => "there are no annotations".to_owned(),
         0 => String::new(),
-        1 => "1 other annotation is about something else".to_owned(),
-        others => format!("{others} other annotations are about something else"),
+        1 => format!("1 {other}annotation is about something else"),
+        others => format!("{others} {other}annotations are about something else"),
     };
     if !others.is_empty() {
         line(out, heads.next(), &others)?;

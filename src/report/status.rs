@@ -17,7 +17,9 @@ const CGROUPS: usize = 20;
 /// Writes it; `now` is in microseconds since 1970. With `in_depth` each unit has its annotations and cgroups. Fails as `out`
 /// does.
 pub fn write(status: &Status, now: u64, in_depth: bool, out: &mut dyn Write) -> io::Result<()> {
-    let verdict = if status.in_force { "all is in force" } else { "not all is in force" };
+    let not = if status.in_force { "" } else { "not " };
+    let verdict =
+        if in_depth { format!("{not}all of this is in force") } else { format!("{not}all is in force") };
     writeln!(out, "scnpm {} (process {}): {verdict}", safe(&status.version), status.pid)?;
     for problem in &status.problems {
         writeln!(out, "  {}", safe(problem))?;
@@ -69,7 +71,10 @@ fn facts(status: &Status, now: u64) -> Vec<(&'static str, String)> {
     let findings = match (status.errors, status.warnings) {
         (0, 0) => "none".to_owned(),
         (errors, warnings) => {
-            format!("{}: `scnpm check` explains them", counts(errors, "error", warnings, "warning"))
+            let them = if errors + warnings == 1 { "it" } else { "them" };
+            let files: Vec<String> = status.files.iter().map(|file| safe(&file.path)).collect();
+            let counts = counts(errors, "error", warnings, "warning");
+            format!("{counts}: `scnpm check {}` explains {them}", files.join(" "))
         }
     };
     facts.push(("findings", findings));
@@ -84,15 +89,13 @@ fn facts(status: &Status, now: u64) -> Vec<(&'static str, String)> {
 }
 
 fn counts(first: usize, of_first: &str, second: usize, of_second: &str) -> String {
-    let plural = |count: usize, what: &str| match count {
-        1 => format!("1 {what}"),
-        _ => format!("{count} {what}s"),
-    };
-    match (first, second) {
-        (0, _) => plural(second, of_second),
-        (_, 0) => plural(first, of_first),
-        _ => format!("{}, {}", plural(first, of_first), plural(second, of_second)),
-    }
+    let of_both = [(first, of_first), (second, of_second)].into_iter().filter(|(count, _)| *count > 0);
+    of_both.map(|(count, what)| plural(count as u64, what)).collect::<Vec<_>>().join(", ")
+}
+
+fn plural(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 fn of_source(source: &Source) -> String {
@@ -114,7 +117,11 @@ fn of_source(source: &Source) -> String {
 
 fn of_host(host: &Host) -> String {
     let addresses = match &host.words {
-        Some(words) => safe(words),
+        Some(words) => {
+            // std::net says this of whatever getaddrinfo(3) says.
+            let words = words.strip_prefix("failed to lookup address information: ").unwrap_or(words);
+            format!("no address: {}", safe(words))
+        }
         None if host.addresses.is_empty() => "no address yet".to_owned(),
         None => safe(&host.addresses.join(", ")),
     };
@@ -157,7 +164,7 @@ fn write_unit(unit: &Unit, out: &mut dyn Write) -> io::Result<()> {
     let Unit { in_kernel, due, .. } = unit;
     writeln!(out, "{}: {state}, {in_kernel} of {due} elements in the kernel{refused}", safe(&unit.name))?;
     if let (Some(packets), Some(bytes)) = (unit.packets, unit.bytes) {
-        writeln!(out, "  {packets} packets, {bytes} bytes")?;
+        writeln!(out, "  {}, {}", plural(packets, "packet"), plural(bytes, "byte"))?;
     }
     for place in &unit.annotations {
         writeln!(out, "  annotation  {}", safe(&place.to_string()))?;
@@ -265,7 +272,7 @@ scnpm 1.0 (process 42): not all is in force
 
 policy      /etc/nftables.conf, loaded 3 min ago; changed since then: `scnpm reload` loads it
             /etc/a\u{fffd}[31m.nft, loaded 3 min ago
-findings    1 error, 2 warnings: `scnpm check` explains them
+findings    1 error, 2 warnings: `scnpm check /etc/nftables.conf /etc/a\u{fffd}[31m.nft` explains them
 elements    1 of 2 in the kernel
 sources     cgroup   working, first to tell 12 times; rules after 0.3 ms (median), 2.1 ms (worst)
             dbus     lost: nobody answers

@@ -11,10 +11,12 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(__file__))
+import control
 import counts
 import explains
 import floods
 import machine as m
+import outputs
 import runs
 
 TESTS = []
@@ -324,6 +326,8 @@ def recipes_for_desktops_are_found_right():
 TESTS.extend(runs.TESTS)
 TESTS.extend(explains.TESTS)
 TESTS.extend(counts.TESTS)
+TESTS.extend(outputs.TESTS)
+TESTS.extend(control.TESTS)
 
 
 def is_on_the_bus():

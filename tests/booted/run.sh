@@ -70,8 +70,9 @@ done
 install -D -m 644 -t "$root/usr/share/polkit-1/actions" "$top/packaging/io.scnpm.policy"
 install -D -m 755 "$work/connect" "$root/opt/tests/connect"
 install -m 644 "$here"/*.py "$root/opt/tests/"
+install -D -m 644 -t "$root/opt/tests/outputs" "$here"/outputs/*.txt
 install -D -m 644 -t "$root/opt/tests/examples" "$top"/examples/*.conf
-install -m 644 "$top/docs/desktop.md" "$root/opt/tests/desktop.md"
+install -m 644 -t "$root/opt/tests" "$top"/docs/{control,desktop}.md
 cp -r --no-preserve=mode,ownership "$top/examples/systemd" "$root/opt/tests/examples/systemd"
 chroot "$root" python3 /opt/tests/prepare.py >"$log" 2>&1 </dev/null || {
     cat "$log" >&2
@@ -101,7 +102,7 @@ leader() {
 inside() {
     nsenter --target "$pid" --mount --uts --ipc --net --pid --cgroup --root --wd=/ \
         env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root \
-        SYSTEMD_PAGER= "$@"
+        SYSTEMD_PAGER= SCNPM_BLESS="${SCNPM_BLESS:-}" "$@"
 }
 
 state=
@@ -129,4 +130,9 @@ cgroup=$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
 cgroup=$work/cgroup${cgroup%/init.scope}/tests
 mkdir "$cgroup"
 echo $$ >"$cgroup/cgroup.procs"
-inside python3 -u "/opt/tests/$program" "$@"
+status=0
+inside python3 -u "/opt/tests/$program" "$@" || status=$?
+if [ -n "${SCNPM_BLESS:-}" ]; then
+    install -m 644 -t "$here/outputs" "$root"/opt/tests/outputs/*.txt
+fi
+exit "$status"

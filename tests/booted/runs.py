@@ -133,7 +133,7 @@ def run_passes_on_all_that_a_process_has():
     """Arguments, files, signals, environment and directory are what they are without it."""
     program = (
         "import os,sys; print(sys.argv[1:], sorted((f, os.readlink('/proc/self/fd/' + f)) for f in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + f)),"
-        "[l for l in open('/proc/self/status') if l[:3] == 'Sig' or l[:4] == 'NoNe' or l[:5] == 'Umask'],"
+        "[l for l in open('/proc/self/status') if l[:4] in ('SigB', 'SigI', 'SigC') or l[:4] == 'NoNe' or l[:5] == 'Umask'],"
         "os.getcwd(), os.environ, open('/proc/self/cmdline', 'rb').read(), os.nice(0), os.getsid(0) != os.getpid())"
     )
     words = ["python3", "-c", program, "-c:300", "--app", "--", "", "a\nb", "$HOME %h \\x41", "\udcff\udc80", "'\"", "\x1b[31m"]

@@ -13,7 +13,7 @@ cache=${SCNPM_CACHE:-/var/cache/scnpm-tests}
 case $kind in
 boot)
     packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,nftables,libnftables1,iproute2
-    packages+=,python3,procps,util-linux,passwd,libcap2-bin,strace,git,netbase
+    packages+=,python3,procps,util-linux,passwd,libcap2-bin,strace,git,netbase,polkitd
     ;;
 build) packages=gcc,libc6-dev,libsystemd-dev,make,pkg-config ;;
 *)

@@ -39,19 +39,21 @@ fn doubt(answer: Result<Waited, Error>) -> Option<String> {
         Ok(waited) if waited.refused.is_empty() => return None,
         Ok(waited) => format!("nft or the kernel refuses rules for it: {}", waited.refused.join("; ")),
         Err(Error::NotRunning) => {
-            "scnpm's daemon does not run, so rules for it are not in force: systemctl start scnpm".to_owned()
+            "scnpm's daemon does not run, so rules for it are not in force: start it with `systemctl start scnpm`"
+                .to_owned()
         }
         Err(Error::NotPermitted) => {
             "scnpm's daemon may not be asked whether its rules are in force: you may not open the socket"
                 .to_owned()
         }
         Err(Error::Late) => format!(
-            "scnpm's daemon has not said for {} s that its rules are in force: scnpm status",
+            "scnpm's daemon has not said for {} s that its rules are in force: `scnpm status` says why",
             LIMIT.as_secs()
         ),
         Err(Error::Ended) => "scnpm's daemon ended before it said that its rules are in force".to_owned(),
         Err(Error::Older) => {
-            "scnpm's daemon is an older one that cannot be waited for: systemctl restart scnpm".to_owned()
+            "scnpm's daemon is an older one that cannot be waited for: restart it with `systemctl restart scnpm`"
+                .to_owned()
         }
         Err(Error::Refused(name, words)) => {
             format!("scnpm's daemon refuses to be waited for: {name} {words}")
