@@ -59,7 +59,7 @@ impl<Who: Ord, What> Questions<Who, What> {
         ask: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), &'static str> {
         if self.0.values().any(|question| question.user == user) {
-            return Err("polkit is being asked whether you may: answer that first");
+            return Err("polkit is being asked about another call of yours: try again when it has answered");
         }
         if self.0.len() >= OPEN {
             return Err("polkit is being asked for too many others: try again later");
