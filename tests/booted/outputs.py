@@ -206,6 +206,7 @@ def output_of_run():
     m.run("systemctl", "stop", f"user@{m.OTHER_UID}.service", ok=False)
     with golden("run") as session:
         session.user(SCNPM, "run", "--app", "t-mail", "--", "echo", "it runs")
+        session.user(SCNPM, "run", "--unit", "_odd", "--", "sed", "-n", "s,^0::,,p", "/proc/self/cgroup")
         session.user(SCNPM, "run")
         session.user(SCNPM, "run", "--app", "t-mail", "--")
         session.user(SCNPM, "run", "--", "t-nosuch", "-x")
