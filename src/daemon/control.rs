@@ -161,7 +161,7 @@ impl Control {
     fn forget(&mut self, client: ClientId) {
         self.waits.remove(&client);
         self.watchers.remove(&client);
-        drop(self.asking.take(&client));
+        self.asking.take(&client);
         self.reloads.remove(&client);
         self.loaded.remove(&client);
     }
