@@ -393,6 +393,38 @@ fn watchers_are_told_of_changes() {
 }
 
 #[test]
+fn watchers_of_different_units_are_told_one_after_the_other_and_of_users_there_are_few() {
+    sandbox::run(|sandbox| {
+        let units = ["a.service", "b.service"];
+        let daemon = Daemon::start(sandbox, &units.map(|unit| rule(sandbox, unit, 25)));
+        let watch = |watcher: &mut Raw, unit: &str| {
+            let parameters = json!({ "unit": unit });
+            watcher.send(&json!({ "method": "io.scnpm.GetStatus", "more": true, "parameters": parameters }));
+            watcher.reply().unwrap()
+        };
+        let mut watchers = units.map(|unit| (unit, Raw::connect(&daemon)));
+        watchers.iter_mut().for_each(|(unit, watcher)| drop(watch(watcher, unit)));
+        for unit in units {
+            sandbox.make(unit);
+        }
+        for (_, watcher) in &mut watchers {
+            while watcher.reply().unwrap()["parameters"]["status"]["in_kernel"] != 1 {}
+        }
+        let socket = daemon.socket();
+        let many = format!(
+            "import json, socket\nall = []\nfor n in range(1, 11):\n    s = socket.socket(socket.AF_UNIX)\n    \
+             s.connect({socket:?})\n    unit = 'a.service'[:min(n, 9)]\n    s.send(json.dumps({{'method': \
+             'io.scnpm.GetStatus', 'more': True, 'parameters': {{'unit': unit}}}}).encode() + b'\\0')\n    \
+             print(s.recv(1 << 20)[:29].decode())\n    all.append(s)\n"
+        );
+        let output = Command::new("python3").args(["-c", &many]).uid(NOBODY).gid(NOBODY).output().unwrap();
+        let lines: Vec<&str> = str::from_utf8(&output.stdout).unwrap().lines().collect();
+        let refused = lines.iter().filter(|line| line.contains("io.scnpm.TooMuch")).count();
+        assert_eq!((lines.len(), refused), (10, 2), "{output:?}");
+    });
+}
+
+#[test]
 fn the_service_says_what_it_is() {
     sandbox::run(|sandbox| {
         let daemon = Daemon::start(sandbox, &[]);

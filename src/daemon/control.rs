@@ -38,6 +38,9 @@ use crate::{
 const WATCH_PAUSE: Duration = Duration::from_millis(100);
 const WATCH_SHARE: u32 = 20;
 
+/// How many different things a user's watchers may be about, unless it is root: a status is made for each.
+const WATCHED: usize = 8;
+
 /// How long a policy may be on trial.
 const LONGEST_TRIAL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -50,8 +53,8 @@ const BACK_PAUSE: Duration = Duration::from_secs(1);
 /// An answer that is an error.
 type Refusal = Arc<[u8]>;
 
-/// What watchers are told, and whether there is more to come, by who asks and what about.
-type Told = BTreeMap<(u32, Option<String>), (Arc<[u8]>, bool)>;
+/// What watchers are told of: who asks, and what about. Those with the same are told the same.
+type Watched = (u32, Option<String>);
 
 /// What was found out beside the loop.
 pub(super) enum Answered {
@@ -73,8 +76,9 @@ pub(super) struct Control {
     loaded: BTreeMap<ClientId, Reload>,
     is_loading: bool,
     trial: Option<Trial>,
-    /// Whether something has happened since watchers were told, when to tell them, and how long it took to make.
+    /// Whether something has happened since watchers were told, who is still to be told of what was before, and when.
     is_changed: bool,
+    to_tell: BTreeSet<Watched>,
     watch_due: Duration,
 }
 
@@ -112,6 +116,12 @@ struct Watcher {
     last: Arc<[u8]>,
 }
 
+impl Watcher {
+    fn watched(&self) -> Watched {
+        (self.peer.user, self.ask.unit.clone())
+    }
+}
+
 /// A policy on trial: the one before, what its files said, and until when.
 struct Trial {
     before: Arc<Policy>,
@@ -122,7 +132,8 @@ struct Trial {
 impl Control {
     /// When there is something to do even if nothing happens.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        let watch = (self.is_changed && !self.watchers.is_empty()).then_some(self.watch_due);
+        let is_to_tell = !self.watchers.is_empty() && (self.is_changed || !self.to_tell.is_empty());
+        let watch = is_to_tell.then_some(self.watch_due);
         self.trial.as_ref().map(|trial| trial.until).into_iter().chain(watch).min()
     }
 
@@ -151,6 +162,21 @@ impl Control {
     /// Whether somebody wants to know what is found in the files.
     pub(super) fn wants_findings(&self) -> bool {
         self.is_loading
+    }
+
+    /// Whether a user may watch that, too.
+    fn may_watch(&self, (user, unit): &Watched) -> bool {
+        let of_user = self.watchers.values().map(Watcher::watched).filter(|(other, _)| other == user);
+        let others: BTreeSet<Watched> = of_user.filter(|(_, other)| other != unit).collect();
+        *user == 0 || others.len() < WATCHED
+    }
+
+    /// What watchers are told of next.
+    fn next_to_tell(&mut self) -> Option<Watched> {
+        if self.to_tell.is_empty() && std::mem::take(&mut self.is_changed) {
+            self.to_tell = self.watchers.values().map(Watcher::watched).collect();
+        }
+        self.to_tell.pop_first()
     }
 
     /// How long the policy is still on trial.
@@ -225,6 +251,11 @@ impl Daemon {
         ask: GetStatus,
         more: bool,
     ) -> Result<(), Refusal> {
+        if more && !self.control.may_watch(&(peer.user, ask.unit.clone())) {
+            let words =
+                format!("a user other than root may watch {WATCHED} units at once: end one, or watch all");
+            return Err(wire::error("TooMuch", &json!({ "words": words })));
+        }
         self.ruleset_changed(sources);
         let status = self.status(peer.user, ask.unit.as_deref())?;
         let message = wire::reply(&StatusReply { status }, more);
@@ -237,33 +268,31 @@ impl Daemon {
         Ok(())
     }
 
-    /// Tells watchers what has changed, unless they were told a moment ago. Those who may see the same get the same.
+    /// Tells watchers what has changed, unless some were told a moment ago: one after the other those who watch different
+    /// things, so that nothing else waits for more than one status.
     pub(super) fn tell_watchers(&mut self, sources: &mut Sources) {
         let now = self.now();
-        if !self.control.is_changed || self.control.watchers.is_empty() || now < self.control.watch_due {
+        if self.control.watchers.is_empty() || now < self.control.watch_due {
             return;
         }
-        self.control.is_changed = false;
-        let mut told = Told::new();
+        let Some(watched) = self.control.next_to_tell() else { return };
+        let (message, more) = match self.status(watched.0, watched.1.as_deref()) {
+            Ok(status) => (wire::reply(&StatusReply { status }, true), true),
+            Err(refusal) => (refusal, false),
+        };
         for (client, mut watcher) in std::mem::take(&mut self.control.watchers) {
-            let key = (watcher.peer.user, watcher.ask.unit.clone());
-            let (message, more) = told.entry(key).or_insert_with(|| {
-                match self.status(watcher.peer.user, watcher.ask.unit.as_deref()) {
-                    Ok(status) => (wire::reply(&StatusReply { status }, true), true),
-                    Err(refusal) => (refusal, false),
-                }
-            });
-            if *message != watcher.last {
-                match sources.answer(client, Arc::clone(message), *more) {
-                    Sent::More => watcher.last = Arc::clone(message),
+            if watcher.watched() == watched && message != watcher.last {
+                match sources.answer(client, Arc::clone(&message), more) {
+                    Sent::More => watcher.last = Arc::clone(&message),
                     Sent::Missed => {}
                     Sent::Last => continue,
                 }
             }
             self.control.watchers.insert(client, watcher);
         }
+        let least = if self.control.to_tell.is_empty() { WATCH_PAUSE } else { Duration::ZERO };
         let took = self.now().saturating_sub(now);
-        self.control.watch_due = self.now() + WATCH_PAUSE.max(took * WATCH_SHARE);
+        self.control.watch_due = self.now() + least.max(took * WATCH_SHARE);
     }
 
     fn wait_asked(
