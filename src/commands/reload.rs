@@ -1,7 +1,7 @@
 //! `scnpm reload`: the daemon reads its files again, and says what is wrong with them.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     os::fd::AsFd,
     process::ExitCode,
     time::{Duration, Instant},
@@ -80,7 +80,12 @@ fn confirm(options: &cli::Reload, limit: Duration) -> Result<ExitCode, Failure> 
     let mut err = io::stderr();
     let _ = write!(err, "The new policy is in force. It goes back in {seconds} s. Keep it? [y/N] ");
     let _ = err.flush();
-    match answer(limit) {
+    let answer = answer(limit);
+    if !io::stdin().is_terminal() || matches!(answer, Answer::Nobody | Answer::Late) {
+        // Nobody has ended the line.
+        let _ = writeln!(err);
+    }
+    match answer {
         Answer::Yes => {
             let Nothing {} = ask(options, &Confirm {})?;
             note("the new policy stays");
@@ -91,13 +96,11 @@ fn confirm(options: &cli::Reload, limit: Duration) -> Result<ExitCode, Failure> 
             note("the old policy is back");
         }
         Answer::Nobody => {
-            let _ = writeln!(err);
             note(
                 "nobody can be asked here: say `scnpm reload --confirm` in time, or the old policy comes back",
             );
         }
         Answer::Late => {
-            let _ = writeln!(err);
             note("nobody said yes in time: the old policy is back");
         }
     }

@@ -60,7 +60,11 @@ fn facts(status: &Status, now: u64) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     let ago = ago(now.saturating_sub(status.loaded_at));
     for (number, file) in status.files.iter().enumerate() {
-        let changed = if file.changed { "; changed since then: `scnpm reload` loads it" } else { "" };
+        let changed = match (file.changed, &status.load_error) {
+            (true, None) => "; changed since then: `scnpm reload` loads it",
+            (true, Some(_)) => "; changed since then",
+            (false, _) => "",
+        };
         let name = if number == 0 { "policy" } else { "" };
         facts.push((name, format!("{}, loaded {ago} ago{changed}", safe(&file.path))));
     }
