@@ -19,8 +19,7 @@ versions() {
     dpkg-query --admindir="$tree/var/lib/dpkg" --show --showformat="$suite has "'${Package} ${Version}\n' nftables systemd
 }
 
-# In a tree that is not booted. `scnpm check` is one of them. The program that they run is the one with debug assertions
-# in bookworm, and in all others the one that is released, which takes half the time.
+# In a tree that is not booted. `scnpm check` is one of them. They run the program that is released.
 kernel() {
     local file executable program tests=() executables=() status=0
     for file in tests/kernel_*.rs; do
@@ -31,8 +30,7 @@ kernel() {
         echo "Not all kernel tests were built"
         return 1
     fi
-    program=${executables[0]%/deps/*}/scnpm
-    [ "$suite" = bookworm ] || program=$(tests/cargo.sh "$suite" build --release) || return 1
+    program=$(tests/cargo.sh "$suite" build --release) || return 1
     for executable in "${executables[@]}"; do
         tests/as-root.sh CARGO_MANIFEST_DIR="$PWD" SCNPM_TESTED="$program" tests/booted/chroot.sh "$suite" boot \
             "$PWD" "${executable%/deps/*}" "${program%/*}" -- "$executable" --quiet || status=1

@@ -81,6 +81,10 @@ def service_that_a_comment_has_wait_gets_through_at_boot():
     m.check("/usr/bin/scnpm wait --self" in waited and "status=0" in waited, f"it did not wait: {waited}")
 
 
+# What commands print. Before the tests that leave cgroups of users behind, which it would show.
+TESTS.extend(outputs.TESTS)
+
+
 # Units that are selected by more than a name. Before the tests that end D-Bus: users' managers move processes into
 # scopes through it, and never find it again.
 
@@ -326,8 +330,6 @@ def recipes_for_desktops_are_found_right():
 TESTS.extend(runs.TESTS)
 TESTS.extend(explains.TESTS)
 TESTS.extend(counts.TESTS)
-TESTS.extend(outputs.TESTS)
-TESTS.extend(control.TESTS)
 
 
 def is_on_the_bus():
@@ -1767,6 +1769,10 @@ def daemon_that_is_checked_before_starts_with_right_annotations_only():
     m.check(m.run("systemctl", "start", "scnpm.service", ok=False).returncode != 0, "it starts")
     m.equal(m.show("scnpm.service", "ActiveState"), "failed", "ActiveState")
     m.says(f"{m.CONF}:", "error[E020]: ")
+
+
+# After all that need users' managers, since these end D-Bus.
+TESTS.extend(control.TESTS)
 
 
 def main(chosen):
