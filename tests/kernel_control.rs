@@ -295,7 +295,11 @@ fn reload_prints_what_is_found_and_a_broken_file_leaves_the_old_policy() {
         let (code, text) = daemon.ask(&["reload"]);
         assert_eq!(code, 1, "{text}");
         assert!(text.contains("did you mean `dport`") && text.contains("the old policy stays"), "{text}");
-        assert!(ruleset().contains("tcp dport 77 accept") && !ruleset().contains("dport 88"), "{}", ruleset());
+        assert!(
+            ruleset().contains("tcp dport 77 accept") && !ruleset().contains("dport 88"),
+            "{}",
+            ruleset()
+        );
         let status = daemon.status(&[]);
         assert!(status["load_error"].is_string() && status["in_force"] == false, "{status}");
         daemon.write(&[daemon.rule("a.service", 99)]);

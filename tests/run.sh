@@ -117,10 +117,8 @@ for suite in "${suites[@]}"; do
     step "$suite" "scnpm check, tests on the kernel and booted tests with Debian $suite" finished "$suite"
 done
 step starts "first connections of 300 starts, idle and under load" booted bookworm measure.py starts 300
-start faults booted trixie faults.py
-start deaths booted trixie deaths.py
-step faults "system calls that fail" finished faults
-step deaths "sources that die" finished deaths
+step faults "system calls that fail" booted trixie faults.py
+step deaths "sources that die" booted trixie deaths.py
 step soak "a minute of faults and traffic (tests/soak.sh)" tests/soak.sh 1
 step examples "example configurations" examples
 step demo "examples/demo.sh" examples/demo.sh
