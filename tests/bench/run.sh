@@ -176,7 +176,7 @@ done
 coproc watchers { exec python3 "$here/watchers.py" "$work/watched.nft.socket" 100 10; }
 watchers_pid=$watchers_PID
 read -r <&"${watchers[0]}"
-for _ in $(seq 12); do
+for _ in $(seq 60); do
     for case in unwatched watched; do
         in_net "${pid[$case]}" "$work/elements" latency "$cgroups/$name-$case" bench.service 50 >>"$work/$case.us"
     done
@@ -224,11 +224,11 @@ for place in "${places[@]}"; do
 done
 read -r none plain one counted thousand < <(
     echo $BASHPID >"$cgroups/$cgroup/cgroup.procs"
-    "$work/packets" 21 20000 "${namespaces[@]}"
+    "$work/packets" 61 20000 "${namespaces[@]}"
 )
 kill "${places[@]}"
 echo
-echo "A packet through the output chain (nanoseconds, median of 21 interleaved rounds of 20,000):"
+echo "A packet through the output chain (nanoseconds, median of 61 interleaved rounds of 20,000):"
 row='  %-46s %9s %7s  %s\n'
 printf "$row" "" median ratio target
 printf "$row" "no rule" "$none" "$(ratio "$none" "$one")" ""
