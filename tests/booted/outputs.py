@@ -140,6 +140,7 @@ def output_of_status():
         session.user(SCNPM, "status", uid=m.OTHER_UID)
         session.root(SCNPM, "status", UNIT)
         session.root(SCNPM, "status", "t-idle")
+        session.root("timeout", "1", SCNPM, "status", "--watch", UNIT)
         session.root(SCNPM, "status", f"{m.USER}:{OWN}")
         session.root(SCNPM, "status", "t-nosuch.service")
         session.user(SCNPM, "status", OWN, uid=m.OTHER_UID)
