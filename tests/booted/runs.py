@@ -403,7 +403,7 @@ def run_starts_applications_as_the_documentation_has_it():
     blocks = launchers()
     entry = pathlib.Path("/etc/xdg/autostart/t-mail.desktop")
     prefixed = {title: code.removeprefix("launch-prefix=") + " thunderbird" for title, code in blocks.items()}
-    bound = {title: re.split(r"\bexec,? ", code)[-1] for title, code in blocks.items()}
+    bound = {title: re.split(r'\bexec,? |_cmd\("', code)[-1].removesuffix('"))') for title, code in blocks.items()}
     tried = set()
 
     def starts(title, command, app="mail", slice_name=""):
@@ -422,6 +422,7 @@ def run_starts_applications_as_the_documentation_has_it():
         starts("In a shell", f"shopt -s expand_aliases\n{alias}\nthunderbird")
         starts("sway", bound)
         starts("Hyprland", bound)
+        starts("Older versions of Hyprland", bound)
         starts("fuzzel, for", prefixed, app="thunderbird")
         starts("fuzzel, with", {name: f"FUZZEL_DESKTOP_FILE_ID=mail.desktop {code}" for name, code in prefixed.items()})
         starts("uwsm", prefixed, app="thunderbird", slice_name="app-graphical.slice/")
