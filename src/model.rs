@@ -20,6 +20,11 @@ pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// What every object of ours in the kernel is named after.
 pub const PREFIX: &str = "scnpm.";
 
+/// A text for a terminal: users name units, cgroups and files, and control characters would command it.
+pub fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 /// The types of units, as systemd.unit(5) lists them.
 pub const UNIT_TYPES: [&str; 11] = [
     "service",

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use super::Failure;
-use crate::control::client::Error;
+use crate::{control::client::Error, model::printable};
 
 /// The exit code where the daemon does not run or cannot be asked.
 pub(super) const NOT_ASKED: u8 = 3;
@@ -34,7 +34,7 @@ pub(super) fn failure(error: Error, socket: &Path) -> Failure {
         Error::Refused(name, words) => match name.as_str() {
             "NoSuchUnit" => format!(
                 "no annotation is about `{}`: `scnpm status` lists the units, `scnpm units` what runs",
-                words.replace(char::is_control, "\u{fffd}")
+                printable(&words)
             ),
             _ => words,
         },

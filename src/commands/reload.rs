@@ -17,6 +17,7 @@ use crate::{
         message::{Confirm, Method, Nothing, Reload, Reloaded, Revert},
     },
     log,
+    model::printable,
     report::reload as report,
 };
 
@@ -68,7 +69,7 @@ fn ask<M: Method>(options: &cli::Reload, method: &M) -> Result<M::Reply, Failure
 /// Why the old policy stays. What was printed above is not said again.
 fn why(reloaded: &Reloaded) -> String {
     match reloaded.findings.iter().filter(|one| one.severity == "error").count() {
-        0 => reloaded.words.as_deref().unwrap_or_default().replace(char::is_control, "\u{fffd}"),
+        0 => printable(reloaded.words.as_deref().unwrap_or_default()),
         1 => "the files have an error".to_owned(),
         errors => format!("the files have {errors} errors"),
     }

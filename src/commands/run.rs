@@ -26,6 +26,7 @@ use nix::unistd::Uid;
 use super::{Failure, block_on};
 use crate::{
     cli::Run,
+    model::printable,
     units::{escape::unescape, transient},
 };
 use manager::{Manager, Started, Unit, Value};
@@ -117,7 +118,7 @@ fn of_application(id: &[u8], kind: &str) -> Result<Vec<String>, Failure> {
 fn description(words: &[OsString]) -> String {
     const LONGEST: usize = 200;
     let words = words.join(OsStr::new(" "));
-    words.to_string_lossy().replace(char::is_control, "\u{fffd}").chars().take(LONGEST).collect()
+    printable(&words.to_string_lossy()).chars().take(LONGEST).collect()
 }
 
 /// Whether a cgroup is the one that systemd makes for a unit. It may put a `_` in front (`cg_escape`).

@@ -12,7 +12,7 @@ use super::{Failure, note, output};
 use crate::{
     cli::{DEFAULT_FILE, Units},
     machine,
-    model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, Manager},
+    model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, Manager, printable},
     nft::probe,
     policy::{Annotation, Policy, files::Disk, parse},
     report::{
@@ -49,7 +49,7 @@ pub fn run(options: &Units) -> Result<ExitCode, Failure> {
         _ if !rows.is_empty() => return Ok(exit_code),
         Some(text) => format!(
             "no unit that has a cgroup matches `{}`: start it, or try a part of its name or path; `scnpm units` lists all",
-            text.replace(char::is_control, "\u{fffd}")
+            printable(text)
         ),
         None => format!(
             "no unit has a cgroup below {CGROUP_ROOT}: look where systemd runs, which may be outside of this container"

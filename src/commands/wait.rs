@@ -15,7 +15,7 @@ use crate::{
         client::{self, Error},
         message::{Wait, Waited},
     },
-    model::{CGROUP_ROOT, CgroupPath, Location},
+    model::{CGROUP_ROOT, CgroupPath, Location, printable},
     units::selector::Selectors,
 };
 
@@ -41,7 +41,7 @@ pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
         }
         Err(Error::Late) => {
             let seconds = options.timeout.as_secs_f64();
-            let unit = options.unit.as_ref().map(|unit| format!(" {}", safe(unit))).unwrap_or_default();
+            let unit = options.unit.as_ref().map(|unit| format!(" {}", printable(unit))).unwrap_or_default();
             let message =
                 format!("the rules are not in the kernel after {seconds} s: `scnpm status{unit}` says why");
             return Err(Failure { message, exit_code: LATE });
@@ -53,14 +53,14 @@ pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
     } else if let (true, Some(named)) =
         (waited.annotations.is_empty(), options.unit.as_ref().or(options.cgroup.as_ref()))
     {
-        note(format!("no annotation is about `{}`, so there is nothing to wait for", safe(named)));
+        note(format!("no annotation is about `{}`, so there is nothing to wait for", printable(named)));
     }
     match waited.refused.join("; ") {
         none if none.is_empty() => Ok(ExitCode::SUCCESS),
         _ if options.json => Ok(ExitCode::FAILURE),
         all => Err(Failure::new(format!(
             "nft or the kernel refuses rules, so mend the file, then `scnpm reload`: {}",
-            safe(&all)
+            printable(&all)
         ))),
     }
 }
@@ -69,15 +69,16 @@ pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
 fn what(options: &cli::Wait) -> Result<Option<Wait>, Failure> {
     let usage = |message: String| Failure { message, exit_code: USAGE };
     if let Some(unit) = &options.unit {
-        Selectors::parse(unit).map_err(|(_, error)| usage(format!("`{}`: {error}", safe(unit))))?;
+        Selectors::parse(unit).map_err(|(_, error)| usage(format!("`{}`: {error}", printable(unit))))?;
         return Ok(Some(Wait { unit: Some(unit.clone()), cgroup: None }));
     }
     let cgroup = match &options.cgroup {
         Some(path) => {
             let path = path.strip_prefix(CGROUP_ROOT).unwrap_or(path);
             let example = "write one such as system.slice/postfix.service";
-            path.parse()
-                .map_err(|why| usage(format!("`{}` is no cgroup's path: {why}: {example}", safe(path))))?
+            path.parse().map_err(|why| {
+                usage(format!("`{}` is no cgroup's path: {why}: {example}", printable(path)))
+            })?
         }
         None => match own_cgroup()? {
             Some(path) => path,
@@ -101,11 +102,6 @@ fn own_cgroup() -> Result<Option<CgroupPath>, Failure> {
             .map(Some)
             .ok_or_else(|| Failure::new("this process has no cgroup of its own that can be seen from here")),
     }
-}
-
-/// What somebody has typed, for a terminal.
-fn safe(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }
 
 #[derive(Serialize)]

@@ -13,6 +13,8 @@ use super::{
     message::{Call, Method, Reply, Wait, Waited},
 };
 
+use crate::model::printable;
+
 /// How often is looked whether it is back, and whether it has room again.
 const PAUSE: Duration = Duration::from_millis(10);
 const CROWDED_PAUSE: Duration = Duration::from_millis(200);
@@ -46,14 +48,14 @@ impl From<io::Error> for Error {
             ErrorKind::PermissionDenied => Self::NotPermitted,
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Late,
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::Ended,
-            _ => Self::Failed(safe(&error.to_string())),
+            _ => Self::Failed(printable(&error.to_string())),
         }
     }
 }
 
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
-        Self::Failed(safe(&format!("the daemon's answer is not understood: {error}")))
+        Self::Failed(printable(&format!("the daemon's answer is not understood: {error}")))
     }
 }
 
@@ -144,9 +146,9 @@ impl Client {
             return Ok((serde_json::from_str(parameters)?, reply.continues));
         };
         Err(match error.strip_prefix(INTERFACE).and_then(|rest| rest.strip_prefix('.')) {
-            Some(name) => Error::Refused(safe(name), words(parameters)),
+            Some(name) => Error::Refused(printable(name), words(parameters)),
             None if error == "org.varlink.service.MethodNotFound" => Error::Older,
-            None => Error::Failed(safe(&error)),
+            None => Error::Failed(printable(&error)),
         })
     }
 
@@ -165,10 +167,5 @@ impl Client {
 fn words(parameters: &str) -> String {
     let value: serde_json::Value = serde_json::from_str(parameters).unwrap_or_default();
     let words = value.get("words").or_else(|| value.get("unit"));
-    safe(words.and_then(|words| words.as_str()).unwrap_or_default())
-}
-
-/// For a terminal: some of it is what users have named.
-fn safe(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    printable(words.and_then(|words| words.as_str()).unwrap_or_default())
 }

@@ -185,9 +185,9 @@ pub enum Ask {
 ///
 /// # Errors
 /// The answer: there is no such method, or a parameter is wrong.
-pub fn ask(call: Call) -> Result<Ask, Arc<[u8]>> {
-    let given = call.parameters;
-    match call.method.strip_prefix(INTERFACE).and_then(|rest| rest.strip_prefix('.')) {
+pub fn ask(mut call: Call) -> Result<Ask, Arc<[u8]>> {
+    let given = std::mem::take(&mut call.parameters);
+    match method_of(&call) {
         Some(GetStatus::NAME) => {
             let ask: GetStatus = parameters(given)?;
             check("unit", ask.unit.as_ref(), UNIT_LIMIT)?;

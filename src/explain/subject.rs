@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::model::printable;
+
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
@@ -34,7 +36,7 @@ impl Subject {
         match text.split_once(':').filter(|_| text.parse::<IpAddr>().is_err()) {
             Some(("pid", number)) => match number.parse() {
                 Ok(pid) if pid > 0 => Ok(Self::Pid(pid)),
-                _ => Err(format!("`{}` is no process's id: write pid:1234", shown(number))),
+                _ => Err(format!("`{}` is no process's id: write pid:1234", printable(number))),
             },
             Some(("port" | "", number)) => port(number).map(|port| Self::Port(vec![], port)),
             _ => address(text),
@@ -74,7 +76,7 @@ fn address(text: &str) -> Result<Subject, String> {
 fn port(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(port) if port > 0 => Ok(port),
-        _ => Err(format!("`{}` is no port: write a number from 1 to 65535", shown(text))),
+        _ => Err(format!("`{}` is no port: write a number from 1 to 65535", printable(text))),
     }
 }
 
@@ -98,7 +100,7 @@ impl Protocol {
             "udp" => Ok(Self::Udp),
             _ => Err(format!(
                 "`{}` is no protocol that can be asked about: write --proto tcp or --proto udp",
-                shown(text)
+                printable(text)
             )),
         }
     }
@@ -130,24 +132,20 @@ pub fn destination(text: &str) -> Result<(String, u16), String> {
         return Err(format!("the port is missing, or the brackets: write --to [{address}]:443"));
     }
     let Some((host, number)) = text.rsplit_once(':') else {
-        return Err(format!("the port is missing: write --to {}:443", shown(text)));
+        return Err(format!("the port is missing: write --to {}:443", printable(text)));
     };
     let bare = match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').filter(|host| host.parse::<Ipv6Addr>().is_ok()),
         None => Some(host).filter(|host| !host.contains([':', ']', '/', ' '])),
     };
     match bare {
-        Some("") => Err(format!("the host is missing: write --to HOST:{}", shown(number))),
+        Some("") => Err(format!("the host is missing: write --to HOST:{}", printable(number))),
         Some(host) => Ok((host.to_owned(), port(number)?)),
         None => Err(format!(
             "`{}` is no host: write --to HOST:PORT, or --to [ADDRESS]:PORT for IPv6",
-            shown(host)
+            printable(host)
         )),
     }
-}
-
-fn shown(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }
 
 #[cfg(test)]

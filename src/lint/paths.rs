@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::cgroups::{self, Written};
 use crate::{
-    model::{AnnotationId, CgroupPath, Manager, UnitName},
+    model::{AnnotationId, CgroupPath, Manager, UnitName, printable},
     policy::{Annotation, Policy},
     text::{Code, Diagnostic, diagnostic::quoted},
     units::{Units, places},
@@ -214,7 +214,7 @@ impl<'a> Judge<'a> {
         let level = path.split('/').count();
         let with_level = cgroup.map(|_| format!(" with `level {level}`")).unwrap_or_default();
         // Whole, since it is to be copied.
-        let shown = path.replace(char::is_control, "\u{fffd}");
+        let shown = printable(path);
         let diagnostic = diagnostic.help(format!("{what} `{shown}`{with_level}"));
         let text = &self.policy.sources.file(span.file).text;
         // A variable holds more than this path, and whoever may make a cgroup may name it so that no quotes hold it.

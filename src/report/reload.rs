@@ -2,13 +2,12 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
-
-use super::status::safe;
 use crate::{
     cli::Format,
     control::message::{Finding, Reloaded},
+    model::printable,
 };
+use serde::Serialize;
 
 #[derive(Serialize)]
 struct Object<'a> {
@@ -26,7 +25,7 @@ pub fn write(reloaded: &Reloaded, format: Format, out: &mut dyn Write) -> io::Re
         Format::Short => findings.iter().try_for_each(|one| {
             let Finding { code, severity, message, file, line, column, .. } = one;
             let line = format!("{file}:{line}:{column}: {severity}[{code}]: {message}");
-            writeln!(out, "{}", safe(&line))
+            writeln!(out, "{}", printable(&line))
         }),
         Format::Json => {
             let object = Object { version: 1, loaded: *loaded, words: words.as_deref(), findings };

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::table::write_columns;
-use crate::control::message::{Host, Source, Status, Unit};
+use crate::{
+    control::message::{Host, Source, Status, Unit},
+    model::printable,
+};
 
 /// How many units are shown if none was asked for: those that are not in force first, then those that run.
 const SHOWN: usize = 25;
@@ -20,9 +23,9 @@ pub fn write(status: &Status, now: u64, in_depth: bool, out: &mut dyn Write) -> 
     let not = if status.in_force { "" } else { "not " };
     let verdict =
         if in_depth { format!("{not}all of this is in force") } else { format!("{not}all is in force") };
-    writeln!(out, "scnpm {} (process {}): {verdict}", safe(&status.version), status.pid)?;
+    writeln!(out, "scnpm {} (process {}): {verdict}", printable(&status.version), status.pid)?;
     for problem in &status.problems {
-        writeln!(out, "  {}", safe(problem))?;
+        writeln!(out, "  {}", printable(problem))?;
     }
     writeln!(out)?;
     for (number, (name, text)) in facts(status, now).into_iter().enumerate() {
@@ -66,7 +69,7 @@ fn facts(status: &Status, now: u64) -> Vec<(&'static str, String)> {
             (false, _) => "",
         };
         let name = if number == 0 { "policy" } else { "" };
-        facts.push((name, format!("{}, loaded {ago} ago{changed}", safe(&file.path))));
+        facts.push((name, format!("{}, loaded {ago} ago{changed}", printable(&file.path))));
     }
     if let Some(left) = status.on_trial_ms {
         let left = left.div_ceil(1000);
@@ -76,7 +79,7 @@ fn facts(status: &Status, now: u64) -> Vec<(&'static str, String)> {
         (0, 0) => "none".to_owned(),
         (errors, warnings) => {
             let them = if errors + warnings == 1 { "it" } else { "them" };
-            let files: Vec<String> = status.files.iter().map(|file| safe(&file.path)).collect();
+            let files: Vec<String> = status.files.iter().map(|file| printable(&file.path)).collect();
             let counts = counts(errors, "error", warnings, "warning");
             format!("{counts}: `scnpm check {}` explains {them}", files.join(" "))
         }
@@ -104,7 +107,7 @@ fn plural(count: u64, what: &str) -> String {
 
 fn of_source(source: &Source) -> String {
     let Source { name, state, words, first, median_us, worst_us } = source;
-    let words = words.as_ref().map(|words| format!(": {}", safe(words))).unwrap_or_default();
+    let words = words.as_ref().map(|words| format!(": {}", printable(words))).unwrap_or_default();
     let times = match (median_us, worst_us) {
         (Some(median), Some(worst)) => {
             format!("; rules after {} (median), {} (worst)", millis(*median), millis(*worst))
@@ -116,7 +119,7 @@ fn of_source(source: &Source) -> String {
         1 => ", first to tell once".to_owned(),
         first => format!(", first to tell {first} times"),
     };
-    format!("{:<7}  {}{words}{first}{times}", safe(name), safe(state))
+    format!("{:<7}  {}{words}{first}{times}", printable(name), printable(state))
 }
 
 fn of_host(host: &Host) -> String {
@@ -124,12 +127,12 @@ fn of_host(host: &Host) -> String {
         Some(words) => {
             // std::net says this of whatever getaddrinfo(3) says.
             let words = words.strip_prefix("failed to lookup address information: ").unwrap_or(words);
-            format!("no address: {}", safe(words))
+            format!("no address: {}", printable(words))
         }
         None if host.addresses.is_empty() => "no address yet".to_owned(),
-        None => safe(&host.addresses.join(", ")),
+        None => printable(&host.addresses.join(", ")),
     };
-    format!("{}  {addresses}", safe(&host.name))
+    format!("{}  {addresses}", printable(&host.name))
 }
 
 /// What is shown if nobody asked for a unit.
@@ -144,7 +147,7 @@ fn shown(units: &[Unit]) -> Vec<&Unit> {
 }
 
 fn cells(unit: &Unit) -> [String; 4] {
-    [safe(&unit.name), yes(unit.running), unit.cgroups.to_string(), in_kernel(unit)]
+    [printable(&unit.name), yes(unit.running), unit.cgroups.to_string(), in_kernel(unit)]
 }
 
 fn counted_cells(unit: &Unit) -> [String; 6] {
@@ -166,21 +169,25 @@ fn write_unit(unit: &Unit, out: &mut dyn Write) -> io::Result<()> {
         more => format!(", {more} annotations refused"),
     };
     let Unit { in_kernel, due, .. } = unit;
-    writeln!(out, "{}: {state}, {in_kernel} of {due} elements in the kernel{refused}", safe(&unit.name))?;
+    writeln!(
+        out,
+        "{}: {state}, {in_kernel} of {due} elements in the kernel{refused}",
+        printable(&unit.name)
+    )?;
     if let (Some(packets), Some(bytes)) = (unit.packets, unit.bytes) {
         writeln!(out, "  {}, {}", plural(packets, "packet"), plural(bytes, "byte"))?;
     }
     for place in &unit.annotations {
-        writeln!(out, "  annotation  {}", safe(&place.to_string()))?;
+        writeln!(out, "  annotation  {}", printable(&place.to_string()))?;
     }
     for one in unit.instances.iter().take(CGROUPS) {
         let state = if one.in_kernel == one.due { "in force" } else { "not in force" };
-        writeln!(out, "  cgroup      {}  (id {}): {state}", safe(&one.path), one.id)?;
+        writeln!(out, "  cgroup      {}  (id {}): {state}", printable(&one.path), one.id)?;
     }
     if unit.cgroups > CGROUPS {
         writeln!(out, "  and {} more cgroups: --json shows them", unit.cgroups - CGROUPS)?;
     }
-    unit.words.iter().try_for_each(|words| writeln!(out, "  {}", safe(words)))
+    unit.words.iter().try_for_each(|words| writeln!(out, "  {}", printable(words)))
 }
 
 fn yes(is_so: bool) -> String {
@@ -201,11 +208,6 @@ fn ago(micros: u64) -> String {
 /// Microseconds as milliseconds.
 fn millis(micros: u64) -> String {
     format!("{}.{} ms", micros / 1000, micros % 1000 / 100)
-}
-
-/// What somebody else has named, for a terminal.
-pub(super) fn safe(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }
 
 #[cfg(test)]

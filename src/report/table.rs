@@ -10,7 +10,7 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 use crate::{
-    model::UnitName,
+    model::{UnitName, printable},
     policy::{Annotation, Part, Policy, Statement},
 };
 
@@ -60,7 +60,7 @@ impl UnitRow {
         let levels: Vec<String> = self.levels.iter().map(u32::to_string).collect();
         let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
         [
-            self.unit.replace(char::is_control, "\u{fffd}"),
+            printable(&self.unit),
             places.join(", "),
             or_dash(levels.join(", ")),
             if self.runs { "yes" } else { "no" }.to_owned(),

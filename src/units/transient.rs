@@ -6,7 +6,7 @@ use super::{
     places,
     selector::{Selectors, Which},
 };
-use crate::model::UNIT_TYPES;
+use crate::model::{UNIT_TYPES, printable};
 
 /// The longest name of a unit (`UNIT_NAME_MAX`).
 const NAME_MAX: usize = 255;
@@ -64,7 +64,7 @@ pub fn application_id(text: &str) -> Result<&str, String> {
 pub fn unit(text: &str, kind: &str) -> Result<String, String> {
     let name = match places::kind(text) {
         own if own == kind => text.to_owned(),
-        "service" => return Err(format!("`{}` is a service: add --service", shown(text))),
+        "service" => return Err(format!("`{}` is a service: add --service", printable(text))),
         own if UNIT_TYPES.contains(&own) => return Err(wrong(text, &format!("{kind}: leave .{own} out"))),
         _ => format!("{text}.{kind}"),
     };
@@ -101,11 +101,7 @@ pub fn slice(text: &str) -> Result<String, String> {
 }
 
 fn wrong(text: &str, what: &str) -> String {
-    format!("`{}` is no {what}", shown(text))
-}
-
-fn shown(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    format!("`{}` is no {what}", printable(text))
 }
 
 #[cfg(test)]

@@ -138,17 +138,6 @@ def reload_is_not_permitted_by_what_a_client_says_of_itself():
         is_refused(m.as_user(*inside, m.SCNPM, "reload", ok=False))
 
 
-@contextlib.contextmanager
-def polkit_that_hangs():
-    m.start("polkit.service")
-    polkit = int(m.show("polkit.service", "MainPID"))
-    os.kill(polkit, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(polkit, signal.SIGCONT)
-
-
 def calling(count, in_turn=False):
     """Connections of a user's that want the policy loaded again, at the same time or each for a moment."""
     program = (
@@ -181,7 +170,8 @@ def polkit_that_hangs_holds_up_nobody_else():
     m.is_let_through(CGROUP)
     with rule("YES"):
         before = descriptors()
-        with polkit_that_hangs():
+        m.start("polkit.service")
+        with m.frozen("polkit.service"):
             # Who goes away leaves no question behind.
             with calling(20, in_turn=True) as client:
                 client.wait()

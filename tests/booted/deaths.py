@@ -523,16 +523,6 @@ def without_bus():
         m.start_dbus()
 
 
-@contextlib.contextmanager
-def with_frozen_bus():
-    pid = int(m.show("dbus.service", "MainPID"))
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def what_is_left_does():
     cgroups_are_followed()
     gate_is_followed()
@@ -582,7 +572,7 @@ def bus_does_not_answer():
     bus_is_used()
 
     def once():
-        with with_frozen_bus():
+        with m.frozen("dbus.service"):
             cgroups_are_followed()
             m.start(GATE)
             gate_is(True)
@@ -595,7 +585,7 @@ def bus_does_not_answer():
 
 @test
 def bus_does_not_answer_at_the_start():
-    with with_frozen_bus():
+    with m.frozen("dbus.service"):
         start_daemon()
         what_is_left_does()
     bus_is_used()

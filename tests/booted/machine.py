@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -183,6 +184,17 @@ def show(name, what):
 
 def active(name):
     return run("systemctl", "is-active", "--quiet", name, ok=False).returncode == 0
+
+
+@contextlib.contextmanager
+def frozen(name):
+    """A service that hangs for a while."""
+    pid = int(show(name, "MainPID"))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def reset():

@@ -17,7 +17,7 @@ use nix::unistd::Uid;
 use crate::{
     cli::Generate,
     machine,
-    model::UnitName,
+    model::{UnitName, printable},
     policy::{files::Disk, parse},
     units::waiting::{self, CannotWait},
 };
@@ -89,7 +89,7 @@ fn write(normal: &Path, unit: &UnitName, text: &str) -> io::Result<()> {
 
 /// Says what is wrong: in the kernel's log, since there may be no journal yet, or to stderr.
 fn say(manager: Manager<'_>, words: &str) {
-    let line = format!("<4>scnpm-generator: {}\n", words.replace(char::is_control, "\u{fffd}"));
+    let line = format!("<4>scnpm-generator: {}\n", printable(words));
     let kernel = OpenOptions::new().write(true).open("/dev/kmsg");
     let written = match kernel {
         Ok(mut log) if manager == Manager::System => log.write_all(line.as_bytes()),

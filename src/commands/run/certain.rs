@@ -9,6 +9,7 @@ use crate::{
         client::{Error, wait_for},
         message::{Wait, Waited},
     },
+    model::printable,
 };
 
 /// How long is waited at most.
@@ -62,7 +63,7 @@ fn doubt(answer: Result<Waited, Error>) -> Option<String> {
             format!("scnpm's daemon cannot be asked whether its rules are in force: {words}")
         }
     };
-    Some(words.replace(char::is_control, "\u{fffd}"))
+    Some(printable(&words))
 }
 
 #[cfg(test)]

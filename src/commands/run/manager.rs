@@ -19,6 +19,8 @@ use super::{
     answer::{Heard, hear, object},
 };
 
+use crate::model::printable;
+
 /// Where a method is: the destination, the object and the interface.
 type Place = (&'static str, &'static str, &'static str);
 const BUS: Place = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus");
@@ -222,18 +224,12 @@ fn refused(name: &str, words: &str, unit: &str) -> Failure {
             "there is a unit {unit} already: end it by `{control} stop {unit}`, or choose another name"
         )),
         _ if NOT_THERE.contains(&name) => without(uid),
-        _ => Failure::new(format!(
-            "systemd does not make {unit}: {}",
-            words.replace(char::is_control, "\u{fffd}")
-        )),
+        _ => Failure::new(format!("systemd does not make {unit}: {}", printable(words))),
     }
 }
 
 fn failed(error: zbus::Error) -> Failure {
-    Failure::new(format!(
-        "systemd cannot be asked: {}",
-        error.to_string().replace(char::is_control, "\u{fffd}")
-    ))
+    Failure::new(format!("systemd cannot be asked: {}", printable(&error.to_string())))
 }
 
 fn silent() -> Failure {

@@ -13,6 +13,8 @@ use nix::unistd::{AccessFlags, eaccess};
 
 use super::{Failure, sigpipe};
 
+use crate::model::printable;
+
 /// Where execvp(3) looks without PATH.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
@@ -86,7 +88,7 @@ fn unfit(file: &Path) -> Option<(u8, &'static str)> {
 }
 
 fn shown(name: &OsStr) -> String {
-    name.to_string_lossy().replace(char::is_control, "\u{fffd}")
+    printable(&name.to_string_lossy())
 }
 
 #[cfg(test)]

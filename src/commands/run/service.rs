@@ -23,6 +23,8 @@ use super::{
 };
 use crate::{cli::Run, units::escape::escape};
 
+use crate::model::printable;
+
 /// What the manager tells each service by itself (systemd.exec(5)).
 const OF_THE_MANAGER: [&str; 14] = [
     "CREDENTIALS_DIRECTORY",
@@ -81,7 +83,7 @@ fn failed(error: &std::io::Error) -> Failure {
 
 fn utf8(text: OsString) -> Result<String, Failure> {
     text.into_string().map_err(|text| {
-        let shown = text.to_string_lossy().replace(char::is_control, "\u{fffd}");
+        let shown = printable(&text.to_string_lossy());
         Failure::new(format!("systemd takes no path that is not UTF-8: {shown}"))
     })
 }
