@@ -177,7 +177,8 @@ impl Refusal {
         let annotation = policy.annotation(self.annotation);
         let subject = subject(annotation);
         let span = self.place.unwrap_or(subject);
-        let message = format!("nft refuses this annotation: {}", self.words);
+        let what = if annotation.is_record() { "what records refusals" } else { "this annotation" };
+        let message = format!("nft refuses {what}: {}", self.words);
         if let (Kind::Unsupported, Some(chain)) = (self.kind, chain_of_cgroups(annotation)) {
             let why = without_sockets(chain.table.family).unwrap_or_else(|| ONLY_SOME_HOOKS.to_owned());
             return Diagnostic::new(Code::Hook, subject, message).help(why);
@@ -270,7 +271,7 @@ fn words(annotation: &Annotation) -> Vec<Token> {
     let word = |part: &Part| match part {
         Part::Verbatim(token) => token.clone(),
         Part::Cgroup(cgroup) => matched(cgroup.span),
-        Part::Units(span) => matched(*span),
+        Part::Units(span) | Part::Record(span) => matched(*span),
     };
     annotation.rule().iter().flat_map(|rule| &rule.body).map(word).collect()
 }

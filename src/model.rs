@@ -199,6 +199,18 @@ pub struct ChainRef {
     pub name: Arc<str>,
 }
 
+/// Which way a packet goes, seen from the socket.
+#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// The socket sent it.
+    #[display("out")]
+    Out,
+    /// It was sent to the socket.
+    #[display("in")]
+    In,
+}
+
 /// A set or a map of a table (nft keeps both in one name space).
 #[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[display("{table} {name}")]

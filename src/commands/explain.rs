@@ -380,11 +380,11 @@ impl Machine {
                 notes.push(
                     "it is at the root of the hierarchy of cgroups, which no rule can match".to_owned(),
                 );
-                (vec![], known.policy.annotations.len())
+                (vec![], known.policy.of_units().count())
             }
             Place::Unknown => {
                 let near = self.judge(known, ruleset, &BTreeMap::new(), |judge| judge.of_absent(&found.name));
-                let others = known.policy.annotations.len() - near.len();
+                let others = known.policy.of_units().count() - near.len();
                 (near, others)
             }
         };

@@ -1,10 +1,12 @@
 //! What goes over the wire. io.scnpm.varlink has the meaning of each field.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, value::RawValue};
 
 use super::INTERFACE;
-use crate::model::Location;
+use crate::model::{Direction, Location};
 
 /// A call, as it comes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -163,6 +165,142 @@ impl Method for Revert {
     type Reply = Nothing;
 }
 
+/// Parameters of `GetRefusals`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetRefusals {
+    /// Only units that match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Only what came later than this, in microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+}
+
+impl Method for GetRefusals {
+    const NAME: &'static str = "GetRefusals";
+    const PARAMETERS: &'static [&'static str] = &["unit", "since"];
+    type Reply = Refusals;
+}
+
+/// What `GetRefusals` replies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusals {
+    /// In the order of time.
+    pub refusals: Vec<Refusal>,
+}
+
+/// Packets that were refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// When the last one came, in microseconds since 1970.
+    pub at: u64,
+    /// The unit, unless its cgroup was gone before anybody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The user whose manager or session has the unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The id of the application that the unit is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// The socket's cgroup, as a path below /sys/fs/cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// Its id.
+    pub cgroup_id: u64,
+    /// Which way they went.
+    pub direction: Direction,
+    /// The protocol by its name in protocols(5), or by its number.
+    pub protocol: String,
+    /// The other side's address.
+    pub address: IpAddr,
+    /// The port that they went to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The type of ICMP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp_type: Option<u8>,
+    /// A name in the policy that has this address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// How many there were.
+    pub packets: u64,
+    /// The chain that they came to: `FAMILY TABLE CHAIN`.
+    pub chain: String,
+    /// What would let such packets through, as a line to be copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotation: Option<String>,
+}
+
+/// Parameters of `Allow`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allow {
+    /// A unit or a selector.
+    #[serde(default)]
+    pub unit: String,
+    /// An address, a prefix, or the name of a host.
+    #[serde(default)]
+    pub address: String,
+    /// A protocol; without, all are meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// The port; without, all are meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Which way; out if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+    /// For how long, in ms.
+    #[serde(default)]
+    pub for_ms: u64,
+}
+
+impl Method for Allow {
+    const NAME: &'static str = "Allow";
+    const PARAMETERS: &'static [&'static str] =
+        &["unit", "address", "protocol", "port", "direction", "for_ms"];
+    type Reply = Allowed;
+}
+
+/// What `Allow` replies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// What is allowed now.
+    pub allowance: Allowance,
+}
+
+/// What is allowed for a while.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowance {
+    /// Its number.
+    pub number: u64,
+    /// The annotation that says it.
+    pub annotation: String,
+    /// How long it still holds, in ms.
+    pub left_ms: u64,
+}
+
+/// Parameters of `Disallow`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disallow {
+    /// Which; without, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+}
+
+impl Method for Disallow {
+    const NAME: &'static str = "Disallow";
+    const PARAMETERS: &'static [&'static str] = &["number"];
+    type Reply = Disallowed;
+}
+
+/// What `Disallow` replies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disallowed {
+    /// How many were ended.
+    pub ended: usize,
+}
+
 /// No parameters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nothing {}
@@ -198,6 +336,9 @@ pub struct Status {
     pub hosts: Vec<Host>,
     /// The units that match.
     pub units: Vec<Unit>,
+    /// What is allowed for a while.
+    #[serde(default)]
+    pub allowances: Vec<Allowance>,
     /// Elements that are due.
     pub due: usize,
     /// Elements that the kernel has of these.

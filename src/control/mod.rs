@@ -29,7 +29,7 @@ mod tests {
     use serde_json::{Value, to_value};
 
     use super::{DESCRIPTION, message::*};
-    use crate::model::Location;
+    use crate::model::{Direction, Location};
 
     /// The fields of each type, and of what each method takes and replies.
     fn described() -> BTreeMap<String, BTreeSet<String>> {
@@ -87,6 +87,25 @@ mod tests {
         let source = Source { words: some(), median_us: Some(1), worst_us: Some(1), ..Source::default() };
         let unit = Unit { packets: Some(1), bytes: Some(1), ..Unit::default() };
         let reloaded = Reloaded { words: some(), ..Reloaded::default() };
+        let refusal = Refusal {
+            at: 1,
+            unit: some(),
+            uid: Some(1),
+            app: some(),
+            cgroup: some(),
+            cgroup_id: 1,
+            direction: Direction::Out,
+            protocol: String::new(),
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            port: Some(1),
+            icmp_type: Some(1),
+            host: some(),
+            packets: 1,
+            chain: String::new(),
+            annotation: some(),
+        };
+        let allow =
+            Allow { protocol: some(), port: Some(1), direction: Some(Direction::In), ..Allow::default() };
         let location = Location { file: String::new(), line: 1 };
         let expected = BTreeMap::from([
             ("Location", names(&location)),
@@ -103,6 +122,14 @@ mod tests {
             ("Wait replies", names(&Waited::default())),
             ("Reload", names(&Reload { try_ms: Some(1), color: true })),
             ("Reload replies", names(&reloaded)),
+            ("Allowance", names(&Allowance::default())),
+            ("Refusal", names(&refusal)),
+            ("GetRefusals", names(&GetRefusals { unit: some(), since: Some(1) })),
+            ("GetRefusals replies", names(&Refusals::default())),
+            ("Allow", names(&allow)),
+            ("Allow replies", names(&Allowed::default())),
+            ("Disallow", names(&Disallow { number: Some(1) })),
+            ("Disallow replies", names(&Disallowed::default())),
             ("Confirm", BTreeSet::new()),
             ("Confirm replies", BTreeSet::new()),
             ("Revert", BTreeSet::new()),

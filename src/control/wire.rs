@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     DESCRIPTION, INTERFACE,
-    message::{Call, Confirm, GetStatus, Method, Reload, Revert, Wait},
+    message::{Allow, Call, Confirm, Disallow, GetRefusals, GetStatus, Method, Reload, Revert, Wait},
 };
 
 /// The most bytes that a call may have.
@@ -17,6 +17,9 @@ pub const CALL_LIMIT: usize = 64 << 10;
 /// a path.
 const UNIT_LIMIT: usize = 1 << 10;
 const PATH_LIMIT: usize = 4 << 10;
+
+/// The most bytes that the name of a host or of a protocol may have.
+const NAME_LIMIT: usize = 255;
 
 /// Varlink's own interface, as every service has it (<https://varlink.org/Service>).
 const SERVICE: &str = "org.varlink.service";
@@ -175,6 +178,12 @@ pub enum Ask {
     Wait(Wait),
     /// To read the files again.
     Reload(Reload),
+    /// Who was refused.
+    GetRefusals(GetRefusals),
+    /// To allow something for a while.
+    Allow(Allow),
+    /// To end that.
+    Disallow(Disallow),
     /// To keep the policy that is on trial.
     Confirm,
     /// To put the policy before the trial back.
@@ -199,6 +208,27 @@ pub fn ask(mut call: Call) -> Result<Ask, Arc<[u8]>> {
             check("cgroup", ask.cgroup.as_ref(), PATH_LIMIT)?;
             Ok(Ask::Wait(ask))
         }
+        Some(GetRefusals::NAME) => {
+            let ask: GetRefusals = parameters(given)?;
+            check("unit", ask.unit.as_ref(), UNIT_LIMIT)?;
+            Ok(Ask::GetRefusals(ask))
+        }
+        Some(Allow::NAME) => {
+            let ask: Allow = parameters(given)?;
+            check("unit", Some(&ask.unit), UNIT_LIMIT)?;
+            check("address", Some(&ask.address), NAME_LIMIT)?;
+            check("protocol", ask.protocol.as_ref(), NAME_LIMIT)?;
+            let missing = [
+                ("unit", ask.unit.is_empty()),
+                ("address", ask.address.is_empty()),
+                ("for_ms", ask.for_ms == 0),
+            ];
+            match missing.into_iter().find(|(_, is_missing)| *is_missing) {
+                Some((name, _)) => Err(invalid(name)),
+                None => Ok(Ask::Allow(ask)),
+            }
+        }
+        Some(Disallow::NAME) => parameters(given).map(Ask::Disallow),
         Some(Reload::NAME) => parameters(given).map(Ask::Reload),
         Some(Confirm::NAME) => parameters(given).map(|Confirm {}| Ask::Confirm),
         Some(Revert::NAME) => parameters(given).map(|Revert {}| Ask::Revert),

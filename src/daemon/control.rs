@@ -214,6 +214,9 @@ impl Daemon {
                 Ask::GetStatus(ask) => self.status_asked(sources, client, peer, ask, more),
                 Ask::Wait(ask) => self.wait_asked(sources, client, peer, &ask),
                 Ask::Reload(ask) => self.change_asked(sources, client, peer, Change::Reload(ask)),
+                Ask::GetRefusals(_) | Ask::Allow(_) | Ask::Disallow(_) => {
+                    Err(wire::error("NotRecorded", &json!({ "words": "not yet" })))
+                }
                 Ask::Confirm => self.change_asked(sources, client, peer, Change::Confirm),
                 Ask::Revert => self.change_asked(sources, client, peer, Change::Revert),
             });

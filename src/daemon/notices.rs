@@ -254,7 +254,7 @@ fn summary(policy: &Policy, figures: &Figures) -> String {
         figures.first.iter().map(|(source, number)| format!("{source} {number}")).collect();
     let heard =
         if first.is_empty() { String::new() } else { format!("; heard first from {}", first.join(", ")) };
-    let annotations = match policy.annotations.len() {
+    let annotations = match policy.of_units().count() {
         1 => "1 annotation".to_owned(),
         number => format!("{number} annotations"),
     };

@@ -118,13 +118,14 @@ impl Daemon {
             loaded_at: micros(self.loaded_at.duration_since(UNIX_EPOCH).unwrap_or_default()),
             load_error: self.load_error.clone(),
             on_trial_ms: self.control.trial_left(self.now()).map(|left| micros(left) / 1000),
-            annotations: policy.annotations.len(),
+            annotations: policy.of_units().count(),
             errors,
             warnings,
             findings,
             sources: self.sources(),
             hosts: self.hosts(),
             units,
+            allowances: vec![],
             due,
             in_kernel,
             in_force,
@@ -173,7 +174,7 @@ impl Daemon {
         let mut groups: Vec<(&str, Group)> = Vec::new();
         let mut of_annotation: Vec<Option<usize>> = Vec::new();
         for (id, annotation) in policy.iter() {
-            let is_seen = annotation_is_seen(annotation, viewer, &self.users);
+            let is_seen = !annotation.is_record() && annotation_is_seen(annotation, viewer, &self.users);
             of_annotation.push(is_seen.then(|| {
                 let number = *numbers.entry(&annotation.unit.0).or_insert_with(|| {
                     groups.push((&annotation.unit.0, Group::default()));

@@ -118,7 +118,7 @@ fn as_match(part: &Part) -> Option<Match<'_>> {
     match part {
         Part::Cgroup(cgroup) => Some(Match::Paths(cgroup)),
         Part::Units(span) => Some(Match::Units(*span)),
-        Part::Verbatim(_) => None,
+        Part::Verbatim(_) | Part::Record(_) => None,
     }
 }
 

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::script::{Line, Script};
+use super::{
+    denials,
+    script::{Line, Script},
+};
 use crate::model::{PREFIX, SetRef, TableRef};
 
 /// A ruleset as libnftables lists it in JSON (libnftables-json(5)), taken apart: what is ours, of which names are enough,
@@ -18,7 +21,7 @@ pub struct Listing {
     chains: Vec<String>,
     /// Our maps and sets (`map FAMILY TABLE NAME`), maps first.
     sets: Vec<String>,
-    /// Our counters (`counter FAMILY TABLE NAME`).
+    /// Our counters and limits (`counter FAMILY TABLE NAME`).
     counters: Vec<String>,
     /// All that is not ours, in the form of a listing.
     pub others: Value,
@@ -46,8 +49,8 @@ impl Listing {
     /// The commands that remove every object named `scnpm.*` and every rule of other chains that refers to one. Rules of
     /// chains in `flushed` (`FAMILY TABLE CHAIN`) are left to the flush. Objects in `kept` (`map FAMILY TABLE NAME`) are only
     /// emptied, since the same transaction fills them again: a packet that is on its way through the old rules still finds
-    /// its element then. In a map that is deleted it would find nothing as soon as the new generation begins. Counters in `kept`
-    /// stay as they are.
+    /// its element then. In a map that is deleted it would find nothing as soon as the new generation begins. Counters and limits in
+    /// `kept`, and sets that record who is refused, stay as they are.
     pub fn removal(&self, flushed: &BTreeSet<String>, kept: &BTreeSet<String>) -> Script {
         let mut script = Script::default();
         let mut push = |command: String| script.lines.push(Line::new(command));
@@ -55,7 +58,8 @@ impl Listing {
             push(format!("delete rule {chain} handle {handle}"));
         }
         self.chains.iter().for_each(|chain| push(format!("flush chain {chain}")));
-        for set in &self.sets {
+        let is_left = |set: &&String| kept.contains(*set) && denials::is_lasting(set);
+        for set in self.sets.iter().filter(|set| !is_left(set)) {
             push(format!("{} {set}", if kept.contains(set) { "flush" } else { "delete" }));
         }
         let chains = self.chains.iter().map(|chain| format!("chain {chain}"));
@@ -95,7 +99,7 @@ impl FromIterator<Value> for Listing {
                 }
                 ("chain", true) => listing.chains.push(place()),
                 ("map", true) => listing.sets.push(format!("map {}", place())),
-                ("counter", true) => listing.counters.push(format!("counter {}", place())),
+                ("counter" | "limit", true) => listing.counters.push(format!("{kind} {}", place())),
                 ("set", true) => sets.push(format!("set {}", place())),
                 _ => others.push(listed),
             }

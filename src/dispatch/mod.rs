@@ -8,6 +8,7 @@
 //! elements of sets and maps.
 
 mod counters;
+pub mod denials;
 mod form;
 pub mod hosts;
 pub mod leftovers;
@@ -105,6 +106,7 @@ pub fn compile(
         dispatch: Dispatch::default(),
     };
     let mut chains: Vec<Vec<Rule<'_>>> = Vec::new();
+    let mut records: Vec<Rule<'_>> = Vec::new();
     for (id, annotation) in policy.iter().filter(|(id, _)| !left_out.contains(id)) {
         match &annotation.statement {
             Statement::Element(statement) => compiler.element(id, annotation, statement),
@@ -115,6 +117,10 @@ pub fn compile(
                 };
                 compiler.counters.put_in(id, annotation, &mut body);
                 let rule = Rule { id, annotation, statement, body: apart(body) };
+                if annotation.is_record() {
+                    records.push(rule);
+                    continue;
+                }
                 match chains.iter_mut().find(|rules| rules[0].statement.chain == statement.chain) {
                     Some(rules) => rules.push(rule),
                     None => chains.push(vec![rule]),
@@ -126,6 +132,7 @@ pub fn compile(
     compiler.counters();
     compiler.defines(chains.iter().flatten());
     chains.iter().for_each(|rules| compiler.chain(rules));
+    compiler.records(&records);
     compiler.dispatch
 }
 
@@ -431,6 +438,8 @@ impl Compiler<'_> {
             match part {
                 Part::Verbatim(token) if token.spaced => line.write_tokens([token]),
                 Part::Verbatim(token) => line.write_for(&*token.text, token.span),
+                // It is no unit's rule, and in no run.
+                Part::Record(_) => {}
                 Part::Units(span) => {
                     for (number, (level, set)) in units.iter().rev().enumerate() {
                         write_match(&mut line, *level, &in_set(set, number > 0), *span);

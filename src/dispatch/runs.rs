@@ -25,7 +25,7 @@ pub(super) fn apart(mut body: Vec<Part>) -> Vec<Part> {
                 token.spaced |= after_match;
                 after_match = false;
             }
-            Part::Cgroup(_) | Part::Units(_) => after_match = true,
+            Part::Cgroup(_) | Part::Units(_) | Part::Record(_) => after_match = true,
         }
     }
     body

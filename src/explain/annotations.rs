@@ -93,7 +93,7 @@ impl Judge<'_> {
             .filter(|(_, annotation)| is_near(annotation, path, &above))
             .map(|(id, annotation)| self.about(id, annotation, path))
             .collect();
-        let others = self.policy.annotations.len() - near.len();
+        let others = self.policy.of_units().count() - near.len();
         (near, others)
     }
 
@@ -174,7 +174,7 @@ impl Judge<'_> {
                     match part {
                         Part::Cgroup(cgroup) => said.push(self.cgroup(cgroup, path)?),
                         Part::Units(_) => said.push(self.units(annotation, path)?),
-                        Part::Verbatim(_) => {}
+                        Part::Verbatim(_) | Part::Record(_) => {}
                     }
                 }
                 if said.is_empty() {

@@ -13,6 +13,7 @@ mod names;
 mod order;
 mod paths;
 mod reach;
+mod records;
 mod rules;
 pub mod ruleset;
 mod selected;
@@ -57,6 +58,7 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     if let Some(calls) = &calls {
         diagnostics.extend(established::lint(&subjects, calls));
         diagnostics.extend(reach::lint(policy, &subjects, calls));
+        diagnostics.extend(records::lint(&subject::records(policy), calls));
         diagnostics.extend(elements::lint(policy, calls));
         diagnostics.extend(marks::lint(policy, &subjects, calls));
     }

@@ -55,6 +55,7 @@ fn said(statement: &Statement) -> Vec<String> {
             let words = rule.body.iter().map(|part| match part {
                 Part::Verbatim(token) => token.text.to_string(),
                 Part::Units(_) => "socket unit".to_owned(),
+                Part::Record(_) => "record".to_owned(),
                 Part::Cgroup(cgroup) => {
                     format!("socket {} {} {:?}", cgroup.level, cgroup.negated, paths(cgroup))
                 }

@@ -29,7 +29,7 @@ pub(super) fn lint(policy: &Policy, subjects: &[Subject<'_>], calls: &Calls<'_>)
     diagnostics
 }
 
-fn not_reached(subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Diagnostic> {
+pub(super) fn not_reached(subject: &Subject<'_>, calls: &Calls<'_>) -> Option<Diagnostic> {
     let chain = &subject.rule.chain;
     let hooks = calls.hooks(chain)?;
     let name = quoted(&chain.to_string());

@@ -81,6 +81,7 @@ impl Ruleset {
         let mut established = None;
         let mut has_match = false;
         for (kind, content) in expressions.iter().filter_map(Value::as_object).flatten() {
+            rule.accepts |= kind == "accept";
             rule.decides = DECIDING.into_iter().find(|verdict| verdict == kind).or(rule.decides);
             match kind.as_str() {
                 "counter" | "log" | "return" => {}
@@ -187,6 +188,8 @@ pub(super) struct Rule {
     pub(super) decides: Option<&'static str>,
     /// Whether it looks at more than interfaces, protocols and whether a connection is established.
     pub(super) is_narrow: bool,
+    /// Whether it accepts packets.
+    pub(super) accepts: bool,
     /// Whether it accepts established connections.
     pub(super) accepts_established: bool,
     /// Whether it may refuse a packet of an established connection.

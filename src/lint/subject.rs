@@ -45,9 +45,18 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// All annotations of a policy that are rules, in order.
+/// All annotations of a policy that are rules of units, in order.
 pub(super) fn all(policy: &Policy) -> Vec<Subject<'_>> {
-    policy.iter().filter_map(|(id, annotation)| Some(of(id, annotation, annotation.rule()?))).collect()
+    rules(policy).filter(|subject| !subject.annotation.is_record()).collect()
+}
+
+/// The directives that have refusals recorded.
+pub(super) fn records(policy: &Policy) -> Vec<Subject<'_>> {
+    rules(policy).filter(|subject| subject.annotation.is_record()).collect()
+}
+
+fn rules(policy: &Policy) -> impl Iterator<Item = Subject<'_>> {
+    policy.iter().filter_map(|(id, annotation)| Some(of(id, annotation, annotation.rule()?)))
 }
 
 fn of<'a>(id: AnnotationId, annotation: &'a Annotation, rule: &'a RuleStatement) -> Subject<'a> {

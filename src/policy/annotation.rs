@@ -80,9 +80,14 @@ impl Policy {
         }
     }
 
+    /// The annotations that are about units.
+    pub fn of_units(&self) -> impl Iterator<Item = &Annotation> {
+        self.annotations.iter().filter(|annotation| !annotation.is_record())
+    }
+
     /// The units that annotations are about.
     pub fn units(&self) -> BTreeSet<UnitName> {
-        self.annotations.iter().map(|annotation| annotation.unit.clone()).collect()
+        self.of_units().map(|annotation| annotation.unit.clone()).collect()
     }
 
     /// What selects units that are not known ahead.
@@ -213,6 +218,11 @@ impl Annotation {
         if let Statement::Rule(rule) = &self.statement { Some(rule) } else { None }
     }
 
+    /// Whether it is no unit's, but the directive that has refusals recorded in a chain.
+    pub fn is_record(&self) -> bool {
+        self.rule().is_some_and(|rule| matches!(rule.body[..], [Part::Record(_)]))
+    }
+
     /// Whether it is a rule with a cgroup match.
     pub fn matches_cgroup(&self) -> bool {
         self.rule().is_some_and(RuleStatement::matches_cgroup)
@@ -289,6 +299,8 @@ pub enum Part {
     Cgroup(Box<CgroupMatch>),
     /// `socket cgroupv2 unit`: the cgroups of the units that are selected, from `socket` to `unit`.
     Units(Span),
+    /// All of a rule that records who is refused (`# scnpm: record refusals in CHAIN`).
+    Record(Span),
 }
 
 impl Part {

@@ -13,9 +13,12 @@ use std::{
 use derive_more::{Display, Error};
 use nix::errno::Errno;
 
-use self::{comments::Comment, variables::Variables};
+use self::{
+    comments::{Comment, record::Record},
+    variables::Variables,
+};
 use super::{
-    annotation::{Allow, Annotation, Policy, Statement},
+    annotation::{Allow, Annotation, Part, Placement, Policy, RuleStatement, Statement},
     files::{Files, split_pattern},
     words,
 };
@@ -114,6 +117,8 @@ enum Step {
     Annotation(Comment),
     /// A comment that would be one, but for a slip, or a directive for none.
     Slip(Diagnostic),
+    /// A chain in which refusals are recorded.
+    Record(Record),
     /// What directives (`# scnpm: allow(…)`) allow, and what is wrong with them.
     Allow(Allow, Vec<Diagnostic>),
 }
@@ -159,6 +164,7 @@ impl Reader<'_> {
             }
             Step::Include(path, span) => return self.include(&path, span).err().into_iter().collect(),
             Step::Annotation(comment) => return self.annotation(comment),
+            Step::Record(record) => self.record(record),
             Step::Slip(diagnostic) => return vec![diagnostic],
             Step::Allow(allow, diagnostics) => {
                 self.policy.allows.extend(Some(allow).filter(|allow| !allow.codes.is_empty()));
@@ -166,6 +172,20 @@ impl Reader<'_> {
             }
         }
         Vec::new()
+    }
+
+    fn record(&mut self, Record { chain, chain_span, span }: Record) {
+        let (placement, body) = (Placement::End, vec![Part::Record(span)]);
+        let rule = RuleStatement { placement, chain, chain_span, body, hosts: vec![] };
+        self.policy.add(Annotation {
+            unit: UnitName("record refusals".into()),
+            selectors: Selectors(vec![]),
+            unit_span: span,
+            span,
+            is_counted: false,
+            is_waited_for: false,
+            statement: Statement::Rule(rule),
+        });
     }
 
     fn annotation(&mut self, comment: Comment) -> Vec<Diagnostic> {

@@ -74,7 +74,7 @@ impl Report<'_> {
             1 => format!("1 {what}"),
             _ => format!("{number} {what}s"),
         };
-        let mut parts = vec![counted(self.policy.annotations.len(), "annotation")];
+        let mut parts = vec![counted(self.policy.of_units().count(), "annotation")];
         for severity in [Severity::Error, Severity::Warning] {
             let number = self.count(severity);
             parts.extend((number > 0).then(|| counted(number, &severity.to_string())));

@@ -36,7 +36,7 @@ impl UnitRow {
     pub fn all(policy: &Policy, runs: impl Fn(&Annotation) -> bool) -> Vec<Self> {
         let mut rows: Vec<Self> = Vec::new();
         let mut known: BTreeMap<&UnitName, usize> = BTreeMap::new();
-        for annotation in &policy.annotations {
+        for annotation in policy.of_units() {
             let index = *known.entry(&annotation.unit).or_insert_with(|| {
                 rows.push(Self { unit: annotation.unit.0.to_string(), ..Self::default() });
                 rows.len() - 1

@@ -128,6 +128,8 @@ codes! {
     NoEffect = "W031",
     /// Mark that does not reroute.
     LateMark = "W032",
+    /// Refusals recorded where packets pass.
+    NotRefused = "W033",
 }
 
 impl Code {

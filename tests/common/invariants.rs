@@ -120,7 +120,7 @@ fn check_rule(policy: &Policy, rule: &RuleStatement) {
     for part in &rule.body {
         match part {
             Part::Verbatim(token) => inside(policy, token.span),
-            Part::Units(span) => inside(policy, *span),
+            Part::Units(span) | Part::Record(span) => inside(policy, *span),
             Part::Cgroup(cgroup) => {
                 inside(policy, cgroup.span);
                 inside(policy, cgroup.level_span);

@@ -42,8 +42,10 @@ pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
             at = next;
         } else {
             match lines.directives(at) {
-                Some((start, directives)) => {
+                Some((start, mut directives)) => {
                     asked.above.extend(&directives.marks);
+                    let records = std::mem::take(&mut directives.records);
+                    found.extend(records.into_iter().map(|one| (one.span.start, Step::Record(one))));
                     found.push((start, lines.allow(at, directives)));
                 }
                 None => {
@@ -61,6 +63,7 @@ pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
 mod asked;
 mod directives;
 mod near_miss;
+pub(super) mod record;
 
 /// nft's verbs, but for those that an annotation may have.
 const OTHER_VERBS: [&str; 9] =

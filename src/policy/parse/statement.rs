@@ -498,7 +498,7 @@ fn check_matches(body: &[Part]) -> Read<()> {
     let mut matches = body.iter().filter_map(|part| match part {
         Part::Units(span) => Some((true, *span)),
         Part::Cgroup(cgroup) => Some((false, cgroup.span)),
-        Part::Verbatim(_) => None,
+        Part::Verbatim(_) | Part::Record(_) => None,
     });
     match (matches.next(), matches.next()) {
         (Some((first, _)), Some((second, span))) if first || second => {

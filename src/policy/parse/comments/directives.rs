@@ -1,8 +1,12 @@
-//! `scnpm: allow(W004), count, wait`: what a comment asks for the annotation or line below it.
+//! `scnpm: allow(W004), count, wait`: what a comment asks for the annotation or line below it; and `scnpm: record refusals in
+//! CHAIN`, which is for itself.
 
 use std::{collections::BTreeSet, ops::Range};
 
-use super::is_blank;
+use super::{
+    is_blank,
+    record::{self, Record},
+};
 use crate::text::{
     Code, FileId, Span,
     diagnostic::{Diagnostic, Severity, quoted},
@@ -10,7 +14,7 @@ use crate::text::{
 };
 
 /// The directives, by their names.
-const NAMES: [&str; 3] = ["allow", "count", "wait"];
+const NAMES: [&str; 4] = ["allow", "count", "record", "wait"];
 
 /// What a comment asks for.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ pub(super) struct Directives {
     pub(super) allows: BTreeSet<Code>,
     /// What is to be done with the annotation, and where that stands.
     pub(super) marks: Vec<(Mark, Span)>,
+    /// The chains in which refusals are recorded.
+    pub(super) records: Vec<Record>,
     /// What is wrong with it.
     pub(super) diagnostics: Vec<Diagnostic>,
 }
@@ -83,6 +89,10 @@ impl Directives {
                         .fix(Span { start: of_name.end, ..of_rest }, String::new()),
                 });
             }
+            "record" => match record::read(item, place.start, span) {
+                Ok(record) => self.records.push(record),
+                Err(diagnostic) => self.diagnostics.push(*diagnostic),
+            },
             "count" => self.marks.push((Mark::Count, of_name)),
             "wait" => self.marks.push((Mark::Wait, of_name)),
             "" => self.diagnostics.push(
@@ -100,7 +110,7 @@ impl Directives {
     }
 }
 
-const KNOWN: &str = "the directives are `allow(CODE)`, `count` and `wait`";
+const KNOWN: &str = "the directives are `allow(CODE)`, `count`, `record refusals in CHAIN` and `wait`";
 
 /// What the directive `allow` at a byte of a comment allows, and what is wrong with it.
 fn allow(
@@ -151,8 +161,8 @@ fn name(item: &str) -> &str {
 fn is_list(text: &str) -> bool {
     let name = name(text);
     let words = text.split(is_blank).filter(|word| !word.is_empty()).count();
-    let is_known = NAMES.contains(&name) || name.starts_with("allow");
-    is_known || words == 1 || (words == 2 && nearest(name, NAMES).is_some())
+    let is_known = name != "record" && NAMES.contains(&name) || name.starts_with("allow");
+    is_known || record::is_meant(text) || words == 1 || (words == 2 && nearest(name, NAMES).is_some())
 }
 
 /// The list of directives behind what should be `scnpm:` and is not quite, if nothing else stands there.
@@ -162,6 +172,9 @@ fn without_colon(content: &str) -> Option<&str> {
     let separator = &rest[..rest.len() - list.len()];
     let is_right = head == "scnpm" && separator.trim_end_matches(is_blank) == ":";
     let is_whole = |item: &str| {
+        if name(item) == "record" {
+            return record::is_meant(item);
+        }
         let rest = item[name(item).len()..].trim_start_matches(is_blank);
         NAMES.contains(&name(item)) && (rest.is_empty() || rest.starts_with('('))
     };
