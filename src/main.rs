@@ -6,8 +6,8 @@ use clap::Parser;
 use scnpm::{
     cli::{self, Cli, Command},
     commands::{
-        self, Failure, check, clean, complete, explain, generate, reload, replay, run, serve_names, status,
-        units, wait,
+        self, Failure, allow, check, clean, complete, denied, explain, generate, reload, replay, run,
+        serve_names, status, units, wait,
     },
     daemon, log,
 };
@@ -39,6 +39,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Units(options)) => units::run(&options),
         Some(Command::Status(options)) => status::run(&options),
         Some(Command::Explain(options)) => explain::run(&options),
+        Some(Command::Denied(options)) => denied::run(&options),
+        Some(Command::Allow(options)) => allow::run(&options),
         Some(Command::Wait(options)) => wait::run(&options),
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Reload(options)) => reload::run(&options),

@@ -1,9 +1,11 @@
 //! One file per subcommand; an error is a line for the user and an exit code.
 
+pub mod allow;
 mod asking;
 pub mod check;
 pub mod clean;
 pub mod complete;
+pub mod denied;
 mod examine;
 pub mod explain;
 mod fix;

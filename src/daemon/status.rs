@@ -125,7 +125,7 @@ impl Daemon {
             sources: self.sources(),
             hosts: self.hosts(),
             units,
-            allowances: vec![],
+            allowances: self.shown_allowances(viewer),
             due,
             in_kernel,
             in_force,

@@ -1,6 +1,7 @@
 //! What subcommands print: here what `scnpm check` found, for people, for editors, for programs. `units`, `offer`,
 //! `explain`, `status` and `reload` have what other subcommands print.
 
+pub mod denied;
 pub mod explain;
 mod json;
 pub mod offer;
