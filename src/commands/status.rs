@@ -126,7 +126,7 @@ fn replace(file: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     // What a link leads to is replaced, not the link.
     let place = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     if fs::metadata(&place).is_ok_and(|found| !found.is_file()) {
-        return Err(Failure::new(format!("{} is no file: name one for --output", file.display())));
+        return Err(Failure::new(format!("{} is no regular file: name one for --output", file.display())));
     }
     let new = place.with_extension(format!("new.{}", std::process::id()));
     let failed = |error: io::Error| {
@@ -169,7 +169,7 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["a.prom"], "what is left");
-        for (name, word) in [(".", "no file"), ("none/a.prom", "no such directory")] {
+        for (name, word) in [(".", "no regular file"), ("none/a.prom", "no such directory")] {
             let failure = replace(&directory.join(name), |_| Ok(())).unwrap_err();
             assert!(failure.message.contains(word), "{failure:?}");
         }

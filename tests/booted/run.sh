@@ -62,7 +62,7 @@ mount -t overlay -o "lowerdir=$tree,upperdir=$work/run/upper,workdir=$work/run/w
 
 # What a package would install, and the tests.
 install -m 755 "$scnpm" "$root/usr/bin/scnpm"
-install -m 644 -t "$root/usr/lib/systemd/system" "$top"/packaging/scnpm*.{service,socket}
+install -m 644 -t "$root/usr/lib/systemd/system" "$top"/packaging/scnpm*.{service,socket,timer}
 install -m 644 "$top/packaging/scnpm.sysusers" "$root/usr/lib/sysusers.d/scnpm.conf"
 for manager in system user; do
     install -D -m 755 -t "$root/usr/lib/systemd/$manager-generators" "$top/packaging/scnpm-generator"
