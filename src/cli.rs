@@ -92,6 +92,9 @@ pub enum Command {
     /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
     #[command(hide = true)]
     ServeNames,
+    /// Tell systemd-report(1) the metrics at the connection that is the standard input (scnpm-report.socket)
+    #[command(hide = true)]
+    ServeMetrics(Reach),
     /// Write drop-ins for the units that are to wait for their rules (systemd.generator(7), packaging/scnpm-generator)
     #[command(hide = true)]
     Generate(Generate),

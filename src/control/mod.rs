@@ -21,6 +21,12 @@ pub const INTERFACE: &str = "io.scnpm";
 /// The interface in Varlink's language, as `varlinkctl introspect` shows it.
 pub const DESCRIPTION: &str = include_str!("io.scnpm.varlink");
 
+/// The interface by which systemd asks for metrics.
+pub const METRICS: &str = "io.systemd.Metrics";
+
+/// The same in Varlink's language.
+pub const METRICS_DESCRIPTION: &str = include_str!("io.systemd.Metrics.varlink");
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};

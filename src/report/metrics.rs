@@ -42,8 +42,13 @@ pub(super) struct Sample {
 pub(super) type Labels = Vec<(&'static str, String)>;
 
 impl Family {
+    /// Whether the daemon can be asked, which is told even if it cannot.
+    pub(super) fn up(is_up: bool) -> Self {
+        Self::of_all("scnpm_up", "Whether the daemon answered.", u8::from(is_up))
+    }
+
     /// A gauge with a single sample.
-    pub(super) fn of_all(name: &'static str, help: &'static str, value: impl Display) -> Self {
+    fn of_all(name: &'static str, help: &'static str, value: impl Display) -> Self {
         let samples = vec![Sample { labels: vec![], value: value.to_string() }];
         Self { name, kind: Kind::Gauge, help, samples }
     }

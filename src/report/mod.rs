@@ -1,5 +1,5 @@
 //! What subcommands print: here what `scnpm check` found, for people, for editors, for programs. `units`, `offer`,
-//! `explain`, `status`, `openmetrics` and `reload` have what other subcommands print.
+//! `explain`, `status`, `openmetrics`, `systemd` and `reload` have what other subcommands print.
 
 pub mod explain;
 mod json;
@@ -8,6 +8,7 @@ pub mod offer;
 pub mod openmetrics;
 pub mod reload;
 pub mod status;
+pub mod systemd;
 mod table;
 pub mod units;
 

@@ -25,7 +25,7 @@ const MEASURES: [&str; 2] = ["_seconds", "_bytes"];
 
 /// Writes the metrics; without a status that the daemon cannot be asked. Fails as `out` does.
 pub fn write(status: Option<&Status>, dialect: Dialect, out: &mut dyn Write) -> io::Result<()> {
-    let up = Family::of_all("scnpm_up", "Whether the daemon answered.", u8::from(status.is_some()));
+    let up = Family::up(status.is_some());
     let all = status.map(families).unwrap_or_default();
     std::iter::once(up).chain(all).try_for_each(|family| write_family(&family, dialect, out))?;
     match dialect {

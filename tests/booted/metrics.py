@@ -1,6 +1,8 @@
-"""Tests of the metrics, which inside.py runs among its own: `scnpm status --format`, and the timer for node_exporter."""
+"""Tests of the metrics, which inside.py runs among its own: `scnpm status --format`, the timer for node_exporter, and the socket
+for systemd-report."""
 
 import contextlib
+import json
 import pathlib
 import re
 
@@ -13,6 +15,7 @@ OWN = "t-own.service"
 HOSTILE = r'app:a"}9\n\\{unit="x'
 TEXTFILES = pathlib.Path("/var/lib/prometheus/node-exporter")
 FILE = TEXTFILES / "scnpm.prom"
+REPORT = pathlib.Path("/run/systemd/report/io.scnpm")
 NOT_IN_FORCE, NOT_ASKED = 1, 3
 
 LABEL = r'(\w+)="((?:[^"\\]|\\["\\n])*)"'
@@ -176,11 +179,107 @@ def textfile_has_what_root_sees():
         m.eventually(FILE.exists, "the timer does not elapse")
 
 
+CLIENT = """
+import json, socket, sys
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect(sys.argv[1])
+    client.sendall(json.dumps({"method": sys.argv[2], "more": True}).encode() + bytes(1))
+    replies = client.makefile("rb")
+    more = True
+    while more:
+        message = b""
+        while not message.endswith(bytes(1)):
+            message += replies.read(1) or sys.exit("it ends")
+        reply = json.loads(message[:-1])
+        more = reply.get("continues", False)
+        print(json.dumps(reply))
+"""
+
+
+def told(method="List", by=m.run, **options):
+    """What the socket answers to a user's call, by the metrics' names and what they are about."""
+    done = by("python3", "-c", CLIENT, str(REPORT), f"io.systemd.Metrics.{method}", **options)
+    metrics = [json.loads(line)["parameters"] for line in done.stdout.splitlines()]
+    return {(one["name"], one.get("object")): one for one in metrics}
+
+
+def units_of(metrics):
+    return {about for name, about in metrics if name == "io.scnpm.UnitPackets"}
+
+
+@contextlib.contextmanager
+def reporting():
+    m.check(not REPORT.exists(), "the socket is there though nobody asked for it")
+    m.start("scnpm-report.socket")
+    try:
+        yield
+    finally:
+        m.stop("scnpm-report.socket")
+    m.check(not REPORT.exists(), "the socket is left")
+
+
 @test
-def textfile_units_are_valid_tight_and_off():
-    units = ["scnpm-textfile.service", "scnpm-textfile.timer"]
+def systemd_is_told_metrics_as_far_as_they_concern_who_asks():
+    start()
+    let_through()
+    units = {f"system:{UNIT}", f"{m.USER}:{OWN}", f"{m.USER}:{HOSTILE}"}
+    with reporting():
+        of_root = told()
+        m.equal(units_of(of_root), units, "the units that root is told of")
+        m.equal(units_of(told(by=m.as_user)), units, "the units that the user is told of")
+        m.equal(units_of(told(by=m.as_user, uid=m.OTHER_UID)), {f"system:{UNIT}"}, "the units that others are told of")
+        own = of_root["io.scnpm.UnitPackets", f"{m.USER}:{OWN}"]
+        m.check(own["value"] >= 1 and own["fields"] == {"user": m.USER}, f"{own}")
+        let_through()
+        m.check(told()["io.scnpm.UnitPackets", f"{m.USER}:{OWN}"]["value"] > own["value"], "counters do not grow")
+        m.equal(of_root["io.scnpm.PolicyInForce", None]["value"], 1, "in force")
+        described = {name for name, _ in told("Describe")}
+        m.check({name for name, _ in of_root} <= described, f"not all is described: {described}")
+        instances = ["systemctl", "list-units", "--all", "--no-legend", "scnpm-report@*"]
+        m.eventually(lambda: not m.run(*instances).stdout, lambda: f"instances are left: {m.run(*instances).stdout}")
+        m.stop("scnpm.service")
+        m.equal(told(), {("io.scnpm.Up", None): {"name": "io.scnpm.Up", "value": 0}}, "metrics without the daemon")
+
+
+@test
+def systemd_report_shows_the_metrics():
+    version = int(m.run("systemctl", "--version").stdout.split()[1].split("~")[0])
+    # In Debian it is a package of its own, which the tests' tree has.
+    if version < 260:
+        return
+    report = "/usr/lib/systemd/systemd-report"
+    start()
+    let_through()
+    with reporting():
+        m.check("io.scnpm" in m.run(report, "list-sources", "--no-legend").stdout, "it is no source")
+        for by, units in [(m.run, 3), (m.as_user, 3), (lambda *words: m.as_user(*words, uid=m.OTHER_UID), 1)]:
+            done = by(report, "metrics", "--json=short", "io.scnpm")
+            # As RFC 7464 has it: each begins with a record separator.
+            metrics = [json.loads(line) for line in done.stdout.replace("\x1e", "").split("\n") if line]
+            m.equal(len([one for one in metrics if one["name"] == "io.scnpm.UnitBytes"]), units, f"units in {done}")
+            m.check("not valid" not in done.stderr, f"{done}")
+        described = m.run(report, "describe", "--no-legend", "io.scnpm").stdout
+        for line in ["io.scnpm.UnitBytes", "io.scnpm.Up"]:
+            m.check(line in described, described)
+        text = m.run("varlinkctl", "introspect", f"unix:{REPORT}", "io.systemd.Metrics").stdout
+        m.run("varlinkctl", "validate-idl", input=text)
+        for service in [path for path in REPORT.parent.iterdir() if path != REPORT]:
+            theirs = m.run("varlinkctl", "introspect", f"unix:{service}", "io.systemd.Metrics", ok=False).stdout
+            m.check(not theirs or interface(theirs) == interface(text), f"{service} has another interface: {theirs}")
+
+
+def interface(text):
+    """A description without comments, and without blanks that say nothing."""
+    return re.sub(r"\s+", "", re.sub(r"(?m)#.*$", "", text))
+
+
+@test
+def units_for_metrics_are_valid_tight_and_off():
+    units = ["scnpm-textfile.service", "scnpm-textfile.timer", "scnpm-report.socket", "scnpm-report@1.service"]
     verified = m.run("systemd-analyze", "verify", "--man=no", *units, ok=False)
     m.equal((verified.returncode, verified.stderr), (0, ""), "systemd-analyze verify")
-    exposure = m.run("systemd-analyze", "security", "--no-pager", "--threshold=20", units[0], ok=False)
-    m.equal(exposure.returncode, 0, f"systemd-analyze security: {exposure.stdout}")
-    m.equal(m.run("systemctl", "is-enabled", units[1], ok=False).stdout.strip(), "disabled", "the timer")
+    for service, most in [(units[0], 20), (units[3], 25)]:
+        exposure = m.run("systemd-analyze", "security", "--no-pager", f"--threshold={most}", service, ok=False)
+        m.equal(exposure.returncode, 0, f"systemd-analyze security: {exposure.stdout}")
+    for name in units[1:3]:
+        m.equal(m.run("systemctl", "is-enabled", name, ok=False).stdout.strip(), "disabled", name)
