@@ -347,8 +347,8 @@ pub struct Reach {
 /// Options of `scnpm status`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 all is in force, 1 something is not, 2 wrong usage, 3 the daemon does not run or cannot be asked.
-As metrics: 0 they are all there, 1 nothing matches or they cannot be written, 3 as above, and that is what they say.")]
+Exit status: 0 all is in force, 1 something is not, 2 wrong usage, 3 the daemon does not run or cannot be asked. \
+With metrics it is 0 whatever is in force.")]
 pub struct Status {
     /// Only units that match: a unit's name, a selector of annotations such as `alice:app:firefox`, or a part of a name
     #[arg(value_name = "UNIT")]
