@@ -366,7 +366,7 @@ pub struct Status {
     #[arg(short, long)]
     pub watch: bool,
 
-    /// Write it to this file, whole or not at all, in place of the standard output
+    /// Write it to this file, whole or not at all; `-` is the standard output
     #[arg(long, value_name = "FILE", conflicts_with = "watch")]
     pub output: Option<PathBuf>,
 

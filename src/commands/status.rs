@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Failure,
-    asking::{PATIENCE, failure},
+    asking::{NOT_ASKED, PATIENCE, failure},
     output, output_to,
 };
 use crate::{
@@ -47,11 +47,13 @@ pub fn run(options: &cli::Status) -> Result<ExitCode, Failure> {
             print(options, |out| openmetrics::write(Some(&status), dialect, out))?;
             Ok(ExitCode::SUCCESS)
         }
-        (Err(error), Some(dialect)) if !matches!(error, Error::Refused(..)) => {
-            print(options, |out| openmetrics::write(None, dialect, out))?;
-            Err(no(error, options))
+        (Err(error), dialect) => {
+            let failure = no(error, options);
+            if let Some(dialect) = dialect.filter(|_| failure.exit_code == NOT_ASKED) {
+                print(options, |out| openmetrics::write(None, dialect, out))?;
+            }
+            Err(failure)
         }
-        (Err(error), _) => Err(no(error, options)),
     }
 }
 
@@ -116,8 +118,8 @@ fn show(status: &Status, options: &cli::Status, out: &mut dyn Write) -> io::Resu
 /// Prints it, or writes the file that was asked for.
 fn print(options: &cli::Status, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     match &options.output {
-        Some(file) => replace(file, write),
-        None => output(write),
+        Some(file) if file.as_os_str() != "-" => replace(file, write),
+        _ => output(write),
     }
 }
 

@@ -5,7 +5,9 @@ import contextlib
 import json
 import pathlib
 import re
+import shutil
 
+import control
 import machine as m
 
 TESTS = []
@@ -179,6 +181,23 @@ def textfile_has_what_root_sees():
         m.eventually(FILE.exists, "the timer does not elapse")
 
 
+@test
+def textfile_goes_where_it_is_asked_to():
+    """With the drop-in that docs/metrics.md has, where nothing of node_exporter's is."""
+    text = pathlib.Path("/opt/tests/metrics.md").read_text()
+    documented = re.search(r"(?ms)^    \[Unit\]$.*?^    ReadWritePaths=.*?$", text)[0]
+    start()
+    m.drop_in("scnpm-textfile.service", re.sub("(?m)^    ", "", documented) + "\n")
+    other = pathlib.Path("/srv/textfiles")
+    other.mkdir()
+    try:
+        m.start("scnpm-textfile.service")
+        m.equal([path.name for path in other.iterdir()], [FILE.name], "files")
+        m.check(("scnpm_unit_packets_total", f"{m.USER}:{OWN}") in read((other / FILE.name).read_text(), "prometheus"), "its content")
+    finally:
+        shutil.rmtree(other)
+
+
 CLIENT = """
 import json, socket, sys
 with socket.socket(socket.AF_UNIX) as client:
@@ -235,6 +254,9 @@ def systemd_is_told_metrics_as_far_as_they_concern_who_asks():
         m.equal(of_root["io.scnpm.PolicyInForce", None]["value"], 1, "in force")
         described = {name for name, _ in told("Describe")}
         m.check({name for name, _ in of_root} <= described, f"not all is described: {described}")
+        if control.has_varlinkctl():
+            called = m.run("varlinkctl", "call", "--more", f"unix:{REPORT}", "io.systemd.Metrics.List", "{}").stdout
+            m.check('"io.scnpm.UnitBytes"' in called, called)
         instances = ["systemctl", "list-units", "--all", "--no-legend", "scnpm-report@*"]
         m.eventually(lambda: not m.run(*instances).stdout, lambda: f"instances are left: {m.run(*instances).stdout}")
         m.stop("scnpm.service")

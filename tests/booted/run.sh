@@ -72,7 +72,7 @@ install -D -m 755 "$work/connect" "$root/opt/tests/connect"
 install -m 644 "$here"/*.py "$root/opt/tests/"
 install -D -m 644 -t "$root/opt/tests/outputs" "$here"/outputs/*.txt
 install -D -m 644 -t "$root/opt/tests/examples" "$top"/examples/*.conf
-install -m 644 -t "$root/opt/tests" "$top"/docs/{control,desktop}.md
+install -m 644 -t "$root/opt/tests" "$top"/docs/{control,desktop,metrics}.md
 cp -r --no-preserve=mode,ownership "$top/examples/systemd" "$root/opt/tests/examples/systemd"
 chroot "$root" python3 /opt/tests/prepare.py >"$log" 2>&1 </dev/null || {
     cat "$log" >&2
