@@ -43,13 +43,22 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Itself, unless a file that does not exist is nearly a subcommand.
+    /// Itself, unless a file that does not exist is nearly a subcommand, or options do not go together.
     ///
     /// # Errors
-    /// Which one.
+    /// Which one, or why not.
     pub fn meant(self) -> Result<Self, clap::Error> {
         let mut command = Self::command();
         command.build();
+        if let Some(Command::Status(Status { watch: true, format, .. })) = &self.command
+            && format.is_metrics()
+        {
+            let message =
+                "metrics are not printed again with --watch: what collects them asks when it wants them";
+            let status =
+                command.find_subcommand_mut("status").unwrap_or_else(|| unreachable!("it was called"));
+            return Err(status.error(ErrorKind::ArgumentConflict, message));
+        }
         let known: Vec<&str> =
             command.get_subcommands().filter(|one| !one.is_hide_set()).map(clap::Command::get_name).collect();
         let files = self.daemon.files.iter().filter(|file| self.command.is_none() && !file.exists());
@@ -87,6 +96,9 @@ pub enum Command {
     /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
     #[command(hide = true)]
     ServeNames,
+    /// Tell systemd-report(1) the metrics at the connection that is the standard input (scnpm-report.socket)
+    #[command(hide = true)]
+    ServeMetrics(Reach),
     /// Write drop-ins for the units that are to wait for their rules (systemd.generator(7), packaging/scnpm-generator)
     #[command(hide = true)]
     Generate(Generate),
@@ -339,23 +351,52 @@ pub struct Reach {
 /// Options of `scnpm status`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 all is in force, 1 something is not, 2 wrong usage, 3 the daemon does not run or cannot be asked.")]
+Exit status: 0 all is in force, 1 something is not, 2 wrong usage, 3 the daemon does not run or cannot be asked. \
+With metrics it is 0 whatever is in force.")]
 pub struct Status {
     /// Only units that match: a unit's name, a selector of annotations such as `alice:app:firefox`, or a part of a name
     #[arg(value_name = "UNIT")]
     pub unit: Option<String>,
 
-    /// Print one JSON object; with --watch one in each line
-    #[arg(long)]
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "text", default_value_if("json", "true", "json"))]
+    pub format: StatusFormat,
+
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
     pub json: bool,
 
     /// Print it again whenever it changes
     #[arg(short, long)]
     pub watch: bool,
 
+    /// Write it to this file, whole or not at all; `-` is the standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "watch")]
+    pub output: Option<PathBuf>,
+
     /// How to reach the daemon.
     #[command(flatten)]
     pub reach: Reach,
+}
+
+/// How `scnpm status` prints it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    /// One screen for people
+    Text,
+    /// One JSON object; with --watch one in each line
+    Json,
+    /// Metrics as OpenMetrics 1.0
+    Openmetrics,
+    /// The same metrics in the text format of Prometheus, which node_exporter reads
+    Prometheus,
+}
+
+impl StatusFormat {
+    /// Whether it is for what collects metrics.
+    pub fn is_metrics(self) -> bool {
+        matches!(self, Self::Openmetrics | Self::Prometheus)
+    }
 }
 
 /// Options of `scnpm explain`.
@@ -726,6 +767,29 @@ mod tests {
             options("scnpm check --deny warnings,W001 a.conf").deny,
             [Deny::Warnings, Deny::Code(Code::Level)]
         );
+    }
+
+    #[test]
+    fn formats_of_the_status_exclude_each_other() {
+        let options = |line: &str| match parse(line).meant().unwrap().command {
+            Some(Command::Status(options)) => options,
+            _ => panic!("{line}"),
+        };
+        assert_eq!(options("scnpm status").format, StatusFormat::Text);
+        assert_eq!(options("scnpm status --json a.service").format, StatusFormat::Json);
+        assert_eq!(options("scnpm status --format openmetrics").format, StatusFormat::Openmetrics);
+        assert!(options("scnpm status --format json --watch").watch);
+        for wrong in [
+            "--json --format text",
+            "--json --format json",
+            "--format openmetric",
+            "--format prometheus --watch",
+            "--output a --watch",
+        ] {
+            let words = format!("scnpm status {wrong}");
+            let error = Cli::try_parse_from(words.split(' ')).and_then(Cli::meant).err().unwrap();
+            assert_eq!(error.exit_code(), 2, "{error}");
+        }
     }
 
     #[test]

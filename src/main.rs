@@ -7,7 +7,7 @@ use scnpm::{
     cli::{self, Cli, Command},
     commands::{
         self, Failure, allow, check, clean, complete, denied, explain, generate, reload, replay, run,
-        serve_names, status, units, wait,
+        serve_metrics, serve_names, status, units, wait,
     },
     daemon, log,
 };
@@ -45,6 +45,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Reload(options)) => reload::run(&options),
         Some(Command::Replay(options)) => replay::run(&options),
+        Some(Command::ServeMetrics(reach)) => serve_metrics::run(&reach),
         Some(Command::ServeNames) => serve_names::run(),
         Some(Command::Generate(options)) => Ok(generate::run(&options)),
         Some(Command::Complete(options)) => complete::run(&options),

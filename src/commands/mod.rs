@@ -14,6 +14,7 @@ mod proof;
 pub mod reload;
 pub mod replay;
 pub mod run;
+pub mod serve_metrics;
 pub mod serve_names;
 pub mod status;
 pub mod units;
