@@ -56,7 +56,7 @@ pub fn run(options: &cli::Allow) -> Result<ExitCode, Failure> {
     };
     let allowance = client(options)?.call(&ask).map_err(|error| no(error, options))?.allowance;
     output(|out| {
-        let left = ago(allowance.left_ms * 1000);
+        let left = ago(allowance.left_ms.div_ceil(1000) * 1_000_000);
         writeln!(
             out,
             "allowed for {left} (number {}): {}",

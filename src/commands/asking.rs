@@ -3,13 +3,42 @@
 use std::{fs, path::Path, time::Duration};
 
 use super::Failure;
-use crate::{control::client::Error, model::printable};
+use crate::{
+    control::{
+        client::{Client, Error},
+        message::{GetRefusals, GetStatus, Status},
+    },
+    machine,
+    model::{Instance, printable},
+    units::selector::Selectors,
+};
 
 /// The exit code where the daemon does not run or cannot be asked.
 pub(super) const NOT_ASKED: u8 = 3;
 
 /// How long the daemon may take for an answer that it has.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How things stand, with the packets of each unit that are recorded as refused, if any chain records.
+pub(super) fn status_with_refusals(client: &mut Client, ask: &GetStatus) -> Result<Status, Error> {
+    let mut status = client.call(ask)?.status;
+    let refusals = match client.call(&GetRefusals::default()) {
+        Ok(reply) => reply.refusals,
+        Err(Error::Refused(..)) => return Ok(status),
+        Err(error) => return Err(error),
+    };
+    let of_units: Vec<(Instance, u64)> = refusals
+        .into_iter()
+        .filter_map(|one| Some((Instance::in_which(&one.cgroup?.parse().ok()?)?, one.packets)))
+        .collect();
+    for unit in &mut status.units {
+        let Ok(selectors) = Selectors::parse(&unit.name) else { continue };
+        let users = machine::users(&selectors.user_names());
+        let own = of_units.iter().filter(|(instance, _)| selectors.select(instance, &users));
+        unit.refused_packets = Some(own.map(|(_, packets)| packets).sum());
+    }
+    Ok(status)
+}
 
 /// As a failure: what is wrong, and what to do.
 pub(super) fn failure(error: Error, socket: &Path) -> Failure {

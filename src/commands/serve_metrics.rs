@@ -11,7 +11,10 @@ use nix::{
     unistd::{Gid, Uid, setgroups, setresgid, setresuid},
 };
 
-use super::{Failure, asking::PATIENCE};
+use super::{
+    Failure,
+    asking::{PATIENCE, status_with_refusals},
+};
 use crate::{
     cli::Reach,
     control::{
@@ -58,7 +61,7 @@ fn become_peer(stream: &UnixStream) -> Result<(), Failure> {
 fn ask(reach: &Reach) -> Result<Status, Error> {
     let mut client = Client::connect(&reach.socket)?;
     client.limit(Some(PATIENCE))?;
-    Ok(client.call(&GetStatus::default())?.status)
+    status_with_refusals(&mut client, &GetStatus::default())
 }
 
 /// Answers calls until there are no more, or something is none.

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Failure,
-    asking::{NOT_ASKED, PATIENCE, failure},
+    asking::{NOT_ASKED, PATIENCE, failure, status_with_refusals},
     output, output_to,
 };
 use crate::{
@@ -60,7 +60,11 @@ pub fn run(options: &cli::Status) -> Result<ExitCode, Failure> {
 fn ask(options: &cli::Status) -> Result<Status, Error> {
     let mut client = Client::connect(&options.reach.socket)?;
     client.limit(Some(PATIENCE))?;
-    Ok(client.call(&GetStatus { unit: options.unit.clone() })?.status)
+    let ask = GetStatus { unit: options.unit.clone() };
+    match options.format {
+        StatusFormat::Text | StatusFormat::Json => Ok(client.call(&ask)?.status),
+        StatusFormat::Openmetrics | StatusFormat::Prometheus => status_with_refusals(&mut client, &ask),
+    }
 }
 
 fn watch(options: &cli::Status) -> Result<Result<ExitCode, Failure>, Error> {

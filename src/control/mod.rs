@@ -91,7 +91,7 @@ mod tests {
         let status = Status { load_error: some(), on_trial_ms: Some(1), ..Status::default() };
         let finding = Finding { unit: some(), help: some(), ..Finding::default() };
         let source = Source { words: some(), median_us: Some(1), worst_us: Some(1), ..Source::default() };
-        let unit = Unit { packets: Some(1), bytes: Some(1), refusals: Some(1), ..Unit::default() };
+        let unit = Unit { packets: Some(1), bytes: Some(1), ..Unit::default() };
         let reloaded = Reloaded { words: some(), ..Reloaded::default() };
         let refusal = Refusal {
             at: 1,

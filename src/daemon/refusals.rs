@@ -33,7 +33,7 @@ use crate::{
         admission::{Admission, Kind, Packets},
     },
     units::{
-        places::{self, user_of_slice},
+        places::user_of_slice,
         selector::{Selector, Selectors, Which, Whose, app_id},
     },
 };
@@ -331,7 +331,7 @@ impl Daemon {
         one: &Recorded,
         path: Option<&CgroupPath>,
     ) -> (Option<Instance>, Refusal) {
-        let instance = path.and_then(unit_of);
+        let instance = path.and_then(Instance::in_which);
         let chain = self.refusals.chain(table, direction);
         let kind = kind(one);
         let annotation = instance.as_ref().zip(chain).and_then(|(instance, chain)| {
@@ -379,20 +379,6 @@ impl Daemon {
 fn at(read: Duration, one: &Recorded) -> u64 {
     let ago = Duration::from_secs(KEPT).saturating_sub(Duration::from_millis(one.left_ms));
     u64::try_from(read.saturating_sub(ago).as_micros()).unwrap_or(u64::MAX)
-}
-
-/// The unit that a cgroup is of, or is in.
-fn unit_of(path: &CgroupPath) -> Option<Instance> {
-    let units = path.prefixes().filter_map(|prefix| Instance::of(&prefix));
-    // What is below a unit that is no slice is its own business.
-    let mut found: Option<Instance> = None;
-    for unit in units {
-        if found.as_ref().is_some_and(|found| !places::has_units(found)) {
-            break;
-        }
-        found = Some(unit);
-    }
-    found
 }
 
 /// The user whose cgroup it is.
@@ -487,7 +473,6 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::UnitName;
 
     fn instance(path: &str) -> Instance {
         Instance::of(&path.parse().unwrap()).unwrap()
@@ -521,17 +506,5 @@ mod tests {
         }
         assert!(names.path(CgroupId(1)).is_some());
         assert_eq!(names.paths.len(), 1 + GONE_OF_USER);
-    }
-
-    #[test]
-    fn sockets_are_their_units() {
-        let unit = |path: &str| unit_of(&path.parse().unwrap()).map(|one| one.unit);
-        let named = |name: &str| Some(UnitName(name.into()));
-        let user = "user.slice/user-1000.slice/user@1000.service";
-        assert_eq!(unit("system.slice/a.service/payload/system.slice/b.service"), named("a.service"));
-        assert_eq!(unit(&format!("{user}/app.slice/x.scope/deeper/still")), named("x.scope"));
-        assert_eq!(unit("user.slice/user-1000.slice/session-2.scope"), named("session-2.scope"));
-        assert_eq!(unit(&format!("{user}/init.scope")), named("init.scope"));
-        assert_eq!(unit("somewhere/else"), None);
     }
 }

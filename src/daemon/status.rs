@@ -297,7 +297,7 @@ impl Group {
             refused: self.refused.len(),
             packets: count.map(|count| count.packets),
             bytes: count.map(|count| count.bytes),
-            refusals: None,
+            refused_packets: None,
             instances: if in_depth { self.cgroups.into_values().take(INSTANCES).collect() } else { vec![] },
             words: vec![],
         }

@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 use super::{Compiler, Line, beginning, runs::Rule};
 use crate::model::{AnnotationId, Direction, Family, PREFIX, SetRef, TableRef};
 
+/// The protocols that are recorded.
+const PROTOCOLS: &str = "tcp, udp, sctp, dccp, udplite, icmp, icmpv6";
+
 /// Sockets deeper than this are recorded under the cgroup at this level that they are in.
 const DEEPEST: u32 = 10;
 
@@ -68,19 +71,15 @@ impl Book {
     }
 
     /// What is matched, and the key of such a packet without its cgroup: for TCP and the like, and for ICMP, of which the type and
-    /// code are where others have the source port.
+    /// code are where others have the source port. Other protocols do not come so far.
     fn packets(self) -> Vec<(String, String)> {
-        let (address, only) = match self.direction {
-            Direction::Out => ("daddr", "iif 0"),
-            Direction::In => ("saddr", "oif 0"),
-        };
+        let address = if self.direction == Direction::Out { "daddr" } else { "saddr" };
+        let icmp = if self.v6 { "icmpv6" } else { "icmp" };
         let key = |port: &str| format!("{} {address} . meta l4proto . th {port}", self.header());
-        let mut packets =
-            vec![(format!("{only} meta l4proto {{ tcp, udp, sctp, dccp, udplite }}"), key("dport"))];
+        let mut packets = vec![(format!("meta l4proto != {icmp}"), key("dport"))];
         // The kernel finds no socket for ICMP that comes in.
         if self.direction == Direction::Out {
-            let protocol = if self.v6 { "icmpv6" } else { "icmp" };
-            packets.push((format!("{only} meta l4proto {protocol}"), key("sport")));
+            packets.push((format!("meta l4proto {icmp}"), key("sport")));
         }
         packets
     }
@@ -91,6 +90,19 @@ pub(super) fn is_lasting(set: &str) -> bool {
     let name = set.rsplit(' ').next().unwrap_or_default();
     let rest = name.strip_prefix(&object("")).unwrap_or_default();
     Book::ALL.iter().any(|book| book.name() == name) || LIMITED.iter().any(|(limited, ..)| *limited == rest)
+}
+
+/// Matches packets that go that way: they have no interface on the other side.
+fn comes(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Out => "iif 0",
+        Direction::In => "oif 0",
+    }
+}
+
+/// The chain of a level.
+fn at(level: u32) -> String {
+    object(&format!("level{level}"))
 }
 
 fn object(name: &str) -> String {
@@ -143,34 +155,37 @@ impl Recorder<'_, '_> {
         }
         // With it a socket's depth is asked for: nothing is in it, but no socket is compared at a level that it does not have.
         self.set(&object("none"), "type cgroupsv2;");
-        let levels: Vec<(u32, String)> =
-            (1..=DEEPEST).rev().map(|level| (level, object(&format!("level{level}")))).collect();
-        for (level, chain) in &levels {
-            self.object("chain", chain, "");
-            self.record(*level, chain, &books);
-        }
-        let all = object("all");
-        self.object("chain", &all, "");
-        for (level, chain) in &levels {
-            let rule = format!("socket cgroupv2 level {level} != @{} goto {chain}", object("none"));
-            self.rule(&all, &rule);
-        }
+        (1..=DEEPEST).for_each(|level| self.record(level, &books));
+        // The sockets of most services are two levels deep, those of sessions three, those of applications five.
+        let [all, deep, deeper, deepest] = ["all", "deep", "deeper", "deepest"].map(object);
+        let to = |level: u32| (level, at(level));
+        self.branch(&deepest, &[to(10), to(9), to(8), to(7)], &at(6));
+        self.branch(&deeper, &[(6, deepest)], &at(5));
+        self.branch(&deep, &[(5, deeper), to(4)], &at(3));
+        self.branch(&all, &[(3, deep)], &at(2));
     }
 
-    /// What becomes of the packets of sockets at a level.
-    fn record(&mut self, level: u32, chain: &str, books: &[Book]) {
-        let kinds = books.iter().flat_map(|book| book.packets().into_iter().map(|kind| (book.name(), kind)));
-        let kinds: Vec<(String, String, String)> = kinds
-            .map(|(set, (packets, key))| (set, packets, format!("socket cgroupv2 level {level} . {key}")))
-            .collect();
-        for (set, packets, key) in &kinds {
-            self.rule(chain, &format!("{packets} {key} @{set} update @{set} {{ {key} counter }} return"));
+    /// Where packets of sockets that have a level go; the first that they have is taken.
+    fn branch(&mut self, chain: &str, levels: &[(u32, String)], otherwise: &str) {
+        self.object("chain", chain, "");
+        for (level, to) in levels {
+            self.rule(chain, &format!("socket cgroupv2 level {level} != @{} goto {to}", object("none")));
         }
+        self.rule(chain, &format!("goto {otherwise}"));
+    }
+
+    /// What becomes of the packets of sockets at a level: what is recorded already is counted, and what is new has to come past the
+    /// limits.
+    fn record(&mut self, level: u32, books: &[Book]) {
+        let [out, inward, new] = ["", ".in", ".new"].map(|end| format!("{}{end}", at(level)));
+        [&out, &inward, &new].into_iter().for_each(|chain| self.object("chain", chain, ""));
+        self.rule(&out, &format!("{} goto {inward}", comes(Direction::In)));
+        self.rule(&new, &format!("meta l4proto != {{ {PROTOCOLS} }} return"));
         for (limit, at) in [("flood", 2), ("all", 0), ("cgroups", level), ("units", 2), ("pace", 0)] {
             let of = LIMITED.iter().find(|(name, ..)| *name == limit);
             let limit = object(limit);
             self.rule(
-                chain,
+                &new,
                 &match of {
                     Some((.., rate)) => {
                         format!("update @{limit} {{ socket cgroupv2 level {at} limit {rate} }} return")
@@ -179,8 +194,20 @@ impl Recorder<'_, '_> {
                 },
             );
         }
-        for (set, packets, key) in &kinds {
-            self.rule(chain, &format!("{packets} update @{set} {{ {key} counter }}"));
+        for book in books {
+            let (set, known) = (book.name(), if book.direction == Direction::Out { &out } else { &inward });
+            for (packets, key) in book.packets() {
+                let key = format!("socket cgroupv2 level {level} . {key}");
+                // A look-up that finds something would count the packet, one that must not find it does not.
+                self.rule(known, &format!("{packets} {key} != @{set} goto {new}"));
+                self.rule(known, &format!("{packets} update @{set} {{ {key} counter }} return"));
+                let only = comes(book.direction);
+                self.rule(&new, &format!("{only} {packets} update @{set} {{ {key} counter }}"));
+            }
+        }
+        if level == 2 {
+            // What has no second level is hardly ever there, so it is not asked for in front.
+            [&out, &inward].into_iter().for_each(|chain| self.rule(chain, &format!("goto {}", at(1))));
         }
     }
 

@@ -423,7 +423,7 @@ impl Compiler<'_> {
     fn gated(&mut self, rule: &Rule<'_>, run: &str, due: Due) -> Line {
         let mut line = beginning(rule).of(&[rule.id]);
         if let Some(left) = rule.annotation.left {
-            line.write(format!(" meta nfproto @{}", self.closing_gate(rule, run, left)));
+            line.write(format!(" meta mark @{}", self.closing_gate(rule, run, left)));
         }
         if due != Due::Always {
             line.write(format!(" meta mark @{}", self.gate(rule, run, due)));
@@ -467,13 +467,13 @@ impl Compiler<'_> {
         self.set("set", rule, name, "type cgroupsv2;", &[rule.id])
     }
 
-    /// A set that holds every packet's protocol until the time is over: the kernel ends it. Returns its name.
+    /// A set that holds every packet's mark until the time is over: the kernel ends it. Returns its name.
     fn closing_gate(&mut self, rule: &Rule<'_>, run: &str, left: Duration) -> Arc<str> {
         let name = self.names.below(&rule.statement.chain.table, run, "until");
-        let set = self.set("set", rule, name, "type nf_proto; flags timeout;", &[rule.id]);
+        let set = self.set("set", rule, name, "type mark; flags interval,timeout;", &[rule.id]);
         // None would be for ever.
         let left = left.as_millis().max(1);
-        let element = format!("add element {set} {{ ipv4 timeout {left}ms, ipv6 timeout {left}ms }}");
+        let element = format!("add element {set} {{ {EVERY_MARK} timeout {left}ms }}");
         self.dispatch.script.lines.push(Line::new(element).of(&[rule.id]));
         set.name
     }

@@ -191,9 +191,13 @@ fn of_units(status: &Status) -> Vec<Family> {
             |unit| unit.bytes,
         ),
         Family::of_each(
-            ("scnpm_unit_refused_packets", Kind::Counter, "Packets of the unit that were refused."),
+            (
+                "scnpm_unit_refused_packets",
+                Kind::Gauge,
+                "Packets of the unit that are recorded as refused, until an hour after the last to each destination.",
+            ),
             &units,
-            |unit| unit.refusals,
+            |unit| unit.refused_packets,
         ),
     ]
 }

@@ -101,7 +101,7 @@ mod tests {
         let counted = Unit {
             packets: Some(u64::MAX),
             bytes: Some(4_096),
-            refusals: Some(3),
+            refused_packets: Some(3),
             ..unit("alice:app:org.mozilla.firefox")
         };
         Status {

@@ -75,6 +75,11 @@ fn facts(status: &Status, now: u64) -> Vec<(&'static str, String)> {
         let left = left.div_ceil(1000);
         facts.push(("trial", format!("goes back in {left} s: `scnpm reload --confirm` keeps it")));
     }
+    for (number, one) in status.allowances.iter().enumerate() {
+        let left = self::ago(one.left_ms.div_ceil(1000) * 1_000_000);
+        let words = format!("{left} left (number {}): {}", one.number, printable(&one.annotation));
+        facts.push((if number == 0 { "allowed" } else { "" }, words));
+    }
     let findings = match (status.errors, status.warnings) {
         (0, 0) => "none".to_owned(),
         (errors, warnings) => {

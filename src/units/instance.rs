@@ -31,6 +31,18 @@ impl Instance {
         }
         Some(Self { manager, unit: UnitName(unit.into()), path: path.clone() })
     }
+
+    /// The unit that a cgroup is of, or is in. What is below a unit that is no slice is its own business.
+    pub fn in_which(path: &CgroupPath) -> Option<Self> {
+        let mut found: Option<Self> = None;
+        for unit in path.prefixes().filter_map(|prefix| Self::of(&prefix)) {
+            if found.as_ref().is_some_and(|found| !places::has_units(found)) {
+                break;
+            }
+            found = Some(unit);
+        }
+        found
+    }
 }
 
 /// The unit that a cgroup is named after. systemd puts a `_` in front of what cgroupfs might take for a file of its
@@ -109,6 +121,18 @@ mod tests {
             of("user.slice/user-0.slice/user@0.service/init.scope"),
             Some((Manager::User(0), "init.scope".to_owned()))
         );
+    }
+
+    #[test]
+    fn sockets_are_their_units() {
+        let unit = |path: &str| Instance::in_which(&path.parse().unwrap()).map(|one| one.unit);
+        let named = |name: &str| Some(UnitName(name.into()));
+        let user = "user.slice/user-1000.slice/user@1000.service";
+        assert_eq!(unit("system.slice/a.service/payload/system.slice/b.service"), named("a.service"));
+        assert_eq!(unit(&format!("{user}/app.slice/x.scope/deeper/still")), named("x.scope"));
+        assert_eq!(unit("user.slice/user-1000.slice/session-2.scope"), named("session-2.scope"));
+        assert_eq!(unit(&format!("{user}/init.scope")), named("init.scope"));
+        assert_eq!(unit("somewhere/else"), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ import time
 sys.path.insert(0, os.path.dirname(__file__))
 import control
 import counts
+import denied
 import explains
 import floods
 import machine as m
@@ -331,6 +332,7 @@ def recipes_for_desktops_are_found_right():
 TESTS.extend(runs.TESTS)
 TESTS.extend(explains.TESTS)
 TESTS.extend(counts.TESTS)
+TESTS.extend(denied.TESTS)
 TESTS.extend(metrics.TESTS)
 
 
