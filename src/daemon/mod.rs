@@ -36,10 +36,10 @@ use crate::{
     effects::{self, Done, Failed},
     engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
     findings,
-    load::{self, Load, LoadError},
+    load::{self, Again, Load, LoadError, Loaded},
     log,
     model::{AnnotationId, CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
-    nft::{Change, Interest, Kernel, Nftables, probe},
+    nft::{Change, Interest, Kernel, Nftables, Surroundings, probe},
     policy::{Policy, hosts::HostName},
     text::diagnostic::Severity,
     units::{places::user_of, selector::Users},
@@ -136,6 +136,8 @@ struct Daemon {
     states: BTreeMap<UnitName, UnitState>,
     kernel: Nftables,
     engine: Engine,
+    /// What a load of the policy made, as long as it may have to be made again.
+    again: Option<Again>,
     /// What of the ruleset the policy needs.
     interest: Interest,
     /// Chains of ours that others have renamed.
@@ -176,6 +178,7 @@ impl Daemon {
             users: Users::new(),
             states: BTreeMap::new(),
             kernel,
+            again: None,
             interest: Interest::default(),
             renamed: BTreeSet::new(),
             started: Instant::now(),
@@ -606,32 +609,46 @@ impl Daemon {
         // What others did so far, the load puts right.
         self.renamed.extend(sources.monitor.drain(&self.interest).unwrap_or_default().renamed);
         let before = self.kernel.generations_of_others();
-        let loaded = load.run(&mut self.kernel);
+        sources.monitor.record();
+        let again = self.again.as_ref().filter(|_| !is_just_read);
+        let repeated = again.and_then(|again| load.repeat(&mut self.kernel, again));
+        let loaded = repeated.map_or_else(|| load.run(&mut self.kernel), Ok);
         if is_just_read {
             // Before what stays is put where this was.
             self.give_back();
         }
         // Of a policy that was replaced, once it is gone; and after a repair, unless there is another one.
         self.calm = Some(self.now() + CALM);
-        let loaded = loaded?;
+        let mut loaded = loaded.inspect_err(|_| drop(sources.monitor.recorded()))?;
         self.load_error = None;
         self.refused = loaded.refusals.iter().map(|one| (one.annotation, one.words.clone())).collect();
         if is_just_read {
             self.loaded_at = SystemTime::now();
             let report = self.control.wants_findings().then(|| sources.answers.0.clone());
-            self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset, report);
+            self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset.take(), report);
         } else {
             self.notices.policy_reapplied(&policy, &loaded.refusals);
         }
-        self.hosts.policy_loaded(loaded.hosts, &policy.host_names());
+        self.hosts.policy_loaded(std::mem::take(&mut loaded.hosts), &policy.host_names());
         sources.ask_for(&policy);
         self.policy = policy;
         let (chains, sets) = dispatch::hosting(&self.policy);
         self.interest = Interest { chains, sets };
         self.delete_renamed();
         let mut change = sources.monitor.drain(&self.interest).unwrap_or_default();
+        let (recording, surroundings) = (sources.monitor.recorded(), self.surroundings(&loaded));
+        let is_undisturbed = before.is_some() && before == self.kernel.generations_of_others();
         // A large load of our own is more than can wait to be read.
-        change.overflow &= before != self.kernel.generations_of_others() || before.is_none();
+        change.overflow &= !is_undisturbed;
+        let is_other = loaded.is_repeated
+            && !self.again.as_ref().zip(recording.as_ref()).is_some_and(|(again, it)| again.is_same(it));
+        if is_other || is_just_read {
+            self.again = None;
+        }
+        if let (true, Some(recording), Some(surroundings)) = (is_undisturbed, recording, surroundings) {
+            let made = Again::of(&self.policy, (&instances, &users), &loaded, recording, surroundings);
+            self.again = made.or(self.again.take());
+        }
         if self.policy.annotations.is_empty() {
             let files: Vec<String> =
                 self.options.files.iter().map(|path| path.display().to_string()).collect();
@@ -649,10 +666,17 @@ impl Daemon {
         if is_just_read {
             process::trim();
         }
-        if loaded.unfinished {
+        if loaded.unfinished || is_other {
             self.tell(Event::ReapplyRequested);
         }
         Ok(())
+    }
+
+    /// What a load was made in, if it may be made again.
+    fn surroundings(&mut self, loaded: &Loaded) -> Option<Surroundings> {
+        let is_to_be_kept = !loaded.is_repeated && loaded.refusals.is_empty();
+        let tables = is_to_be_kept.then(|| load::tables(&self.policy))?;
+        Some(self.kernel.surroundings(&tables).ok()?.1)
     }
 
     /// Points the sources at what the engine has to know now, and tells it what is there of that.
