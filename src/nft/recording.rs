@@ -39,6 +39,9 @@ const NFTA_OBJREF_SET_NAME: u16 = 4;
 const NFT_SET_ANONYMOUS: u32 = 1;
 const NFT_SOCKET_CGROUPV2: u32 = 3;
 
+/// The flags of a request for something that must not be there.
+const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
 /// The attributes of what a rule may need (nf_tables.h): those that are given back as they are, and those that are the
 /// kernel's own. With any other, nothing is kept.
 struct Known {
@@ -169,24 +172,22 @@ impl Transaction {
         other: impl FnMut(&mut Vec<u8>, u16, &[u8]) -> Option<()>,
     ) -> Option<()> {
         self.recording.objects += 1;
-        self.keep(message, NLM_F_CREATE | NLM_F_EXCL, known, other)
+        self.keep(message, NEW, known, other)
     }
 
     fn set(&mut self, message: &Message) -> Option<()> {
         let name = bytes_of(message, NFTA_SET)?;
+        let is_inline = is_inline(message);
         self.sets += 1;
         let number = self.sets;
-        let template = match message.number(NFTA_SET_FLAGS).unwrap_or(0) & NFT_SET_ANONYMOUS {
-            0 => name.to_vec(),
-            _ => {
-                self.inline.insert((message.table()?, name.to_vec()), number);
-                self.recording.objects -= 1;
-                template_of(name)
-            }
-        };
-        self.object(message, &SET, |bytes, kind, _| {
+        if is_inline {
+            self.inline.insert((message.table()?, name.to_vec()), number);
+        } else {
+            self.recording.objects += 1;
+        }
+        self.keep(message, NEW, &SET, |bytes, kind, _| {
             (kind == NFTA_SET).then(|| {
-                value(bytes, NFTA_SET, &template);
+                value(bytes, kind, &if is_inline { template_of(name) } else { name.to_vec() });
                 value(bytes, NFTA_SET_ID, &number.to_be_bytes());
             })
         })
@@ -322,6 +323,11 @@ fn template_of(name: &[u8]) -> Vec<u8> {
     [&name[..name.len() - digits], b"%d\0"].concat()
 }
 
+/// Whether a set has no name of its own.
+fn is_inline(set: &Message) -> bool {
+    set.number(NFTA_SET_FLAGS).unwrap_or(0) & NFT_SET_ANONYMOUS != 0
+}
+
 fn bytes_of<'a>(message: &Message<'a>, kind: u16) -> Option<&'a [u8]> {
     attribute(message.payload.get(4..)?, kind)
 }
@@ -349,9 +355,7 @@ impl Surroundings {
         let is_table = name == NFTA_TABLE;
         self.has_ours |=
             !is_table && bytes_of(message, name).is_none_or(|name| name.starts_with(PREFIX.as_bytes()));
-        let is_inline =
-            name == NFTA_SET && message.number(NFTA_SET_FLAGS).unwrap_or(0) & NFT_SET_ANONYMOUS != 0;
-        if is_inline
+        if name == NFTA_SET && is_inline(message)
             || bytes_of(message, name).is_some_and(|name| !is_table && name.starts_with(PREFIX.as_bytes()))
             || !message.table().is_some_and(|table| tables.contains(&table))
         {
