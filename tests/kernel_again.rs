@@ -17,6 +17,7 @@ const BASE: &str = "flush ruleset
 table inet filter {
     set mine { type cgroupsv2; }
     set ports { type inet_service; flags interval; elements = { 80-90 }; }
+    map marks { type cgroupsv2 : mark; }
     map verdicts { type cgroupsv2 : verdict; }
     counter seen { }
     chain wl { }
@@ -55,7 +56,7 @@ const REST: &[&str] = &[
     "return",
 ];
 
-/// Rules that nft may make something else of another time, or that have a state: they are loaded by nft each time.
+/// What nft may make something else of another time, or what has a state: nft loads it each time.
 const BY_NFT: &[&str] = &[
     "oif \"lo\" accept",
     "meta skuid root accept",
@@ -123,7 +124,13 @@ impl<'a> Room<'a> {
         (loaded, made)
     }
 
-    /// Makes it again; whether that could be done.
+    /// Loads with nft, whatever that refuses.
+    fn reload(&mut self) -> String {
+        self.with(|load, kernel| load.run(kernel)).unwrap_or_else(|error| panic!("{error:?}"));
+        self.ruleset()
+    }
+
+    /// Makes it again, if that can be done.
     fn repeat(&mut self, again: &Again) -> Option<Loaded> {
         self.monitor.drain(&Interest::default()).unwrap();
         self.monitor.record();
@@ -213,12 +220,17 @@ fn whatever_nft_may_have_to_judge_anew_is_left_to_it() {
         assert!(room.repeat(&again).is_none(), "nothing is missing");
         for (from, to) in changes {
             assert!(BASE.contains(from), "{from}");
-            let elsewhere =
+            let base =
                 if to.contains("forward") { BASE.replace("jump wl", "") } else { BASE.to_owned() };
-            sandbox.load(&elsewhere.replace(from, to));
+            let changed = base.replace(from, to);
+            sandbox.load(&changed);
             let before = room.ruleset();
             assert!(room.repeat(&again).is_none(), "{to}");
             assert_eq!(room.ruleset(), before, "{to}");
+            let repaired = room.reload();
+            sandbox.load(&changed);
+            room.kernel = Nftables::open().unwrap();
+            assert_eq!(repaired, room.reload(), "as a new daemon does it");
         }
         // Rules and elements of the user's are nothing that nft looks at.
         sandbox.load(&BASE.replace("jump wl", "tcp dport { 5, 6 } jump wl").replace("80-90", "1-2"));
@@ -239,13 +251,16 @@ fn whatever_nft_may_have_to_judge_anew_is_left_to_it() {
 #[test]
 fn what_nft_makes_of_words_of_the_machine_is_not_kept() {
     sandbox::run(|sandbox| {
-        for rest in BY_NFT {
-            let text = format!(
-                "# a.service :: add rule inet filter wl socket cgroupv2 level 2 \"TOP/a\" {rest}\n# a.service :: add rule inet filter wl index 0 accept\n"
-            );
-            let (rule, place) = text.split_at(text.find("\n#").unwrap() + 1);
-            assert!(Room::new(sandbox, rule).load().1.is_none(), "{rest}");
-            assert!(place.contains("index"));
+        let rules = BY_NFT
+            .iter()
+            .map(|rest| format!("add rule inet filter wl socket cgroupv2 level 2 \"TOP/a\" {rest}"));
+        let rest = [
+            "add rule inet filter out index 1 socket cgroupv2 level 2 \"TOP/a\" accept",
+            "add element inet filter marks { \"TOP/a\" : 7 }",
+        ];
+        for statement in rules.chain(rest.map(str::to_owned)) {
+            let mut room = Room::new(sandbox, &format!("# a.service :: {statement}\n"));
+            assert!(room.load().1.is_none(), "{statement}");
         }
     });
 }

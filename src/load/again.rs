@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use super::{Attempt, Blamed, Levels, Load, Loaded, Marked, levels};
 use crate::{
     dispatch::{self, Pattern},
-    model::{Element, Instance, Row, SetRef, TableRef},
+    model::{Data, Element, Instance, Row, SetRef, TableRef},
     nft::{ElementChange, Kernel, Recording, Surroundings},
     policy::{Annotation, Part, Placement, Policy, Statement},
     units::selector::Users,
@@ -39,10 +39,16 @@ impl Again {
         recording: Recording,
         surroundings: Surroundings,
     ) -> Option<Self> {
-        let is_whole =
-            loaded.refusals.is_empty() && !loaded.unfinished && recording.objects == loaded.objects;
-        let is_constant = policy.iter().all(|(_, annotation)| is_constant(annotation));
-        (is_whole && is_constant && policy.host_names().is_empty()).then(|| Self {
+        let is_whole = loaded.refusals.is_empty()
+            && !loaded.unfinished
+            && recording.objects == loaded.objects
+            && surroundings.is_small();
+        let is_constant =
+            policy.host_names().is_empty() && policy.iter().all(|(_, annotation)| is_constant(annotation));
+        let mut data = loaded.rows.iter().map(|row| &row.element.data);
+        // Others are in words that only nft knows.
+        let are_verdicts = data.all(|data| !matches!(data, Some(Data::Value(_))));
+        (is_whole && is_constant && are_verdicts).then(|| Self {
             recording,
             surroundings,
             levels: levels(policy, instances, users),

@@ -374,6 +374,11 @@ impl Surroundings {
         self.has_ours |= other.has_ours;
     }
 
+    /// Whether it is little enough to be kept.
+    pub fn is_small(&self) -> bool {
+        self.bytes.len() <= MOST
+    }
+
     /// Whether it is the same as at an earlier load, and nothing of ours is there.
     pub fn are_as_before(&self, at_load: &Self) -> bool {
         !self.has_ours && self.bytes == at_load.bytes

@@ -106,6 +106,11 @@ fn changes(own: u32, interest: &Interest, datagrams: &[&[u8]]) -> Change {
     change
 }
 
+/// How many objects the thread 1000 made, if what it made can be recorded.
+pub fn recorded_objects(input: &[u8]) -> Option<usize> {
+    recorded(1000, &frames(input)).map(|recording| recording.objects)
+}
+
 /// What the thread `own` made, as requests.
 fn recorded(own: u32, datagrams: &[&[u8]]) -> Option<Recording> {
     let mut heard = Heard::by(own);
