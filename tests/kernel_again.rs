@@ -220,8 +220,7 @@ fn whatever_nft_may_have_to_judge_anew_is_left_to_it() {
         assert!(room.repeat(&again).is_none(), "nothing is missing");
         for (from, to) in changes {
             assert!(BASE.contains(from), "{from}");
-            let base =
-                if to.contains("forward") { BASE.replace("jump wl", "") } else { BASE.to_owned() };
+            let base = if to.contains("forward") { BASE.replace("jump wl", "") } else { BASE.to_owned() };
             let changed = base.replace(from, to);
             sandbox.load(&changed);
             let before = room.ruleset();

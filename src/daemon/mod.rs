@@ -29,7 +29,7 @@ use std::{
 use sd_notify::NotifyState;
 
 use crate::{
-    cgroupfs::{self, look},
+    cgroupfs::{self, Glance, look},
     cli,
     commands::Failure,
     dispatch::{self, Script, is_identifier},
@@ -611,7 +611,12 @@ impl Daemon {
         let before = self.kernel.generations_of_others();
         sources.monitor.record();
         let again = self.again.as_ref().filter(|_| !is_just_read);
-        let repeated = again.and_then(|again| load.repeat(&mut self.kernel, again));
+        let glance = Glance::new(Path::new(CGROUP_ROOT));
+        let at_a_glance = Load { look: &|path| glance.look(path), ..load };
+        let repeated = again.and_then(|again| at_a_glance.repeat(&mut self.kernel, again));
+        if repeated.is_some() {
+            tracing::debug!("the policy is in the kernel again as it was, without nft");
+        }
         let loaded = repeated.map_or_else(|| load.run(&mut self.kernel), Ok);
         if is_just_read {
             // Before what stays is put where this was.
