@@ -3,8 +3,9 @@
 //! "There is none" and "it could not be looked at" are told apart: the second says nothing about the cgroup.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, Metadata, ReadDir},
     io, iter,
     os::unix::fs::{DirEntryExt, MetadataExt},
@@ -39,6 +40,52 @@ pub fn look_at(directory: &Path) -> io::Result<Option<CgroupId>> {
 /// As open(2), unless the error says that there is no such directory.
 pub fn children(directory: &Path) -> io::Result<Option<Children>> {
     Ok(if_there(fs::read_dir(directory))?.map(Children))
+}
+
+/// Looks at many cgroups at about the same time: of those in one cgroup, at a few one by one, and then at all in its list,
+/// which takes a fraction of the time. What comes or goes meanwhile may be seen or not, as with any look.
+#[derive(Debug)]
+pub struct Glance<'a> {
+    root: &'a Path,
+    parents: RefCell<BTreeMap<String, Parent>>,
+}
+
+/// How often one of its cgroups was looked at, and later, what cgroups it has.
+#[derive(Debug)]
+enum Parent {
+    Looks(usize),
+    Listed(BTreeMap<OsString, CgroupId>),
+}
+
+/// How many looks take as long as a list: a cgroup's directory has some 50 files besides.
+const AS_LONG_AS_A_LIST: usize = 16;
+
+impl<'a> Glance<'a> {
+    /// At cgroups below `root`.
+    pub fn new(root: &'a Path) -> Self {
+        Self { root, parents: RefCell::default() }
+    }
+
+    /// The id of a cgroup; nothing if there is none, or if it could not be looked at.
+    pub fn look(&self, path: &CgroupPath) -> Option<CgroupId> {
+        let (above, name) = path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()));
+        let mut parents = self.parents.borrow_mut();
+        if !parents.contains_key(above) {
+            parents.insert(above.to_owned(), Parent::Looks(0));
+        }
+        let parent = parents.get_mut(above)?;
+        if let Parent::Looks(looks) = parent {
+            *looks += 1;
+            let listed =
+                (*looks > AS_LONG_AS_A_LIST).then(|| children(&self.root.join(above)).ok().flatten());
+            match listed.flatten().and_then(|children| children.collect::<io::Result<_>>().ok()) {
+                Some(list) => *parent = Parent::Listed(list),
+                None => return look_at(&self.root.join(path.as_str())).ok().flatten(),
+            }
+        }
+        let Parent::Listed(list) = parent else { return None };
+        list.get(OsStr::new(name)).copied()
+    }
 }
 
 /// All cgroups below one, down to so many levels, each before those below it: its directory and its id, or why one could
@@ -197,6 +244,21 @@ mod tests {
         let (name, id) = children(&scratch.0).unwrap().unwrap().next().unwrap().unwrap();
         assert_eq!(name, "a");
         assert_eq!(look_at(&scratch.0.join("a")).unwrap(), Some(id));
+    }
+
+    #[test]
+    fn a_glance_sees_the_same_as_a_look_at_each() {
+        let scratch = Scratch::new("glance");
+        let names: Vec<String> = (0..40).map(|number| format!("a/{number}.service")).collect();
+        names.iter().step_by(2).for_each(|name| scratch.make(name));
+        fs::write(scratch.0.join("a/39.service"), "").unwrap();
+        let glance = Glance::new(&scratch.0);
+        for name in names.iter().map(String::as_str).chain(["a", "b", "b/c"]) {
+            let seen = glance.look(&name.parse().unwrap());
+            assert_eq!(seen, look_at(&scratch.0.join(name)).unwrap(), "{name}");
+        }
+        assert!(matches!(glance.parents.borrow()["a"], Parent::Listed(_)));
+        assert!(matches!(glance.parents.borrow()[""], Parent::Looks(2)));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! Elements in users' own sets have our mark in the kernel, so that any load, also that of another process, knows what to
 //! take away, and that everything else is the user's.
 
+mod again;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -27,6 +29,7 @@ use crate::{
     text::Span,
     units::selector::{Index, Users, selected},
 };
+pub use again::{Again, tables};
 
 /// How often a load is tried again because the machine changed under it.
 const TRIES: usize = 8;
@@ -78,10 +81,14 @@ pub struct Loaded {
     pub refusals: Vec<Refusal>,
     /// The sets of host names that went in with it.
     pub hosts: Vec<HostSet>,
+    /// How many maps, sets, chains and counters it made.
+    pub objects: usize,
     /// What it was loaded into, without what is ours, as libnftables lists it.
     pub ruleset: Value,
     /// Whether elements that should be gone are still there, since the kernel could not delete them for now.
     pub unfinished: bool,
+    /// Whether it is what was there before, made again without nft.
+    pub is_repeated: bool,
 }
 
 /// Nothing was loaded, and no annotation is to blame.
@@ -133,7 +140,9 @@ fn levels(policy: &Policy, instances: &[Instance], users: &Users) -> Levels {
 }
 
 /// One try: what goes into the kernel, and for whom.
+#[derive(Default)]
 struct Attempt {
+    objects: usize,
     patterns: Vec<Pattern>,
     hosts: Vec<HostSet>,
     /// The rows that are known ahead, and behind them those that patterns make of each instance.
@@ -155,6 +164,34 @@ impl Attempt {
         let (at, is_deletion) = self.elements.get(line.checked_sub(self.removal + self.fixed + 1)?)?;
         let (number, _) = self.due.get(*at)?;
         Some((self.rows[*number].element.key.cgroup()?, *is_deletion))
+    }
+
+    /// What is in the kernel now, with these elements.
+    fn loaded(self, installed: Vec<(usize, Option<CgroupId>)>, blamed: Blamed) -> Loaded {
+        let left_out = blamed.left_out();
+        let stays = |annotations: &[AnnotationId]| annotations.iter().any(|id| !left_out.contains(id));
+        let Self { objects, mut patterns, hosts, rows, instances, .. } = self;
+        // Refused rows go, so those behind them move up.
+        let mut kept = 0..;
+        let moved: Vec<Option<usize>> =
+            rows.iter().map(|row| if stays(&row.annotations) { kept.next() } else { None }).collect();
+        let installed = installed.into_iter().filter_map(|(number, id)| Some((moved[number]?, id))).collect();
+        patterns.retain(|pattern| stays(&pattern.annotations));
+        let mut rows = rows.into_iter();
+        let mut take = |count: usize| -> Vec<Row> {
+            rows.by_ref().take(count).filter(|row| stays(&row.annotations)).collect()
+        };
+        let named = instances.first().map_or(moved.len(), |(_, rows)| rows.start);
+        Loaded {
+            rows: take(named),
+            patterns,
+            instances: instances.into_iter().map(|(instance, rows)| (instance, take(rows.len()))).collect(),
+            installed,
+            hosts,
+            objects,
+            refusals: blamed.refused.into_values().collect(),
+            ..Loaded::default()
+        }
     }
 
     /// Whether a complaint is about a line with many elements, so that nobody knows which of them it is about.
@@ -235,16 +272,9 @@ impl Load<'_> {
         blamed: &Blamed,
         together: bool,
     ) -> Attempt {
-        let Dispatch { script: fixed, mut rows, patterns, hosts, .. } = dispatch;
-        let mut instances = Vec::new();
-        let index = Index::of(patterns.iter().map(|pattern| &pattern.selectors));
-        for instance in self.instances {
-            let first = rows.len();
-            let candidates = index.candidates(&instance.unit).into_iter().map(|number| &patterns[number]);
-            let selecting = candidates.filter(|one| one.selectors.select(instance, self.users));
-            rows.extend(selecting.flat_map(|pattern| pattern.rows(&instance.path)));
-            instances.push((instance.clone(), first..rows.len()));
-        }
+        let Dispatch { script: fixed, mut rows, patterns, hosts, objects, .. } = dispatch;
+        let objects = objects.len();
+        let instances = self.add_instances(&mut rows, &patterns);
         let due = self.due(&rows, blamed);
         let (removal, fixed_lines) = (script.lines.len(), fixed.lines.len());
         script.lines.extend(fixed.lines);
@@ -266,7 +296,22 @@ impl Load<'_> {
             elements.push((at, false));
         }
         script.lines.extend(ours.into_iter().map(|(set, rows)| dispatch::additions(set, &rows)));
-        Attempt { patterns, hosts, rows, instances, due, script, removal, fixed: fixed_lines, elements }
+        let fixed = fixed_lines;
+        Attempt { objects, patterns, hosts, rows, instances, due, script, removal, fixed, elements }
+    }
+
+    /// Adds the rows that patterns make of each instance. Returns which.
+    fn add_instances(&self, rows: &mut Vec<Row>, patterns: &[Pattern]) -> Vec<(Instance, Range<usize>)> {
+        let mut instances = Vec::new();
+        let index = Index::of(patterns.iter().map(|pattern| &pattern.selectors));
+        for instance in self.instances {
+            let first = rows.len();
+            let candidates = index.candidates(&instance.unit).into_iter().map(|number| &patterns[number]);
+            let selecting = candidates.filter(|one| one.selectors.select(instance, self.users));
+            rows.extend(selecting.flat_map(|pattern| pattern.rows(&instance.path)));
+            instances.push((instance.clone(), first..rows.len()));
+        }
+        instances
     }
 
     /// The rows that are due, each element once, with the id of its cgroup.
@@ -312,39 +357,28 @@ impl Load<'_> {
         ruleset: Value,
     ) -> Loaded {
         let (installed, is_right) = self.installed(kernel, &attempt);
+        let is_swept = self.sweep(kernel, &attempt, &installed, marked);
+        self.try_absent_elements(kernel, &attempt, &mut blamed);
+        let unfinished = !(is_right && is_swept);
+        Loaded { ruleset, unfinished, ..attempt.loaded(installed, blamed) }
+    }
+
+    /// Takes out of users' own sets what is not of this load.
+    fn sweep(
+        &self,
+        kernel: &mut dyn Kernel,
+        attempt: &Attempt,
+        installed: &[(usize, Option<CgroupId>)],
+        marked: &Marked,
+    ) -> bool {
         let mut wanted = Marked::new();
-        for (number, id) in &installed {
+        for (number, id) in installed {
             let set = &attempt.rows[*number].element.set;
             if let Some(id) = id.filter(|_| !set.is_ours()) {
                 wanted.entry(set.clone()).or_default().insert(id);
             }
         }
-        let is_swept = sweep(kernel, self.policy, &wanted, marked, self.alive);
-        self.try_absent_elements(kernel, &attempt, &mut blamed);
-        let left_out = blamed.left_out();
-        let stays = |annotations: &[AnnotationId]| annotations.iter().any(|id| !left_out.contains(id));
-        let Attempt { mut patterns, hosts, rows, instances, .. } = attempt;
-        // Refused rows go, so those behind them move up.
-        let mut kept = 0..;
-        let moved: Vec<Option<usize>> =
-            rows.iter().map(|row| if stays(&row.annotations) { kept.next() } else { None }).collect();
-        let installed = installed.into_iter().filter_map(|(number, id)| Some((moved[number]?, id))).collect();
-        patterns.retain(|pattern| stays(&pattern.annotations));
-        let mut rows = rows.into_iter();
-        let mut take = |count: usize| -> Vec<Row> {
-            rows.by_ref().take(count).filter(|row| stays(&row.annotations)).collect()
-        };
-        let named = instances.first().map_or(moved.len(), |(_, rows)| rows.start);
-        Loaded {
-            rows: take(named),
-            patterns,
-            instances: instances.into_iter().map(|(instance, rows)| (instance, take(rows.len()))).collect(),
-            installed,
-            hosts,
-            refusals: blamed.refused.into_values().collect(),
-            ruleset,
-            unfinished: !(is_right && is_swept),
-        }
+        sweep(kernel, self.policy, &wanted, marked, self.alive)
     }
 
     /// What went in. libnftables looks paths up by itself; ids are never used again, so an id that is the same before and

@@ -11,6 +11,8 @@ mod checks;
 fn kernels_messages_are_understood() {
     let answered = each("netlink", checks::netlink::check);
     assert!(answered.iter().filter(|answers| **answers > 0).count() >= 10, "{answered:?}");
+    let recorded = each("netlink", checks::netlink::recorded_objects);
+    assert!(recorded.contains(&Some(4)), "{recorded:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 mod common;
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     fs, io,
     net::UdpSocket,
@@ -27,9 +28,9 @@ use proptest::{
 use scnpm::{
     cgroupfs::{alive, look},
     dispatch,
-    load::{Load, script},
+    load::{Again, Load, script, tables},
     model::{CGROUP_ROOT, CgroupPath, Instance, UnitState},
-    nft::{Kernel, Nftables},
+    nft::{Interest, Kernel, Nftables, RulesetMonitor},
     policy::hosts::Hosts,
     units::selector::{Selectors, Users},
 };
@@ -188,6 +189,8 @@ fn compare_many(sandbox: &Sandbox, tree: &Tree, rule: &(impl Strategy<Value = Ru
     if let Err(error) = result {
         panic!("{error}");
     }
+    let repeated = machine.repeated.get();
+    assert!(repeated > CASES / 10, "only {repeated} policies could be made again");
 }
 
 /// Cgroups of a test's own. In their names and in selectors, `TOP` and `UID` stand for what is different in each run.
@@ -443,6 +446,8 @@ struct Machine<'a> {
     tree: &'a Tree,
     instances: Vec<Instance>,
     sockets: Vec<(String, UdpSocket, UdpSocket)>,
+    /// How many loads could be made again.
+    repeated: Cell<u32>,
 }
 
 impl<'a> Machine<'a> {
@@ -464,7 +469,7 @@ impl<'a> Machine<'a> {
             .collect();
         join(&root.join(home));
         let instances = tree.paths().filter_map(|path| Instance::of(&path.parse().unwrap())).collect();
-        Self { sandbox, tree, instances, sockets }
+        Self { sandbox, tree, instances, sockets, repeated: Cell::default() }
     }
 
     /// What left of the `::` selects these units.
@@ -548,8 +553,22 @@ impl<'a> Machine<'a> {
             instances: &self.instances,
             users: &Users::new(),
         };
+        let mut monitor = RulesetMonitor::open(kernel.generation()?.thread)?;
+        monitor.record();
         let loaded =
             load.run(&mut kernel).map_err(|error| fail(&format!("{:?}\n{}", error.words, context())))?;
+        monitor.drain(&Interest::default())?;
+        // What can be made again is compared as it is then.
+        let surroundings = kernel.surroundings(&tables(&policy))?.1;
+        let again = monitor.recorded().and_then(|recording| {
+            Again::of(&policy, (&self.instances, &Users::new()), &loaded, recording, surroundings)
+        });
+        if let Some(again) = again {
+            run(&mut kernel, &format!("flush ruleset\n{base}"))?;
+            let repeated = load.repeat(&mut kernel, &again).ok_or_else(|| fail(&context()))?;
+            self.repeated.set(self.repeated.get() + 1);
+            prop_assert_eq!(repeated.installed, loaded.installed.clone());
+        }
         let compiled = || script(&policy, &hosts, &self.instances, &Users::new()).script.to_string();
         prop_assert!(
             loaded.refusals.is_empty(),

@@ -31,17 +31,17 @@ use std::{
 use sd_notify::NotifyState;
 
 use crate::{
-    cgroupfs::{self, look},
+    cgroupfs::{self, Glance, look},
     cli,
     commands::Failure,
     dispatch::{self, Script, is_identifier},
     effects::{self, Done, Failed},
     engine::{Action, Engine, Event, PolicyLoaded, Settings, hosts::HostSets},
     findings,
-    load::{self, Load, LoadError},
+    load::{self, Again, Load, LoadError, Loaded},
     log,
     model::{AnnotationId, CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
-    nft::{Change, Interest, Kernel, Nftables, probe},
+    nft::{Change, Interest, Kernel, Nftables, Surroundings, probe},
     policy::{Policy, hosts::HostName},
     text::diagnostic::Severity,
     units::{places::user_of, selector::Users},
@@ -144,6 +144,8 @@ struct Daemon {
     states: BTreeMap<UnitName, UnitState>,
     kernel: Nftables,
     engine: Engine,
+    /// What a load of the policy made, as long as it may have to be made again.
+    again: Option<Again>,
     /// What of the ruleset the policy needs.
     interest: Interest,
     /// Chains of ours that others have renamed.
@@ -187,6 +189,7 @@ impl Daemon {
             users: Users::new(),
             states: BTreeMap::new(),
             kernel,
+            again: None,
             interest: Interest::default(),
             renamed: BTreeSet::new(),
             started: Instant::now(),
@@ -633,26 +636,35 @@ impl Daemon {
         // What others did so far, the load puts right.
         self.renamed.extend(sources.monitor.drain(&self.interest).unwrap_or_default().renamed);
         let before = self.kernel.generations_of_others();
-        let loaded = load.run(&mut self.kernel);
+        sources.monitor.record();
+        let is_same_policy = !is_just_read && Arc::ptr_eq(&policy, &self.policy);
+        let again = self.again.as_ref().filter(|_| is_same_policy);
+        let glance = Glance::new(Path::new(CGROUP_ROOT));
+        let at_a_glance = Load { look: &|path| glance.look(path), ..load };
+        let repeated = again.and_then(|again| at_a_glance.repeat(&mut self.kernel, again));
+        if repeated.is_some() {
+            tracing::debug!("the policy is in the kernel again as it was, without nft");
+        }
+        let loaded = repeated.map_or_else(|| load.run(&mut self.kernel), Ok);
         if is_just_read {
             // Before what stays is put where this was.
             self.give_back();
         }
         // Of a policy that was replaced, once it is gone; and after a repair, unless there is another one.
         self.calm = Some(self.now() + CALM);
-        let loaded = loaded?;
+        let mut loaded = loaded.inspect_err(|_| drop(sources.monitor.recorded()))?;
         self.load_error = None;
         self.refused = loaded.refusals.iter().map(|one| (one.annotation, one.words.clone())).collect();
         if is_just_read {
             self.loaded_at = SystemTime::now();
             self.records_are_loaded(&policy, Some(&loaded.ruleset));
             let report = self.control.wants_findings().then(|| sources.answers.0.clone());
-            self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset, report);
+            self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset.take(), report);
         } else {
             self.records_are_loaded(&policy, None);
             self.notices.policy_reapplied(&policy, &loaded.refusals);
         }
-        self.hosts.policy_loaded(loaded.hosts, &policy.host_names());
+        self.hosts.policy_loaded(std::mem::take(&mut loaded.hosts), &policy.host_names());
         sources.ask_for(&policy);
         self.plain = plain;
         self.policy = policy;
@@ -660,8 +672,19 @@ impl Daemon {
         self.interest = Interest { chains, sets };
         self.delete_renamed();
         let mut change = sources.monitor.drain(&self.interest).unwrap_or_default();
+        let (recording, surroundings) = (sources.monitor.recorded(), self.surroundings(&loaded));
+        let is_undisturbed = before.is_some() && before == self.kernel.generations_of_others();
         // A large load of our own is more than can wait to be read.
-        change.overflow &= before != self.kernel.generations_of_others() || before.is_none();
+        change.overflow &= !is_undisturbed;
+        let is_other = loaded.is_repeated
+            && !self.again.as_ref().zip(recording.as_ref()).is_some_and(|(again, it)| again.is_same(it));
+        if is_other || !is_same_policy {
+            self.again = None;
+        }
+        if let (true, Some(recording), Some(surroundings)) = (is_undisturbed, recording, surroundings) {
+            let made = Again::of(&self.policy, (&instances, &users), &loaded, recording, surroundings);
+            self.again = made.or(self.again.take());
+        }
         if self.policy.annotations.is_empty() {
             let files: Vec<String> =
                 self.options.files.iter().map(|path| path.display().to_string()).collect();
@@ -679,10 +702,17 @@ impl Daemon {
         if is_just_read {
             process::trim();
         }
-        if loaded.unfinished {
+        if loaded.unfinished || is_other {
             self.tell(Event::ReapplyRequested);
         }
         Ok(())
+    }
+
+    /// What a load was made in, if it may be made again.
+    fn surroundings(&mut self, loaded: &Loaded) -> Option<Surroundings> {
+        let is_to_be_kept = !loaded.is_repeated && loaded.refusals.is_empty();
+        let tables = is_to_be_kept.then(|| load::tables(&self.policy))?;
+        Some(self.kernel.surroundings(&tables).ok()?.1)
     }
 
     /// Points the sources at what the engine has to know now, and tells it what is there of that.

@@ -11,11 +11,12 @@ use super::{
     message::{RawElement, RawKey},
     netlink::{Content, Generation, Netlink},
     probe::no_nf_tables,
+    recording::{Recording, Surroundings},
 };
 use crate::{
     dispatch::{Script, is_identifier, leftovers::Listing},
     explain::ruleset::Ruleset,
-    model::{Addresses, CgroupId, Count, CounterRef, Data, Element, SetRef},
+    model::{Addresses, CgroupId, Count, CounterRef, Data, Element, SetRef, TableRef},
 };
 
 /// A change of one element.
@@ -93,6 +94,22 @@ pub trait Kernel {
     /// Whether only libnftables can make an element of it: its value has one of nft's data types, or the set is
     /// a user's and more than one of cgroups.
     fn needs_words(&mut self, element: &Element) -> bool;
+
+    /// What is in these tables besides what is ours, and the generation that it is of.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn surroundings(&mut self, _tables: &BTreeSet<TableRef>) -> io::Result<(u32, Surroundings)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Makes what was recorded again, with elements, in one transaction, if the ruleset is still this generation.
+    ///
+    /// # Errors
+    /// The first of the kernel's; nothing is changed then.
+    fn repeat(&mut self, _: u32, _: &Recording, _elements: &[ElementChange<'_>]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Gives back the memory that loading and listing took, when there is none of it for a while.
     fn release_memory(&mut self) {}
@@ -246,6 +263,22 @@ impl Kernel for Nftables {
 
     fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()> {
         let outcome = self.netlink.change(changes);
+        self.count(outcome)
+    }
+
+    fn surroundings(&mut self, tables: &BTreeSet<TableRef>) -> io::Result<(u32, Surroundings)> {
+        // What changes behind it is found when the generation is named.
+        let generation = self.netlink.generation()?.id;
+        Ok((generation, self.netlink.surroundings(tables)?))
+    }
+
+    fn repeat(
+        &mut self,
+        generation: u32,
+        recording: &Recording,
+        elements: &[ElementChange<'_>],
+    ) -> io::Result<()> {
+        let outcome = self.netlink.repeat(generation, recording, elements);
         self.count(outcome)
     }
 

@@ -15,42 +15,45 @@ pub(crate) const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
 pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
 pub(super) const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_EXCL: u16 = 0x200;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_APPEND: u16 = 0x800;
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
+const NFNL_BATCH_GENID: u16 = 1;
 
 /// `NFTA_TABLE_NAME`, and the table's name of all else.
-const NFTA_TABLE: u16 = 1;
+pub(super) const NFTA_TABLE: u16 = 1;
 const NFTA_TABLE_OWNER: u16 = 7;
 pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 pub(super) const NFTA_CHAIN_HANDLE: u16 = 2;
 pub(super) const NFTA_RULE_CHAIN: u16 = 2;
 /// `NFTA_SET_NAME` and `NFTA_SET_ELEM_LIST_SET`.
-const NFTA_SET: u16 = 2;
+pub(super) const NFTA_SET: u16 = 2;
 pub(super) const NFTA_GEN_ID: u16 = 1;
 pub(super) const NFTA_GEN_PROC_PID: u16 = 2;
 pub(super) const NFTA_GEN_PROC_NAME: u16 = 3;
 pub(super) const NFTA_OBJ_NAME: u16 = 2;
-const NFTA_OBJ_TYPE: u16 = 3;
-const NFTA_OBJ_DATA: u16 = 4;
-const NFTA_COUNTER_BYTES: u16 = 1;
-const NFTA_COUNTER_PACKETS: u16 = 2;
-const NFT_OBJECT_COUNTER: u32 = 1;
-const NFTA_SET_FLAGS: u16 = 3;
+pub(super) const NFTA_OBJ_TYPE: u16 = 3;
+pub(super) const NFTA_OBJ_DATA: u16 = 4;
+pub(super) const NFTA_COUNTER_BYTES: u16 = 1;
+pub(super) const NFTA_COUNTER_PACKETS: u16 = 2;
+pub(super) const NFT_OBJECT_COUNTER: u32 = 1;
+pub(super) const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_LOOKUP_SET: u16 = 1;
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_SET_ELEM_DATA: u16 = 2;
-const NFTA_SET_ELEM_FLAGS: u16 = 3;
+pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
+pub(super) const NFTA_EXPR_NAME: u16 = 1;
+pub(super) const NFTA_EXPR_DATA: u16 = 2;
+pub(super) const NFTA_LOOKUP_SET: u16 = 1;
+pub(super) const NFTA_LIST_ELEM: u16 = 1;
+pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(super) const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
-const NFTA_SET_ELEM_USERDATA: u16 = 6;
+pub(super) const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_SET_ELEM_EXPR: u16 = 7;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
@@ -113,6 +116,26 @@ impl Batch {
         let mut batch = Self { bytes: Vec::new(), first: seq, next: seq, opened: 0 };
         batch.bracket(NFNL_MSG_BATCH_BEGIN);
         batch
+    }
+
+    /// One that the kernel refuses (`ERESTART`) unless the ruleset is still this generation.
+    pub(super) fn for_generation(seq: u32, generation: u32) -> Self {
+        let mut batch = Self::new(seq);
+        value(&mut batch.bytes, NFNL_BATCH_GENID, &generation.to_be_bytes());
+        close(&mut batch.bytes, 0);
+        batch
+    }
+
+    /// Adds whole messages, and numbers them.
+    pub(super) fn repeat(&mut self, messages: &[u8]) {
+        let mut at = self.bytes.len();
+        self.bytes.extend(messages);
+        while let Some(length) = u32_at(&self.bytes, at) {
+            self.bytes[at + 8..at + 12].copy_from_slice(&self.next.to_ne_bytes());
+            self.opened = at;
+            self.next = self.next.wrapping_add(1);
+            at += aligned(length as usize);
+        }
     }
 
     /// The number of the last message so far, the only one that is acknowledged if all is well: the acknowledgements of a
@@ -340,7 +363,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(bytes, 0)?);
         let found = (u16_at(bytes, 2)? & NLA_TYPE_MASK, bytes.get(4..length)?);
@@ -375,6 +398,11 @@ fn about(bytes: &mut Vec<u8>, kind: c_int, flags: u16, seq: u32, set: Option<&Se
         text(bytes, NFTA_SET, &set.name);
     }
     start
+}
+
+/// Begins a request of the same kind as a message, without a number, and tells where, for [`close`].
+pub(super) fn opening(bytes: &mut Vec<u8>, message: &Message, flags: u16) -> Option<usize> {
+    Some(header(bytes, message.kind, NLM_F_REQUEST | flags, 0, *message.payload.first()?, 0))
 }
 
 /// Begins a message and tells where, for [`close`].

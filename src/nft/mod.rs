@@ -7,6 +7,7 @@ pub(crate) mod message;
 pub mod monitor;
 pub mod netlink;
 pub mod probe;
+pub mod recording;
 pub mod sock_diag;
 pub mod trace;
 
@@ -14,3 +15,4 @@ pub use complaint::{Complaint, FileComplaint};
 pub use kernel::{ElementChange, Kernel, Nftables, is_passing, words_of};
 pub use monitor::{Change, Interest, RulesetMonitor};
 pub use netlink::Content;
+pub use recording::{Recording, Surroundings};

@@ -23,6 +23,7 @@ use super::{
         Message, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_OBJ_NAME, NFTA_RULE_CHAIN, NLM_F_CREATE, messages,
     },
     netlink::{Generation, RECEIVE_BUFFER, connect},
+    recording::{Recorder, Recording},
 };
 use crate::model::{ChainRef, PREFIX, SetRef, TableRef};
 
@@ -100,6 +101,8 @@ pub struct Heard {
     has_touched: bool,
     /// Chains that it makes or changes, with their handles.
     chains: Vec<(ChainRef, u64)>,
+    /// Makes a recording of what our own thread makes, while there is to be one.
+    recorder: Option<Recorder>,
 }
 
 /// `NFNLGRP_NFTABLES` as a bit of the mask at bind(2).
@@ -126,6 +129,16 @@ impl RulesetMonitor {
         Ok(Self { socket, heard: Heard::by(own), buffer: vec![0; RECEIVE_BUFFER] })
     }
 
+    /// Begins a recording of what our own thread makes from now on, as far as it is drained.
+    pub fn record(&mut self) {
+        self.heard.record();
+    }
+
+    /// Ends the recording; none if not all could be recorded.
+    pub fn recorded(&mut self) -> Option<Recording> {
+        self.heard.recorded()
+    }
+
     /// Reads all that waits.
     ///
     /// # Errors
@@ -136,7 +149,10 @@ impl RulesetMonitor {
             match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(length) => self.heard.take(&self.buffer[..length], interest, &mut change),
                 Err(Errno::EAGAIN) => return Ok(change),
-                Err(Errno::ENOBUFS) => change.overflow = true,
+                Err(Errno::ENOBUFS) => {
+                    change.overflow = true;
+                    self.heard.recorder.iter_mut().for_each(Recorder::give_up);
+                }
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -160,7 +176,18 @@ impl Heard {
         }
     }
 
+    /// See [`RulesetMonitor::record`].
+    pub fn record(&mut self) {
+        self.recorder = Some(Recorder::default());
+    }
+
+    /// See [`RulesetMonitor::recorded`].
+    pub fn recorded(&mut self) -> Option<Recording> {
+        self.recorder.take()?.finish()
+    }
+
     fn note(&mut self, message: &Message, interest: &Interest) {
+        self.recorder.iter_mut().for_each(|recorder| recorder.take(message));
         self.has_touched |= interest.is_touched_by(message) == Some(true);
         if message.nf_tables() == Some(NFT_MSG_NEWCHAIN)
             && let Some(chain) = message.chain(NFTA_CHAIN_NAME)
@@ -172,6 +199,7 @@ impl Heard {
 
     /// The transaction was the one that made this generation.
     fn end(&mut self, by: Generation, change: &mut Change) {
+        self.recorder.iter_mut().for_each(|recorder| recorder.end(by.thread == self.own));
         let has_touched = std::mem::take(&mut self.has_touched);
         let chains = std::mem::take(&mut self.chains).into_iter();
         let (named_ours, others): (Vec<_>, Vec<_>) = chains.partition(|(chain, _)| is_ours(&chain.name));

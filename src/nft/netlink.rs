@@ -9,8 +9,8 @@ use std::{
 };
 
 use libc::{
-    NFT_MSG_GETGEN, NFT_MSG_GETOBJ, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE,
-    NFT_MSG_NEWGEN, c_int,
+    NFT_MSG_GETCHAIN, NFT_MSG_GETGEN, NFT_MSG_GETOBJ, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM,
+    NFT_MSG_GETTABLE, NFT_MSG_NEWGEN, c_int,
 };
 use nix::{
     errno::Errno,
@@ -29,6 +29,7 @@ use super::{
         Batch, Message, NFTA_GEN_ID, NFTA_GEN_PROC_NAME, NFTA_GEN_PROC_PID, NLM_F_ACK, NLM_F_DUMP,
         NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, messages, request,
     },
+    recording::{Recording, Surroundings},
 };
 use crate::model::{Addresses, CgroupId, Count, CounterRef, PREFIX, Recorded, SetRef, TableRef};
 
@@ -128,18 +129,35 @@ impl<W: Wire> Netlink<W> {
     /// The first of the kernel's.
     pub fn change(&mut self, changes: &[ElementChange<'_>]) -> io::Result<()> {
         let mut batch = Batch::new(self.seq);
-        for run in changes
-            .chunk_by(|a, b| a.is_addition() == b.is_addition() && a.is_of_cgroup() && b.is_of_cgroup())
-        {
-            match run {
-                [ElementChange::Delete { set, id: None }] => batch.flush(set),
-                [first, ..] => {
-                    let elements: Vec<RawElement<'_>> = run.iter().map(ElementChange::raw).collect();
-                    if first.is_addition() { batch.add(&elements) } else { batch.delete(&elements) }
-                }
-                [] => {}
-            }
+        put_in(&mut batch, changes);
+        self.commit(batch)
+    }
+
+    /// See [`Kernel::surroundings`](super::Kernel::surroundings).
+    ///
+    /// # Errors
+    /// The kernel's; `Interrupted` for a ruleset that changes all the time.
+    pub fn surroundings(&mut self, tables: &BTreeSet<TableRef>) -> io::Result<Surroundings> {
+        let mut all = Surroundings::default();
+        for kind in [NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETSET, NFT_MSG_GETOBJ] {
+            all.join(self.list(kind, None, |message, found: &mut Surroundings| found.take(message, tables))?);
         }
+        Ok(all)
+    }
+
+    /// See [`Kernel::repeat`](super::Kernel::repeat).
+    ///
+    /// # Errors
+    /// The first of the kernel's; `ERESTART` if the ruleset is another generation.
+    pub fn repeat(
+        &mut self,
+        generation: u32,
+        recording: &Recording,
+        elements: &[ElementChange<'_>],
+    ) -> io::Result<()> {
+        let mut batch = Batch::for_generation(self.seq, generation);
+        batch.repeat(&recording.messages);
+        put_in(&mut batch, elements);
         self.commit(batch)
     }
 
@@ -312,6 +330,21 @@ impl Wire for Socket {
                 Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+}
+
+fn put_in(batch: &mut Batch, changes: &[ElementChange<'_>]) {
+    for run in
+        changes.chunk_by(|a, b| a.is_addition() == b.is_addition() && a.is_of_cgroup() && b.is_of_cgroup())
+    {
+        match run {
+            [ElementChange::Delete { set, id: None }] => batch.flush(set),
+            [first, ..] => {
+                let elements: Vec<RawElement<'_>> = run.iter().map(ElementChange::raw).collect();
+                if first.is_addition() { batch.add(&elements) } else { batch.delete(&elements) }
+            }
+            [] => {}
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use scnpm::{
     model::{CgroupId, ChainRef, Family, PREFIX, SetRef, TableRef},
     nft::{
-        Change, ElementChange, Interest,
+        Change, ElementChange, Interest, Recording,
         monitor::Heard,
         netlink::{Netlink, Wire},
     },
@@ -67,6 +67,13 @@ fn check_monitor(datagrams: &[&[u8]]) -> usize {
         let change = changes(own, &interest(), datagrams);
         assert_eq!(change, changes(own, &interest(), &apart), "each message by itself");
         assert_eq!(change, changes(own, &interest(), &[&together]), "all messages at once");
+        let recording = recorded(own, datagrams);
+        assert_eq!(recording, recorded(own, &apart), "each message by itself");
+        assert_eq!(recording, recorded(own, &[&together]), "all messages at once");
+        if let Some(recording) = recording {
+            assert!(recording.objects <= all.len());
+            let _ = Netlink::over(Kernel(datagrams.iter())).repeat(1, &recording, &[]);
+        }
         assert!(!change.overflow);
         if let Some((name, thread)) = &change.by {
             assert_ne!(*thread, own);
@@ -99,6 +106,19 @@ fn changes(own: u32, interest: &Interest, datagrams: &[&[u8]]) -> Change {
     change
 }
 
+/// How many objects the thread 1000 made, if what it made can be recorded.
+pub fn recorded_objects(input: &[u8]) -> Option<usize> {
+    recorded(1000, &frames(input)).map(|recording| recording.objects)
+}
+
+/// What the thread `own` made, as requests.
+fn recorded(own: u32, datagrams: &[&[u8]]) -> Option<Recording> {
+    let mut heard = Heard::by(own);
+    heard.record();
+    datagrams.iter().for_each(|datagram| heard.take(datagram, &interest(), &mut Change::default()));
+    heard.recorded()
+}
+
 fn check_answers(datagrams: &[&[u8]]) -> usize {
     let all: Vec<Message> = datagrams.iter().flat_map(|datagram| messages(datagram)).collect();
     let netlink = || Netlink::over(Kernel(datagrams.iter()));
@@ -127,9 +147,10 @@ fn check_answers(datagrams: &[&[u8]]) -> usize {
     let all_of_them = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::BROADCAST));
     let filled = netlink().fill(&set(), true, &[all_of_them]);
     check_outcome(&all, 1..=3, &filled);
+    let surroundings = netlink().surroundings(&[table()].into());
     let answers =
         [said(generation), said(tables), said(elements), said(is_of_cgroups), said(added), said(deleted)];
-    answers.into_iter().chain([said(filled)]).filter(|is_answer| *is_answer).count()
+    answers.into_iter().chain([said(filled), said(surroundings)]).filter(|is_answer| *is_answer).count()
 }
 
 /// What is acknowledged was done, and what is refused was refused by the kernel.
