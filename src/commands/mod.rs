@@ -14,6 +14,7 @@ pub mod replay;
 pub mod run;
 pub mod serve_names;
 pub mod status;
+pub mod top;
 pub mod units;
 pub mod wait;
 
