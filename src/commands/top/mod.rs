@@ -18,6 +18,9 @@ mod state;
 #[cfg(feature = "top")]
 mod terminal;
 #[cfg(feature = "top")]
+#[cfg(test)]
+mod testing;
+#[cfg(feature = "top")]
 mod view;
 #[cfg(feature = "top")]
 mod whose;

@@ -16,28 +16,28 @@ pub(super) const WIDE: u16 = 110;
 
 /// What `?` shows.
 pub(super) const HELP: &str = "\
-The upper list has the units that annotations are about, and the lower one what was refused in the last hour. Between them is
-what is allowed for a while, if anything is.
+Above are the units that annotations are about, below what was refused in the
+last hour; between them what is allowed for a while, if anything is.
 
-  Up Down j k          one line up or down
-  PgUp PgDn Home End   a page up or down, to the first or the last line
-  Tab                  to the next list
-  s or >, <            sort by the next column, by the one before
-  r                    sort the other way round
-  /                    show only lines with this text in them; Esc shows all again
-  Enter or e           say why: scnpm explain of the selected unit or refusal. No packet is sent for this
-  a                    allow what the selected refusal was about for 5 minutes, after a question
-  u                    end what is allowed for a while, of which one is selected
-  c                    show the selected annotation so that it can be copied, and put it on the terminal's clipboard
-  Ctrl-L               draw the screen anew
-  q or Ctrl-C          end
+Up Down j k         a line up or down
+PgUp PgDn Home End  a page up or down; the first line, the last line
+Tab                 the next list
+s or >, <           sort by the next column (marked *), by the one before
+r                   sort the other way round (marked ^)
+/                   only lines with this text in them; Esc: all again
+Enter or e          scnpm explain of the selected unit or refusal; sends nothing
+a                   allow for 5 minutes what was refused, after a question
+u                   end what is allowed for a while
+c                   show the annotation, and copy it to the terminal's clipboard
+Ctrl-L              draw the screen anew
+q or Ctrl-C         end
 
-STATE     running; or what is wrong: elements that are due and not in the kernel (missing), or annotations that nft or the kernel
-          refuses (rejected)
-CONN      connected sockets of the unit's cgroups and those below; LISTEN: those that listen
-PKT/S, BYTES/S, PACKETS, BYTES
-          what annotations with `# scnpm: count` in front have decided. Without that nothing is counted
-REFUSED   packets of the list of refusals that came from the unit or were for it
+STATE           running; or what is wrong: elements that are not in the kernel
+                (missing), or annotations that nft refuses (rejected)
+CONN, LISTEN    sockets of the unit's cgroups that are connected, that listen
+PKT/S, BYTES/S  what is decided by annotations that are counted: those with
+PACKETS, BYTES  `# scnpm: count` in front of them
+REFUSED         packets that were refused, to the unit or from it
 ";
 
 /// What is said below an annotation that was copied.

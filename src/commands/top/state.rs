@@ -619,7 +619,11 @@ impl State {
             }
             Key::Backspace if self.filter.pop().is_none() => self.mode = Mode::Lists,
             Key::Erase => self.filter.clear(),
-            Key::Char(c) => self.filter.push(c),
+            Key::Char(c) => {
+                self.filter.push(c);
+                // If what was selected does not match, the first one that does is.
+                (self.units.cursor, self.refusals.cursor) = (0, 0);
+            }
             Key::Up | Key::Down | Key::PageUp | Key::PageDown | Key::Home | Key::End => {
                 if let Some(to) = moved(key) {
                     self.go(to);
@@ -758,3 +762,6 @@ fn allowing(refusal: &Refusal) -> Option<(String, Allow)> {
 pub(super) fn user_names(status: &Status) -> BTreeSet<String> {
     super::whose::user_names(&status.units)
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,9 @@ use crate::{
     model::printable,
 };
 
+/// Names have no more columns than these: what belongs to them is not to be far away.
+const LONGEST: usize = 60;
+
 /// Draws all of it.
 pub(super) fn draw(state: &State, frame: &mut Frame) {
     let area = frame.area();
@@ -176,7 +179,7 @@ fn draw_head(state: &State, canvas: &mut Canvas) -> usize {
     let x = canvas.put(0, 0, &format!("scnpm {}: ", printable(&status.version)), Look::BOLD);
     let x = match (&state.gone, status.in_force) {
         (Some(words), _) => {
-            canvas.put(x, 0, "no answer from the daemon, what follows is of before", look.bad());
+            canvas.put(x, 0, "the daemon does not answer, this is how things were", look.bad());
             canvas.put(0, 1, &printable(words), Look::PLAIN);
             return 2;
         }
@@ -207,22 +210,16 @@ fn draw_head(state: &State, canvas: &mut Canvas) -> usize {
 
 /// What there is of everything.
 fn totals(state: &State) -> String {
-    let status = &state.status;
     let running = state.rows.iter().filter(|row| row.running).count();
-    let mut facts = vec![
-        format!("{}, {running} running", plural(state.rows.len(), "unit")),
-        format!("{} of {} in the kernel", status.in_kernel, plural(status.due, "element")),
-    ];
+    let mut facts = vec![format!("{}, {running} running", plural(state.rows.len(), "unit"))];
+    let sum = |numbers: &mut dyn Iterator<Item = u64>| short(numbers.fold(0, u64::saturating_add));
     if state.has_counters() {
-        let sum = |number: fn(&UnitRow) -> Option<u64>| {
-            state.rows.iter().filter_map(number).fold(0, u64::saturating_add)
-        };
-        let rates = (sum(|row| row.packet_rate), sum(|row| row.byte_rate));
-        facts.push(format!("{} packets/s, {} bytes/s", short(rates.0), short(rates.1)));
+        let packets = sum(&mut state.rows.iter().filter_map(|row| row.packet_rate));
+        let bytes = sum(&mut state.rows.iter().filter_map(|row| row.byte_rate));
+        facts.push(format!("{packets} packets/s, {bytes} bytes/s"));
     }
     if state.lack.is_none() {
-        let packets = state.list.iter().map(|refusal| refusal.packets).fold(0, u64::saturating_add);
-        facts.push(format!("{} refused", short(packets)));
+        facts.push(format!("{} packets refused", sum(&mut state.list.iter().map(|refusal| refusal.packets))));
     }
     facts.join("; ")
 }
@@ -260,7 +257,7 @@ fn columns<C: Column>(all: &[C], width: u16) -> Vec<(usize, usize, usize)> {
     let rest = usize::from(width).saturating_sub(fixed + shown.len().saturating_sub(1));
     let mut x = 0;
     let with_start = shown.into_iter().map(|place| {
-        let width = all[place].width(width).map_or(rest, usize::from);
+        let width = all[place].width(width).map_or(rest.min(LONGEST), usize::from);
         let start = x;
         x += width + 1;
         (place, start, width)
@@ -334,8 +331,8 @@ fn no_units(state: &State) -> String {
 fn no_refusals(state: &State) -> String {
     match &state.lack {
         Some(Lack::NotRecorded(_)) => {
-            "Refusals are not recorded. A comment `# scnpm: record refusals` in front of an empty chain, called right in front of \
-             the last reject or drop, has them recorded there."
+            "Refusals are not recorded: `# scnpm: record refusals` in front of an empty chain does it, called right in front \
+             of the last reject or drop."
                 .to_owned()
         }
         Some(Lack::Failed(words)) => printable(words),
@@ -358,14 +355,10 @@ fn about_selected(state: &State) -> [String; 2] {
 
 fn about_unit(row: &UnitRow) -> [String; 2] {
     let sockets = row.sockets.map_or_else(String::new, |sockets| {
-        let connected = sockets.connected;
-        format!(
-            "; {connected} connected, {} listening",
-            plural(usize::try_from(sockets.listening).unwrap_or(0), "socket")
-        )
+        format!("; {} connected, {} listening", sockets.connected, sockets.listening)
     });
     let first = format!(
-        "{}: {}, {} of {} in the kernel{sockets}",
+        "{}: {}, {} of {}{sockets}",
         row.shown,
         plural(row.cgroups, "cgroup"),
         row.in_kernel,
@@ -436,10 +429,9 @@ fn draw_keys(state: &State, y: usize, canvas: &mut Canvas) {
         Focus::Refusals => &[("Enter", "explain"), ("a", "allow"), ("c", "copy")],
         Focus::Allowances => &[("u", "end it"), ("c", "copy")],
     };
-    let all =
-        [("q", "quit"), ("?", "help"), ("Tab", "list"), ("/", "filter"), ("s", "sort"), ("r", "reverse")];
+    let others = [("q", "quit"), ("?", "help"), ("Tab", "list"), ("/", "filter"), ("s", "sort")];
     let mut x = 0;
-    for (key, what) in all.iter().chain(of_list) {
+    for (key, what) in others.iter().chain(of_list).chain(&[("r", "reverse")]) {
         if x + key.width() + 1 + what.width() > canvas.width() {
             break;
         }
@@ -470,3 +462,6 @@ fn draw_text(text: &Text, canvas: &mut Canvas) {
     let end = (text.top + page).min(text.lines.len());
     canvas.put(x, height - 1, &format!("{end} of {}", plural(text.lines.len(), "line")), Look::DIM);
 }
+
+#[cfg(test)]
+mod tests;
