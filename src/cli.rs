@@ -43,13 +43,22 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Itself, unless a file that does not exist is nearly a subcommand.
+    /// Itself, unless a file that does not exist is nearly a subcommand, or options do not go together.
     ///
     /// # Errors
-    /// Which one.
+    /// Which one, or why not.
     pub fn meant(self) -> Result<Self, clap::Error> {
         let mut command = Self::command();
         command.build();
+        if let Some(Command::Status(Status { watch: true, format, .. })) = &self.command
+            && format.is_metrics()
+        {
+            let message =
+                "metrics are not printed again with --watch: what collects them asks when it wants them";
+            let status =
+                command.find_subcommand_mut("status").unwrap_or_else(|| unreachable!("it was called"));
+            return Err(status.error(ErrorKind::ArgumentConflict, message));
+        }
         let known: Vec<&str> =
             command.get_subcommands().filter(|one| !one.is_hide_set()).map(clap::Command::get_name).collect();
         let files = self.daemon.files.iter().filter(|file| self.command.is_none() && !file.exists());
@@ -80,11 +89,18 @@ pub enum Command {
     Run(Run),
     /// Have the daemon read its files again, and print what is wrong with them
     Reload(Reload),
+    /// Say which units were refused where, and which annotation would allow it
+    Denied(Denied),
+    /// Let packets through for a while that would be refused, or end that
+    Allow(Allow),
     /// Feed a state log to the engine again, and show each step and what is decided otherwise today
     Replay(Replay),
     /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
     #[command(hide = true)]
     ServeNames,
+    /// Tell systemd-report(1) the metrics at the connection that is the standard input (scnpm-report.socket)
+    #[command(hide = true)]
+    ServeMetrics(Reach),
     /// Write drop-ins for the units that are to wait for their rules (systemd.generator(7), packaging/scnpm-generator)
     #[command(hide = true)]
     Generate(Generate),
@@ -337,23 +353,52 @@ pub struct Reach {
 /// Options of `scnpm status`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 all is in force, 1 something is not, 2 wrong usage, 3 the daemon does not run or cannot be asked.")]
+Exit status: 0 all is in force, 1 something is not, 2 wrong usage, 3 the daemon does not run or cannot be asked. \
+With metrics it is 0 whatever is in force.")]
 pub struct Status {
     /// Only units that match: a unit's name, a selector of annotations such as `alice:app:firefox`, or a part of a name
     #[arg(value_name = "UNIT")]
     pub unit: Option<String>,
 
-    /// Print one JSON object; with --watch one in each line
-    #[arg(long)]
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "text", default_value_if("json", "true", "json"))]
+    pub format: StatusFormat,
+
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
     pub json: bool,
 
     /// Print it again whenever it changes
     #[arg(short, long)]
     pub watch: bool,
 
+    /// Write it to this file, whole or not at all; `-` is the standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "watch")]
+    pub output: Option<PathBuf>,
+
     /// How to reach the daemon.
     #[command(flatten)]
     pub reach: Reach,
+}
+
+/// How `scnpm status` prints it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    /// One screen for people
+    Text,
+    /// One JSON object; with --watch one in each line
+    Json,
+    /// Metrics as OpenMetrics 1.0
+    Openmetrics,
+    /// The same metrics in the text format of Prometheus, which node_exporter reads
+    Prometheus,
+}
+
+impl StatusFormat {
+    /// Whether it is for what collects metrics.
+    pub fn is_metrics(self) -> bool {
+        matches!(self, Self::Openmetrics | Self::Prometheus)
+    }
 }
 
 /// Options of `scnpm top`.
@@ -451,6 +496,116 @@ pub struct Wait {
     /// How to reach the daemon.
     #[command(flatten)]
     pub reach: Reach,
+}
+
+/// Options of `scnpm denied`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The file says where refusals are recorded: `# scnpm: record refusals in inet filter refused`, with the chain `refused` empty and \
+called in front of the last `reject` or `drop`. A refusal stays recorded for an hour after its last packet. Root sees those of \
+all units, others those of their own.
+Exit status: 0 also if nothing was refused; 2 wrong usage; 3 the daemon does not run, cannot be asked or records nothing.")]
+pub struct Denied {
+    /// Only this unit, what a selector of annotations selects, an application, or what is below a cgroup
+    #[arg(value_name = "UNIT")]
+    pub unit: Option<String>,
+
+    /// Go on, and print what is refused from now on, too
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Only what was refused within this time, such as 30s, 10min or 1h
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub since: Option<Duration>,
+
+    /// Print addresses and ports only, without looking up their names
+    #[arg(short, long)]
+    pub numeric: bool,
+
+    /// Print one JSON object; with --follow one in each line, whenever there is something new
+    #[arg(long)]
+    pub json: bool,
+
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// Options of `scnpm allow`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is allowed comes to an end by itself, also if the daemon does not run any more: the kernel ends it. It follows the unit when \
+that is started anew, for the time that is left. `scnpm status` lists it. The file has to say where refusals are recorded, as \
+scnpm-denied(8) says. A user other than root can allow something to their own units only, and only if polkit permits it \
+(io.scnpm.allow).
+Exit status: 0 done; 1 not permitted or not possible; 2 wrong usage; 3 the daemon does not run, cannot be asked or records nothing.
+For example, `scnpm allow postfix.service 192.0.2.1:25 --for 10min` or `scnpm allow alice:app:firefox example.org`.")]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["unit", "undo"]))]
+pub struct Allow {
+    /// A unit, or a selector of annotations
+    #[arg(value_name = "UNIT", requires = "destination")]
+    pub unit: Option<String>,
+
+    /// Where to: an address, a prefix or a host name, with a port if only that is meant, such as 192.0.2.1:25, 10.0.0.0/8,
+    /// [2001:db8::1]:443 or example.org:443
+    #[arg(value_name = "DEST[:PORT]")]
+    pub destination: Option<Destination>,
+
+    /// How long
+    #[arg(long = "for", value_name = "TIME", default_value = "5min", value_parser = seconds)]
+    pub time: Duration,
+
+    /// Only this protocol (with a port: tcp and udp if it is not said)
+    #[arg(long, value_name = "PROTOCOL", value_parser = ["tcp", "udp", "sctp", "dccp", "udplite", "icmp"])]
+    pub protocol: Option<String>,
+
+    /// Packets that come in from there; the port is the unit's own
+    #[arg(long = "in")]
+    pub inward: bool,
+
+    /// Print the annotation that allows it for good, and where it goes; change nothing
+    #[arg(long, conflicts_with_all = ["time", "undo"])]
+    pub forever: bool,
+
+    /// End what is allowed: all of it, or that of a number which `scnpm status` lists
+    #[arg(long, value_name = "NUMBER", num_args = 0..=1, conflicts_with_all = ["unit", "time", "protocol", "inward"])]
+    #[allow(clippy::option_option)]
+    pub undo: Option<Option<u64>>,
+
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// A host, addresses, and a port of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// An address, a prefix, or a host's name.
+    pub host: String,
+    /// The port, if only that is meant.
+    pub port: Option<u16>,
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, "")) => (host, None),
+            Some((host, rest)) => {
+                (host, Some(rest.strip_prefix(':').ok_or("a `:` and a port come behind the `]`")?))
+            }
+            // More than one colon: an address of IPv6 without a port.
+            None if text.matches(':').count() > 1 => (text, None),
+            None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+        };
+        let wrong = |port: &str| format!("`{port}` is no port: write a number from 1 to 65535");
+        let number = |port: &str| port.parse().ok().filter(|port| *port != 0).ok_or_else(|| wrong(port));
+        if host.is_empty() {
+            return Err("the address is missing".to_owned());
+        }
+        Ok(Self { host: host.to_owned(), port: port.map(number).transpose()? })
+    }
 }
 
 /// Options of `scnpm run`.
@@ -647,6 +802,29 @@ mod tests {
             options("scnpm check --deny warnings,W001 a.conf").deny,
             [Deny::Warnings, Deny::Code(Code::Level)]
         );
+    }
+
+    #[test]
+    fn formats_of_the_status_exclude_each_other() {
+        let options = |line: &str| match parse(line).meant().unwrap().command {
+            Some(Command::Status(options)) => options,
+            _ => panic!("{line}"),
+        };
+        assert_eq!(options("scnpm status").format, StatusFormat::Text);
+        assert_eq!(options("scnpm status --json a.service").format, StatusFormat::Json);
+        assert_eq!(options("scnpm status --format openmetrics").format, StatusFormat::Openmetrics);
+        assert!(options("scnpm status --format json --watch").watch);
+        for wrong in [
+            "--json --format text",
+            "--json --format json",
+            "--format openmetric",
+            "--format prometheus --watch",
+            "--output a --watch",
+        ] {
+            let words = format!("scnpm status {wrong}");
+            let error = Cli::try_parse_from(words.split(' ')).and_then(Cli::meant).err().unwrap();
+            assert_eq!(error.exit_code(), 2, "{error}");
+        }
     }
 
     #[test]

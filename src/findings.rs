@@ -42,6 +42,11 @@ pub fn all(policy: &Policy, known: &Known<'_>) -> Vec<Diagnostic> {
 
 /// In the order of the files, each once, without what says the same as another one and what comments allow.
 pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    // What is allowed for a while is in no file.
+    let is_in_a_file = |one: &Diagnostic| {
+        policy.annotation_at(one.span).is_none_or(|id| policy.annotation(id).left.is_none())
+    };
+    diagnostics.retain(is_in_a_file);
     diagnostics.iter_mut().for_each(|diagnostic| without_its_sign(policy, diagnostic));
     let messages = |code: Code| -> BTreeMap<Span, String> {
         let of_code = diagnostics.iter().filter(|diagnostic| diagnostic.code == code);

@@ -6,8 +6,8 @@ use clap::Parser;
 use scnpm::{
     cli::{self, Cli, Command},
     commands::{
-        self, Failure, check, clean, complete, explain, generate, reload, replay, run, serve_names, status,
-        top, units, wait,
+        self, Failure, allow, check, clean, complete, denied, explain, generate, reload, replay, run,
+        serve_metrics, serve_names, status, top, units, wait,
     },
     daemon, log,
 };
@@ -40,10 +40,13 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Status(options)) => status::run(&options),
         Some(Command::Top(options)) => top::run(&options),
         Some(Command::Explain(options)) => explain::run(&options),
+        Some(Command::Denied(options)) => denied::run(&options),
+        Some(Command::Allow(options)) => allow::run(&options),
         Some(Command::Wait(options)) => wait::run(&options),
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Reload(options)) => reload::run(&options),
         Some(Command::Replay(options)) => replay::run(&options),
+        Some(Command::ServeMetrics(reach)) => serve_metrics::run(&reach),
         Some(Command::ServeNames) => serve_names::run(),
         Some(Command::Generate(options)) => Ok(generate::run(&options)),
         Some(Command::Complete(options)) => complete::run(&options),

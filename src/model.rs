@@ -211,6 +211,23 @@ pub enum Direction {
     In,
 }
 
+/// Packets of a socket that a chain of `record refusals` has recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// The socket's cgroup.
+    pub cgroup: CgroupId,
+    /// The other side.
+    pub address: IpAddr,
+    /// The protocol's number (protocols(5)).
+    pub protocol: u8,
+    /// The port that they went to; of ICMP the type and the code, a byte each.
+    pub port: u16,
+    /// How many there were.
+    pub packets: u64,
+    /// How long it stays recorded unless there are more, in ms.
+    pub left_ms: u64,
+}
+
 /// A set or a map of a table (nft keeps both in one name space).
 #[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[display("{table} {name}")]

@@ -122,6 +122,7 @@ fn body(parts: &[Part]) -> String {
     for part in parts {
         match part {
             Part::Verbatim(token) => verbatim.push(token),
+            Part::Record(_) => text.push_str(" | record"),
             Part::Units(_) => {
                 push_verbatim(&mut text, &mut verbatim);
                 text.push_str(" | units");

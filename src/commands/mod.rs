@@ -1,9 +1,11 @@
 //! One file per subcommand; an error is a line for the user and an exit code.
 
+pub mod allow;
 mod asking;
 pub mod check;
 pub mod clean;
 pub mod complete;
+pub mod denied;
 mod examine;
 pub mod explain;
 mod fix;
@@ -12,6 +14,7 @@ mod proof;
 pub mod reload;
 pub mod replay;
 pub mod run;
+pub mod serve_metrics;
 pub mod serve_names;
 pub mod status;
 pub mod top;

@@ -451,6 +451,9 @@ pub struct Unit {
     /// Bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// Packets of it that were refused, if a chain records them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusals: Option<u64>,
     /// Its cgroups, if it was asked for.
     #[serde(default)]
     pub instances: Vec<Instance>,

@@ -21,6 +21,12 @@ pub const INTERFACE: &str = "io.scnpm";
 /// The interface in Varlink's language, as `varlinkctl introspect` shows it.
 pub const DESCRIPTION: &str = include_str!("io.scnpm.varlink");
 
+/// The interface by which systemd asks for metrics.
+pub const METRICS: &str = "io.systemd.Metrics";
+
+/// The same in Varlink's language.
+pub const METRICS_DESCRIPTION: &str = include_str!("io.systemd.Metrics.varlink");
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -85,7 +91,7 @@ mod tests {
         let status = Status { load_error: some(), on_trial_ms: Some(1), ..Status::default() };
         let finding = Finding { unit: some(), help: some(), ..Finding::default() };
         let source = Source { words: some(), median_us: Some(1), worst_us: Some(1), ..Source::default() };
-        let unit = Unit { packets: Some(1), bytes: Some(1), ..Unit::default() };
+        let unit = Unit { packets: Some(1), bytes: Some(1), refusals: Some(1), ..Unit::default() };
         let reloaded = Reloaded { words: some(), ..Reloaded::default() };
         let refusal = Refusal {
             at: 1,

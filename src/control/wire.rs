@@ -242,6 +242,11 @@ fn check(name: &str, text: Option<&String>, limit: usize) -> Result<(), Arc<[u8]
 
 /// The answer to a call of anything but our methods.
 pub fn of_the_service(call: &Call) -> Arc<[u8]> {
+    of_a_service(call, INTERFACE, DESCRIPTION)
+}
+
+/// The answer to a call of anything but the methods of the one interface that a service has, with its description.
+pub fn of_a_service(call: &Call, own: &str, description: &str) -> Arc<[u8]> {
     let Call { method, parameters, .. } = call;
     let interface = method.rsplit_once('.').map_or("", |(interface, _)| interface);
     match method.strip_prefix(SERVICE) {
@@ -251,12 +256,12 @@ pub fn of_the_service(call: &Call) -> Arc<[u8]> {
                 "product": "scnpm",
                 "version": env!("CARGO_PKG_VERSION"),
                 "url": "",
-                "interfaces": [SERVICE, INTERFACE],
+                "interfaces": [SERVICE, own],
             }),
             false,
         ),
         Some(".GetInterfaceDescription") => match parameters.get("interface").and_then(Value::as_str) {
-            Some(INTERFACE) => reply(&json!({ "description": DESCRIPTION }), false),
+            Some(name) if name == own => reply(&json!({ "description": description }), false),
             Some(SERVICE) => reply(&json!({ "description": SERVICE_DESCRIPTION }), false),
             Some(other) => service_error("InterfaceNotFound", "interface", other),
             None => service_error("InvalidParameter", "parameter", "interface"),
@@ -284,13 +289,18 @@ fn parameters<M: Method + serde::de::DeserializeOwned>(given: Map<String, Value>
 }
 
 /// There is no such method.
-fn unknown(method: &str) -> Arc<[u8]> {
+pub fn unknown(method: &str) -> Arc<[u8]> {
     service_error("MethodNotFound", "method", method)
 }
 
 /// A parameter is wrong.
 pub fn invalid(parameter: &str) -> Arc<[u8]> {
     service_error("InvalidParameter", "parameter", parameter)
+}
+
+/// A method that replies more than once was called without `more`.
+pub fn expected_more() -> Arc<[u8]> {
+    message(&json!({ "error": format!("{SERVICE}.ExpectedMore"), "parameters": {} }))
 }
 
 fn service_error(name: &str, parameter: &str, value: &str) -> Arc<[u8]> {

@@ -11,8 +11,9 @@ use nix::unistd::Uid;
 use serde_json::json;
 
 use super::{
-    Daemon,
+    Daemon, allowances,
     polkit::{self, Questions},
+    refusals::Recordings,
     settle::Texts,
     sources::Sources,
     status::{check_command, finding},
@@ -62,6 +63,8 @@ pub(super) enum Answered {
     Permitted(ClientId, Result<(), String>),
     /// What is found in a policy that was just loaded.
     Findings(Arc<Policy>, Vec<Diagnostic>),
+    /// What the kernel has recorded.
+    Refusals(Recordings),
 }
 
 /// Who is owed an answer.
@@ -93,6 +96,17 @@ enum Change {
     Reload(Reload),
     Confirm,
     Revert,
+    Allowances(Peer, allowances::Ask),
+}
+
+impl Change {
+    /// What polkit calls it.
+    fn action(&self) -> &'static str {
+        match self {
+            Self::Reload(_) | Self::Confirm | Self::Revert => polkit::RELOAD,
+            Self::Allowances(..) => polkit::ALLOW,
+        }
+    }
 }
 
 struct Waiting {
@@ -200,6 +214,7 @@ impl Daemon {
             let (client, peer, call) = match one {
                 Incoming::Gone(client) => {
                     self.control.forget(client);
+                    self.refusals.forget(client);
                     continue;
                 }
                 Incoming::Ready => {
@@ -214,8 +229,10 @@ impl Daemon {
                 Ask::GetStatus(ask) => self.status_asked(sources, client, peer, ask, more),
                 Ask::Wait(ask) => self.wait_asked(sources, client, peer, &ask),
                 Ask::Reload(ask) => self.change_asked(sources, client, peer, Change::Reload(ask)),
-                Ask::GetRefusals(_) | Ask::Allow(_) | Ask::Disallow(_) => {
-                    Err(wire::error("NotRecorded", &json!({ "words": "not yet" })))
+                Ask::GetRefusals(ask) => self.refusals_asked(client, peer, ask, more),
+                Ask::Allow(ask) => self.allowance_asked(sources, client, peer, allowances::Ask::Allow(ask)),
+                Ask::Disallow(ask) => {
+                    self.allowance_asked(sources, client, peer, allowances::Ask::Disallow(ask))
                 }
                 Ask::Confirm => self.change_asked(sources, client, peer, Change::Confirm),
                 Ask::Revert => self.change_asked(sources, client, peer, Change::Revert),
@@ -237,6 +254,7 @@ impl Daemon {
                     Err(words) => sources.refuse(client, "NotPermitted", &words),
                 }
             }
+            Answered::Refusals(reading) => self.refusals_are_read(sources, reading),
             Answered::Findings(policy, found) => {
                 for (client, ask) in std::mem::take(&mut self.control.loaded) {
                     let reloaded = reloaded(true, None, &policy, &found, ask.color);
@@ -468,6 +486,22 @@ impl Daemon {
         })
     }
 
+    fn allowance_asked(
+        &mut self,
+        sources: &mut Sources,
+        client: ClientId,
+        peer: Peer,
+        ask: allowances::Ask,
+    ) -> Result<(), Refusal> {
+        self.may_ask(&ask, peer)?;
+        if let allowances::Ask::Disallow(_) = ask {
+            // To end what was allowed to oneself needs nobody's leave.
+            self.change(sources, client, Change::Allowances(peer, ask));
+            return Ok(());
+        }
+        self.change_asked(sources, client, peer, Change::Allowances(peer, ask))
+    }
+
     /// Root and the daemon's own user may change things; who else may, polkit says.
     fn change_asked(
         &mut self,
@@ -481,8 +515,9 @@ impl Daemon {
             return Ok(());
         }
         let answers = sources.answers.0.clone();
+        let action = change.action();
         let ask = async move {
-            let permitted = polkit::permits(peer).await;
+            let permitted = polkit::permits(peer, action).await;
             let _ = answers.send(Answered::Permitted(client, permitted));
         };
         let asked = self.control.asking.ask(client, peer.user, change, ask);
@@ -497,6 +532,7 @@ impl Daemon {
                 self.is_strict = true;
                 self.tell(Event::ReloadRequested);
             }
+            Change::Allowances(peer, ask) => self.change_allowances(sources, client, peer, ask),
             _ if self.control.trial.is_none() => {
                 sources.refuse(client, "NothingOnTrial", "nothing is on trial: the policy in force stays");
             }

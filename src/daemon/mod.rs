@@ -5,11 +5,13 @@
 //! socket, the engine's own timeout, the watchdog. Then what the engine wants is done, once, and clients are answered. So
 //! nobody waits for anybody else for longer than a turn, and what is pending together is committed together.
 
+mod allowances;
 mod control;
 mod files;
 mod notices;
 mod polkit;
 mod process;
+mod refusals;
 mod settle;
 mod sources;
 mod state_log;
@@ -50,9 +52,11 @@ use crate::{
         subtrees::{self, Found},
     },
 };
+use allowances::Allowances;
 use control::Control;
 use files::PolicyFiles;
 use notices::{Notices, notify};
+use refusals::Refusals;
 use sources::{News, Sources};
 use state_log::StateLog;
 
@@ -84,8 +88,8 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
         daemon.state_log = Some(log);
     }
     daemon.notices.files_read(&daemon.policy);
-    let policy = Arc::clone(&daemon.policy);
-    sources.ask_for(&policy);
+    let policy = Arc::clone(&daemon.plain);
+    sources.ask_for(&daemon.allowances.put_into(&policy));
     for answer in sources.users.first_answers(FIRST_ANSWERS).await {
         daemon.user_answered(answer);
     }
@@ -128,7 +132,11 @@ const FIRST_STATES: Duration = Duration::from_secs(5);
 
 struct Daemon {
     options: cli::Daemon,
+    /// What is in force: what the files say, and behind it what is allowed for a while.
     policy: Arc<Policy>,
+    /// What the files say.
+    plain: Arc<Policy>,
+    allowances: Allowances,
     hosts: HostSets,
     /// The last answers for the names of users.
     users: Users,
@@ -152,6 +160,7 @@ struct Daemon {
     /// When memory that is not in use is given back, unless there is a load before.
     calm: Option<Duration>,
     control: Control,
+    refusals: Refusals,
     /// When the policy was loaded, what nft refuses of it, and why the last load failed, if it did.
     loaded_at: SystemTime,
     refused: BTreeMap<AnnotationId, String>,
@@ -169,8 +178,10 @@ impl Daemon {
             reapply_with: names(&options.reapply_with_unit),
             cgroups_are_watched: options.sources.contains(&Source::Cgroup),
         };
+        let plain = Arc::new(policy);
         Self {
             engine: Engine::new(settings),
+            allowances: Allowances::of(&options.control),
             options,
             hosts: HostSets::default(),
             users: Users::new(),
@@ -184,10 +195,12 @@ impl Daemon {
             state_log: None,
             bus_is_lost: false,
             files,
-            policy: Arc::new(policy),
+            policy: Arc::clone(&plain),
+            plain,
             is_strict: false,
             calm: None,
             control: Control::default(),
+            refusals: Refusals::default(),
             loaded_at: SystemTime::UNIX_EPOCH,
             refused: BTreeMap::new(),
             load_error: None,
@@ -256,8 +269,10 @@ impl Daemon {
             }
             has_acted = self.act(sources);
             self.end_trial(sources);
+            self.end_allowances(sources);
             self.answer_waits(sources);
             self.tell_watchers(sources);
+            self.read_refusals(sources);
             if let Some((nudge, _)) = sources.journal.as_ref().filter(|_| journal_knows_more)
                 && self.nudged.elapsed() >= NUDGE_PAUSE
             {
@@ -269,7 +284,14 @@ impl Daemon {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let own = [self.engine.timeout(), self.hosts.timeout(), self.calm, self.control.timeout()];
+        let own = [
+            self.engine.timeout(),
+            self.hosts.timeout(),
+            self.calm,
+            self.control.timeout(),
+            self.refusals.timeout(),
+            self.allowances_timeout(),
+        ];
         let due = own.into_iter().flatten().min();
         due.map(|at| at.saturating_sub(self.now())).into_iter().chain(self.notices.timeout()).min()
     }
@@ -355,7 +377,10 @@ impl Daemon {
     fn see_selected(&mut self, drained: subtrees::Drained) {
         drained.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
         for Found { instance, id } in drained.found {
-            self.tell(Event::InstanceSeen { instance, id });
+            self.refusals.seen(&instance, id, self.now());
+            if self.engine.is_about(&instance) {
+                self.tell(Event::InstanceSeen { instance, id });
+            }
         }
     }
 
@@ -524,7 +549,7 @@ impl Daemon {
     fn reload(&mut self, sources: &mut Sources, reread: bool, flush: bool) {
         notices::reloading();
         let mut is_passing = false;
-        let policy = if reread { self.reread(sources) } else { Ok(Some(Arc::clone(&self.policy))) };
+        let policy = if reread { self.reread(sources) } else { Ok(Some(Arc::clone(&self.plain))) };
         match policy {
             Ok(None) => return self.tell(Event::FilesUnsettled),
             Ok(Some(policy)) => {
@@ -550,7 +575,7 @@ impl Daemon {
         flush: bool,
         reread: bool,
     ) -> bool {
-        let before = Arc::clone(&self.policy);
+        let before = Arc::clone(&self.plain);
         if reread {
             // Those who asked for it want to know what is found.
             self.control.loads();
@@ -586,6 +611,8 @@ impl Daemon {
         flush: bool,
         is_just_read: bool,
     ) -> Result<(), LoadError> {
+        let plain = policy;
+        let policy = self.allowances.put_into(&plain);
         let users = self.users.clone();
         // Until the kernel has taken the policy, the sources follow the old one.
         let found = sources.subtrees.instances_of(&policy.followed(), &users);
@@ -618,13 +645,16 @@ impl Daemon {
         self.refused = loaded.refusals.iter().map(|one| (one.annotation, one.words.clone())).collect();
         if is_just_read {
             self.loaded_at = SystemTime::now();
+            self.records_are_loaded(&policy, Some(&loaded.ruleset));
             let report = self.control.wants_findings().then(|| sources.answers.0.clone());
             self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset, report);
         } else {
+            self.records_are_loaded(&policy, None);
             self.notices.policy_reapplied(&policy, &loaded.refusals);
         }
         self.hosts.policy_loaded(loaded.hosts, &policy.host_names());
         sources.ask_for(&policy);
+        self.plain = plain;
         self.policy = policy;
         let (chains, sets) = dispatch::hosting(&self.policy);
         self.interest = Interest { chains, sets };
@@ -657,7 +687,9 @@ impl Daemon {
 
     /// Points the sources at what the engine has to know now, and tells it what is there of that.
     fn follow(&mut self, sources: &mut Sources, users: &Users, instances: &[Instance]) {
-        let drained = sources.subtrees.follow(&self.policy.followed(), users, instances);
+        let mut followed = self.policy.followed();
+        followed.extend(self.refusals.are_recorded().then(refusals::everybody));
+        let drained = sources.subtrees.follow(&followed, users, instances);
         self.see_selected(drained);
         let paths = self.engine.paths();
         if let Some(cgroups) = &mut sources.cgroups {

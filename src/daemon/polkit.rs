@@ -11,7 +11,10 @@ use zbus::{Connection, Error, Variant};
 use crate::control::server::Peer;
 
 /// To read the files again, and to keep a policy that is on trial.
-const ACTION: &str = "io.scnpm.reload";
+pub(super) const RELOAD: &str = "io.scnpm.reload";
+
+/// To let packets of one's own units through for a while.
+pub(super) const ALLOW: &str = "io.scnpm.allow";
 
 /// How long somebody may take to type a password. `scnpm reload` waits for longer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -79,10 +82,10 @@ impl<Who: Ord, What> Questions<Who, What> {
 ///
 /// # Errors
 /// It says no, or there is no polkit.
-pub(super) async fn permits(peer: Peer) -> Result<(), String> {
+pub(super) async fn permits(peer: Peer, action: &str) -> Result<(), String> {
     let unasked =
         |why: &str| format!("only root may do this, as polkit cannot be asked ({why}): run it as root");
-    match timeout(LIMIT, ask(peer)).await {
+    match timeout(LIMIT, ask(peer, action)).await {
         Ok(Ok(true)) => Ok(()),
         Ok(Ok(false)) => Err("polkit does not permit it: run it as root".to_owned()),
         Ok(Err(error)) => Err(unasked(&words(error))),
@@ -102,7 +105,7 @@ fn words(error: Error) -> String {
     }
 }
 
-async fn ask(peer: Peer) -> zbus::Result<bool> {
+async fn ask(peer: Peer, action: &str) -> zbus::Result<bool> {
     let bus = Connection::system().await?;
     // polkit itself looks when the process began; the user is what the kernel says.
     let process: HashMap<&str, Variant<'_>> = HashMap::from([
@@ -111,7 +114,7 @@ async fn ask(peer: Peer) -> zbus::Result<bool> {
         ("uid", Variant::from(i32::try_from(peer.user).unwrap_or(-1))),
     ]);
     let details: HashMap<&str, &str> = HashMap::new();
-    let body = (("unix-process", process), ACTION, details, ALLOW_USER_INTERACTION, "");
+    let body = (("unix-process", process), action, details, ALLOW_USER_INTERACTION, "");
     let answer = bus
         .call_method(
             Some("org.freedesktop.PolicyKit1"),

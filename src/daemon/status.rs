@@ -125,7 +125,7 @@ impl Daemon {
             sources: self.sources(),
             hosts: self.hosts(),
             units,
-            allowances: vec![],
+            allowances: self.shown_allowances(viewer),
             due,
             in_kernel,
             in_force,
@@ -297,6 +297,7 @@ impl Group {
             refused: self.refused.len(),
             packets: count.map(|count| count.packets),
             bytes: count.map(|count| count.bytes),
+            refusals: None,
             instances: if in_depth { self.cgroups.into_values().take(INSTANCES).collect() } else { vec![] },
             words: vec![],
         }

@@ -21,6 +21,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 pub use crate::text::token::is_identifier;
@@ -421,6 +422,9 @@ impl Compiler<'_> {
     /// The beginning of a rule that is behind a gate.
     fn gated(&mut self, rule: &Rule<'_>, run: &str, due: Due) -> Line {
         let mut line = beginning(rule).of(&[rule.id]);
+        if let Some(left) = rule.annotation.left {
+            line.write(format!(" meta nfproto @{}", self.closing_gate(rule, run, left)));
+        }
         if due != Due::Always {
             line.write(format!(" meta mark @{}", self.gate(rule, run, due)));
         }
@@ -461,6 +465,17 @@ impl Compiler<'_> {
     fn cgroups_set(&mut self, rule: &Rule<'_>, run: &str) -> SetRef {
         let name = self.names.below(&rule.statement.chain.table, run, &rule.annotation.selectors.label().0);
         self.set("set", rule, name, "type cgroupsv2;", &[rule.id])
+    }
+
+    /// A set that holds every packet's protocol until the time is over: the kernel ends it. Returns its name.
+    fn closing_gate(&mut self, rule: &Rule<'_>, run: &str, left: Duration) -> Arc<str> {
+        let name = self.names.below(&rule.statement.chain.table, run, "until");
+        let set = self.set("set", rule, name, "type nf_proto; flags timeout;", &[rule.id]);
+        // None would be for ever.
+        let left = left.as_millis().max(1);
+        let element = format!("add element {set} {{ ipv4 timeout {left}ms, ipv6 timeout {left}ms }}");
+        self.dispatch.script.lines.push(Line::new(element).of(&[rule.id]));
+        set.name
     }
 
     /// A set that holds every packet's mark while the rule is due, and none else. Returns its name.

@@ -228,6 +228,8 @@ pub(super) fn steps<'a>(rules: impl IntoIterator<Item = &'a Rule<'a>>, levels: &
     let mut steps = Vec::new();
     for rule in rules {
         match form(&rule.body) {
+            // It has an end of its own.
+            _ if rule.annotation.left.is_some() => steps.push(Step::InPlace { rule, due: Due::Always }),
             Form::InPlace(due) => steps.push(Step::InPlace { rule, due }),
             Form::Mapped { cgroup, rest } => join(&mut steps, Mapped { rule, cgroup, rest }, levels),
         }

@@ -278,6 +278,13 @@ impl Engine {
         (rows, selecting.iter().all(|pattern| pattern.has_level_of(&instance.path)))
     }
 
+    /// Whether an instance is, or was, of those that patterns select.
+    pub fn is_about(&self, instance: &Instance) -> bool {
+        self.table.instances.contains_key(&instance.path)
+            || self.table.by_path.contains_key(&instance.path)
+            || !self.selecting(instance).is_empty()
+    }
+
     /// The patterns that select an instance.
     fn selecting(&self, instance: &Instance) -> Vec<&Pattern> {
         let candidates =

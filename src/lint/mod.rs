@@ -13,7 +13,7 @@ mod names;
 mod order;
 mod paths;
 mod reach;
-mod records;
+pub mod records;
 mod rules;
 pub mod ruleset;
 mod selected;

@@ -1,12 +1,18 @@
 //! W033: refusals that are recorded where packets are not refused; and W008 and W009 for the chains of these.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
     calls::Calls,
     reach::not_reached,
-    ruleset::{Chain, Rule},
+    ruleset::{Chain, Rule, Ruleset},
     subject::Subject,
 };
-use crate::text::{Code, Diagnostic, diagnostic::quoted};
+use crate::{
+    model::ChainRef,
+    policy::Policy,
+    text::{Code, Diagnostic, diagnostic::quoted},
+};
 
 /// Chains of `record refusals` that are not called, or not right in front of what refuses.
 pub(super) fn lint(records: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnostic> {
@@ -14,6 +20,16 @@ pub(super) fn lint(records: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnostic
         not_reached(record, calls).or_else(|| behind_verdict(record, calls)).or_else(|| passes(record, calls))
     };
     records.iter().filter_map(each).collect()
+}
+
+/// The hooks that call each chain in which refusals are recorded.
+pub fn hooks(policy: &Policy, ruleset: &Ruleset) -> BTreeMap<ChainRef, BTreeSet<String>> {
+    let calls = Calls::of(ruleset, policy, &super::subject::all(policy));
+    let of_record = |record: Subject<'_>| {
+        let hooks = calls.hooks(&record.rule.chain)?;
+        Some((record.rule.chain.clone(), hooks.iter().map(|hook| (*hook).to_owned()).collect()))
+    };
+    super::subject::records(policy).into_iter().filter_map(of_record).collect()
 }
 
 /// The chain has a rule of its own that decides every packet before it is recorded.

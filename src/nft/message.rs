@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use libc::{NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, c_int};
 
-use crate::model::{CgroupId, ChainRef, Count, CounterRef, Data, Family, SetRef, TableRef};
+use crate::model::{CgroupId, ChainRef, Count, CounterRef, Data, Family, Recorded, SetRef, TableRef};
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
@@ -49,7 +49,9 @@ const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
+const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
+const NFTA_SET_ELEM_EXPR: u16 = 7;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 pub(super) const NFTA_VERDICT_CODE: u16 = 1;
@@ -285,6 +287,31 @@ impl<'a> Message<'a> {
         let data = attribute(self.payload.get(4..)?, NFTA_OBJ_DATA)?;
         let number = |kind| Some(u64::from_be_bytes(attribute(data, kind)?.try_into().ok()?));
         Some((counter, Count { packets: number(NFTA_COUNTER_PACKETS)?, bytes: number(NFTA_COUNTER_BYTES)? }))
+    }
+
+    /// What a list of elements has recorded of packets ([`crate::dispatch::denials`]): cgroup, address, protocol and port.
+    pub(super) fn recorded(self) -> impl Iterator<Item = Recorded> + use<'a> {
+        let list = self.payload.get(4..).and_then(|body| attribute(body, NFTA_SET_ELEM_LIST_ELEMENTS));
+        attributes(list.unwrap_or_default()).filter_map(|(_, element)| {
+            let key = attribute(attribute(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
+            // Each part of a concatenation begins at a multiple of four bytes.
+            let (id, rest) = key.split_first_chunk()?;
+            let (address, rest): (IpAddr, _) = match rest.len() {
+                12 => rest.split_first_chunk::<4>().map(|(bytes, rest)| (IpAddr::from(*bytes), rest))?,
+                24 => rest.split_first_chunk::<16>().map(|(bytes, rest)| (IpAddr::from(*bytes), rest))?,
+                _ => return None,
+            };
+            let long = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
+            let counter = attribute(attribute(element, NFTA_SET_ELEM_EXPR)?, NFTA_EXPR_DATA)?;
+            Some(Recorded {
+                cgroup: CgroupId(u64::from_ne_bytes(*id)),
+                address,
+                protocol: *rest.first()?,
+                port: u16::from_be_bytes(*rest.get(4..)?.first_chunk()?),
+                packets: long(attribute(counter, NFTA_COUNTER_PACKETS)?)?,
+                left_ms: long(attribute(element, NFTA_SET_ELEM_EXPIRATION)?)?,
+            })
+        })
     }
 
     /// The keys of 8 bytes in a list of elements, and whether each has our mark.

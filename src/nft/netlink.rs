@@ -30,7 +30,7 @@ use super::{
         NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, messages, request,
     },
 };
-use crate::model::{Addresses, CgroupId, Count, CounterRef, PREFIX, SetRef, TableRef};
+use crate::model::{Addresses, CgroupId, Count, CounterRef, PREFIX, Recorded, SetRef, TableRef};
 
 /// Requests to nf_tables, and what becomes of them.
 #[derive(Debug)]
@@ -186,6 +186,14 @@ impl<W: Wire> Netlink<W> {
                 }
             }
         })
+    }
+
+    /// What a set has recorded of packets that were refused.
+    ///
+    /// # Errors
+    /// `NotFound` for no such set, `Interrupted` for a ruleset that changes all the time.
+    pub fn recorded(&mut self, set: &SetRef) -> io::Result<Vec<Recorded>> {
+        self.list(NFT_MSG_GETSETELEM, Some(set), |message, all: &mut Vec<_>| all.extend(message.recorded()))
     }
 
     /// The sets and maps that rules look something up in, outside of inline sets.

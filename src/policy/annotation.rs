@@ -1,6 +1,9 @@
 //! What a policy is made of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::hosts::HostMatch;
 use crate::{
@@ -139,6 +142,8 @@ pub struct Annotation {
     pub is_counted: bool,
     /// Whether its units are to start when it is in force (`# scnpm: wait`).
     pub is_waited_for: bool,
+    /// How long it still holds, if it is allowed for a while only.
+    pub left: Option<Duration>,
     /// What is to be in force.
     pub statement: Statement,
 }

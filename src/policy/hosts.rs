@@ -293,9 +293,14 @@ fn ranges(text: &str) -> Option<Addresses> {
 fn is_host(token: &Token) -> bool {
     match token.kind {
         TokenKind::Quoted => is_host_name(token.unquoted()),
-        TokenKind::Word => is_host_name(&token.text) && !KEYWORDS.contains(&&*token.text),
+        TokenKind::Word => is_host_word(&token.text),
         _ => false,
     }
+}
+
+/// Whether a word that nft reads where an address may stand is a host's name.
+pub fn is_host_word(text: &str) -> bool {
+    is_host_name(text) && !KEYWORDS.contains(&text)
 }
 
 /// Labels of letters, digits, `-` and `_` with at least one letter, and no number such as `0x1`.

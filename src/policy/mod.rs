@@ -2,6 +2,7 @@
 //!
 //! Pure but for [`files::Files`], through which it reads. Good annotations survive bad neighbours.
 
+pub mod admission;
 pub mod annotation;
 pub mod files;
 pub mod hosts;

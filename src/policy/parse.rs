@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -74,6 +75,35 @@ pub fn read(files: &dyn Files, paths: &[impl AsRef<Path>]) -> Result<Policy, Unr
     policy.diagnostics.sort_by_key(|diagnostic| diagnostic.span);
     policy.diagnostics.dedup();
     Ok(policy)
+}
+
+/// Adds a text that is in no file to a policy. Returns the ids of its annotations.
+pub fn append(policy: &mut Policy, name: &str, text: &str) -> Range<usize> {
+    let first = policy.annotations.len();
+    let mut reader = Reader {
+        files: &NoFiles,
+        policy: std::mem::take(policy),
+        variables: Variables::new(),
+        known: BTreeMap::new(),
+        open: Vec::new(),
+        readings: 0,
+    };
+    reader.file(Path::new(name), text.as_bytes());
+    *policy = reader.policy;
+    first..policy.annotations.len()
+}
+
+/// No file at all.
+struct NoFiles;
+
+impl Files for NoFiles {
+    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn glob(&self, _: &str) -> Vec<PathBuf> {
+        vec![]
+    }
 }
 
 /// Where nft looks for a bare relative name (`nft --help`: the default include path).
@@ -184,6 +214,7 @@ impl Reader<'_> {
             span,
             is_counted: false,
             is_waited_for: false,
+            left: None,
             statement: Statement::Rule(rule),
         });
     }
@@ -208,6 +239,7 @@ impl Reader<'_> {
                 span,
                 is_counted: is_counted && matches!(statement, Statement::Rule(_)),
                 is_waited_for,
+                left: None,
                 statement,
             };
             diagnostics.extend(check_units_match(&annotation));

@@ -1,11 +1,15 @@
 //! What subcommands print: here what `scnpm check` found, for people, for editors, for programs. `units`, `offer`,
-//! `explain`, `status` and `reload` have what other subcommands print.
+//! `explain`, `status`, `openmetrics`, `systemd` and `reload` have what other subcommands print.
 
+pub mod denied;
 pub mod explain;
 mod json;
+mod metrics;
 pub mod offer;
+pub mod openmetrics;
 pub mod reload;
 pub mod status;
+pub mod systemd;
 mod table;
 pub mod units;
 

@@ -4,11 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::units::{Row, shown};
 use crate::{
-    model::{Instance, Manager},
-    units::{
-        places,
-        selector::{Selector, Selectors, Users, Which, Whose, app_id},
-    },
+    model::Instance,
+    units::selector::{Selector, Which, app_id},
 };
 
 /// What stands for the chain where nobody named one.
@@ -34,7 +31,7 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
         if is_of_a_slice(row, &slices) {
             continue;
         }
-        let Some(selector) = selector(row) else {
+        let Some(selector) = Selector::of(&row.instance, row.user.as_deref()) else {
             let path = shown(row.instance.path.as_str());
             notes.push(format!("{path}: an annotation cannot have such a name, so none is offered for it"));
             continue;
@@ -79,33 +76,10 @@ fn is_of_a_slice(row: &Row, slices: &[&Row]) -> bool {
     unit.0.ends_with(".scope") && app_id(&unit.0).is_none() && slices.iter().any(holds)
 }
 
-/// The shortest way to say which unit is meant that is understood so.
-fn selector(row: &Row) -> Option<Selector> {
-    let Instance { manager, unit, path } = &row.instance;
-    // Its name and all above it are to be such as systemd gives.
-    Instance::of(path).filter(|plain| *plain == row.instance)?;
-    let (app, owner, users) = match manager {
-        Manager::System => (None, Whose::System, Users::new()),
-        Manager::User(uid) => {
-            (app_id(&unit.0), Whose::Uid(*uid), row.user.iter().map(|name| (name.clone(), *uid)).collect())
-        }
-    };
-    let owners: Vec<Whose> = users.keys().cloned().map(Whose::User).chain([owner]).collect();
-    let ways = app.map(Which::App).into_iter().chain([Which::Unit(unit.clone())]);
-    let pairs = ways.flat_map(|which| owners.iter().map(move |whose| (whose.clone(), which.clone())));
-    // A user may be called `system`, and an application anything.
-    let is_understood = |selector: &Selector| {
-        let text = selector.to_string();
-        text.chars().all(places::is_in_name)
-            && Selectors::parse(&text) == Ok(Selectors(vec![selector.clone()]))
-            && selector.selects(&row.instance, &users)
-    };
-    pairs.map(|(whose, which)| Selector { whose, which }).find(is_understood)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::units::testing::row, *};
+    use crate::model::Manager;
 
     const CHAIN: &str = "inet filter out";
     const USER: &str = "user.slice/user-1000.slice/user@1000.service";

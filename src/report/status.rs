@@ -195,7 +195,7 @@ fn yes(is_so: bool) -> String {
 }
 
 /// How long ago, from microseconds.
-fn ago(micros: u64) -> String {
+pub fn ago(micros: u64) -> String {
     let seconds = Duration::from_micros(micros).as_secs();
     match seconds {
         0..120 => format!("{seconds} s"),

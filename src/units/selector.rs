@@ -125,6 +125,34 @@ impl Reach {
     }
 }
 
+impl Selector {
+    /// The shortest way to say which unit is meant that is understood so. None if an annotation cannot say it. `user` is the name
+    /// of the user whose manager it is of.
+    pub fn of(instance: &Instance, user: Option<&str>) -> Option<Self> {
+        let Instance { manager, unit, path } = instance;
+        // Its name and all above it are to be such as systemd gives.
+        Instance::of(path).filter(|plain| plain == instance)?;
+        let (app, owner, users) = match manager {
+            Manager::System => (None, Whose::System, Users::new()),
+            Manager::User(uid) => {
+                let users = user.map(|name| (name.to_owned(), *uid)).into_iter().collect();
+                (app_id(&unit.0), Whose::Uid(*uid), users)
+            }
+        };
+        let owners: Vec<Whose> = users.keys().cloned().map(Whose::User).chain([owner]).collect();
+        let ways = app.map(Which::App).into_iter().chain([Which::Unit(unit.clone())]);
+        let pairs = ways.flat_map(|which| owners.iter().map(move |whose| (whose.clone(), which.clone())));
+        // A user may be called `system`, and an application anything.
+        let is_understood = |selector: &Self| {
+            let text = selector.to_string();
+            text.chars().all(places::is_in_name)
+                && Selectors::parse(&text) == Ok(Selectors(vec![selector.clone()]))
+                && selector.selects(instance, &users)
+        };
+        pairs.map(|(whose, which)| Self { whose, which }).find(is_understood)
+    }
+}
+
 impl Selectors {
     /// Whether an instance is meant.
     pub fn select(&self, instance: &Instance, users: &Users) -> bool {

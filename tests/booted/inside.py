@@ -16,6 +16,7 @@ import counts
 import explains
 import floods
 import machine as m
+import metrics
 import outputs
 import runs
 
@@ -330,6 +331,7 @@ def recipes_for_desktops_are_found_right():
 TESTS.extend(runs.TESTS)
 TESTS.extend(explains.TESTS)
 TESTS.extend(counts.TESTS)
+TESTS.extend(metrics.TESTS)
 
 
 def is_on_the_bus():

@@ -62,7 +62,7 @@ mount -t overlay -o "lowerdir=$tree,upperdir=$work/run/upper,workdir=$work/run/w
 
 # What a package would install, and the tests.
 install -m 755 "$scnpm" "$root/usr/bin/scnpm"
-install -m 644 -t "$root/usr/lib/systemd/system" "$top"/packaging/scnpm*.{service,socket}
+install -m 644 -t "$root/usr/lib/systemd/system" "$top"/packaging/scnpm*.{service,socket,timer}
 install -m 644 "$top/packaging/scnpm.sysusers" "$root/usr/lib/sysusers.d/scnpm.conf"
 for manager in system user; do
     install -D -m 755 -t "$root/usr/lib/systemd/$manager-generators" "$top/packaging/scnpm-generator"
@@ -72,7 +72,7 @@ install -D -m 755 "$work/connect" "$root/opt/tests/connect"
 install -m 644 "$here"/*.py "$root/opt/tests/"
 install -D -m 644 -t "$root/opt/tests/outputs" "$here"/outputs/*.txt
 install -D -m 644 -t "$root/opt/tests/examples" "$top"/examples/*.conf
-install -m 644 -t "$root/opt/tests" "$top"/docs/{control,desktop}.md
+install -m 644 -t "$root/opt/tests" "$top"/docs/{control,desktop,metrics}.md
 cp -r --no-preserve=mode,ownership "$top/examples/systemd" "$root/opt/tests/examples/systemd"
 chroot "$root" python3 /opt/tests/prepare.py >"$log" 2>&1 </dev/null || {
     cat "$log" >&2

@@ -14,6 +14,8 @@ case $kind in
 boot)
     packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,nftables,libnftables1,iproute2
     packages+=,python3,procps,util-linux,passwd,libcap2-bin,strace,git,netbase,polkitd
+    # Of systemd 260 and later, and a package of its own.
+    [ "$suite" != sid ] || packages+=,systemd-report
     ;;
 build) packages=gcc,libc6-dev,libsystemd-dev,make,pkg-config ;;
 *)

@@ -36,7 +36,10 @@ use scnpm::{
     cli::Format,
     control::{
         client::{Client, Error},
-        message::{Call, Confirm, GetStatus, Method, Nothing, Reload, Reloaded, StatusReply, Wait, Waited},
+        message::{
+            Allow, Allowed, Call, Confirm, Disallowed, GetRefusals, GetStatus, Method, Nothing, Refusals,
+            Reload, Reloaded, StatusReply, Wait, Waited,
+        },
         server::{ClientId, Incoming, Sent, Server},
         wire::{self, Ask, CALL_LIMIT},
     },
@@ -244,6 +247,15 @@ fn answer(call: Call) -> (Kind, Arc<[u8]>) {
             assert!([&cgroup, &unit].iter().all(|one| one.as_ref().is_none_or(|text| text.len() <= 4096)));
             (Kind::Later, wire::reply(&Waited::default(), false))
         }
+        Ok(Ask::GetRefusals(GetRefusals { unit, .. })) => {
+            assert!(unit.is_none_or(|unit| unit.len() <= 1024));
+            (if more { Kind::Watch } else { Kind::Last }, wire::reply(&Refusals::default(), more))
+        }
+        Ok(Ask::Allow(Allow { unit, address, for_ms, .. })) => {
+            assert!(!unit.is_empty() && unit.len() <= 1024 && !address.is_empty() && for_ms > 0);
+            (Kind::Later, wire::reply(&Allowed::default(), false))
+        }
+        Ok(Ask::Disallow(_)) => (Kind::Later, wire::reply(&Disallowed::default(), false)),
         Ok(Ask::Reload(Reload { color, .. })) => {
             let reloaded = Reloaded { loaded: color, ..Reloaded::default() };
             (Kind::Later, wire::reply(&reloaded, false))
