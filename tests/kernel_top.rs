@@ -35,7 +35,11 @@ struct Daemon {
 impl Daemon {
     /// Starts one that counts packets of a.service, and has an annotation for b.service.
     fn start(sandbox: &Sandbox) -> Self {
-        let table = "table inet filter {\n    chain out {\n    }\n}\n";
+        Self::start_with(sandbox, "table inet filter {\n    chain out {\n    }\n}\n")
+    }
+
+    /// The same with another table around the chain `out`.
+    fn start_with(sandbox: &Sandbox, table: &str) -> Self {
         sandbox.load(table);
         let directory = std::env::temp_dir().join(sandbox.path("top").to_string().replace('/', "-"));
         fs::create_dir_all(&directory).unwrap();
@@ -77,6 +81,11 @@ impl Daemon {
         let path = self.slice.child(name);
         fs::create_dir(path.directory()).unwrap();
         path
+    }
+
+    fn reload(&self) {
+        let mut command = Command::new(common::program());
+        sandbox::succeed(command.args(["reload", "--format", "short", "--socket"]).arg(self.socket()));
     }
 
     fn socket(&self) -> PathBuf {
@@ -269,7 +278,7 @@ fn units_are_shown_sorted_filtered_and_explained() {
             line(text, "a.service").is_some() && line(text, "b.service").is_some()
         });
         terminal.shows("what is in force", |text| text.contains("all is in force"));
-        terminal.shows("that nothing is recorded", |text| text.contains("Refusals are not recorded"));
+        terminal.shows("that nothing is recorded", |text| text.contains("nothing is recorded"));
         assert!(terminal.is_taken());
         let is_idle = |text: &str| line(text, "a.service").is_some_and(|line| line.contains(" - "));
         terminal.shows("a unit that is idle", is_idle);
@@ -318,6 +327,73 @@ fn units_are_shown_sorted_filtered_and_explained() {
         terminal.is_as_before();
         drop(unit.stdin.take());
         unit.wait().unwrap();
+    });
+}
+
+#[test]
+#[cfg(feature = "top")]
+fn refusal_is_allowed_for_a_while() {
+    let table = "\
+table inet filter {
+    chain out {
+    }
+    chain refused {
+    }
+    # scnpm: record refusals in inet filter refused
+    chain output {
+        type filter hook output priority filter
+        jump out
+        meta l4proto udp jump refused
+        meta l4proto udp reject
+    }
+}
+";
+    sandbox::run(|sandbox| {
+        let daemon = Daemon::start_with(sandbox, table);
+        let path = daemon.unit("a.service");
+        let send = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.connect(('127.0.0.1', 999)); s.send(b'x')";
+        let is_sent = || {
+            let script =
+                format!("echo 0 > {}/cgroup.procs && exec python3 -c \"{send}\"", path.directory().display());
+            Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status().unwrap().success()
+        };
+        let mut terminal = Terminal::run(&daemon.command(), 120, 24);
+        terminal.shows("no refusal", |text| text.contains("Nothing was refused"));
+        assert!(!is_sent());
+        let is_refused =
+            |text: &str| text.lines().any(|line| line.contains("a.service") && line.contains("127.0.0.1"));
+        terminal.shows("the refusal", is_refused);
+        terminal.press("\tc");
+        terminal
+            .shows("the annotation", |text| text.contains("udp dport 999 accept") && text.contains("q back"));
+        terminal.press("qe");
+        terminal.shows("why", |text| text.contains("scnpm explain --to 127.0.0.1:999"));
+        terminal.press("qan");
+        assert!(!is_sent(), "no is no");
+        terminal.press("a");
+        terminal.shows("the question", |text| text.contains("for 5 minutes? [y/N]"));
+        terminal.press("y");
+        terminal.shows("what is allowed", |text| text.contains("ALLOWED FOR A WHILE (1)"));
+        assert!(is_sent());
+        terminal.press("\x1b[Z");
+        terminal.shows("the keys for it", |text| text.contains("u end it"));
+        terminal.press("u");
+        terminal.shows("that it is over", |text| !text.contains("ALLOWED FOR A WHILE"));
+        assert!(!is_sent());
+
+        // The files record no longer, and do again.
+        let file = daemon.directory.join("nftables.conf");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("# scnpm: record", "# no record")).unwrap();
+        daemon.reload();
+        terminal.shows("that nothing is recorded", |text| text.contains("nothing is recorded"));
+        fs::write(&file, text).unwrap();
+        daemon.reload();
+        assert!(!is_sent());
+        terminal.shows("the refusal again", is_refused);
+        terminal.press("q");
+        assert_eq!(terminal.ended().code(), Some(0));
+        terminal.is_as_before();
     });
 }
 

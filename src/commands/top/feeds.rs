@@ -3,12 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, io,
+    net::Shutdown,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
     time::{Duration, Instant},
@@ -20,7 +22,7 @@ use nix::{
 };
 
 use super::{
-    state::{Action, Event, Lack, Sockets, user_names},
+    state::{Action, Event, Sockets, user_names},
     terminal,
 };
 use crate::{
@@ -67,7 +69,11 @@ pub(super) struct Feeds {
     counts: Arc<AtomicBool>,
     /// Has refusals asked for again.
     again: Sender<()>,
+    /// The connection on which they are waited for.
+    waiting: Waiting,
 }
+
+type Waiting = Arc<Mutex<Option<UnixStream>>>;
 
 impl Feeds {
     /// Starts them. Sockets, and counters if there are any, are asked for every `delay`.
@@ -75,11 +81,13 @@ impl Feeds {
         let (out, messages) = channel();
         let (again, asked_again) = channel();
         let counts = Arc::new(AtomicBool::new(false));
-        let feeds = Self { out, socket: socket.to_owned(), counts, again };
+        let waiting = Waiting::default();
+        let feeds = Self { out, socket: socket.to_owned(), counts, again, waiting };
         feeds.run(|_, out| wait_for_signals(out));
         feeds.run(|_, out| wait_for_keys(out));
         feeds.run(watch_status);
-        feeds.run(move |socket, out| watch_refusals(socket, &asked_again, out));
+        let waiting = Arc::clone(&feeds.waiting);
+        feeds.run(move |socket, out| watch_refusals(socket, &asked_again, &waiting, out));
         let counts = Arc::clone(&feeds.counts);
         feeds.run(move |socket, out| poll(socket, delay, &counts, out));
         (feeds, messages)
@@ -95,8 +103,11 @@ impl Feeds {
         self.counts.store(are_there, Ordering::Relaxed);
     }
 
-    /// Has refusals asked for again, if they could not be had.
+    /// Has refusals asked for again: other files may record others, or none.
     pub(super) fn ask_for_refusals(&self) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // It may have ended by itself.
+        let _ = waiting.map(|stream| stream.shutdown(Shutdown::Both));
         let _ = self.again.send(());
     }
 
@@ -188,11 +199,18 @@ impl Numbers {
     }
 }
 
-/// Refusals, and what is new of them whenever there is some. If there are none to be had, it waits until it is to try again.
-fn watch_refusals(socket: &Path, again: &Receiver<()>, out: &Sender<Message>) -> Option<()> {
+/// Refusals, and what is new of them whenever there is some. Where that fails for good it waits until
+/// it is to try again.
+fn watch_refusals(
+    socket: &Path,
+    again: &Receiver<()>,
+    waiting: &Waiting,
+    out: &Sender<Message>,
+) -> Option<()> {
     loop {
         let watch = || {
             let mut client = Client::connect(socket)?;
+            *waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.stream()?);
             client.watch(&GetRefusals::default())?;
             let mut is_first = true;
             loop {
@@ -207,16 +225,23 @@ fn watch_refusals(socket: &Path, again: &Receiver<()>, out: &Sender<Message>) ->
                 }
             }
         };
-        match watch_until_error(watch) {
-            Ok(()) => {}
+        let pause = match watch_until_error(watch) {
             // The other thread says so, and what was known stays on the screen.
-            Err(Error::NotRunning | Error::Ended) => {}
-            Err(Error::Refused(name, words)) if name == "NotRecorded" => {
-                send(out, Event::NoRefusals(Lack::NotRecorded(words)))?;
+            Ok(()) | Err(Error::NotRunning | Error::Ended) => Some(RETRY),
+            Err(error) => {
+                let is_so_until_told = matches!(&error, Error::Older)
+                    || matches!(&error, Error::Refused(name, _) if name == "NotRecorded");
+                send(out, Event::NoRefusals(failure(error, socket).message))?;
+                (!is_so_until_told).then_some(RETRY * 10)
             }
-            Err(error) => send(out, Event::NoRefusals(Lack::Failed(failure(error, socket).message)))?,
+        };
+        let told = match pause {
+            Some(pause) => again.recv_timeout(pause),
+            None => again.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        if told == Err(RecvTimeoutError::Disconnected) {
+            return None;
         }
-        again.recv().ok()?;
         while again.try_recv().is_ok() {}
     }
 }
@@ -297,7 +322,13 @@ fn ask<M: Method>(socket: &Path, method: &M) -> Result<M::Reply, String> {
         client.limit(Some(LEAVE))?;
         client.call(method)
     });
-    asked.map_err(|error| failure(error, socket).message)
+    asked.map_err(|error| match error {
+        Error::Failed(name) if name.ends_with("InvalidParameter") => {
+            "packets of this kind cannot be allowed for a while: c shows the annotation that allows them"
+                .to_owned()
+        }
+        error => failure(error, socket).message,
+    })
 }
 
 fn explain(socket: &Path, arguments: &[String], out: &Sender<Message>) -> Option<()> {

@@ -363,7 +363,7 @@ impl Heights {
         let heading = usize::from(allowances > 0);
         let room = usize::from(screen).saturating_sub(Self::OTHERS + allowances + heading);
         let half = room / 2;
-        let below = refusals.max(2).min(half.max(room.saturating_sub(units.max(1))));
+        let below = refusals.max(3).min(half.max(room.saturating_sub(units.max(1))));
         Self { units: room - below, allowances, refusals: below }
     }
 }
@@ -380,7 +380,7 @@ mod tests {
         };
         assert_eq!(heights(24, 100, 0, 100), (9, 0, 8));
         assert_eq!(heights(24, 3, 0, 100), (3, 0, 14));
-        assert_eq!(heights(24, 100, 0, 0), (15, 0, 2));
+        assert_eq!(heights(24, 100, 0, 0), (14, 0, 3));
         assert_eq!(heights(24, 100, 9, 100), (7, 3, 6));
         assert_eq!(heights(14, 100, 9, 100), (3, 1, 2));
         assert_eq!(heights(50, 100, 9, 5), (33, 4, 5));

@@ -1,7 +1,7 @@
 //! The loop of `scnpm top`: takes events, does what they ask for, draws.
 
 use std::{
-    io,
+    fs, io,
     process::ExitCode,
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -22,6 +22,7 @@ use crate::{
     },
     control::{client::Client, message::GetStatus},
     log::colour_on,
+    report::denied::services,
 };
 
 /// What comes without a key is not drawn more often.
@@ -55,7 +56,8 @@ pub fn run(options: &Top) -> Result<ExitCode, Failure> {
     let screen = Screen::open().map_err(no_terminal)?;
     let (feeds, messages) = Feeds::start(socket, options.delay);
     let size = screen.size().map_err(no_terminal)?;
-    let state = State::new(size, colour_on(&io::stdout()), options.filter.clone().unwrap_or_default());
+    let mut state = State::new(size, colour_on(&io::stdout()), options.filter.clone().unwrap_or_default());
+    state.services = services(&fs::read_to_string("/etc/services").unwrap_or_default());
     let mut session = Session { screen, feeds, state, begun: Instant::now(), loaded: (0, 0) };
     let end = session.take(Numbers::default().event(first)).and_then(|_| session.run(&messages));
     drop(session);

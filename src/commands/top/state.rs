@@ -78,8 +78,8 @@ pub(super) enum Event {
     AllRefusals(Vec<Refusal>),
     /// Those that are new, or have more packets now.
     MoreRefusals(Vec<Refusal>),
-    /// There are none to be had.
-    NoRefusals(Lack),
+    /// There are none to be had, and why.
+    NoRefusals(String),
     /// The sockets of each cgroup; nothing if they could not be read.
     Sockets(Option<BTreeMap<CgroupPath, Sockets>>),
     /// What a command said that ran in the background.
@@ -89,15 +89,6 @@ pub(super) enum Event {
     },
     /// What became of something that was asked for.
     Answer(Result<String, String>),
-}
-
-/// Why there are no refusals.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Lack {
-    /// The files do not ask for it.
-    NotRecorded(String),
-    /// Anything else.
-    Failed(String),
 }
 
 /// How many sockets there are.
@@ -177,13 +168,16 @@ pub(super) struct State {
     /// Whether there are colours.
     pub(super) colour: bool,
     pub(super) size: (u16, u16),
+    /// What services are called, by port and protocol (services(5)).
+    pub(super) services: BTreeMap<(u16, String), String>,
     pub(super) now: Now,
     /// The last status, and when it came.
     pub(super) status: Status,
     pub(super) status_at: u64,
     /// Why the daemon does not answer, if it does not.
     pub(super) gone: Option<String>,
-    pub(super) lack: Option<Lack>,
+    /// Why there are no refusals to be had, if that is so.
+    pub(super) lack: Option<String>,
     pub(super) focus: Focus,
     pub(super) filter: String,
     pub(super) mode: Mode,
@@ -206,6 +200,7 @@ impl State {
         Self {
             colour,
             size,
+            services: BTreeMap::new(),
             now: Now::default(),
             status: Status::default(),
             status_at: 0,
@@ -254,8 +249,8 @@ impl State {
                 self.add(list);
                 Action::Nothing
             }
-            Event::NoRefusals(lack) => {
-                self.lack = Some(lack);
+            Event::NoRefusals(words) => {
+                self.lack = Some(words);
                 self.list.clear();
                 self.count_refusals();
                 Action::Nothing
@@ -747,7 +742,11 @@ fn allowing(refusal: &Refusal) -> Option<(String, Allow)> {
         Direction::Out => "to",
         Direction::In => "from",
     };
-    let port = refusal.port.map(|port| format!(" port {port}")).unwrap_or_default();
+    let port = match (refusal.port, refusal.icmp_type) {
+        (Some(port), _) => format!(" port {port}"),
+        (None, Some(_)) => " of all types".to_owned(),
+        (None, None) => String::new(),
+    };
     let question = format!(
         "Let packets of {} pass {way} {}, {}{port}, for {}?",
         printable(&allow.unit),

@@ -72,6 +72,7 @@ pub(super) fn allowance(number: u64, left_ms: u64) -> Allowance {
 /// A machine with something of everything.
 pub(super) fn machine(size: (u16, u16)) -> State {
     let mut state = State::new(size, true, String::new());
+    state.services = [((587, "tcp".to_owned()), "submission".to_owned())].into();
     let mut units = vec![
         unit("postfix.service", Some(1_000)),
         unit("alice:app:org.mozilla.firefox", Some(90_000)),

@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr;
 use super::{
     pane::Pane,
     rows::{self, Column, RefusalColumn, UnitColumn, UnitRow},
-    state::{Focus, Lack, Mode, SMALLEST, State, Text, words_at_bottom},
+    state::{Focus, Mode, SMALLEST, State, Text, words_at_bottom},
     words::{ago, fit, left, plural, short, wrapped},
 };
 use crate::{
@@ -330,12 +330,7 @@ fn no_units(state: &State) -> String {
 
 fn no_refusals(state: &State) -> String {
     match &state.lack {
-        Some(Lack::NotRecorded(_)) => {
-            "Refusals are not recorded: `# scnpm: record refusals` in front of an empty chain does it, called right in front \
-             of the last reject or drop."
-                .to_owned()
-        }
-        Some(Lack::Failed(words)) => printable(words),
+        Some(words) => printable(words),
         None if !state.filter.is_empty() => {
             format!("No refusal has `{}` in it: Esc shows all.", printable(&state.filter))
         }
@@ -347,7 +342,7 @@ fn no_refusals(state: &State) -> String {
 fn about_selected(state: &State) -> [String; 2] {
     match state.focus {
         Focus::Units => state.unit().map(about_unit),
-        Focus::Refusals => state.refusal().map(about_refusal),
+        Focus::Refusals => state.refusal().map(|refusal| about_refusal(refusal, state)),
         Focus::Allowances => None,
     }
     .unwrap_or_default()
@@ -367,8 +362,13 @@ fn about_unit(row: &UnitRow) -> [String; 2] {
     [first, row.places.join(", ")]
 }
 
-fn about_refusal(refusal: &Refusal) -> [String; 2] {
-    let port = refusal.port.map(|port| format!(" port {port}")).unwrap_or_default();
+fn about_refusal(refusal: &Refusal, state: &State) -> [String; 2] {
+    let port = refusal.port.map_or_else(String::new, |port| {
+        match state.services.get(&(port, refusal.protocol.clone())) {
+            Some(service) => format!(" port {port} ({})", printable(service)),
+            None => format!(" port {port}"),
+        }
+    });
     let kind = refusal.icmp_type.map(|kind| format!(" type {kind}")).unwrap_or_default();
     let host = refusal.host.as_deref().map(|host| format!(" ({})", printable(host))).unwrap_or_default();
     let app =

@@ -113,7 +113,7 @@ fn sockets_and_refusals_are_counted_for_their_units() {
     assert_eq!((row(&state, "backup.service").refusals, state.list.len()), (Some(123_466), 4));
     state.take(Event::Sockets(None), at(3_000));
     assert_eq!(row(&state, "postfix.service").sockets, None);
-    state.take(Event::NoRefusals(Lack::NotRecorded(String::new())), at(3_000));
+    state.take(Event::NoRefusals(String::new()), at(3_000));
     assert_eq!((row(&state, "backup.service").refusals, state.list.len()), (None, 0));
     state.take(Event::AllRefusals(vec![]), at(3_000));
     assert_eq!(row(&state, "backup.service").refusals, Some(0), "they are recorded now");

@@ -16,6 +16,10 @@ use crate::{
     units::selector::Users,
 };
 
+/// What the daemon says then.
+const NOT_RECORDED: &str = "nothing is recorded: write `# scnpm: record refusals in inet filter CHAIN` into the file, with an empty \
+                            chain that is called in front of the last `reject` or `drop`, and reload; see `man scnpm-denied`";
+
 fn drawn(state: &State) -> Buffer {
     let (width, height) = state.size;
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
@@ -98,7 +102,7 @@ fn screens_without_a_machine_say_what_to_do() {
     let take = |state: &mut State, event| drop(state.take(event, at(0)));
     let mut state = empty();
     take(&mut state, Event::Status(Box::new(status(vec![])), Users::new()));
-    take(&mut state, Event::NoRefusals(Lack::NotRecorded("no such comment".to_owned())));
+    take(&mut state, Event::NoRefusals(NOT_RECORDED.to_owned()));
     take(&mut state, Event::Sockets(None));
     same("empty", &lines(&drawn(&state)));
 
@@ -115,7 +119,7 @@ fn screens_without_a_machine_say_what_to_do() {
     problem.in_force = false;
     problem.problems = vec!["a.service: 1 of 2 elements are not in the kernel".to_owned(); 3];
     take(&mut state, Event::Status(Box::new(problem), Users::new()));
-    take(&mut state, Event::NoRefusals(Lack::Failed("the daemon is of another version".to_owned())));
+    take(&mut state, Event::NoRefusals("the daemon is of another version".to_owned()));
     same("problems", &lines(&drawn(&state)));
 }
 
