@@ -430,18 +430,20 @@ fn draw_keys(state: &State, y: usize, canvas: &mut Canvas) {
         Focus::Allowances => &[("u", "end it"), ("c", "copy")],
     };
     let others = [("q", "quit"), ("?", "help"), ("Tab", "list"), ("/", "filter"), ("s", "sort")];
+    let filter = match state.filter.is_empty() {
+        true => String::new(),
+        false => fit(&format!("filter: {}", printable(&state.filter)), canvas.width() / 2),
+    };
+    let right = canvas.width().saturating_sub(filter.width());
+    canvas.put(right, y, &filter, canvas.look.coloured(Color::Cyan));
+    let room = if filter.is_empty() { right } else { right.saturating_sub(2) };
     let mut x = 0;
     for (key, what) in others.iter().chain(of_list).chain(&[("r", "reverse")]) {
-        if x + key.width() + 1 + what.width() > canvas.width() {
+        if x + key.width() + 1 + what.width() > room {
             break;
         }
         x = canvas.put(x, y, key, Look::BOLD);
         x = canvas.put(x + 1, y, what, Look::PLAIN) + 2;
-    }
-    if !state.filter.is_empty() {
-        let filter = fit(&format!("filter: {}", printable(&state.filter)), canvas.width().saturating_sub(x));
-        let right = canvas.width().saturating_sub(filter.width());
-        canvas.put(right.max(x), y, &filter, canvas.look.coloured(Color::Cyan));
     }
 }
 
