@@ -1,5 +1,8 @@
 //! `scnpm top` in a terminal, with a real daemon. Needs root.
 
+// Without the feature there is little to test.
+#![cfg_attr(not(feature = "top"), allow(dead_code, unused_imports))]
+
 mod common;
 
 use std::{

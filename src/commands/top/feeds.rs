@@ -337,11 +337,9 @@ fn explain(socket: &Path, arguments: &[String], out: &Sender<Message>) -> Option
     command.arg("explain").arg("--socket").arg(socket).args(arguments).stdin(Stdio::null());
     let text = match command.env("NO_COLOR", "1").output() {
         Ok(output) => {
-            let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-            text += &String::from_utf8_lossy(&output.stderr);
-            let end = text.floor_char_boundary(MOST);
-            text.truncate(end);
-            text
+            let mut bytes = [output.stdout, output.stderr].concat();
+            bytes.truncate(MOST);
+            String::from_utf8_lossy(&bytes).into_owned()
         }
         Err(error) => format!("scnpm cannot be run: {error}"),
     };

@@ -212,14 +212,16 @@ fn draw_head(state: &State, canvas: &mut Canvas) -> usize {
 fn totals(state: &State) -> String {
     let running = state.rows.iter().filter(|row| row.running).count();
     let mut facts = vec![format!("{}, {running} running", plural(state.rows.len(), "unit"))];
-    let sum = |numbers: &mut dyn Iterator<Item = u64>| short(numbers.fold(0, u64::saturating_add));
+    let sum = |numbers: &mut dyn Iterator<Item = u64>| numbers.fold(0, u64::saturating_add);
     if state.has_counters() {
         let packets = sum(&mut state.rows.iter().filter_map(|row| row.packet_rate));
         let bytes = sum(&mut state.rows.iter().filter_map(|row| row.byte_rate));
-        facts.push(format!("{packets} packets/s, {bytes} bytes/s"));
+        facts.push(format!("{} packets/s, {} bytes/s", short(packets), short(bytes)));
     }
     if state.lack.is_none() {
-        facts.push(format!("{} packets refused", sum(&mut state.list.iter().map(|refusal| refusal.packets))));
+        let packets = sum(&mut state.list.iter().map(|refusal| refusal.packets));
+        let words = if packets == 1 { "packet" } else { "packets" };
+        facts.push(format!("{} {words} refused", short(packets)));
     }
     facts.join("; ")
 }
