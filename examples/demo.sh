@@ -12,7 +12,7 @@ if [ "${1:-}" != --inside-namespaces ]; then
     "$top/tests/setup.sh" ca-certificates gcc iproute2 libc6-dev libsystemd-dev make nftables perl-base pkg-config
     if command -v cargo >/dev/null; then
         echo "Building scnpm"
-        (cd "$top" && cargo build --quiet --release --locked)
+        (cd "$top" && cargo build --quiet --release --locked --features top)
     elif [ ! -x "$top/target/release/scnpm" ]; then
         echo "demo.sh: there is no cargo here, and no scnpm in target/release" >&2
         exit 1

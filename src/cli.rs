@@ -79,6 +79,8 @@ pub enum Command {
     Units(Units),
     /// Show whether everything that the policy asks for is in force
     Status(Status),
+    /// Show units with their traffic, connections and refusals in the terminal, and allow what is refused for a while
+    Top(Top),
     /// Say why packets of a process, a unit or a socket pass or not
     Explain(Explain),
     /// Wait until the rules for a unit or cgroup are in the kernel
@@ -399,6 +401,26 @@ impl StatusFormat {
     }
 }
 
+/// Options of `scnpm top`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 ended with q or Ctrl-C, 1 the terminal fails, or this scnpm was built without this view, 2 wrong usage, or there is \
+no terminal, 3 the daemon does not run or cannot be asked.
+Keys: ? shows them all. Without colours if NO_COLOR is set.")]
+pub struct Top {
+    /// Show only units and refusals with this text in them at first; the key / changes it
+    #[arg(value_name = "TEXT")]
+    pub filter: Option<String>,
+
+    /// How often to look at counters and sockets; what else changes is shown at once
+    #[arg(short, long, value_name = "SECONDS", default_value = "2", value_parser = delay)]
+    pub delay: Duration,
+
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
 /// Options of `scnpm explain`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -678,6 +700,19 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     };
     let number: f64 = number.parse().map_err(|_| wrong())?;
     Duration::try_from_secs_f64(number * unit).map_err(|_| wrong())
+}
+
+/// A time that is long enough to be waited for again and again.
+///
+/// # Errors
+/// It is too short, or none.
+pub fn delay(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        delay if delay < Duration::from_millis(100) => {
+            Err(format!("`{text}` is too short: 100ms is the least"))
+        }
+        delay => Ok(delay),
+    }
 }
 
 /// The name of `scnpm run`, whose arguments are for another command, too.

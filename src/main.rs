@@ -7,7 +7,7 @@ use scnpm::{
     cli::{self, Cli, Command},
     commands::{
         self, Failure, allow, check, clean, complete, denied, explain, generate, reload, replay, run,
-        serve_metrics, serve_names, status, units, wait,
+        serve_metrics, serve_names, status, top, units, wait,
     },
     daemon, log,
 };
@@ -38,6 +38,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Check(options)) => check::run(&options),
         Some(Command::Units(options)) => units::run(&options),
         Some(Command::Status(options)) => status::run(&options),
+        Some(Command::Top(options)) => top::run(&options),
         Some(Command::Explain(options)) => explain::run(&options),
         Some(Command::Denied(options)) => denied::run(&options),
         Some(Command::Allow(options)) => allow::run(&options),

@@ -12,6 +12,7 @@ const SEE_ALSO: &[(&str, &[&str])] = &[
     ("check", &["nft(8)"]),
     ("units", &["nft(8)", "systemd-cgls(1)"]),
     ("status", &["scnpm-explain(8)", "nft(8)"]),
+    ("top", &["scnpm-status(8)", "scnpm-explain(8)", "top(1)"]),
     ("explain", &["scnpm-status(8)", "nft(8)", "ss(8)"]),
     ("wait", &["scnpm-run(8)", "systemd.service(5)", "systemd.generator(7)"]),
     ("run", &["scnpm-wait(8)", "systemd-run(1)", "systemd.scope(5)"]),

@@ -70,7 +70,13 @@ unit_tests() {
         name=$(basename "$file" .rs)
         [[ $name == kernel_* ]] || tests+=(--test "$name")
     done
-    cargo test --locked --quiet --lib --bins "${tests[@]}" && cargo test --locked --quiet --doc
+    cargo test --locked --quiet --features top --lib --bins "${tests[@]}" && cargo test --locked --quiet --features top --doc
+}
+
+# What is left out without features must not be missed.
+clippy() {
+    cargo clippy --quiet --all-targets --all-features --locked -- -D warnings &&
+        cargo clippy --quiet --all-targets --locked -- -D warnings
 }
 
 trees() {
@@ -83,7 +89,7 @@ trees() {
 # In a booted Debian of that suite.
 booted() {
     local program
-    program=$(tests/cargo.sh "$1" build --release) && tests/as-root.sh tests/booted/run.sh "$1" "$program" "${@:2}"
+    program=$(tests/cargo.sh "$1" build --release --features top) && tests/as-root.sh tests/booted/run.sh "$1" "$program" "${@:2}"
 }
 
 # Each as it is loaded at boot, before any unit runs, and its annotations.
@@ -104,9 +110,9 @@ for component in clippy rustfmt; do
 done
 
 start trees trees
-start build cargo build --quiet --release --locked
+start build cargo build --quiet --release --locked --features top
 step format "cargo fmt" cargo fmt --check
-step lint "cargo clippy" cargo clippy --quiet --all-targets --locked -- -D warnings
+step lint "cargo clippy" clippy
 step unit "unit, golden and property tests" unit_tests
 step trees "trees of ${suites[*]}" finished trees
 step build "release build" finished build

@@ -8,5 +8,5 @@ minutes=${1:?usage: soak.sh MINUTES [SUITE [SEED]]}
 suite=${2:-bookworm}
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top"
-program=$(tests/cargo.sh "$suite" build --release)
+program=$(tests/cargo.sh "$suite" build --release --features top)
 tests/as-root.sh tests/booted/run.sh "$suite" "$program" soak.py "$minutes" ${3:+"$3"}

@@ -25,12 +25,12 @@ kernel() {
     for file in tests/kernel_*.rs; do
         tests+=(--test "$(basename "$file" .rs)")
     done
-    mapfile -t executables < <(tests/cargo.sh "$suite" test --no-run "${tests[@]}" | grep /kernel_)
+    mapfile -t executables < <(tests/cargo.sh "$suite" test --no-run --features top "${tests[@]}" | grep /kernel_)
     if [ $((${#executables[@]} * 2)) != ${#tests[@]} ]; then
         echo "Not all kernel tests were built"
         return 1
     fi
-    program=$(tests/cargo.sh "$suite" build --release) || return 1
+    program=$(tests/cargo.sh "$suite" build --release --features top) || return 1
     for executable in "${executables[@]}"; do
         tests/as-root.sh CARGO_MANIFEST_DIR="$PWD" SCNPM_TESTED="$program" tests/booted/chroot.sh "$suite" boot \
             "$PWD" "${executable%/deps/*}" "${program%/*}" -- "$executable" --quiet || status=1
@@ -40,7 +40,7 @@ kernel() {
 
 booted() {
     local program
-    program=$(tests/cargo.sh "$suite" build --release) && tests/as-root.sh tests/booted/run.sh "$suite" "$program" inside.py
+    program=$(tests/cargo.sh "$suite" build --release --features top) && tests/as-root.sh tests/booted/run.sh "$suite" "$program" inside.py
 }
 
 for step in "${steps[@]}"; do

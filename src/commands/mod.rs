@@ -17,6 +17,7 @@ pub mod run;
 pub mod serve_metrics;
 pub mod serve_names;
 pub mod status;
+pub mod top;
 pub mod units;
 pub mod wait;
 

@@ -110,6 +110,14 @@ impl Client {
         Ok(self.0.get_ref().set_read_timeout(limit)?)
     }
 
+    /// The same connection for somebody who may shut it down while a reply is waited for.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn stream(&self) -> Result<UnixStream, Error> {
+        Ok(self.0.get_ref().try_clone()?)
+    }
+
     /// Calls a method and waits for its reply.
     ///
     /// # Errors

@@ -67,6 +67,7 @@ const KINDS: &[(&str, &str, Kind)] = &[
     ("units", "pattern", Kind::Unit),
     ("units", "chain", Kind::Chain),
     ("status", "unit", Kind::Unit),
+    ("top", "filter", Kind::Unit),
     ("explain", "subject", Kind::Unit),
     ("wait", "unit", Kind::Unit),
     ("wait", "cgroup", Kind::CgroupPath),

@@ -1,0 +1,313 @@
+use super::*;
+use crate::{
+    commands::top::{
+        rows::Column,
+        testing::{allowance, at, machine, press, refusal, status, unit},
+    },
+    control::message::Unit,
+};
+
+fn names(state: &State) -> Vec<&str> {
+    state.units.order.iter().map(|line| state.rows[*line].name.as_str()).collect()
+}
+
+fn told(state: &mut State, units: Vec<Unit>, since_start: u64) {
+    state.take(Event::Status(Box::new(status(units)), Users::new()), at(since_start));
+}
+
+#[test]
+fn rates_are_differences_over_time() {
+    let mut state = State::new((80, 24), true, String::new());
+    let rate = |state: &State| (state.rows[0].packet_rate, state.rows[0].byte_rate);
+    told(&mut state, vec![unit("a.service", Some(100))], 0);
+    assert_eq!(rate(&state), (None, None), "nothing to compare with");
+    told(&mut state, vec![unit("a.service", Some(300))], 2_000);
+    assert_eq!(rate(&state), (Some(100), Some(10_000)));
+    told(&mut state, vec![unit("a.service", Some(900))], 2_100);
+    assert_eq!(rate(&state), (Some(100), Some(10_000)), "too soon to tell");
+    told(&mut state, vec![unit("a.service", Some(900))], 4_000);
+    assert_eq!(rate(&state), (Some(300), Some(30_000)));
+    told(&mut state, vec![unit("a.service", Some(5))], 6_000);
+    assert_eq!(rate(&state), (None, None), "the counter was reset");
+    told(&mut state, vec![unit("a.service", None)], 8_000);
+    assert_eq!(rate(&state), (None, None), "it may not be told any more");
+    told(&mut state, vec![unit("a.service", Some(7))], 10_000);
+    let mut another = status(vec![unit("a.service", Some(1_000_000))]);
+    another.pid = 43;
+    state.take(Event::Status(Box::new(another), Users::new()), at(12_000));
+    assert_eq!(rate(&state), (None, None), "another daemon");
+}
+
+#[test]
+fn keys_sort_and_filter() {
+    let mut state = machine((200, 50));
+    let all = [
+        "alice:app:org.mozilla.firefox",
+        "postfix.service",
+        "unbound.service",
+        "user:app:signal",
+        "backup.service",
+    ];
+    assert_eq!(names(&state), all, "by bytes a second at first");
+    press(&mut state, "r");
+    assert_eq!(names(&state)[..2], ["backup.service", "unbound.service"]);
+    for _ in 0..UnitColumn::ALL.len() {
+        press(&mut state, "<");
+    }
+    assert_eq!(names(&state), all, "all columns round, and not reversed any more");
+    while state.units.column != UnitColumn::Unit as usize {
+        press(&mut state, "s");
+    }
+    assert_eq!(names(&state)[..2], ["alice:app:org.mozilla.firefox", "backup.service"]);
+    while state.units.column != UnitColumn::State as usize {
+        press(&mut state, ">");
+    }
+    assert_eq!(names(&state)[0], "unbound.service", "what is wrong is first");
+    press(&mut state, "/SIG");
+    assert_eq!(names(&state), ["user:app:signal"]);
+    press(&mut state, "x\x7f\x7f\x7f\x7f");
+    assert_eq!(names(&state).len(), 5);
+    press(&mut state, "\x7f");
+    assert_eq!(state.mode, Mode::Lists);
+    press(&mut state, "/sig\n");
+    assert_eq!((names(&state).len(), state.mode.clone()), (1, Mode::Lists));
+    press(&mut state, "/nal\x1b");
+    assert_eq!(state.filter, "sig", "Esc leaves the filter as it was");
+    press(&mut state, "\x1b");
+    assert_eq!(names(&state).len(), 5);
+}
+
+#[test]
+fn filter_looks_at_all_of_a_refusal() {
+    let mut state = machine((80, 24));
+    for (text, expected) in
+        [("mirror", 1), ("backup", 2), ("2001:DB8", 1), ("type 8", 1), ("firefox", 1), ("587", 1)]
+    {
+        press(&mut state, &format!("/{text}\n"));
+        assert_eq!(state.refusals.order.len(), expected, "{text}");
+        press(&mut state, "\x1b");
+    }
+}
+
+#[test]
+fn hidden_columns_are_not_sorted_by() {
+    let mut state = machine((80, 24));
+    for _ in 0..20 {
+        press(&mut state, "s");
+        assert!(!UnitColumn::ALL[state.units.column].is_for_wide());
+    }
+}
+
+#[test]
+fn sockets_and_refusals_are_counted_for_their_units() {
+    let mut state = machine((80, 24));
+    let row = |state: &State, name: &str| state.rows.iter().find(|row| row.name == name).unwrap().clone();
+    let firefox = row(&state, "alice:app:org.mozilla.firefox");
+    assert_eq!(firefox.sockets, Some(Sockets { connected: 12, listening: 1 }));
+    assert_eq!(firefox.refusals, Some(3));
+    assert_eq!(row(&state, "postfix.service").sockets.map(|sockets| sockets.connected), Some(12));
+    assert_eq!(row(&state, "backup.service").refusals, Some(123_459));
+    // More packets of what is known already.
+    let more = Refusal { packets: 10, ..refusal("backup.service", "192.0.2.25", 25) };
+    state.take(Event::MoreRefusals(vec![more]), at(3_000));
+    assert_eq!((row(&state, "backup.service").refusals, state.list.len()), (Some(123_466), 4));
+    state.take(Event::Sockets(None), at(3_000));
+    assert_eq!(row(&state, "postfix.service").sockets, None);
+    state.take(Event::NoRefusals(String::new()), at(3_000));
+    assert_eq!((row(&state, "backup.service").refusals, state.list.len()), (None, 0));
+    state.take(Event::AllRefusals(vec![]), at(3_000));
+    assert_eq!(row(&state, "backup.service").refusals, Some(0), "they are recorded now");
+}
+
+#[test]
+fn refusals_are_allowed_after_a_yes_only() {
+    let mut state = machine((80, 24));
+    assert_eq!(press(&mut state, "a"), Action::Nothing);
+    assert!(matches!(state.note, Some(Err(_))), "the list of units has nothing to allow");
+    press(&mut state, "\t\t");
+    assert_eq!(state.focus, Focus::Refusals);
+    while state.refusal().unwrap().port != Some(25) {
+        press(&mut state, "j");
+    }
+    for no in ["an", "a\x1b", "a\n", "aq"] {
+        assert_eq!(press(&mut state, no), Action::Nothing);
+        assert_eq!(state.mode, Mode::Lists, "{no:?}");
+    }
+    press(&mut state, "a");
+    let Mode::Question(question, _) = &state.mode else { panic!("{:?}", state.mode) };
+    assert_eq!(
+        question,
+        "Let packets of system:backup.service pass to 192.0.2.25, tcp port 25, for 5 minutes?"
+    );
+    assert_eq!(press(&mut state, "xj"), Action::Nothing, "only y is yes");
+    // What is asked about stays the same, whatever comes meanwhile.
+    state.take(Event::AllRefusals(vec![refusal("z.service", "192.0.2.1", 1)]), at(3_000));
+    let expected = Allow {
+        unit: "system:backup.service".to_owned(),
+        address: "192.0.2.25".to_owned(),
+        protocol: Some("tcp".to_owned()),
+        port: Some(25),
+        direction: Some(Direction::Out),
+        for_ms: 300_000,
+    };
+    assert_eq!(press(&mut state, "y"), Action::Allow(expected));
+    state.take(Event::Answer(Err("polkit does not permit it".to_owned())), at(3_000));
+    assert_eq!(words_at_bottom(&state), Some(("polkit does not permit it".to_owned(), true)));
+    press(&mut state, "j");
+    assert_eq!(words_at_bottom(&state), None);
+}
+
+#[test]
+fn only_the_units_of_the_right_manager_are_meant() {
+    let of = |cgroup: Option<&str>, unit: Option<&str>, annotation: Option<&str>| {
+        subject(&Refusal {
+            cgroup: cgroup.map(str::to_owned),
+            unit: unit.map(str::to_owned),
+            annotation: annotation.map(str::to_owned),
+            ..refusal("x.service", "192.0.2.1", 1)
+        })
+    };
+    let user = "user.slice/user-1000.slice/user@1000.service/app.slice/a.service";
+    assert_eq!(of(Some(user), Some("a.service"), None).unwrap(), "1000:a.service");
+    assert_eq!(of(Some("system.slice/a.service"), Some("a.service"), None).unwrap(), "system:a.service");
+    assert_eq!(of(None, Some("a.service"), None).unwrap(), "a.service");
+    assert_eq!(
+        of(Some(user), Some("a.service"), Some("# alice:app:a :: add rule x")).unwrap(),
+        "alice:app:a"
+    );
+    assert_eq!(of(None, None, None), None);
+}
+
+#[test]
+fn unknown_units_are_neither_allowed_nor_explained() {
+    let mut state = machine((80, 24));
+    state.take(
+        Event::AllRefusals(vec![Refusal {
+            unit: None,
+            cgroup: None,
+            annotation: None,
+            ..refusal("x.service", "192.0.2.1", 1)
+        }]),
+        at(3_000),
+    );
+    press(&mut state, "\t\t");
+    for key in ["a", "e", "c"] {
+        assert_eq!(press(&mut state, key), Action::Nothing);
+        assert!(matches!(state.note, Some(Err(_))), "{key}");
+        assert_eq!(state.mode, Mode::Lists);
+    }
+}
+
+#[test]
+fn explain_is_asked_about_what_is_selected() {
+    let mut state = machine((80, 24));
+    let words = |words: &[&str]| Action::Explain(words.iter().map(|word| (*word).to_owned()).collect());
+    assert_eq!(press(&mut state, "j\n"), words(&["--", "postfix.service"]));
+    assert_eq!(press(&mut state, "\n"), Action::Nothing, "one at a time");
+    state.take(
+        Event::Output { title: "scnpm explain".to_owned(), text: "one\ntwo\x1b[31m\tthree\n".to_owned() },
+        at(0),
+    );
+    let Mode::Text(text) = &state.mode else { panic!("{:?}", state.mode) };
+    assert_eq!(text.lines, ["one", "two\u{fffd}[31m    three"]);
+    press(&mut state, "q\t\t");
+    while state.refusal().unwrap().port != Some(443) {
+        press(&mut state, "j");
+    }
+    assert_eq!(
+        press(&mut state, "e"),
+        words(&[
+            "--to",
+            "[2001:db8:1:2:3:4:5:6]:443",
+            "--no-probe",
+            "--proto",
+            "tcp",
+            "--",
+            "system:backup.service"
+        ])
+    );
+}
+
+#[test]
+fn texts_scroll_within_their_ends() {
+    let mut state = machine((80, 24));
+    let text: Vec<String> = (0..100).map(|line| line.to_string()).collect();
+    state.take(Event::Output { title: String::new(), text: text.join("\n") }, at(0));
+    let top = |state: &State| match &state.mode {
+        Mode::Text(text) => text.top,
+        mode => panic!("{mode:?}"),
+    };
+    for (keys, expected) in [("j", 1), ("kk", 0), ("G", 78), ("j", 78), ("k", 77), ("g", 0), (" ", 21)] {
+        press(&mut state, keys);
+        assert_eq!(top(&state), expected, "{keys}");
+    }
+    state.take(Event::Resized(80, 200), at(0));
+    assert_eq!(top(&state), 0, "all of it is in view");
+}
+
+#[test]
+fn allowances_are_ended_by_their_number() {
+    let mut state = machine((80, 24));
+    press(&mut state, "u");
+    assert!(matches!(state.note, Some(Err(_))));
+    assert_eq!(press(&mut state, "\tju"), Action::Disallow(2));
+    let mut one = status(vec![]);
+    one.allowances = vec![allowance(1, 5_000)];
+    state.take(Event::Status(Box::new(one), Users::new()), at(3_000));
+    assert_eq!(press(&mut state, "u"), Action::Disallow(1));
+    state.take(Event::Status(Box::new(status(vec![])), Users::new()), at(3_000));
+    assert_eq!(state.focus, Focus::Units, "there are none any more");
+}
+
+#[test]
+fn annotation_is_copied_as_it_is() {
+    let mut state = machine((80, 24));
+    press(&mut state, "\t\t");
+    while state.refusal().unwrap().port != Some(25) {
+        press(&mut state, "j");
+    }
+    let line = state.refusal().unwrap().annotation.clone().unwrap();
+    assert_eq!(press(&mut state, "c"), Action::Copy(line.clone()));
+    let Mode::Text(text) = &state.mode else { panic!("{:?}", state.mode) };
+    assert!(text.text.starts_with(&format!("{line}\n")));
+    let hostile =
+        Refusal { annotation: Some("# a\x1b[31m".to_owned()), ..refusal("a.service", "192.0.2.1", 1) };
+    state.take(Event::AllRefusals(vec![hostile]), at(3_000));
+    assert_eq!(press(&mut state, "qc"), Action::Nothing);
+    assert!(matches!(state.note, Some(Err(_))));
+}
+
+#[test]
+fn keys_end_it_from_everywhere() {
+    for keys in ["", "?", "/a", "\t\ta"] {
+        let mut state = machine((80, 24));
+        press(&mut state, keys);
+        let now = state.now;
+        assert_eq!(state.take(Event::Key(Key::Interrupt), now), Action::Quit, "{keys}");
+        assert_eq!(state.take(Event::Key(Key::Suspend), now), Action::Suspend, "{keys}");
+    }
+    let mut state = machine((40, 10));
+    assert_eq!(press(&mut state, "a\t/"), Action::Nothing, "nothing happens that cannot be seen");
+    assert_eq!(state.mode, Mode::Lists);
+    assert_eq!(press(&mut state, "q"), Action::Quit);
+}
+
+#[test]
+fn daemon_that_is_back_is_believed() {
+    let mut state = machine((80, 24));
+    state.take(Event::Gone("it is gone".to_owned()), at(3_000));
+    assert!(state.gone.is_some() && state.rows.len() == 5, "what was known stays");
+    told(&mut state, vec![unit("a.service", None)], 4_000);
+    assert!(state.gone.is_none());
+    assert_eq!(names(&state), ["a.service"]);
+}
+
+#[test]
+fn oldest_refusals_go_first() {
+    let mut state = machine((80, 24));
+    let of = |number: u64| Refusal { cgroup_id: number, at: number, ..refusal("a.service", "192.0.2.1", 1) };
+    let most = MOST_REFUSALS as u64;
+    state.take(Event::AllRefusals((0..most + 5).map(of).collect()), at(0));
+    assert_eq!(state.list.len(), MOST_REFUSALS);
+    assert!(state.list.iter().all(|refusal| refusal.at >= 5));
+}
