@@ -13,6 +13,8 @@ const SEE_ALSO: &[(&str, &[&str])] = &[
     ("units", &["nft(8)", "systemd-cgls(1)"]),
     ("status", &["scnpm-explain(8)", "nft(8)"]),
     ("top", &["scnpm-status(8)", "scnpm-explain(8)", "top(1)"]),
+    ("denied", &["scnpm-allow(8)", "scnpm-top(8)", "nft(8)"]),
+    ("allow", &["scnpm-denied(8)", "nft(8)"]),
     ("explain", &["scnpm-status(8)", "nft(8)", "ss(8)"]),
     ("wait", &["scnpm-run(8)", "systemd.service(5)", "systemd.generator(7)"]),
     ("run", &["scnpm-wait(8)", "systemd-run(1)", "systemd.scope(5)"]),

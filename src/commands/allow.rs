@@ -72,7 +72,7 @@ fn undo(options: &cli::Allow, number: Option<u64>) -> Result<ExitCode, Failure> 
     match ended {
         0 => note("nothing is allowed for a while"),
         1 => note("ended 1"),
-        more => note(&format!("ended {more}")),
+        more => note(format!("ended {more}")),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -170,6 +170,6 @@ fn forever(options: &cli::Allow, selectors: &Selectors, to: &Destination) -> Res
     })?;
     output(|out| admissions.iter().try_for_each(|one| writeln!(out, "# {one}")))?;
     let file = places.first().map(|(_, file)| printable(file)).unwrap_or_default();
-    note(&format!("write it into {file}, in a line of its own, then run `scnpm reload`"));
+    note(format!("write it into {file}, in a line of its own, then run `scnpm reload`"));
     Ok(ExitCode::SUCCESS)
 }

@@ -73,7 +73,7 @@ impl Printer<'_> {
         if refusals.is_empty() {
             let of = unit.as_ref().map(|unit| format!(" to `{}`", printable(unit))).unwrap_or_default();
             let more = if *follow { "; what comes is printed here" } else { "" };
-            note(&format!("nothing was refused{of}{more}"));
+            note(format!("nothing was refused{of}{more}"));
             return Ok(());
         }
         if self.is_first && !*numeric {

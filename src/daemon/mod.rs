@@ -657,11 +657,11 @@ impl Daemon {
         self.refused = loaded.refusals.iter().map(|one| (one.annotation, one.words.clone())).collect();
         if is_just_read {
             self.loaded_at = SystemTime::now();
-            self.records_are_loaded(&policy, Some(&loaded.ruleset));
+            self.records_are_loaded(sources, &policy, Some(&loaded.ruleset));
             let report = self.control.wants_findings().then(|| sources.answers.0.clone());
             self.notices.policy_loaded(&policy, &loaded.refusals, loaded.ruleset.take(), report);
         } else {
-            self.records_are_loaded(&policy, None);
+            self.records_are_loaded(sources, &policy, None);
             self.notices.policy_reapplied(&policy, &loaded.refusals);
         }
         self.hosts.policy_loaded(std::mem::take(&mut loaded.hosts), &policy.host_names());

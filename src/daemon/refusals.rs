@@ -175,7 +175,12 @@ pub(super) fn everybody() -> Selectors {
 
 impl Daemon {
     /// Notes which chains record from now on. `ruleset` is what the policy was loaded into, if that was just listed.
-    pub(super) fn records_are_loaded(&mut self, policy: &Policy, ruleset: Option<&serde_json::Value>) {
+    pub(super) fn records_are_loaded(
+        &mut self,
+        sources: &mut Sources,
+        policy: &Policy,
+        ruleset: Option<&serde_json::Value>,
+    ) {
         let before = std::mem::take(&mut self.refusals.chains);
         let records = policy.iter().filter(|(id, _)| !self.refused.contains_key(id));
         let chains: Vec<ChainRef> = records
@@ -196,6 +201,12 @@ impl Daemon {
         self.refusals.chains = with_hooks.collect();
         if self.refusals.chains.is_empty() {
             self.refusals.names = Names::default();
+            let nobody_more = std::mem::take(&mut self.refusals.followers).into_keys();
+            let asking = std::mem::take(&mut self.refusals.asking).into_iter().map(|(client, _)| client);
+            let answer = not_recorded(policy);
+            for client in nobody_more.chain(asking) {
+                sources.answer(client, Arc::clone(&answer), false);
+            }
         }
     }
 
@@ -450,7 +461,7 @@ impl Names {
 
     /// Notes what is no unit's own, or was not known: nothing will tell when it is gone.
     fn found(&mut self, id: CgroupId, path: &CgroupPath, now: Duration) {
-        if !self.paths.contains_key(&id) {
+        if self.path(id).is_none() {
             self.paths.insert(id, path.clone());
             self.is_gone(id, path, now);
         }
