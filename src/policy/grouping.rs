@@ -118,13 +118,13 @@ pub fn groups(seen: &BTreeMap<Seen, u64>, style: &Style) -> Vec<Group> {
             several.extend(of_block);
         }
     }
-    let group = |((direction, v6, kinds, (peers, ports)), (protocols, several))| {
+    let group = |((direction, v6, kinds, block), of_line): ((_, _, _, Block), (Vec<u8>, Several<'_>))| {
+        let ((peers, ports), (protocols, several)) = (block, of_line);
         let kind = match kinds {
             Kinds::Ports => Kind::Ports(protocol_names(&protocols), ports.iter().copied().collect()),
             Kinds::Icmp(number) => Kind::Icmp(number),
             Kinds::Protocol(protocol) => Kind::of(protocol, 0),
         };
-        let several: Several<'_> = several;
         Group {
             count: several.iter().map(|(_, count)| count).sum(),
             doubts: doubts(&several, &peers, &ports),

@@ -1,0 +1,440 @@
+//! `scnpm learn`: records for a while what a unit does, and prints the annotations that allow it.
+//!
+//! The kernel records every socket's packets under all cgroups that it is in. Which of these are the unit's is found here, as they
+//! come and go.
+
+mod command;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::{pending, poll_fn},
+    io::{self, IsTerminal, Write},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    pin::pin,
+    process::ExitCode,
+    task::Poll,
+    time::Duration,
+};
+
+use nix::unistd::{Uid, User};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, interval, sleep_until},
+};
+
+use super::{
+    Failure, block_on,
+    denied::{look_up, soon},
+    note, output,
+};
+use crate::{
+    cli::{DEFAULT_FILE, Learn},
+    dispatch::learning::{MOST, MOST_OF_ONE},
+    lint::{self, Ruleset},
+    machine,
+    model::{CGROUP_ROOT, CgroupId, CgroupPath, ChainRef, Direction, Instance, Manager, Recorded, printable},
+    nft::{Nftables, learning::Learning, probe},
+    policy::{
+        Policy,
+        files::Disk,
+        grouping::{Seen, Style},
+        hosts::is_host_word,
+        parse,
+    },
+    report::{
+        learned::{self, Place},
+        status::ago,
+    },
+    text::nearest::nearest,
+    units::selector::{Selector, Selectors, Users, Which, Whose},
+    watch::subtrees::{Drained, Subtrees},
+};
+use command::Child;
+
+/// The exit status if scnpm itself failed, where that of the command is expected.
+const FAILED: u8 = 125;
+
+/// How often it is said how far it is.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// How many addresses' names are looked up.
+const LOOKED_UP: usize = 256;
+
+/// Runs it: exit code 1 if the unit did nothing, with a command that of the command.
+///
+/// # Errors
+/// Nothing can be recorded.
+pub fn run(options: &Learn) -> Result<ExitCode, Failure> {
+    let least = if options.command.is_empty() { 1 } else { FAILED };
+    learn(options).map_err(|failure| Failure { exit_code: failure.exit_code.max(least), ..failure })
+}
+
+fn learn(options: &Learn) -> Result<ExitCode, Failure> {
+    let mut selectors = selectors(&options.unit)?;
+    if !Uid::effective().is_root() {
+        let unit = printable(&options.unit);
+        return Err(Failure::new(format!(
+            "only root can have the kernel record packets: run `sudo scnpm learn {unit}`"
+        )));
+    }
+    probe::require_cgroup2(Path::new(CGROUP_ROOT)).map_err(Failure::new)?;
+    let users = machine::users(&selectors.user_names());
+    if let Some(name) = selectors.user_names().into_iter().find(|name| !users.contains_key(*name)) {
+        return Err(Failure {
+            exit_code: 2,
+            ..Failure::new(format!("there is no user `{}`", printable(name)))
+        });
+    }
+    let command = match &options.command[..] {
+        [] => None,
+        words => Some(command::prepare(&mut selectors, words, &options.reach.socket)?),
+    };
+    let mut nftables = Nftables::open().map_err(Failure::new)?;
+    let places = places(options, &mut nftables)?;
+    let began = Instant::now();
+    let mut learning = Learning::begin(&mut nftables, options.loopback)
+        .map_err(|words| Failure::new(format!("the kernel cannot record packets: {words}")))?;
+    let followed = Followed { selectors, users, ids: BTreeMap::new(), missed: BTreeSet::new() };
+    let (followed, child) = block_on(follow(options, followed, command, &mut learning))?;
+    let recorded = recorded(&mut learning)?;
+    drop(learning);
+    let is_anything = print(options, &followed, &recorded, &places, began.elapsed())?;
+    Ok(match child {
+        Some(mut child) => ExitCode::from(command::exit_code(child.wait()?)),
+        None if is_anything => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    })
+}
+
+fn selectors(text: &str) -> Result<Selectors, Failure> {
+    Selectors::parse(text).map_err(|(_, error)| Failure {
+        exit_code: 2,
+        ..Failure::new(format!(
+            "`{}`: {error}; write a unit such as postfix.service, or a selector such as alice:app:firefox",
+            printable(text)
+        ))
+    })
+}
+
+fn recorded(learning: &mut Learning<'_>) -> Result<Vec<(Direction, Recorded)>, Failure> {
+    learning.recorded().map_err(|error| Failure::new(format!("what was recorded cannot be read: {error}")))
+}
+
+/// The chains that annotations may go to, the best first.
+fn places(options: &Learn, nftables: &mut Nftables) -> Result<Vec<Place>, Failure> {
+    if let Some(chain) = &options.chain {
+        return Ok(vec![(chain.clone(), None)]);
+    }
+    // That annotations are wrong is the business of `scnpm check`.
+    let policy: Policy = match &options.file[..] {
+        [] => parse::read(&Disk, &[DEFAULT_FILE]).unwrap_or_default(),
+        files => parse::read(&Disk, files).map_err(Failure::new)?,
+    };
+    let (records, others): (Vec<_>, Vec<_>) =
+        policy.annotations.iter().filter(|one| one.rule().is_some()).partition(|one| one.is_record());
+    let chains: Vec<ChainRef> =
+        records.into_iter().chain(others).filter_map(|one| Some(one.rule()?.chain.clone())).collect();
+    let hooks = match chains.is_empty() {
+        true => None,
+        false => nftables.listed().map(|listing| lint::records::hooks(&policy, &Ruleset::of(&listing))),
+    };
+    let hooks_of = |chain: &ChainRef| hooks.as_ref()?.get(chain).filter(|hooks| !hooks.is_empty()).cloned();
+    Ok(chains.into_iter().map(|chain| (chain.clone(), hooks_of(&chain))).collect())
+}
+
+/// The units that are meant, by the cgroups that they have or had.
+struct Followed {
+    selectors: Selectors,
+    users: Users,
+    ids: BTreeMap<CgroupId, Instance>,
+    /// Units that were gone before anybody could look at their cgroup.
+    missed: BTreeSet<Instance>,
+}
+
+impl Followed {
+    fn take(&mut self, drained: Drained) {
+        for found in drained.found {
+            match found.id {
+                Some(id) => drop(self.ids.insert(id, found.instance)),
+                None if self.ids.values().any(|known| *known == found.instance) => {}
+                None => drop(self.missed.insert(found.instance)),
+            }
+        }
+    }
+
+    /// What was recorded of the units of each selector that an annotation may have.
+    fn seen(&self, recorded: &[(Direction, Recorded)]) -> BTreeMap<Selector, BTreeMap<Seen, u64>> {
+        let mut by_selector: BTreeMap<Selector, Vec<(CgroupId, &CgroupPath)>> = BTreeMap::new();
+        let mut names: BTreeMap<u32, Option<String>> = BTreeMap::new();
+        for (id, instance) in &self.ids {
+            let selecting = self.selectors.0.iter().find(|one| one.selects(instance, &self.users));
+            let user = match instance.manager {
+                Manager::System => None,
+                Manager::User(uid) => names.entry(uid).or_insert_with(|| user_name(uid)).as_deref(),
+            };
+            if let Some(selector) = selecting.and_then(|one| named(one, instance, user)) {
+                by_selector.entry(selector).or_default().push((*id, &instance.path));
+            }
+        }
+        let of_selector = |(selector, cgroups): (Selector, Vec<(CgroupId, &CgroupPath)>)| {
+            // What is in a slice that is meant is counted there.
+            let is_inner =
+                |path: &CgroupPath| cgroups.iter().any(|(_, other)| *other != path && path.is_within(other));
+            let ids: BTreeSet<CgroupId> =
+                cgroups.iter().filter(|(_, path)| !is_inner(path)).map(|(id, _)| *id).collect();
+            let mut seen: BTreeMap<Seen, u64> = BTreeMap::new();
+            for (direction, one) in recorded.iter().filter(|(_, one)| ids.contains(&one.cgroup)) {
+                let Recorded { address, protocol, port, packets, .. } = *one;
+                *seen.entry(Seen { direction: *direction, address, protocol, port }).or_default() += packets;
+            }
+            (selector, seen)
+        };
+        by_selector.into_iter().map(of_selector).collect()
+    }
+}
+
+/// What an annotation says for an instance that a selector selects: whose it is, and an application by its id.
+fn named(selector: &Selector, instance: &Instance, user: Option<&str>) -> Option<Selector> {
+    let own = || Selector::of(instance, user);
+    match (&selector.which, &selector.whose) {
+        (Which::Unit(_), _) => own(),
+        (which, Whose::Anybody) => {
+            let whose = match instance.manager {
+                Manager::System => Whose::System,
+                Manager::User(uid) => Whose::Uid(uid),
+            };
+            // As the unit would be named itself.
+            let whose = own().map_or(whose, |own| own.whose);
+            Some(Selector { whose, which: which.clone() })
+        }
+        _ => Some(selector.clone()),
+    }
+}
+
+fn user_name(uid: u32) -> Option<String> {
+    Some(User::from_uid(Uid::from_raw(uid)).ok()??.name)
+}
+
+/// Follows the units until it is time to end, or a signal or the command's end says so.
+async fn follow(
+    options: &Learn,
+    mut followed: Followed,
+    command: Option<std::process::Command>,
+    learning: &mut Learning<'_>,
+) -> Result<(Followed, Option<Child>), Failure> {
+    let on = |kind| signal(kind).map_err(Failure::new);
+    let mut signals = [on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?];
+    let mut subtrees = Subtrees::with_root(PathBuf::from(CGROUP_ROOT))
+        .map_err(|error| Failure::new(format!("cgroups cannot be followed: {error}")))?;
+    let wanted = BTreeSet::from([followed.selectors.clone()]);
+    let known = subtrees.instances_of(&wanted, &followed.users);
+    let instances: Vec<Instance> = known.iter().map(|(instance, _)| instance.clone()).collect();
+    followed.ids.extend(known.into_iter().map(|(instance, id)| (id, instance)));
+    let news = subtrees.follow(&wanted, &followed.users, &instances);
+    followed.take(news);
+    if instances.is_empty() && command.is_none() {
+        say_that_none_runs(options);
+    }
+    let began = Instant::now();
+    let mut child = command.map(Child::start).transpose()?;
+    let end = options.time.map(|time| began + time);
+    let mut progress = Progress::of(options, began);
+    let mut ticks = interval(PROGRESS);
+    loop {
+        let due = subtrees.due();
+        let is_due = due.is_some_and(|due| due <= began.elapsed());
+        let ready = poll_fn(|cx| if is_due { Poll::Ready(()) } else { subtrees.poll_ready(cx) });
+        tokio::select! {
+            biased;
+            () = ready => {}
+            () = until(due.map(|due| began + due)) => {}
+            number = any(&mut signals) => match &child {
+                // Ctrl-C has reached the command, too.
+                Some(child) => child.pass(number),
+                None => break,
+            },
+            () = ended(&mut child) => break,
+            () = until(end) => break,
+            _ = ticks.tick(), if progress.is_shown => progress.show(&followed, learning),
+        }
+        followed.take(subtrees.drain(began.elapsed()));
+    }
+    // What has come at last.
+    while !followed.settle(&mut subtrees, began.elapsed()) {}
+    progress.clear();
+    Ok((followed, child))
+}
+
+impl Followed {
+    /// Whether nothing more is there to be read at once.
+    fn settle(&mut self, subtrees: &mut Subtrees, now: Duration) -> bool {
+        let drained = subtrees.drain(now);
+        let is_over = drained.found.is_empty();
+        self.take(drained);
+        is_over
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+async fn any(signals: &mut [Signal; 3]) -> i32 {
+    let [interrupt, terminate, hangup] = signals;
+    tokio::select! {
+        _ = interrupt.recv() => libc::SIGINT,
+        _ = terminate.recv() => libc::SIGTERM,
+        _ = hangup.recv() => libc::SIGHUP,
+    }
+}
+
+async fn ended(child: &mut Option<Child>) {
+    match child {
+        Some(child) => pin!(child.ended()).await,
+        None => pending().await,
+    }
+}
+
+/// Says that nothing runs yet that is meant.
+fn say_that_none_runs(options: &Learn) {
+    let running = machine::instances(Path::new(CGROUP_ROOT));
+    let names: BTreeSet<&str> = running.iter().map(|(instance, _)| &*instance.unit.0).collect();
+    let meant = nearest(&options.unit, names).map(|name| format!("; did you mean {}?", printable(name)));
+    note(format!(
+        "`{}` does not run yet: what it does is recorded from its start on{}",
+        printable(&options.unit),
+        meant.unwrap_or_default()
+    ));
+}
+
+/// A line on the terminal that says how far it is.
+struct Progress {
+    is_shown: bool,
+    unit: String,
+    began: Instant,
+    time: Option<Duration>,
+}
+
+impl Progress {
+    fn of(options: &Learn, began: Instant) -> Self {
+        let is_shown = io::stderr().is_terminal() && options.command.is_empty();
+        Self { is_shown, unit: printable(&options.unit), began, time: options.time }
+    }
+
+    fn show(&self, followed: &Followed, learning: &mut Learning<'_>) {
+        let Ok(recorded) = learning.recorded() else { return };
+        let kinds: usize = followed.seen(&recorded).values().map(BTreeMap::len).sum();
+        let passed = self.began.elapsed();
+        let left = match self.time {
+            Some(time) => format!("{} left", in_words(time.saturating_sub(passed))),
+            None => in_words(passed),
+        };
+        let _ = write!(
+            io::stderr(),
+            "\r\x1b[Klearning what {} does ({left}, Ctrl-C ends it): {kinds} so far",
+            self.unit
+        );
+    }
+
+    fn clear(&mut self) {
+        if self.is_shown {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn in_words(time: Duration) -> String {
+    ago(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Prints what was learnt. Whether that is anything.
+fn print(
+    options: &Learn,
+    followed: &Followed,
+    recorded: &[(Direction, Recorded)],
+    places: &[Place],
+    time: Duration,
+) -> Result<bool, Failure> {
+    let seen = followed.seen(recorded);
+    let mut style = Style { prefixes: options.group_by_prefix, ..Style::default() };
+    if options.names {
+        style.names = names(seen.values().flat_map(BTreeMap::keys).map(|one| one.address).collect());
+    }
+    let learned = learned::learned(&seen, &style, places);
+    let mut notes = notes(options, followed, recorded, &seen);
+    let is_anything = !learned.lines.is_empty();
+    if !is_anything {
+        let rest = if options.loopback {
+            ""
+        } else {
+            "; what goes over the loopback interface counts with --loopback only"
+        };
+        notes.insert(0, format!("`{}` did nothing in {}{rest}", printable(&options.unit), in_words(time)));
+    }
+    if learned.lacks_chain {
+        notes.push(
+            "write the chain that the rule goes to for CHAIN, or say --chain \"inet filter NAME\"".to_owned(),
+        );
+    }
+    if options.json {
+        output(|out| learned::write_json(&learned, &options.unit, time, &notes, out))?;
+    } else if is_anything {
+        output(|out| learned::write(&learned, &options.unit, time, out))?;
+    }
+    notes.iter().for_each(note);
+    Ok(is_anything)
+}
+
+/// What may be missing.
+fn notes(
+    options: &Learn,
+    followed: &Followed,
+    recorded: &[(Direction, Recorded)],
+    seen: &BTreeMap<Selector, BTreeMap<Seen, u64>>,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !followed.missed.is_empty() {
+        let names: Vec<String> =
+            followed.missed.iter().take(3).map(|instance| printable(&instance.unit.0)).collect();
+        let more = if followed.missed.len() > names.len() { " and others" } else { "" };
+        notes.push(format!(
+            "{}{more} ended before their cgroup could be looked at: what they did is not known, so learn again",
+            names.join(", ")
+        ));
+    }
+    let own: usize = seen.values().map(BTreeMap::len).sum();
+    // Each packet is recorded for each cgroup that its socket is in, which may be below the unit's.
+    let levels =
+        followed.ids.values().map(|instance| instance.path.prefixes().count() + 1).max().unwrap_or(1);
+    if recorded.len() > MOST / 10 * 9 || own * levels > MOST_OF_ONE / 10 * 9 {
+        notes.push(format!(
+            "so much was recorded that something of `{}` may be missing: learn again for a shorter time",
+            printable(&options.unit)
+        ));
+    }
+    let selected: BTreeSet<&Instance> = followed.ids.values().collect();
+    let unnamed = selected.into_iter().filter(|instance| {
+        let user = if let Manager::User(uid) = instance.manager { user_name(uid) } else { None };
+        Selector::of(instance, user.as_deref()).is_none()
+    });
+    notes.extend(unnamed.take(3).map(|instance| {
+        format!("{}: an annotation cannot have such a name", printable(instance.path.as_str()))
+    }));
+    notes
+}
+
+/// The names that stand for addresses, and that have them.
+fn names(addresses: BTreeSet<IpAddr>) -> BTreeMap<IpAddr, String> {
+    let of_hosts = addresses.into_iter().filter(|address| !address.is_multicast()).take(LOOKED_UP).collect();
+    let found: BTreeMap<IpAddr, String> =
+        look_up(of_hosts).into_iter().filter(|(_, name)| is_host_word(name)).collect();
+    let forward = soon(found.values().cloned().collect(), |name| {
+        dns_lookup::lookup_host(name).ok().map(|all| all.into_iter().collect::<Vec<IpAddr>>())
+    });
+    let has = |(address, name): &(IpAddr, String)| forward.get(name).is_some_and(|all| all.contains(address));
+    found.into_iter().filter(has).collect()
+}
