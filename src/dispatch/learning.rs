@@ -33,7 +33,7 @@ const LIMITS: [Limit; 2] = [
 fn recorder(table: &TableRef) -> Recorder<'_> {
     Recorder {
         table,
-        prefix: String::new(),
+        prefix: "learn.".to_owned(),
         size: SIZE,
         kept: KEPT,
         limits: &LIMITS,
