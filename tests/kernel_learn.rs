@@ -319,6 +319,8 @@ fn list_that_was_learnt_refuses_nothing_the_second_time() {
         assert_eq!(world.log(), log);
         assert_eq!(world.generation(), generation + 4, "{log}");
 
+        // One that goes on does not disturb who reads the ruleset.
+        let goes_on = world.learn(&["work.service", "--loopback"]);
         world.write(&list);
         let checked = Command::new(common::program())
             .args(["check", "--no-dns", "--format", "short"])
@@ -338,7 +340,40 @@ fn list_that_was_learnt_refuses_nothing_the_second_time() {
         // Others are refused as before.
         world.send("other.service", "tcp 10.9.0.2 6667");
         assert!(world.refused() > before);
+        assert!(text(&learnt(goes_on)).contains("# system:work.service :: "));
         drop(serving);
+    });
+}
+
+#[test]
+fn units_that_are_gone_at_once_are_named_or_said_to_be_missing() {
+    sandbox::run(|sandbox| {
+        let world = World::of(sandbox);
+        world.write("");
+        let learning = world.learn(&["brief-*.service", "--json"]);
+        let script = r#"
+            use strict; use Socket;
+            for my $number (1..100) {
+                my $unit = "$ARGV[0]/brief-$number.service";
+                mkdir $unit or die "mkdir: $!";
+                if (!fork) {
+                    open(my $file, ">", "$unit/cgroup.procs"); print $file $$; close $file;
+                    socket(my $socket, AF_INET, SOCK_DGRAM, 17);
+                    send($socket, "x", 0, pack_sockaddr_in(1000 + $number, inet_aton("10.9.0.2")));
+                    exit;
+                }
+                wait; 1 until rmdir $unit;
+            }"#;
+        succeed(Command::new("perl").args(["-e", script]).arg(&world.slice));
+        let output = learnt(learning);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let packets: u64 =
+            said["annotations"].as_array().unwrap().iter().map(|one| one["packets"].as_u64().unwrap()).sum();
+        let missed =
+            said["notes"].as_array().unwrap().iter().find_map(|note| note.as_str()?.split_once(" kind"));
+        let missed = missed.map_or(0, |(number, _)| number.parse::<u64>().unwrap());
+        assert_eq!(packets + missed, 100, "{said:#}");
+        assert!(packets > 50, "{said:#}");
     });
 }
 

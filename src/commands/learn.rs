@@ -47,7 +47,10 @@ use crate::{
         status::ago,
     },
     text::nearest::nearest,
-    units::selector::{Selector, Selectors, Users, Which, Whose},
+    units::{
+        places,
+        selector::{Selector, Selectors, Users, Which, Whose},
+    },
     watch::subtrees::{Drained, Subtrees},
 };
 use command::Child;
@@ -95,7 +98,7 @@ fn learn(options: &Learn) -> Result<ExitCode, Failure> {
     let began = Instant::now();
     let mut learning = Learning::begin(&mut nftables, options.loopback)
         .map_err(|words| Failure::new(format!("the kernel cannot record packets: {words}")))?;
-    let followed = Followed { selectors, users, ids: BTreeMap::new(), missed: BTreeSet::new() };
+    let followed = Followed { selectors, users, ids: BTreeMap::new() };
     let (followed, child) = block_on(follow(options, followed, command, &mut learning))?;
     let recorded = recorded(&mut learning)?;
     drop(learning);
@@ -143,24 +146,34 @@ fn places(options: &Learn, nftables: &mut Nftables) -> Result<Vec<Place>, Failur
     Ok(chains.into_iter().map(|chain| (chain.clone(), hooks_of(&chain))).collect())
 }
 
-/// The units that are meant, by the cgroups that they have or had.
+/// All units, by the cgroups that they have or had, and which of them are meant.
 struct Followed {
     selectors: Selectors,
     users: Users,
     ids: BTreeMap<CgroupId, Instance>,
-    /// Units that were gone before anybody could look at their cgroup.
-    missed: BTreeSet<Instance>,
 }
 
 impl Followed {
     fn take(&mut self, drained: Drained) {
-        for found in drained.found {
-            match found.id {
-                Some(id) => drop(self.ids.insert(id, found.instance)),
-                None if self.ids.values().any(|known| *known == found.instance) => {}
-                None => drop(self.missed.insert(found.instance)),
+        self.ids.extend(drained.found.into_iter().filter_map(|found| Some((found.id?, found.instance))));
+    }
+
+    /// How much was recorded that no unit has, since its cgroup was gone before anybody could look at it: what the cgroups at the
+    /// top have, and the units in them do not.
+    fn missed(&self, recorded: &[(Direction, Recorded)]) -> usize {
+        let mut missed: BTreeMap<Seen, i64> = BTreeMap::new();
+        for (direction, one) in recorded {
+            let Some(instance) = self.ids.get(&one.cgroup) else { continue };
+            let packets = i64::try_from(one.packets).unwrap_or(i64::MAX);
+            let missed = missed.entry(seen(*direction, one)).or_default();
+            if instance.path.prefixes().count() == 1 {
+                *missed = missed.saturating_add(packets);
+            }
+            if !places::has_units(instance) {
+                *missed = missed.saturating_sub(packets);
             }
         }
+        missed.values().filter(|packets| **packets > 0).count()
     }
 
     /// What was recorded of the units of each selector that an annotation may have.
@@ -183,15 +196,25 @@ impl Followed {
                 |path: &CgroupPath| cgroups.iter().any(|(_, other)| *other != path && path.is_within(other));
             let ids: BTreeSet<CgroupId> =
                 cgroups.iter().filter(|(_, path)| !is_inner(path)).map(|(id, _)| *id).collect();
-            let mut seen: BTreeMap<Seen, u64> = BTreeMap::new();
+            let mut all: BTreeMap<Seen, u64> = BTreeMap::new();
             for (direction, one) in recorded.iter().filter(|(_, one)| ids.contains(&one.cgroup)) {
-                let Recorded { address, protocol, port, packets, .. } = *one;
-                *seen.entry(Seen { direction: *direction, address, protocol, port }).or_default() += packets;
+                *all.entry(seen(*direction, one)).or_default() += one.packets;
             }
-            (selector, seen)
+            (selector, all)
         };
         by_selector.into_iter().map(of_selector).collect()
     }
+}
+
+fn seen(direction: Direction, recorded: &Recorded) -> Seen {
+    let Recorded { address, protocol, port, .. } = *recorded;
+    Seen { direction, address, protocol, port }
+}
+
+/// The units of all: what nobody has is found by what everybody has.
+fn everybody() -> Selectors {
+    let of = |whose| Selector { whose, which: Which::Glob("*".to_owned()) };
+    Selectors(vec![of(Whose::System), of(Whose::AnyUser)])
 }
 
 /// What an annotation says for an instance that a selector selects: whose it is, and an application by its id.
@@ -227,13 +250,14 @@ async fn follow(
     let mut signals = [on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?];
     let mut subtrees = Subtrees::with_root(PathBuf::from(CGROUP_ROOT))
         .map_err(|error| Failure::new(format!("cgroups cannot be followed: {error}")))?;
-    let wanted = BTreeSet::from([followed.selectors.clone()]);
+    let wanted = BTreeSet::from([everybody()]);
     let known = subtrees.instances_of(&wanted, &followed.users);
     let instances: Vec<Instance> = known.iter().map(|(instance, _)| instance.clone()).collect();
     followed.ids.extend(known.into_iter().map(|(instance, id)| (id, instance)));
     let news = subtrees.follow(&wanted, &followed.users, &instances);
     followed.take(news);
-    if instances.is_empty() && command.is_none() {
+    let runs = instances.iter().any(|instance| followed.selectors.select(instance, &followed.users));
+    if !runs && command.is_none() {
         say_that_none_runs(options);
     }
     let began = Instant::now();
@@ -394,19 +418,21 @@ fn notes(
     options: &Learn,
     followed: &Followed,
     recorded: &[(Direction, Recorded)],
-    seen: &BTreeMap<Selector, BTreeMap<Seen, u64>>,
+    learnt: &BTreeMap<Selector, BTreeMap<Seen, u64>>,
 ) -> Vec<String> {
     let mut notes = Vec::new();
-    if !followed.missed.is_empty() {
-        let names: Vec<String> =
-            followed.missed.iter().take(3).map(|instance| printable(&instance.unit.0)).collect();
-        let more = if followed.missed.len() > names.len() { " and others" } else { "" };
+    let missed = followed.missed(recorded);
+    if missed > 0 {
+        let what = match missed {
+            1 => "1 kind of packets is".to_owned(),
+            more => format!("{more} kinds of packets are"),
+        };
         notes.push(format!(
-            "{}{more} ended before their cgroup could be looked at: what they did is not known, so learn again",
-            names.join(", ")
+            "{what} missing, perhaps of `{}`: units ended before anybody could see which they were; learn again",
+            printable(&options.unit)
         ));
     }
-    let own: usize = seen.values().map(BTreeMap::len).sum();
+    let own: usize = learnt.values().map(BTreeMap::len).sum();
     // Each packet is recorded for each cgroup that its socket is in, which may be below the unit's.
     let levels =
         followed.ids.values().map(|instance| instance.path.prefixes().count() + 1).max().unwrap_or(1);
@@ -416,7 +442,8 @@ fn notes(
             printable(&options.unit)
         ));
     }
-    let selected: BTreeSet<&Instance> = followed.ids.values().collect();
+    let is_meant = |one: &&Instance| followed.selectors.select(one, &followed.users);
+    let selected: BTreeSet<&Instance> = followed.ids.values().filter(is_meant).collect();
     let unnamed = selected.into_iter().filter(|instance| {
         let user = if let Manager::User(uid) = instance.manager { user_name(uid) } else { None };
         Selector::of(instance, user.as_deref()).is_none()
