@@ -465,3 +465,71 @@ fn names(addresses: BTreeSet<IpAddr>) -> BTreeMap<IpAddr, String> {
     let has = |(address, name): &(IpAddr, String)| forward.get(name).is_some_and(|all| all.contains(address));
     found.into_iter().filter(has).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: &str = "user.slice/user-1000.slice/user@1000.service";
+
+    fn followed(selectors: &str, paths: &[&str]) -> Followed {
+        let instance = |path: &&str| Instance::of(&path.parse().unwrap()).unwrap();
+        let ids = (1..).map(CgroupId).zip(paths.iter().map(instance)).collect();
+        let users = Users::from([("alice".to_owned(), 1000)]);
+        Followed { selectors: Selectors::parse(selectors).unwrap(), users, ids }
+    }
+
+    fn recorded(cgroup: u64, port: u16, packets: u64) -> (Direction, Recorded) {
+        let address = "192.0.2.1".parse().unwrap();
+        let one = Recorded { cgroup: CgroupId(cgroup), address, protocol: 6, port, packets, left_ms: 1 };
+        (Direction::Out, one)
+    }
+
+    #[test]
+    fn what_no_unit_has_is_missing() {
+        let app = format!("{USER}/app.slice/app-x-1.scope");
+        let all =
+            followed("a.service", &["system.slice", "system.slice/a.service", "user.slice", USER, &app]);
+        let known = [
+            recorded(1, 25, 3),
+            recorded(2, 25, 3),
+            recorded(3, 25, 2),
+            recorded(4, 25, 2),
+            recorded(5, 25, 2),
+        ];
+        assert_eq!(all.missed(&known), 0);
+        // Another one did the same once more, and what nobody else did.
+        let more = [&known[1..], &[recorded(1, 25, 4), recorded(1, 80, 1), recorded(9, 80, 1)]].concat();
+        assert_eq!(all.missed(&more), 2);
+    }
+
+    #[test]
+    fn only_what_is_meant_counts_and_once() {
+        let paths = ["a.slice", "a.slice/a-b.slice", "a.slice/a-b.slice/x.service", "system.slice/y.service"];
+        let all = followed("a.slice,a-*.slice,x.service", &paths);
+        let seen =
+            all.seen(&[recorded(1, 25, 3), recorded(2, 25, 2), recorded(3, 25, 2), recorded(4, 80, 1)]);
+        let counts: Vec<_> =
+            seen.iter().map(|(selector, seen)| (selector.to_string(), seen.values().sum::<u64>())).collect();
+        let expected = [("system:a-*.slice", 2), ("system:a.slice", 3), ("system:x.service", 2)]
+            .map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(counts.into_iter().collect::<BTreeSet<_>>(), expected.into());
+    }
+
+    #[test]
+    fn annotations_say_whose_and_name_applications() {
+        let app = format!("{USER}/app.slice/app-gnome-firefox-12.scope");
+        let instance = Instance::of(&app.parse().unwrap()).unwrap();
+        for (given, expected) in [
+            ("app-gnome-firefox-12.scope", "alice:app:firefox"),
+            ("app:firefox", "alice:app:firefox"),
+            ("user:app:firefox", "user:app:firefox"),
+            ("app-gnome-*", "alice:app-gnome-*"),
+            ("1000:app-*", "1000:app-*"),
+        ] {
+            let selector = Selectors::parse(given).unwrap().0.remove(0);
+            let named = named(&selector, &instance, Some("alice")).unwrap();
+            assert_eq!(named.to_string(), expected, "{given}");
+        }
+    }
+}

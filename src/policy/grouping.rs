@@ -336,7 +336,7 @@ mod tests {
         all.push(out("192.0.2.9", TCP, 25));
         assert_eq!(
             lines(&all, &plain),
-            ["ip daddr { 192.0.2.1, 192.0.2.2 } tcp dport { 80, 443 }", "ip daddr 192.0.2.9 tcp dport 25"]
+            ["ip daddr 192.0.2.9 tcp dport 25", "ip daddr { 192.0.2.1, 192.0.2.2 } tcp dport { 80, 443 }"]
         );
         // By ports takes two lines, by addresses three.
         let all = [(1, 80), (1, 443), (2, 80), (3, 443)]

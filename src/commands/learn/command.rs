@@ -139,3 +139,46 @@ impl Child {
         status.map_err(|error| Failure::new(format!("how the command ended is not known: {error}")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The command line of what runs `true` in a unit, behind the program, and whose annotations are for.
+    fn prepared(unit: &str) -> Result<(Vec<String>, String), u8> {
+        let mut selectors = Selectors::parse(unit).unwrap();
+        let words = ["true".into(), "--app".into()];
+        let command = prepare(&mut selectors, &words, Path::new("/nonexistent/control"));
+        let command = command.map_err(|failure| failure.exit_code)?;
+        let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
+        let words = words.skip_while(|word| word != "run").collect();
+        Ok((words, selectors.to_string()))
+    }
+
+    #[test]
+    fn command_runs_in_the_unit_that_is_learnt_of() {
+        let run = |more: &[&str]| {
+            let words = ["run", "--socket", "/nonexistent/control"].iter().chain(more);
+            words
+                .chain(&["--no-wait", "--", "true", "--app"])
+                .map(|word| (*word).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let system = |unit: &str| format!("system:{unit}");
+        assert_eq!(prepared("a.scope"), Ok((run(&["--unit", "a.scope"]), system("a.scope"))));
+        assert_eq!(
+            prepared("system:a.service"),
+            Ok((run(&["--service", "--unit", "a.service"]), system("a.service")))
+        );
+        assert_eq!(prepared("root:app:x"), Ok((run(&["--app", "x"]), "root:app:x".to_owned())));
+        for wrong in ["a.scope,b.scope", "a.slice", "a-*.scope", "user:app:x", "no-such-user-here:app:x"] {
+            assert_eq!(prepared(wrong), Err(super::super::FAILED), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn exit_status_is_that_of_a_shell() {
+        assert_eq!(exit_code(ExitStatus::from_raw(3 << 8)), 3);
+        assert_eq!(exit_code(ExitStatus::from_raw(libc::SIGTERM)), 143);
+    }
+}
