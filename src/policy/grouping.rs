@@ -96,14 +96,14 @@ const FEW: usize = 8;
 
 /// What was seen as groups, in an order that does not depend on chance.
 pub fn groups(seen: &BTreeMap<Seen, u64>, style: &Style) -> Vec<Group> {
-    let mut kinds: BTreeMap<(Direction, bool, Class), BTreeMap<(Peer, u16), Several<'_>>> = BTreeMap::new();
+    let mut kinds: BTreeMap<(Direction, bool, Class), Pairs<'_>> = BTreeMap::new();
     for (one, count) in seen {
         let (class, port) = class(one);
         let of_kind = kinds.entry((one.direction, one.address.is_ipv6(), class)).or_default();
         of_kind.entry((style.peer(one.address), port)).or_default().push((one, *count));
     }
     // Protocols that have the same ports of the same peers share a line.
-    let mut lines: BTreeMap<(Direction, bool, Kinds, Block), (Vec<u8>, Several<'_>)> = BTreeMap::new();
+    let mut lines: BTreeMap<(Direction, bool, Kinds, Block), Shared<'_>> = BTreeMap::new();
     for ((direction, v6, class), mut of_kind) in kinds {
         let (kinds, protocol) = match class {
             Class::Ports(protocol) => (Kinds::Ports, protocol),
@@ -118,7 +118,7 @@ pub fn groups(seen: &BTreeMap<Seen, u64>, style: &Style) -> Vec<Group> {
             several.extend(of_block);
         }
     }
-    let group = |((direction, v6, kinds, block), of_line): ((_, _, _, Block), (Vec<u8>, Several<'_>))| {
+    let group = |((direction, v6, kinds, block), of_line): ((_, _, _, Block), Shared<'_>)| {
         let ((peers, ports), (protocols, several)) = (block, of_line);
         let kind = match kinds {
             Kinds::Ports => Kind::Ports(protocol_names(&protocols), ports.iter().copied().collect()),
@@ -136,6 +136,12 @@ pub fn groups(seen: &BTreeMap<Seen, u64>, style: &Style) -> Vec<Group> {
 
 /// What was seen, and how often.
 type Several<'a> = Vec<(&'a Seen, u64)>;
+
+/// What was seen of each port of a peer.
+type Pairs<'a> = BTreeMap<(Peer, u16), Several<'a>>;
+
+/// The protocols that share a line, and what was seen of them.
+type Shared<'a> = (Vec<u8>, Several<'a>);
 
 fn protocol_names(protocols: &[u8]) -> String {
     let names: Vec<String> = protocols.iter().map(|one| super::admission::protocol_name(*one)).collect();
