@@ -9,7 +9,7 @@ use clap::{
 };
 
 use crate::{
-    model::Source,
+    model::{ChainRef, Source, TableRef},
     text::{Code, UnknownCode, nearest::nearest},
 };
 
@@ -93,6 +93,8 @@ pub enum Command {
     Denied(Denied),
     /// Let packets through for a while that would be refused, or end that
     Allow(Allow),
+    /// Record for a while what a unit does, and print the annotations that allow it
+    Learn(Learn),
     /// Feed a state log to the engine again, and show each step and what is decided otherwise today
     Replay(Replay),
     /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
@@ -608,6 +610,90 @@ impl FromStr for Destination {
     }
 }
 
+/// Options of `scnpm learn`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It is recorded whether it is allowed or refused, by the kernel, until the time is over, the command has ended, or Ctrl-C. Nothing \
+is changed: the annotations are printed, with what is uncertain in a comment above. The output of the command goes to the \
+standard error. Needs root.
+Exit status: 0 done, 1 the unit did nothing or something failed, 2 wrong usage. With a command that of the command; 125 if scnpm \
+itself failed, 126 the command cannot be run, 127 there is no such command.
+For example, `scnpm learn postfix.service --for 10min` or `scnpm learn alice:app:mail -- thunderbird`.")]
+pub struct Learn {
+    /// A unit, an application or any other selector of annotations, such as postfix.service or alice:app:firefox
+    #[arg(value_name = "UNIT")]
+    pub unit: String,
+
+    /// How long [default: until Ctrl-C, or the command has ended]
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    pub time: Option<Duration>,
+
+    /// Record what goes over the loopback interface, too
+    #[arg(long)]
+    pub loopback: bool,
+
+    /// Write networks of this prefix length in place of addresses, such as 24 for IPv4 and 64 for IPv6, or both as 24,56
+    #[arg(long, value_name = "LENGTH", value_parser = prefixes)]
+    pub group_by_prefix: Option<(u8, u8)>,
+
+    /// Write the names of hosts in place of addresses that they have
+    #[arg(long)]
+    pub names: bool,
+
+    /// The chain that annotations are for, such as `inet filter services` [default: that in which refusals are recorded, or
+    /// that of the first annotation]
+    #[arg(long, value_name = "CHAIN", value_parser = chain)]
+    pub chain: Option<ChainRef>,
+
+    /// Files of which the chain is taken (repeatable) [default: /etc/nftables.conf]
+    #[arg(long, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    /// How to reach the daemon, whose rules the command waits for.
+    #[command(flatten)]
+    pub reach: Reach,
+
+    /// Run this in the unit, as `scnpm run` does, and learn until it ends
+    #[arg(value_name = "COMMAND", last = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Lengths of prefixes of IPv4 and IPv6.
+fn prefixes(text: &str) -> Result<(u8, u8), String> {
+    const OF_V6: &str = "64";
+    let (v4, v6) = text.split_once(',').unwrap_or((text, OF_V6));
+    let length = |text: &str, most: u8| {
+        text.trim().parse().ok().filter(|length| (1..=most).contains(length)).ok_or_else(|| {
+            format!("`{text}` is no length of a prefix: write a number from 1 to {most}, such as 24 or 24,56")
+        })
+    };
+    Ok((length(v4, 32)?, length(v6, 128)?))
+}
+
+/// A chain as rules name it.
+fn chain(text: &str) -> Result<ChainRef, String> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let is_name = |word: &str| {
+        word.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.\\/".contains(&byte))
+    };
+    match words[..] {
+        [family @ ("ip" | "ip6" | "inet"), table, chain] if is_name(table) && is_name(chain) => {
+            Ok(ChainRef {
+                table: TableRef { family: family.parse().map_err(|()| String::new())?, name: table.into() },
+                name: chain.into(),
+            })
+        }
+        _ => Err(format!(
+            "`{text}` is no chain: write a family, a table and a chain, such as `inet filter services`"
+        )),
+    }
+}
+
 /// Options of `scnpm run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -718,9 +804,19 @@ pub fn delay(text: &str) -> Result<Duration, String> {
 /// The name of `scnpm run`, whose arguments are for another command, too.
 const RUN: &str = "run";
 
-/// The exit status for a command line that is wrong. `scnpm run` leaves all below 125 to the command that it runs.
+/// The name of `scnpm learn`, of which that is true if there is a `--`.
+const LEARN: &str = "learn";
+
+/// Whether the arguments are for another command, too.
+fn runs_another(arguments: &[OsString]) -> bool {
+    arguments
+        .get(1)
+        .is_some_and(|name| name == RUN || name == LEARN && arguments.iter().any(|word| word == "--"))
+}
+
+/// The exit status for a command line that is wrong. All below 125 are left to the command that is run.
 pub fn wrong_usage(arguments: &[OsString]) -> u8 {
-    if arguments.get(1).is_some_and(|name| name == RUN) { 125 } else { 2 }
+    if runs_another(arguments) { 125 } else { 2 }
 }
 
 /// Arguments as clap takes them: the original also took `-c:300` and `--cooldown:300`.
@@ -728,7 +824,7 @@ pub fn normalise(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     const WITH_VALUE: [&str; 6] =
         ["-u", "-a", "-c", "--reload-with-unit", "--reapply-with-unit", "--cooldown"];
     let arguments: Vec<OsString> = arguments.collect();
-    if arguments.get(1).is_some_and(|name| name == RUN) {
+    if runs_another(&arguments) {
         return arguments;
     }
     arguments

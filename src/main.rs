@@ -6,7 +6,7 @@ use clap::Parser;
 use scnpm::{
     cli::{self, Cli, Command},
     commands::{
-        self, Failure, allow, check, clean, complete, denied, explain, generate, reload, replay, run,
+        self, Failure, allow, check, clean, complete, denied, explain, generate, learn, reload, replay, run,
         serve_metrics, serve_names, status, top, units, wait,
     },
     daemon, log,
@@ -42,6 +42,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Explain(options)) => explain::run(&options),
         Some(Command::Denied(options)) => denied::run(&options),
         Some(Command::Allow(options)) => allow::run(&options),
+        Some(Command::Learn(options)) => learn::run(&options),
         Some(Command::Wait(options)) => wait::run(&options),
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Reload(options)) => reload::run(&options),

@@ -88,6 +88,7 @@ const PURE: &[&str] = &[
     "findings.rs",
     "findings",
     "nft/complaint.rs",
+    "report/learned.rs",
     "report/metrics.rs",
     "report/openmetrics.rs",
     "report/systemd.rs",

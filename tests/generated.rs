@@ -19,6 +19,7 @@ const SEE_ALSO: &[(&str, &[&str])] = &[
     ("wait", &["scnpm-run(8)", "systemd.service(5)", "systemd.generator(7)"]),
     ("run", &["scnpm-wait(8)", "systemd-run(1)", "systemd.scope(5)"]),
     ("reload", &["scnpm-check(8)", "systemctl(1)"]),
+    ("learn", &["scnpm-run(8)", "scnpm-check(8)", "nft(8)"]),
     ("replay", &[]),
 ];
 

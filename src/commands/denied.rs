@@ -103,25 +103,38 @@ impl Printer<'_> {
 }
 
 /// The names that the system's resolver has for addresses, as far as it says them soon.
-fn look_up(addresses: BTreeSet<IpAddr>) -> BTreeMap<IpAddr, String> {
+pub(super) fn look_up(addresses: BTreeSet<IpAddr>) -> BTreeMap<IpAddr, String> {
+    // getnameinfo(3) gives the address itself where there is no name.
+    let is_name = |name: &String| name.parse::<IpAddr>().is_err();
+    soon(addresses, move |address| dns_lookup::lookup_addr(address).ok().filter(is_name))
+}
+
+/// What is answered soon of what is asked at once.
+pub(super) fn soon<Q: Ord + Clone + Send + 'static, A: Send + 'static>(
+    questions: BTreeSet<Q>,
+    ask: impl Fn(&Q) -> Option<A> + Clone + Send + 'static,
+) -> BTreeMap<Q, A> {
     let (found, answers) = mpsc::channel();
     let mut open = 0;
-    for address in addresses {
-        let found = found.clone();
-        let ask = move || drop(found.send((address, dns_lookup::lookup_addr(&address).ok())));
+    for question in questions {
+        let (found, ask) = (found.clone(), ask.clone());
+        let ask = move || {
+            let answer = ask(&question);
+            drop(found.send((question, answer)));
+        };
         open += usize::from(thread::Builder::new().spawn(ask).is_ok());
     }
     let end = Instant::now() + LOOK_UP;
-    let mut names = BTreeMap::new();
+    let mut all = BTreeMap::new();
     while open > 0 {
-        let Ok((address, name)) = answers.recv_timeout(end.saturating_duration_since(Instant::now())) else {
+        let Ok((question, answer)) = answers.recv_timeout(end.saturating_duration_since(Instant::now()))
+        else {
             break;
         };
         open -= 1;
-        // getnameinfo(3) gives the address itself where there is no name.
-        names.extend(name.filter(|name| name.parse::<IpAddr>().is_err()).map(|name| (address, name)));
+        all.extend(answer.map(|answer| (question, answer)));
     }
-    names
+    all
 }
 
 /// Now, in microseconds since 1970.

@@ -10,6 +10,7 @@ mod examine;
 pub mod explain;
 mod fix;
 pub mod generate;
+pub mod learn;
 mod proof;
 pub mod reload;
 pub mod replay;

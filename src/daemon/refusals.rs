@@ -24,13 +24,16 @@ use crate::{
         server::{ClientId, Peer, Sent},
         wire,
     },
-    dispatch::denials::{Book, KEPT},
+    dispatch::{
+        denials::{self, KEPT},
+        recorder::Book,
+    },
     lint::{self, Ruleset},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, ChainRef, Direction, Instance, Manager, Recorded, TableRef},
     nft::{netlink::Netlink, words_of},
     policy::{
         Policy,
-        admission::{Admission, Kind, Packets},
+        admission::{Admission, Kind, Packets, protocol_name},
     },
     units::{
         places::user_of_slice,
@@ -107,7 +110,7 @@ fn recorded(tables: &[TableRef]) -> io::Result<Vec<(TableRef, Direction, Recorde
     let mut all = Vec::new();
     for table in tables {
         for book in Book::ALL {
-            match netlink.recorded(&book.set(table)) {
+            match netlink.recorded(&denials::set(book, table)) {
                 Ok(found) => all.extend(found.into_iter().map(|one| (table.clone(), book.direction, one))),
                 // A table of one family has no sets of the other.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -344,7 +347,7 @@ impl Daemon {
     ) -> (Option<Instance>, Refusal) {
         let instance = path.and_then(Instance::in_which);
         let chain = self.refusals.chain(table, direction);
-        let kind = kind(one);
+        let kind = Kind::of(one.protocol, one.port);
         let annotation = instance.as_ref().zip(chain).and_then(|(instance, chain)| {
             let user = if let Manager::User(uid) = instance.manager { self.user_name(uid) } else { None };
             let packets = Packets {
@@ -368,7 +371,7 @@ impl Daemon {
             cgroup: path.map(|path| path.as_str().to_owned()),
             cgroup_id: one.cgroup.0,
             direction,
-            protocol: protocol(one.protocol),
+            protocol: protocol_name(one.protocol),
             address: one.address,
             port: if let Kind::Ports(..) = kind { Some(one.port) } else { None },
             icmp_type: if let Kind::Icmp(number) = kind { Some(number) } else { None },
@@ -396,27 +399,6 @@ fn at(read: Duration, one: &Recorded) -> u64 {
 fn owner(path: &CgroupPath) -> Option<u32> {
     let second = path.prefixes().nth(1)?;
     user_of_slice(second.as_str())
-}
-
-fn kind(one: &Recorded) -> Kind {
-    match one.protocol {
-        1 | 58 => Kind::Icmp(one.port.to_be_bytes()[0]),
-        number => Kind::Ports(protocol(number), vec![one.port]),
-    }
-}
-
-/// A protocol's name as nft has it.
-fn protocol(number: u8) -> String {
-    match number {
-        1 => "icmp".to_owned(),
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        33 => "dccp".to_owned(),
-        58 => "icmpv6".to_owned(),
-        132 => "sctp".to_owned(),
-        136 => "udplite".to_owned(),
-        other => other.to_string(),
-    }
 }
 
 /// The answer where nothing is recorded.

@@ -9,14 +9,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Compiler, Line, beginning, runs::Rule};
-use crate::model::{AnnotationId, Direction, Family, PREFIX, SetRef, TableRef};
-
-/// The protocols that are recorded.
-const PROTOCOLS: &str = "tcp, udp, sctp, dccp, udplite, icmp, icmpv6";
-
-/// Sockets deeper than this are recorded under the cgroup at this level that they are in.
-const DEEPEST: u32 = 10;
+use super::{
+    Compiler, Line, beginning,
+    recorder::{Book, Levels, Limit, Of, Part, Recorder},
+    runs::Rule,
+};
+use crate::model::{AnnotationId, PREFIX, SetRef, TableRef};
 
 /// How long a refusal stays recorded after the last packet, in seconds.
 pub const KEPT: u64 = 60 * 60;
@@ -24,89 +22,45 @@ pub const KEPT: u64 = 60 * 60;
 /// The elements that a set may have. In [`KEPT`] at most 8,000 + 10 * 3,600 come past [`LIMITS`].
 const SIZE: u32 = 65_536;
 
-/// Those of the sets of limits: 5,000 + 5,000 * 10 cgroups in 10 s at most, and as many units or users as root has.
-const LIMITED: [(&str, u32, &str, &str); 3] = [
-    ("flood", 4_096, "10m", "rate over 2000/second burst 2000 packets"),
-    ("cgroups", SIZE, "10s", "rate over 5/second burst 200 packets"),
-    ("units", 4_096, "10m", "rate over 1/second burst 500 packets"),
+/// The sets of limits have room for the 5,000 + 5,000 * 10 cgroups that come in 10 s at most, and for as many units or users as root
+/// has.
+const LIMITS: [Limit; 5] = [
+    Limit {
+        name: "flood",
+        of: Of::Unit { size: 4_096, timeout: "10m" },
+        rate: "rate over 2000/second burst 2000 packets",
+    },
+    Limit { name: "all", of: Of::All, rate: "rate over 5000/second burst 5000 packets" },
+    Limit {
+        name: "cgroups",
+        of: Of::Cgroup { size: SIZE, timeout: "10s" },
+        rate: "rate over 5/second burst 200 packets",
+    },
+    Limit {
+        name: "units",
+        of: Of::Unit { size: 4_096, timeout: "10m" },
+        rate: "rate over 1/second burst 500 packets",
+    },
+    Limit { name: "pace", of: Of::All, rate: "rate over 10/second burst 8000 packets" },
 ];
 
-/// The limits for all together: of what is looked at, and of what is recorded.
-const LIMITS: [(&str, &str); 2] =
-    [("all", "rate over 5000/second burst 5000 packets"), ("pace", "rate over 10/second burst 8000 packets")];
-
-/// A set of what is recorded: of packets that a socket sent or was sent, with IPv4 or IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Book {
-    /// Whose address and port are recorded: where the packets went, or where they came from and to which port.
-    pub direction: Direction,
-    /// Whether it is IPv6.
-    pub v6: bool,
+/// What records refusals in a table.
+fn recorder(table: &TableRef) -> Recorder<'_> {
+    let prefix = format!("{PREFIX}denied.");
+    Recorder { table, prefix, size: SIZE, kept: KEPT, limits: &LIMITS, levels: Levels::Own, is_whole: false }
 }
 
-impl Book {
-    /// All of them.
-    pub const ALL: [Self; 4] = [
-        Self { direction: Direction::Out, v6: false },
-        Self { direction: Direction::Out, v6: true },
-        Self { direction: Direction::In, v6: false },
-        Self { direction: Direction::In, v6: true },
-    ];
-
-    /// The set in a table.
-    pub fn set(self, table: &TableRef) -> SetRef {
-        SetRef { table: table.clone(), name: self.name().into() }
-    }
-
-    fn name(self) -> String {
-        object(&format!("{}.{}", self.direction, self.header()))
-    }
-
-    fn header(self) -> &'static str {
-        if self.v6 { "ip6" } else { "ip" }
-    }
-
-    fn is_in(self, family: Family) -> bool {
-        family == Family::Inet || (family == Family::Ip6) == self.v6
-    }
-
-    /// What is matched, and the key of such a packet without its cgroup: for TCP and the like, and for ICMP, of which the type and
-    /// code are where others have the source port. Other protocols do not come so far.
-    fn packets(self) -> Vec<(String, String)> {
-        let address = if self.direction == Direction::Out { "daddr" } else { "saddr" };
-        let icmp = if self.v6 { "icmpv6" } else { "icmp" };
-        let key = |port: &str| format!("{} {address} . meta l4proto . th {port}", self.header());
-        let mut packets = vec![(format!("meta l4proto != {icmp}"), key("dport"))];
-        // The kernel finds no socket for ICMP that comes in.
-        if self.direction == Direction::Out {
-            packets.push((format!("meta l4proto {icmp}"), key("sport")));
-        }
-        packets
-    }
+/// The set of a table in which refusals are recorded.
+pub fn set(book: Book, table: &TableRef) -> SetRef {
+    recorder(table).set(book)
 }
 
 /// Whether a set outlives a load, with what is in it: `set FAMILY TABLE NAME`.
 pub(super) fn is_lasting(set: &str) -> bool {
     let name = set.rsplit(' ').next().unwrap_or_default();
-    let rest = name.strip_prefix(&object("")).unwrap_or_default();
-    Book::ALL.iter().any(|book| book.name() == name) || LIMITED.iter().any(|(limited, ..)| *limited == rest)
-}
-
-/// Matches packets that go that way: they have no interface on the other side.
-fn comes(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Out => "iif 0",
-        Direction::In => "oif 0",
-    }
-}
-
-/// The chain of a level.
-fn at(level: u32) -> String {
-    object(&format!("level{level}"))
-}
-
-fn object(name: &str) -> String {
-    format!("{PREFIX}denied.{name}")
+    let Some(rest) = name.strip_prefix(&format!("{PREFIX}denied.")) else { return false };
+    Book::ALL.iter().any(|book| book.name() == rest)
+        || LIMITS.iter().any(|limit| limit.of != Of::All && limit.name == rest)
 }
 
 impl Compiler<'_> {
@@ -117,110 +71,17 @@ impl Compiler<'_> {
             tables.entry(&record.statement.chain.table).or_default().push(record.id);
         }
         for (table, ids) in tables {
-            Recorder { compiler: self, table, ids }.make();
+            for part in recorder(table).parts() {
+                match part {
+                    Part::Object(object, specification) => self.make(object, &specification, &ids),
+                    Part::Rule(rule) => self.dispatch.script.lines.push(Line::new(rule).of(&ids)),
+                }
+            }
         }
         for record in records {
             let mut line = beginning(record).of(&[record.id]);
-            line.write(format!(" jump {}", object("all")));
+            line.write(format!(" jump {}", recorder(&record.statement.chain.table).chain()));
             self.dispatch.script.lines.push(line);
         }
-    }
-}
-
-/// What records in a table.
-struct Recorder<'a, 'c> {
-    compiler: &'a mut Compiler<'c>,
-    table: &'a TableRef,
-    /// The directives.
-    ids: Vec<AnnotationId>,
-}
-
-impl Recorder<'_, '_> {
-    fn make(&mut self) {
-        let books: Vec<Book> = Book::ALL.into_iter().filter(|book| book.is_in(self.table.family)).collect();
-        for book in &books {
-            let address = if book.v6 { "ipv6_addr" } else { "ipv4_addr" };
-            let key = format!("cgroupsv2 . {address} . inet_proto . inet_service");
-            self.set(
-                &book.name(),
-                &format!("type {key}; size {SIZE}; flags dynamic,timeout; timeout {KEPT}s;"),
-            );
-        }
-        for (name, size, timeout, _) in LIMITED {
-            let of = format!("type cgroupsv2; size {size}; flags dynamic,timeout; timeout {timeout};");
-            self.set(&object(name), &of);
-        }
-        for (name, rate) in LIMITS {
-            self.object("limit", &object(name), &format!(" {{ {rate}; }}"));
-        }
-        // With it a socket's depth is asked for: nothing is in it, but no socket is compared at a level that it does not have.
-        self.set(&object("none"), "type cgroupsv2;");
-        (1..=DEEPEST).for_each(|level| self.record(level, &books));
-        // The sockets of most services are two levels deep, those of sessions three, those of applications five.
-        let [all, deep, deeper, deepest] = ["all", "deep", "deeper", "deepest"].map(object);
-        let to = |level: u32| (level, at(level));
-        self.branch(&deepest, &[to(10), to(9), to(8), to(7)], &at(6));
-        self.branch(&deeper, &[(6, deepest)], &at(5));
-        self.branch(&deep, &[(5, deeper), to(4)], &at(3));
-        self.branch(&all, &[(3, deep)], &at(2));
-    }
-
-    /// Where packets of sockets that have a level go; the first that they have is taken.
-    fn branch(&mut self, chain: &str, levels: &[(u32, String)], otherwise: &str) {
-        self.object("chain", chain, "");
-        for (level, to) in levels {
-            self.rule(chain, &format!("socket cgroupv2 level {level} != @{} goto {to}", object("none")));
-        }
-        self.rule(chain, &format!("goto {otherwise}"));
-    }
-
-    /// What becomes of the packets of sockets at a level: what is recorded already is counted, and what is new has to come past the
-    /// limits.
-    fn record(&mut self, level: u32, books: &[Book]) {
-        let [out, inward, new] = ["", ".in", ".new"].map(|end| format!("{}{end}", at(level)));
-        [&out, &inward, &new].into_iter().for_each(|chain| self.object("chain", chain, ""));
-        self.rule(&out, &format!("{} goto {inward}", comes(Direction::In)));
-        self.rule(&new, &format!("meta l4proto != {{ {PROTOCOLS} }} return"));
-        for (limit, at) in [("flood", 2), ("all", 0), ("cgroups", level), ("units", 2), ("pace", 0)] {
-            let of = LIMITED.iter().find(|(name, ..)| *name == limit);
-            let limit = object(limit);
-            self.rule(
-                &new,
-                &match of {
-                    Some((.., rate)) => {
-                        format!("update @{limit} {{ socket cgroupv2 level {at} limit {rate} }} return")
-                    }
-                    None => format!("limit name \"{limit}\" return"),
-                },
-            );
-        }
-        for book in books {
-            let (set, known) = (book.name(), if book.direction == Direction::Out { &out } else { &inward });
-            for (packets, key) in book.packets() {
-                let key = format!("socket cgroupv2 level {level} . {key}");
-                // A look-up that finds something would count the packet, one that must not find it does not.
-                self.rule(known, &format!("{packets} {key} != @{set} goto {new}"));
-                self.rule(known, &format!("{packets} update @{set} {{ {key} counter }} return"));
-                let only = comes(book.direction);
-                self.rule(&new, &format!("{only} {packets} update @{set} {{ {key} counter }}"));
-            }
-        }
-        if level == 2 {
-            // What has no second level is hardly ever there, so it is not asked for in front.
-            [&out, &inward].into_iter().for_each(|chain| self.rule(chain, &format!("goto {}", at(1))));
-        }
-    }
-
-    fn set(&mut self, name: &str, specification: &str) {
-        self.object("set", name, &format!(" {{ {specification} }}"));
-    }
-
-    fn object(&mut self, kind: &str, name: &str, specification: &str) {
-        self.compiler.make(format!("{kind} {} {name}", self.table), specification, &self.ids);
-    }
-
-    fn rule(&mut self, chain: &str, rule: &str) {
-        let line = Line::new(format!("add rule {} {chain} {rule}", self.table)).of(&self.ids);
-        self.compiler.dispatch.script.lines.push(line);
     }
 }

@@ -11,9 +11,11 @@ mod counters;
 pub mod denials;
 mod form;
 pub mod hosts;
+pub mod learning;
 pub mod leftovers;
 mod names;
 pub mod pattern;
+pub mod recorder;
 mod runs;
 pub mod script;
 

@@ -22,14 +22,16 @@ pub(super) fn lint(records: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnostic
     records.iter().filter_map(each).collect()
 }
 
-/// The hooks that call each chain in which refusals are recorded.
+/// The hooks that call each chain that has annotations, or in which refusals are recorded.
 pub fn hooks(policy: &Policy, ruleset: &Ruleset) -> BTreeMap<ChainRef, BTreeSet<String>> {
-    let calls = Calls::of(ruleset, policy, &super::subject::all(policy));
-    let of_record = |record: Subject<'_>| {
-        let hooks = calls.hooks(&record.rule.chain)?;
-        Some((record.rule.chain.clone(), hooks.iter().map(|hook| (*hook).to_owned()).collect()))
+    let rules = super::subject::all(policy);
+    let calls = Calls::of(ruleset, policy, &rules);
+    let of_chain = |subject: &Subject<'_>| {
+        let hooks = calls.hooks(&subject.rule.chain)?;
+        Some((subject.rule.chain.clone(), hooks.iter().map(|hook| (*hook).to_owned()).collect()))
     };
-    super::subject::records(policy).into_iter().filter_map(of_record).collect()
+    let records = super::subject::records(policy);
+    rules.iter().chain(&records).filter_map(of_chain).collect()
 }
 
 /// The chain has a rule of its own that decides every packet before it is recorded.

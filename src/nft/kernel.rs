@@ -199,6 +199,20 @@ impl Nftables {
         Ok(ruleset)
     }
 
+    /// The tables that everybody may change, as libnftables-json(5) lists them; none if that cannot be had.
+    pub fn listed(&mut self) -> Option<serde_json::Value> {
+        let mut all = Vec::new();
+        for table in self.netlink.tables().ok()? {
+            if table.is_owned || !is_identifier(&table.table.name) {
+                continue;
+            }
+            let json = self.library.listing(&format!("list table {}", table.table), true).ok()?;
+            let mut listing: serde_json::Value = serde_json::from_str(&json).ok()?;
+            all.append(listing["nftables"].as_array_mut()?);
+        }
+        Some(serde_json::json!({ "nftables": all }))
+    }
+
     /// The ruleset's generation, and this thread as nf_tables names it.
     ///
     /// # Errors

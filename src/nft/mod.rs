@@ -2,6 +2,7 @@
 
 pub mod complaint;
 pub mod kernel;
+pub mod learning;
 pub mod libnftables;
 pub(crate) mod message;
 pub mod monitor;

@@ -46,6 +46,32 @@ pub enum Kind {
     Icmp(u8),
 }
 
+impl Kind {
+    /// That of a packet of a protocol, with the port as it is recorded: ICMP's type and code.
+    pub fn of(protocol: u8, port: u16) -> Self {
+        let name = protocol_name(protocol);
+        match protocol {
+            1 | 58 => Self::Icmp(port.to_be_bytes()[0]),
+            _ if has_header(&name) => Self::Ports(name, vec![port]),
+            _ => Self::Protocol(name),
+        }
+    }
+}
+
+/// A protocol's name as nft has it, or its number.
+pub fn protocol_name(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        33 => "dccp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        132 => "sctp".to_owned(),
+        136 => "udplite".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// As it stands behind the `#`.
 impl fmt::Display for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod annotation;
 pub mod files;
+pub mod grouping;
 pub mod hosts;
 pub mod parse;
 pub mod words;

@@ -1,9 +1,10 @@
 //! What subcommands print: here what `scnpm check` found, for people, for editors, for programs. `units`, `offer`,
-//! `explain`, `status`, `openmetrics`, `systemd` and `reload` have what other subcommands print.
+//! `explain`, `learned`, `status`, `openmetrics`, `systemd` and `reload` have what other subcommands print.
 
 pub mod denied;
 pub mod explain;
 mod json;
+pub mod learned;
 mod metrics;
 pub mod offer;
 pub mod openmetrics;
