@@ -91,6 +91,8 @@ pub enum Command {
     Denied(Denied),
     /// Let packets through for a while that would be refused, or end that
     Allow(Allow),
+    /// Tell a desktop's user by notifications what of their applications is refused (scnpm-notify.service)
+    Notify(Notify),
     /// Feed a state log to the engine again, and show each step and what is decided otherwise today
     Replay(Replay),
     /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
@@ -549,6 +551,24 @@ pub struct Allow {
     #[arg(long, value_name = "NUMBER", num_args = 0..=1, conflicts_with_all = ["unit", "time", "protocol", "inward"])]
     #[allow(clippy::option_option)]
     pub undo: Option<Option<u64>>,
+
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// Options of `scnpm notify`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It runs until the session bus ends, best as a service of the user's: `systemctl --user enable --now scnpm-notify.service`. Each \
+application and destination is told once an hour; of more than a few in a minute only the number. What was refused before it began \
+is not told. \"Allow\" asks the daemon as scnpm-allow(8) does, and polkit says whether it may be (io.scnpm.allow). \"Copy\" needs \
+wl-copy, xclip or xsel; without them the rule is shown.
+Exit status: 1 there is no session bus, or it has ended; 2 wrong usage.")]
+pub struct Notify {
+    /// For how long "Allow" allows it
+    #[arg(long = "for", value_name = "TIME", default_value = "5min", value_parser = seconds)]
+    pub time: Duration,
 
     /// How to reach the daemon.
     #[command(flatten)]

@@ -6,7 +6,7 @@ use clap::Parser;
 use scnpm::{
     cli::{self, Cli, Command},
     commands::{
-        self, Failure, allow, check, clean, complete, denied, explain, generate, reload, replay, run,
+        self, Failure, allow, check, clean, complete, denied, explain, generate, notify, reload, replay, run,
         serve_metrics, serve_names, status, units, wait,
     },
     daemon, log,
@@ -41,6 +41,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Explain(options)) => explain::run(&options),
         Some(Command::Denied(options)) => denied::run(&options),
         Some(Command::Allow(options)) => allow::run(&options),
+        Some(Command::Notify(options)) => notify::run(&options),
         Some(Command::Wait(options)) => wait::run(&options),
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Reload(options)) => reload::run(&options),

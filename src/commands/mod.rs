@@ -10,6 +10,7 @@ mod examine;
 pub mod explain;
 mod fix;
 pub mod generate;
+pub mod notify;
 mod proof;
 pub mod reload;
 pub mod replay;
