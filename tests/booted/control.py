@@ -57,12 +57,18 @@ def rule(answer, group=m.USER, action="reload"):
     [documented] = [rule for rule in rules if f"io.scnpm.{action}" in rule]
     RULES.write_text(documented.replace("netdev", group).replace("YES", answer) + "\n")
     RULES.chmod(0o644)
-    m.run("systemctl", "restart", "polkit.service")
+    restart_polkit()
     try:
         yield
     finally:
         RULES.unlink()
-        m.run("systemctl", "restart", "polkit.service")
+        restart_polkit()
+
+
+def restart_polkit():
+    # However often.
+    m.run("systemctl", "reset-failed", "polkit.service", ok=False)
+    m.run("systemctl", "restart", "polkit.service")
 
 
 @test
@@ -169,7 +175,7 @@ def allow_by_a_user_is_as_polkit_says_and_for_own_units_only():
         m.check(passes(), f"it is refused:\n{m.ruleset()}")
         m.check(not m.gets_through(CGROUP), "a unit of the system passes")
         # What a name without a manager means to a user is their own unit, never the system's.
-        done = allow(UNIT, "127.0.0.1:7001")
+        done = allow(UNIT, "127.0.0.1:7001", "--protocol", "tcp")
         m.equal((done.returncode, done.stderr), (0, ""), "exit status and stderr of allow")
         m.check(not m.gets_through(CGROUP), "a unit of the system passes")
         m.equal(allow("--undo").returncode, 0, "exit status of allow --undo")
