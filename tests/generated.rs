@@ -17,6 +17,7 @@ const SEE_ALSO: &[(&str, &[&str])] = &[
     ("run", &["scnpm-wait(8)", "systemd-run(1)", "systemd.scope(5)"]),
     ("reload", &["scnpm-check(8)", "systemctl(1)"]),
     ("replay", &[]),
+    ("notify", &["scnpm-denied(8)", "scnpm-allow(8)", "systemctl(1)"]),
 ];
 
 /// What begins a section in the text below the options, and what the section is called. All else is a note.

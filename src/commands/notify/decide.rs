@@ -30,7 +30,7 @@ const KNOWN: usize = 4_096;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Tell {
     /// A refusal.
-    One(Refusal),
+    One(Box<Refusal>),
     /// So many more were refused.
     More(u64),
 }
@@ -105,7 +105,7 @@ impl Decider {
             let may = self.may_tell(&key.who, now);
             self.keep_quiet(key, refusal.at.saturating_add(QUIET));
             if may {
-                tell.push(Tell::One(refusal));
+                tell.push(Tell::One(Box::new(refusal)));
             } else {
                 self.more.add(now);
             }

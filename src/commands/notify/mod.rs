@@ -14,7 +14,7 @@ mod words;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -249,7 +249,7 @@ impl Notifier {
                 Tell::One(refusal) => {
                     let notification = self.words().refused(&refusal);
                     if let Some(id) = self.show(&notification, 0).await {
-                        self.remember(id, refusal);
+                        self.remember(id, *refusal);
                     }
                 }
                 Tell::More(count) => {
@@ -304,13 +304,13 @@ impl Notifier {
             words::ALLOW => {
                 let Some(ask) = self.words().ask(refusal) else { return };
                 let socket = self.socket.clone();
-                spawn_blocking(move || events.send(Event::Answered(press, allow(&socket, &ask))));
+                spawn_blocking(move || drop(events.send(Event::Answered(press, allow(&socket, &ask)))));
             }
             words::COPY => {
                 let Some(line) = words::rule_line(refusal) else { return };
                 spawn_blocking(move || {
                     let how = Copier::find().map_or(Err(None), |copier| copier.copy(&line).map_err(Some));
-                    events.send(Event::Copied(press, how))
+                    drop(events.send(Event::Copied(press, how)));
                 });
             }
             _ => {}
@@ -335,7 +335,7 @@ impl Notifier {
 }
 
 /// Asks the daemon, and waits for polkit.
-fn allow(socket: &std::path::Path, ask: &Allow) -> Result<Allowance, String> {
+fn allow(socket: &Path, ask: &Allow) -> Result<Allowance, String> {
     let asked = Client::connect(socket).and_then(|mut client| {
         client.limit(Some(PATIENCE))?;
         client.call(ask)
