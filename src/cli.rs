@@ -567,7 +567,7 @@ wl-copy, xclip or xsel; without them the rule is shown.
 Exit status: 1 there is no session bus, or it has ended; 2 wrong usage.")]
 pub struct Notify {
     /// For how long "Allow" allows it
-    #[arg(long = "for", value_name = "TIME", default_value = "5min", value_parser = seconds)]
+    #[arg(long = "for", value_name = "TIME", default_value = "5min", value_parser = seconds_of_a_day)]
     pub time: Duration,
 
     /// How to reach the daemon.
@@ -700,6 +700,19 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * unit).map_err(|_| wrong())
 }
 
+/// A time for which something can be allowed.
+fn seconds_of_a_day(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+    let time = seconds(text)?;
+    if time < Duration::from_secs(1) {
+        return Err(format!("`{text}` is shorter than a second"));
+    }
+    if time > LONGEST {
+        return Err(format!("`{text}` is longer than 24 hours: write a rule for it"));
+    }
+    Ok(time)
+}
+
 /// The name of `scnpm run`, whose arguments are for another command, too.
 const RUN: &str = "run";
 
@@ -771,6 +784,15 @@ mod tests {
         assert_eq!(cli.daemon.files, [PathBuf::from(DEFAULT_FILE)]);
         assert_eq!(cli.daemon.sources, [Source::Cgroup, Source::Dbus, Source::Journal]);
         assert_eq!(parse("scnpm --sources journal").daemon.sources, [Source::Journal]);
+    }
+
+    #[test]
+    fn buttons_allow_for_a_second_to_a_day() {
+        let time = |text: &str| Cli::try_parse_from(["scnpm", "notify", "--for", text]).is_ok();
+        assert_eq!(
+            ["1s", "5min", "24h", "0", "0.9", "25h", "x"].map(time),
+            [true, true, true, false, false, false, false]
+        );
     }
 
     #[test]

@@ -108,7 +108,7 @@ def start(*annotations, options=()):
     return start_notifier(options)
 
 
-def start_notifier(options=(), environment=""):
+def start_notifier(options=(), environment="", says="refusals are told from now on"):
     if options or environment:
         text = f"[Service]\nExecStart=\nExecStart={m.SCNPM} notify {' '.join(options)}\n{environment}"
         m.unit("tests.conf", text, m.USER_UNITS / f"{NOTIFIER}.d")
@@ -116,7 +116,7 @@ def start_notifier(options=(), environment=""):
     systemctl("enable", "--quiet", NOTIFIER)
     heard = Bus()
     systemctl("start", "session.service")
-    m.eventually(lambda: "refusals are told from now on" in log(), lambda: f"it does not begin:\n{log()}")
+    m.eventually(lambda: says in log(), lambda: f"it does not begin:\n{log()}")
     return heard
 
 
@@ -323,6 +323,19 @@ def daemon_that_is_started_anew_is_followed():
     refused("mail", number=2)
     refused("chat")
     bus.become("mail was refused", "chat was refused")
+    m.equal(log().count("nothing can be told"), 1, f"how often it says so:\n{log()}")
+
+
+@test
+def policy_that_records_nothing_is_waited_for():
+    m.start_with()
+    bus = start_notifier(says="nothing is recorded")
+    m.write_policy(base=BASE)
+    m.load_base()
+    m.run(m.SCNPM, "reload")
+    m.eventually(lambda: "refusals are told from now on" in log(), lambda: f"it does not see it:\n{log()}")
+    refused("mail")
+    bus.last("mail was refused")
     m.equal(log().count("nothing can be told"), 1, f"how often it says so:\n{log()}")
 
 

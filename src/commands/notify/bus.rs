@@ -126,8 +126,9 @@ fn signal(message: &Message, sender: &str) -> Option<Signal> {
 }
 
 fn no_bus(error: zbus::Error) -> Failure {
+    let text = printable(&error.to_string());
+    let why = text.split(" (os error ").next().unwrap_or_default();
     Failure::new(format!(
-        "there is no session bus ({}): start this in a desktop's session, or by `systemctl --user start scnpm-notify`",
-        printable(&error.to_string())
+        "there is no session bus ({why}): start this in a desktop's session, or by `systemctl --user start scnpm-notify`"
     ))
 }

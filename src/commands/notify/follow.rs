@@ -44,8 +44,9 @@ fn follow(socket: &Path, mut since: u64, events: &UnboundedSender<Event>) {
             pause = FIRST_PAUSE;
         }
         let Err(error) = ended else { return };
-        let words = failure(error, socket).message;
-        if events.send(Event::Away(words)).is_err() {
+        let says_no = matches!(error, Error::Refused(..));
+        let why = failure(error, socket).message;
+        if events.send(Event::Away { says_no, why }).is_err() {
             return;
         }
         thread::sleep(pause);

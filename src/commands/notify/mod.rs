@@ -55,8 +55,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 enum Event {
     /// The daemon is there, and told of these.
     Refused(Vec<Refusal>),
-    /// It cannot be followed for now, and why.
-    Away(String),
+    /// It cannot be followed for now, or says no, and why.
+    Away { says_no: bool, why: String },
     /// Something came from the bus, and who sent it.
     Bus(String, Signal),
     /// The daemon's answer to a press of "Allow".
@@ -97,7 +97,7 @@ pub fn run(options: &cli::Notify) -> Result<ExitCode, Failure> {
             shown: BTreeMap::new(),
             more: None,
             kept: Vec::new(),
-            is_away: None,
+            state: None,
         };
         notifier.run(receiver).await
     })
@@ -122,8 +122,16 @@ struct Notifier {
     more: Option<u32>,
     /// What there was no notification daemon for.
     kept: Vec<Refusal>,
-    /// Whether it was said that the daemon is away, or there.
-    is_away: Option<bool>,
+    /// What was said last of the daemon.
+    state: Option<State>,
+}
+
+/// How the daemon is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    There,
+    SaysNo,
+    Away,
 }
 
 /// A notification daemon: its unique name on the bus.
@@ -158,10 +166,11 @@ impl Notifier {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Refused(refusals) => {
-                self.says_away(None);
+                self.says_state(State::There, "");
                 self.refused(refusals).await;
             }
-            Event::Away(why) => self.says_away(Some(why)),
+            Event::Away { says_no: true, why } => self.says_state(State::SaysNo, &why),
+            Event::Away { says_no: false, why } => self.says_state(State::Away, &why),
             Event::Bus(_, Signal::Owner(owner)) => self.owner(&owner).await,
             Event::Bus(sender, signal) if self.server.as_ref().is_some_and(|one| one.name == sender) => {
                 match signal {
@@ -179,14 +188,16 @@ impl Notifier {
         }
     }
 
-    /// Says once that the daemon is away and why, or that it is back.
-    fn says_away(&mut self, why: Option<String>) {
-        if self.is_away.replace(why.is_some()) == Some(why.is_some()) {
+    /// Says once that the daemon is away or says no, and why, or that it is back.
+    fn says_state(&mut self, state: State, why: &str) {
+        if self.state.replace(state) == Some(state) {
             return;
         }
-        match why {
-            Some(why) => tracing::warn!("nothing can be told for now, it is tried again: {why}"),
-            None => tracing::info!("refusals are told from now on"),
+        match state {
+            State::There => tracing::info!("refusals are told from now on"),
+            State::SaysNo | State::Away => {
+                tracing::warn!("nothing can be told for now, it is tried again: {why}");
+            }
         }
     }
 
