@@ -95,6 +95,8 @@ pub enum Command {
     Allow(Allow),
     /// Record for a while what a unit does, and print the annotations that allow it
     Learn(Learn),
+    /// Tell a desktop's user by notifications what of their applications is refused (scnpm-notify.service)
+    Notify(Notify),
     /// Feed a state log to the engine again, and show each step and what is decided otherwise today
     Replay(Replay),
     /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
@@ -579,6 +581,24 @@ pub struct Allow {
     pub reach: Reach,
 }
 
+/// Options of `scnpm notify`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It runs until the session bus ends, best as a service of the user's: `systemctl --user enable --now scnpm-notify.service`. Each \
+application and destination is told once an hour; of more than a few in a minute only the number. What was refused before it began \
+is not told. \"Allow\" asks the daemon as scnpm-allow(8) does, and polkit says whether it may be (io.scnpm.allow). \"Copy\" needs \
+wl-copy, xclip or xsel; without them the rule is shown.
+Exit status: 1 there is no session bus, or it has ended; 2 wrong usage.")]
+pub struct Notify {
+    /// For how long "Allow" allows it
+    #[arg(long = "for", value_name = "TIME", default_value = "5min", value_parser = seconds_of_a_day)]
+    pub time: Duration,
+
+    /// How to reach the daemon.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
 /// A host, addresses, and a port of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
@@ -801,6 +821,19 @@ pub fn delay(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time for which something can be allowed.
+fn seconds_of_a_day(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+    let time = seconds(text)?;
+    if time < Duration::from_secs(1) {
+        return Err(format!("`{text}` is shorter than a second"));
+    }
+    if time > LONGEST {
+        return Err(format!("`{text}` is longer than 24 hours: write a rule for it"));
+    }
+    Ok(time)
+}
+
 /// The name of `scnpm run`, whose arguments are for another command, too.
 const RUN: &str = "run";
 
@@ -882,6 +915,15 @@ mod tests {
         assert_eq!(cli.daemon.files, [PathBuf::from(DEFAULT_FILE)]);
         assert_eq!(cli.daemon.sources, [Source::Cgroup, Source::Dbus, Source::Journal]);
         assert_eq!(parse("scnpm --sources journal").daemon.sources, [Source::Journal]);
+    }
+
+    #[test]
+    fn buttons_allow_for_a_second_to_a_day() {
+        let time = |text: &str| Cli::try_parse_from(["scnpm", "notify", "--for", text]).is_ok();
+        assert_eq!(
+            ["1s", "5min", "24h", "0", "0.9", "25h", "x"].map(time),
+            [true, true, true, false, false, false, false]
+        );
     }
 
     #[test]

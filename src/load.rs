@@ -242,7 +242,10 @@ impl Load<'_> {
             }
             rounds += 1;
             let progress = self.blame(&complaints, &attempt, &mut blamed);
-            if self.is_strict && !blamed.refused.is_empty() {
+            // What is allowed for a while is in no file, and keeps none from being loaded.
+            let is_of_a_file = |id: &AnnotationId| self.policy.annotation(*id).left.is_none();
+            if self.is_strict && blamed.refused.keys().any(is_of_a_file) {
+                blamed.refused.retain(|id, _| is_of_a_file(id));
                 let words = blamed.words(self.policy);
                 let refusals = blamed.refused.into_values().collect();
                 return Err(LoadError { words, passing: false, refusals });

@@ -6,8 +6,8 @@ use clap::Parser;
 use scnpm::{
     cli::{self, Cli, Command},
     commands::{
-        self, Failure, allow, check, clean, complete, denied, explain, generate, learn, reload, replay, run,
-        serve_metrics, serve_names, status, top, units, wait,
+        self, Failure, allow, check, clean, complete, denied, explain, generate, learn, notify, reload,
+        replay, run, serve_metrics, serve_names, status, top, units, wait,
     },
     daemon, log,
 };
@@ -43,6 +43,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Denied(options)) => denied::run(&options),
         Some(Command::Allow(options)) => allow::run(&options),
         Some(Command::Learn(options)) => learn::run(&options),
+        Some(Command::Notify(options)) => notify::run(&options),
         Some(Command::Wait(options)) => wait::run(&options),
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Reload(options)) => reload::run(&options),

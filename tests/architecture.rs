@@ -75,6 +75,8 @@ const PURE: &[&str] = &[
     "commands/complete/candidates.rs",
     "commands/complete/line.rs",
     "commands/generate/drop_ins.rs",
+    "commands/notify/decide.rs",
+    "commands/notify/words.rs",
     "control/message.rs",
     "commands/run/answer.rs",
     "commands/top/pane.rs",

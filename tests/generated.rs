@@ -21,6 +21,7 @@ const SEE_ALSO: &[(&str, &[&str])] = &[
     ("reload", &["scnpm-check(8)", "systemctl(1)"]),
     ("learn", &["scnpm-run(8)", "scnpm-check(8)", "nft(8)"]),
     ("replay", &[]),
+    ("notify", &["scnpm-denied(8)", "scnpm-allow(8)", "systemctl(1)"]),
 ];
 
 /// What begins a section in the text below the options, and what the section is called. All else is a note.

@@ -92,6 +92,13 @@ booted() {
     program=$(tests/cargo.sh "$1" build --release --features top) && tests/as-root.sh tests/booted/run.sh "$1" "$program" "${@:2}"
 }
 
+# On a virtual display, with a notification daemon.
+notifications() {
+    local program
+    program=$(tests/cargo.sh "$1" build --release) &&
+        tests/as-root.sh SCNPM_TREE=desktop tests/booted/run.sh "$1" "$program" notify.py
+}
+
 # Each as it is loaded at boot, before any unit runs, and its annotations.
 examples() {
     local file status=0
@@ -125,6 +132,7 @@ done
 step starts "first connections of 300 starts, idle and under load" booted bookworm measure.py starts 300
 step faults "system calls that fail" booted trixie faults.py
 step deaths "sources that die" booted trixie deaths.py
+step notifications "notifications on a virtual display" notifications trixie
 step soak "a minute of faults and traffic (tests/soak.sh)" tests/soak.sh 1
 step examples "example configurations" examples
 step demo "examples/demo.sh" examples/demo.sh

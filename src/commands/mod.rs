@@ -11,6 +11,7 @@ pub mod explain;
 mod fix;
 pub mod generate;
 pub mod learn;
+pub mod notify;
 mod proof;
 pub mod reload;
 pub mod replay;

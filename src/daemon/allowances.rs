@@ -2,6 +2,7 @@
 //! them by itself; they are kept in a file, so that a new daemon goes on with the time that is left.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,7 +22,7 @@ use crate::{
     },
     model::{ChainRef, Direction},
     policy::{
-        Policy,
+        Annotation, Policy,
         admission::{Admission, Peers, Wrong},
         parse,
     },
@@ -102,12 +103,27 @@ impl Allowances {
         if self.all.is_empty() {
             return Arc::clone(policy);
         }
+        let records: BTreeSet<&ChainRef> = policy
+            .annotations
+            .iter()
+            .filter(|annotation| annotation.is_record())
+            .filter_map(|annotation| Some(&annotation.rule()?.chain))
+            .collect();
         let mut with = (**policy).clone();
         let now = now_ms();
         for held in self.all.iter().filter(|held| held.until_ms > now) {
-            let text: String = held.annotations.iter().map(|one| format!("# {one}\n")).collect();
-            for id in parse::append(&mut with, NAME, &text) {
-                with.annotations[id].left = Some(held.left(now));
+            for annotation in &held.annotations {
+                let text = format!("# {annotation}\n");
+                // The files may have another chain for it now, or none.
+                let mut alone = Policy::default();
+                parse::append(&mut alone, NAME, &text);
+                let mut rules = alone.annotations.iter().filter_map(Annotation::rule);
+                if !rules.any(|rule| records.contains(&rule.chain)) {
+                    continue;
+                }
+                for id in parse::append(&mut with, NAME, &text) {
+                    with.annotations[id].left = Some(held.left(now));
+                }
             }
         }
         with.into()
@@ -366,7 +382,11 @@ mod tests {
         let now = now_ms();
         let all = vec![held(1, now.saturating_sub(1)), held(2, now + 60_000)];
         let allowances = Allowances { all, ..Allowances::default() };
-        let with = allowances.put_into(&Arc::default());
+        assert_eq!(allowances.put_into(&Arc::default()).annotations, [], "no chain records");
+        let mut plain = Policy::default();
+        parse::append(&mut plain, "f", "# scnpm: record refusals in inet f c\n");
+        let mut with = (*allowances.put_into(&plain.into())).clone();
+        with.annotations.remove(0);
         let [annotation] = &with.annotations[..] else { panic!("{:?}", with.annotations) };
         let left = annotation.left.unwrap();
         assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(50), "{left:?}");

@@ -50,18 +50,25 @@ def is_done(done):
 
 
 @contextlib.contextmanager
-def rule(answer, group=m.USER):
-    """polkit gives this answer to users of a group who want to reload, and to no others: docs/control.md has the rule."""
+def rule(answer, group=m.USER, action="reload"):
+    """polkit gives this answer to users of a group who want to do it, and to no others: docs/control.md has the rules."""
     text = pathlib.Path("/opt/tests/control.md").read_text()
-    documented = re.search(r"(?ms)^    polkit\.addRule.*?^    \}\);$", text)[0]
+    rules = re.findall(r"(?ms)^    polkit\.addRule.*?^    \}\);$", text)
+    [documented] = [rule for rule in rules if f"io.scnpm.{action}" in rule]
     RULES.write_text(documented.replace("netdev", group).replace("YES", answer) + "\n")
     RULES.chmod(0o644)
-    m.run("systemctl", "restart", "polkit.service")
+    restart_polkit()
     try:
         yield
     finally:
         RULES.unlink()
-        m.run("systemctl", "restart", "polkit.service")
+        restart_polkit()
+
+
+def restart_polkit():
+    # However often.
+    m.run("systemctl", "reset-failed", "polkit.service", ok=False)
+    m.run("systemctl", "restart", "polkit.service")
 
 
 @test
@@ -87,6 +94,74 @@ def reload_by_a_user_is_as_polkit_says():
         is_done(reload())
         m.check(m.gets_through(CGROUP, 7003), "the new policy is not in force")
     is_refused(reload(), "polkit does not permit it")
+
+
+# What may be refused is recorded, and can be allowed for a while.
+RECORDING = """#!/usr/sbin/nft -f
+flush ruleset
+table inet filter {
+    chain refused { }
+    chain output {
+        type filter hook output priority filter; policy accept;
+        ct state established,related accept
+        tcp dport 7001-7009 jump refused
+        tcp dport 7001-7009 reject with tcp reset
+    }
+}
+# scnpm: record refusals in inet filter refused
+"""
+
+
+def allow(*words, by=m.as_user, **options):
+    return by(m.SCNPM, "allow", *words, ok=False, **options)
+
+
+def connects_from(name, port=7001, uid=m.UID):
+    """Whether an application of a user's gets through, once there was time for its rules."""
+    command = f"sleep 0.3; {m.CONNECT} {port} /dev/null"
+    return m.as_user("systemd-run", "--user", "--scope", "--quiet", f"--unit={name}", "sh", "-c", command, ok=False, uid=uid).returncode == 0
+
+
+# Before the tests that end D-Bus: users' managers make no scopes after that.
+@test
+def allow_by_a_user_is_as_polkit_says_and_for_own_units_only():
+    start()
+    m.start(f"user@{m.UID}.service")
+    m.start_with(base=RECORDING)
+    own = ("app:t-mail", "127.0.0.1:7001")
+    others = [f"system:{UNIT}", "user:app:t-mail", f"{m.OTHER}:app:t-mail", f"app:t-mail,{m.OTHER_UID}:app:t-mail"]
+
+    def passes():
+        return connects_from("app-t-t\\x2dmail-1.scope")
+
+    def is_refused_to(done, *words):
+        m.equal((done.returncode, done.stdout), (1, ""), f"exit status and output ({done.stderr.strip()})")
+        for word in words:
+            m.check(word in done.stderr, f"no {word!r} in {done.stderr!r}")
+
+    is_refused_to(allow(*own), "polkit does not permit it")
+    with rule("NO", action="allow"):
+        is_refused_to(allow(*own), "polkit does not permit it")
+    # Leave for another action is none for this one.
+    with rule("YES", action="reload"):
+        is_refused_to(allow(*own), "polkit does not permit it")
+    m.check(not passes(), "it passes without leave")
+    with rule("YES", action="allow"):
+        for unit in others:
+            is_refused_to(allow(unit, "127.0.0.1:7001"), "your own units only")
+        is_refused(reload(), "polkit does not permit it")
+        is_refused_to(allow(*own, uid=m.OTHER_UID), "polkit does not permit it")
+        m.check(not passes() and not m.gets_through(CGROUP), "it passes without leave")
+        done = allow(*own, "--for", "1h")
+        try:
+            m.equal((done.returncode, done.stderr), (0, ""), "exit status and stderr of allow")
+            m.check(passes(), f"it is refused: {done.stdout}")
+            m.check(not m.gets_through(CGROUP), "a unit of the system passes")
+            m.equal(allow("--undo").returncode, 0, "exit status of allow --undo")
+            m.check(not passes(), "it passes though it was ended")
+        finally:
+            # It is kept for the next daemon.
+            m.run(m.SCNPM, "allow", "--undo", ok=False)
 
 
 @test

@@ -490,6 +490,28 @@ def what_is_allowed_can_be_ended():
 
 
 @test
+def what_is_allowed_in_a_chain_that_is_gone_keeps_nothing_from_being_loaded():
+    m.start_with(base=BASE)
+    agent = Agent(of_system("t-agent.service"), 7015)
+    allow("t-agent.service", "127.0.0.1", "--for", "1h")
+    m.stop("scnpm.service")
+    m.write_policy(m.system_rule("t-agent.service"))
+    m.load_base()
+    m.start("scnpm.service")
+    pid = m.daemon_pid()
+    m.equal(m.run(m.SCNPM, "status", ok=False).returncode, 0, "status without the chain")
+    for _ in range(2):
+        m.run(m.SCNPM, "reload")
+    m.equal(m.daemon_pid(), pid, "the daemon")
+    m.equal(agent.out(4, "udp", 7002), "passed", "a port that nothing refuses")
+    m.write_policy(base=BASE)
+    m.load_base()
+    m.run(m.SCNPM, "reload")
+    m.eventually(lambda: agent.out(4, "udp") == "passed", "it is not allowed once its chain is back")
+    allow("--undo")
+
+
+@test
 def line_for_ever_is_the_one_that_is_right():
     m.start_with(base=BASE)
     agent = Agent(of_system("t-agent.service"), 7015)

@@ -257,7 +257,7 @@ def recipes():
     text = m.pathlib.Path("/opt/tests/desktop.md").read_text().replace("alice:", f"{m.USER}:")
     before, after = text.split("## Recipes")
     base = before[before.index("    flush ruleset"):].split("\n\n")[0]
-    blocks = after.split("## What it is not")[0].strip().split("\n\n")
+    blocks = after.split("\n## ")[0].strip().split("\n\n")
     found = {}
     for block in blocks:
         if block.startswith("    "):

@@ -1,7 +1,8 @@
 #!/bin/bash
 # run.sh SUITE SCNPM PROGRAM [ARGUMENT...]: boots a Debian of that suite with systemd as PID 1 in a
 # container with a network of its own, with the program SCNPM and its unit installed, and runs PROGRAM (a
-# Python file beside this one) in it. Run as root. Exit status: PROGRAM's.
+# Python file beside this one) in it. Run as root. Exit status: PROGRAM's. With SCNPM_TREE=desktop the Debian has a virtual
+# display and a notification daemon (tree.sh).
 #
 # All that it starts lives in a PID, a mount and a network namespace and in one cgroup, and goes with them.
 set -euo pipefail
@@ -13,7 +14,7 @@ if [ "${1:-}" != --inside-namespaces ]; then
     suite=$1
     scnpm=$(realpath "$2")
     shift 2
-    tree=$("$here/tree.sh" "$suite")
+    tree=$("$here/tree.sh" "$suite" "${SCNPM_TREE:-boot}")
     work=$(mktemp -d /tmp/scnpm-booted.XXXXXX)
     name=scnpm-booted-$$
 
@@ -63,6 +64,7 @@ mount -t overlay -o "lowerdir=$tree,upperdir=$work/run/upper,workdir=$work/run/w
 # What a package would install, and the tests.
 install -m 755 "$scnpm" "$root/usr/bin/scnpm"
 install -m 644 -t "$root/usr/lib/systemd/system" "$top"/packaging/scnpm*.{service,socket,timer}
+install -m 644 -t "$root/usr/lib/systemd/user" "$top"/packaging/user/*.service
 install -m 644 "$top/packaging/scnpm.sysusers" "$root/usr/lib/sysusers.d/scnpm.conf"
 for manager in system user; do
     install -D -m 755 -t "$root/usr/lib/systemd/$manager-generators" "$top/packaging/scnpm-generator"
@@ -134,5 +136,7 @@ status=0
 inside python3 -u "/opt/tests/$program" "$@" || status=$?
 if [ -n "${SCNPM_BLESS:-}" ]; then
     install -m 644 -t "$here/outputs" "$root"/opt/tests/outputs/*.txt
+    # The picture, if it was made.
+    [ ! -f "$root/opt/tests/notification.png" ] || install -m 644 -t "$top/docs" "$root/opt/tests/notification.png"
 fi
 exit "$status"
