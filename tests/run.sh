@@ -76,7 +76,7 @@ unit_tests() {
 # What is left out without features must not be missed.
 clippy() {
     cargo clippy --quiet --all-targets --all-features --locked -- -D warnings &&
-        cargo clippy --quiet --all-targets --locked -- -D warnings
+        cargo clippy --quiet --locked -- -D warnings
 }
 
 trees() {
@@ -95,7 +95,7 @@ booted() {
 # On a virtual display, with a notification daemon.
 notifications() {
     local program
-    program=$(tests/cargo.sh "$1" build --release) &&
+    program=$(tests/cargo.sh "$1" build --release --features top) &&
         tests/as-root.sh SCNPM_TREE=desktop tests/booted/run.sh "$1" "$program" notify.py
 }
 

@@ -45,6 +45,12 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(250);
 const FOLLOWED: Duration = Duration::from_secs(1);
 
+/// How many times as long as the last answers took nothing is read again: each turn of the loop waits for them.
+const SHARE: u32 = 20;
+
+/// How many calls a user may have open, unless it is root.
+const OF_A_USER: usize = 4;
+
 /// The most refusals in an answer: the last ones.
 const MOST: usize = 8_000;
 
@@ -65,6 +71,8 @@ pub(super) struct Refusals {
     followers: BTreeMap<ClientId, Asking>,
     is_reading: bool,
     last: Option<Duration>,
+    /// How long the last answers took.
+    took: Duration,
     /// How many packets were recorded of each when they were last read.
     before: BTreeMap<Key, u64>,
 }
@@ -146,7 +154,7 @@ impl Refusals {
             (_, false, _) => PAUSE,
             (_, true, false) => FOLLOWED,
         };
-        Some(self.last.map_or(Duration::ZERO, |last| last + pause))
+        Some(self.last.map_or(Duration::ZERO, |last| last + pause.max(self.took * SHARE)))
     }
 
     pub(super) fn forget(&mut self, client: ClientId) {
@@ -223,6 +231,11 @@ impl Daemon {
         if self.refusals.chains.is_empty() {
             return Err(not_recorded(&self.policy));
         }
+        let others = self.refusals.asking.iter().map(|(_, one)| one).chain(self.refusals.followers.values());
+        if peer.user != 0 && others.filter(|one| one.peer.user == peer.user).count() >= OF_A_USER {
+            let words = format!("a user other than root may ask {OF_A_USER} times at once who was refused");
+            return Err(wire::error("TooMuch", &json!({ "words": words })));
+        }
         self.refusals.asking.push((client, Asking { peer, ask, more }));
         Ok(())
     }
@@ -255,6 +268,7 @@ impl Daemon {
             }
         };
         let now = self.now();
+        self.refusals.last = Some(now);
         for (.., one) in recorded {
             if let Some(path) = reading.paths.get(&one.cgroup) {
                 self.refusals.names.found(one.cgroup, path, now);
@@ -290,6 +304,7 @@ impl Daemon {
             false => recorded.iter().map(|one| (key(one), one.2.packets)).collect(),
         };
         self.refusals.followers = stay;
+        self.refusals.took = self.now().saturating_sub(now);
     }
 
     /// What one may know, in the order of time.

@@ -237,6 +237,33 @@ printf "$row" "1 unit, counted" "$counted" "$(ratio "$counted" "$one")" "at most
 printf "$row" "1,000 units" "$thousand" "$(ratio "$thousand" "$one")" "at most 1.1"
 printf "$row" "1,000 plain rules without scnpm" "$plain" "$(ratio "$plain" "$one")" ""
 
+# Packets that are refused, and packets that are not, without and with a chain that records refusals.
+recording() {
+    printf 'table inet filter {\n%s\nchain allowed { }\nchain refused { }\n' "${2:+# scnpm: record refusals in inet filter refused}"
+    printf 'chain output {\ntype filter hook output priority filter; policy accept;\nudp dport 7001 jump allowed\n'
+    printf '%s\nudp dport 7001 reject\n}\n}\n' "${2:+udp dport 7001 jump refused}"
+    echo "# other.service :: add rule inet filter allowed socket cgroupv2 level 2 \"$name-packets/other.service\" accept"
+    [ "$1" = refused ] || echo "# ${cgroup##*/} :: add rule inet filter allowed socket cgroupv2 level 2 \"$cgroup\" accept"
+}
+namespaces=() places=()
+for policy in refused accepted; do
+    for recorded in "" yes; do
+        recording "$policy" "$recorded" >"$work/$policy$recorded.nft"
+        daemon "$work/$policy$recorded.nft"
+        places+=("$daemon")
+        namespaces+=("/proc/$daemon/ns/net")
+    done
+done
+read -r refused recorded accepted beside < <(
+    echo $BASHPID >"$cgroups/$cgroup/cgroup.procs"
+    "$work/packets" 61 20000 "${namespaces[@]}"
+)
+kill "${places[@]}"
+printf "$row" "refused" "$refused" "" ""
+printf "$row" "refused and recorded" "$recorded" "$(ratio "$recorded" "$refused")" "at most 1.5"
+printf "$row" "accepted" "$accepted" "" ""
+printf "$row" "accepted where refusals are recorded" "$beside" "$(ratio "$beside" "$accepted")" "at most 1.05"
+
 # Units that are selected, of a user that nobody is: 10 and then 5,000 more, and 20,000 that nobody selects.
 # What is made of the user's tree is noted, as patterns, for clean_up.
 uid=65001

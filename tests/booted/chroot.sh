@@ -23,6 +23,7 @@ mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t cgroup2 none "$root/sys/fs/cgroup"
 mount --bind /dev "$root/dev"
+mount -t devpts -o ptmxmode=666,mode=620 devpts "$root/dev/pts"
 # An installer makes these.
 touch "$root"/etc/{hosts,resolv.conf}
 until [ "$1" = -- ]; do

@@ -85,14 +85,14 @@ def out(name, protocol, port, address):
             with socket.socket(families[name], socket.SOCK_DGRAM, number) as one:
                 one.sendto(bytes([8 if name == "4" else 128]) + bytes(7), (address, 0))
                 # Of IPv6 nothing says that it was dropped.
-                return "passed" if select.select([one], [], [], 0.2)[0] else "refused"
+                return "passed" if select.select([one], [], [], 0.05)[0] else "refused"
         return "passed"
     except OSError as error:
         return "refused"
 
 def taken(name, protocol):
     one = own[name, protocol]
-    if not select.select([one], [], [], 0.05)[0]:
+    if not select.select([one], [], [], 0.02)[0]:
         return "refused"
     if protocol == "tcp":
         one.accept()[0].close()
@@ -275,7 +275,8 @@ def matrix(base):
             m.equal((found[0].get("uid"), found[0].get("app")), (uid, app), f"whose it is, {who} {kind}")
             lines[who, kind] = found[0]["annotation"]
         m.equal(len(own), len(KINDS), f"refusals of {who}")
-    checked = m.run(m.SCNPM, "check", "--deny", "E001", str(m.CONF), ok=False)
+    m.write_policy(*(line + "\n" for line in lines.values()), base=base)
+    checked = m.run(m.SCNPM, "check", str(m.CONF), ok=False)
     m.equal(checked.returncode, 0, checked.stdout + checked.stderr)
     for cell, line in lines.items():
         m.write_policy(line + "\n", base=base)
@@ -286,7 +287,6 @@ def matrix(base):
     for who, *_ in WHO:
         row = " ".join(f"{direction}/v{family}/{protocol}" for family, protocol, direction in KINDS)
         print(f"    {who:12} recorded, and let through by its line alone: {row}")
-    m.check(all(m.run(m.SCNPM, "check", str(m.CONF), ok=False).returncode == 0 for _ in [0]), "check")
 
 
 @test

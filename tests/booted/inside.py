@@ -16,6 +16,7 @@ import counts
 import denied
 import explains
 import floods
+import learns
 import machine as m
 import metrics
 import outputs
@@ -333,6 +334,7 @@ TESTS.extend(runs.TESTS)
 TESTS.extend(explains.TESTS)
 TESTS.extend(counts.TESTS)
 TESTS.extend(denied.TESTS)
+TESTS.extend(learns.TESTS)
 TESTS.extend(metrics.TESTS)
 
 
