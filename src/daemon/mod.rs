@@ -717,9 +717,8 @@ impl Daemon {
 
     /// Points the sources at what the engine has to know now, and tells it what is there of that.
     fn follow(&mut self, sources: &mut Sources, users: &Users, instances: &[Instance]) {
-        let mut followed = self.policy.followed();
-        followed.extend(self.refusals.are_recorded().then(refusals::everybody));
-        let drained = sources.subtrees.follow(&followed, users, instances);
+        sources.subtrees.name_all(self.refusals.are_recorded());
+        let drained = sources.subtrees.follow(&self.policy.followed(), users, instances);
         self.see_selected(drained);
         let paths = self.engine.paths();
         if let Some(cgroups) = &mut sources.cgroups {

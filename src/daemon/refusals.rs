@@ -37,7 +37,7 @@ use crate::{
     },
     units::{
         places::user_of_slice,
-        selector::{Selector, Selectors, Which, Whose, app_id},
+        selector::{Selector, Selectors, app_id},
     },
 };
 
@@ -176,12 +176,6 @@ impl Refusals {
         let right = of_table.find(|(_, hooks)| hooks.iter().any(|one| one == hook));
         right.or(first).map(|(chain, _)| chain)
     }
-}
-
-/// The units of all, so that it is known what has which cgroup.
-pub(super) fn everybody() -> Selectors {
-    let of = |whose| Selector { whose, which: Which::Glob("*".to_owned()) };
-    Selectors(vec![of(Whose::System), of(Whose::AnyUser)])
 }
 
 impl Daemon {

@@ -71,6 +71,8 @@ pub struct Subtrees {
     root: PathBuf,
     limits: Limits,
     wanted: Wanted,
+    /// Whether the names of all units are wanted, too.
+    names: bool,
     branches: BTreeMap<Manager, Branch>,
     listeners: Listeners,
     shares: Shares<Owner>,
@@ -101,6 +103,7 @@ impl Subtrees {
             root,
             limits: Limits::default(),
             wanted: Wanted::default(),
+            names: false,
             branches: BTreeMap::new(),
             listeners,
             shares: Shares::new(SHARES),
@@ -114,7 +117,7 @@ impl Subtrees {
     /// What these selectors select now. Changes nothing of what is followed. Of a user with very many cgroups it may be
     /// a part.
     pub fn instances_of(&self, selectors: &BTreeSet<Selectors>, users: &Users) -> Vec<(Instance, CgroupId)> {
-        let wanted = Wanted::new(selectors, users);
+        let wanted = Wanted::new(selectors, users, false);
         if wanted.is_nothing() {
             return vec![];
         }
@@ -126,7 +129,7 @@ impl Subtrees {
     /// Follows what these selectors select, and no longer anything else. `known` is what [`Self::instances_of`] said of
     /// them: returned is what has become of that. What else there is, [`Self::drain`] finds.
     pub fn follow(&mut self, selectors: &BTreeSet<Selectors>, users: &Users, known: &[Instance]) -> Drained {
-        self.wanted = Wanted::new(selectors, users);
+        self.wanted = Wanted::new(selectors, users, self.names);
         let managers: Vec<Manager> = self.branches.keys().copied().collect();
         for manager in managers {
             if self.wanted.follows(manager) {
@@ -142,6 +145,12 @@ impl Subtrees {
         }
         known.iter().for_each(|instance| self.adopt(instance));
         self.told()
+    }
+
+    /// Whether [`Self::follow`] is to follow all units, too, so that their names are known. That costs the others little: what no
+    /// selector selects comes to little work, and leaves room for what one does.
+    pub fn name_all(&mut self, names: bool) {
+        self.names = names;
     }
 
     /// Looks at one instance now, if a selector selects it, as if the kernel had told of it.

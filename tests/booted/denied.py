@@ -406,6 +406,24 @@ except OSError:
     below.rmdir()
 
 
+@test
+def names_of_many_units_hold_up_no_rules():
+    m.start(f"user@{m.UID}.service")
+    left = [m.CGROUPS / m.USER_SLICE / f"app-left{number}-1.scope" for number in range(5_000)]
+    (m.CGROUPS / m.USER_SLICE).mkdir(exist_ok=True)
+    for one in left:
+        one.mkdir()
+    try:
+        line = f"# {m.UID}:app:t-mail :: add rule inet filter refused socket cgroupv2 unit tcp dport 7001 accept\n"
+        m.start_with(line, base=BASE)
+        for number in range(5):
+            done = m.in_scope(f"app-t\\x2dmail-{number}.scope", f"sleep 0.3; {m.CONNECT} 7001 /dev/null", ok=False)
+            m.equal(done.returncode, 0, f"exit status of try {number}")
+    finally:
+        for one in left:
+            one.rmdir()
+
+
 # What is allowed for a while
 
 

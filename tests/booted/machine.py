@@ -81,9 +81,9 @@ def as_user(*command, uid=UID, **options):
     return run("setpriv", f"--reuid={uid}", f"--regid={uid}", "--init-groups", *command, env=environment, **options)
 
 
-def in_scope(name, command, uid=UID):
+def in_scope(name, command, uid=UID, **options):
     """Runs a command in a scope of a user's own, as a desktop runs an application."""
-    return as_user("systemd-run", "--user", "--scope", "--quiet", f"--unit={name}", "sh", "-c", command, uid=uid)
+    return as_user("systemd-run", "--user", "--scope", "--quiet", f"--unit={name}", "sh", "-c", command, uid=uid, **options)
 
 
 # Policies

@@ -69,8 +69,13 @@ impl Subtrees {
     /// Keeps and tells what an instance is now.
     fn note(&mut self, instance: Instance, id: Option<CgroupId>) {
         let (manager, path) = (instance.manager, instance.path.as_str());
+        let is_chosen = self.wanted.chooses(&instance);
         if let Some(branch) = self.branches.get_mut(&manager) {
             let is_new = id.is_some() && !branch.selected.contains_key(path);
+            if is_new && !is_chosen && branch.selected.len() >= self.limits.selected / 2 {
+                // The rest is for what selectors select.
+                return;
+            }
             if is_new && manager != Manager::System && branch.selected.len() >= self.limits.selected {
                 if let Some(slice) = branch.slices.get_mut(path) {
                     slice.id = None;
@@ -83,7 +88,7 @@ impl Subtrees {
                 None => drop(branch.selected.remove(path)),
             }
         }
-        self.news.work += work::CHANGE;
+        self.news.work += if is_chosen { work::CHANGE } else { work::NAME };
         self.news.found.insert(instance, id);
     }
 

@@ -114,7 +114,7 @@ fn names_that_no_unit_has_lead_nowhere() {
 fn selectors_tell_which_managers_are_followed() {
     let users = Users::from([("alice".to_owned(), 1)]);
     let follows = |whose: Whose| {
-        let wanted = Wanted::new(&select([(whose, "x.service")]), &users);
+        let wanted = Wanted::new(&select([(whose, "x.service")]), &users, false);
         let managers = [Manager::System, Manager::User(1), Manager::User(2)];
         (wanted.reach.system, managers.map(|manager| wanted.follows(manager)))
     };

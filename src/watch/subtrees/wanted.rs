@@ -18,14 +18,17 @@ pub(super) struct Wanted {
     index: Index,
     pub(super) users: Users,
     pub(super) reach: Reach,
+    /// Whether all units are, too: for their names only.
+    all: bool,
 }
 
 impl Wanted {
-    pub(super) fn new(selectors: &BTreeSet<Selectors>, users: &Users) -> Self {
+    pub(super) fn new(selectors: &BTreeSet<Selectors>, users: &Users, all: bool) -> Self {
         let reaches = selectors.iter().map(|selectors| selectors.depend_on(users));
-        let reach = reaches.fold(Reach::default(), Reach::or);
+        let every = Reach { system: all, all_users: all, ..Reach::default() };
+        let reach = reaches.fold(every, Reach::or);
         let index = Index::of(selectors);
-        Self { selectors: selectors.iter().cloned().collect(), index, users: users.clone(), reach }
+        Self { selectors: selectors.iter().cloned().collect(), index, users: users.clone(), reach, all }
     }
 
     pub(super) fn is_nothing(&self) -> bool {
@@ -50,7 +53,13 @@ impl Wanted {
         }
     }
 
+    /// Whether an instance is wanted, if only for its name.
     pub(super) fn selects(&self, instance: &Instance) -> bool {
+        self.all || self.chooses(instance)
+    }
+
+    /// Whether a selector selects an instance.
+    pub(super) fn chooses(&self, instance: &Instance) -> bool {
         let mut candidates = self.index.candidates(&instance.unit).into_iter();
         candidates.any(|number| self.selectors[number].select(instance, &self.users))
     }
