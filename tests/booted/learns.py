@@ -15,9 +15,7 @@ def test(function):
 def learnt_list_refuses_nothing(who, *words):
     """Learns what a command does, which is refused meanwhile, and has it done again with the list in force."""
     m.start_with(base=denied.BASE)
-    command = ["--", m.CONNECT, "7003", "/run/tries/learnt"]
-    m.TRIES.mkdir(exist_ok=True)
-    m.TRIES.chmod(0o777)
+    command = ["--", m.CONNECT, "7003", "/dev/null"]
     learnt = m.run(m.SCNPM, "learn", who, "--loopback", *words, *command, ok=False)
     lines = [line for line in learnt.stdout.splitlines() if " :: " in line]
     m.check(lines and all("tcp dport 7003" in line for line in lines), f"{learnt.stdout} {learnt.stderr}")
@@ -26,8 +24,12 @@ def learnt_list_refuses_nothing(who, *words):
     m.write_policy(*(line + "\n" for line in lines), base=denied.BASE)
     m.equal(m.run(m.SCNPM, "check", str(m.CONF), ok=False).returncode, 0, "exit status of check")
     m.run(m.SCNPM, "reload")
-    again = m.run(m.SCNPM, "learn", who, "--loopback", *words, *command, ok=False)
-    m.equal(again.returncode, 0, f"exit status the second time: {again.stderr}")
+
+    def passes():
+        return m.run(m.SCNPM, "learn", who, "--loopback", *words, *command, ok=False).returncode == 0
+
+    # The number of a user whose name is new is looked up first.
+    m.eventually(passes, "it is refused the second time")
 
 
 @test
