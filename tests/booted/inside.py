@@ -335,6 +335,7 @@ TESTS.extend(explains.TESTS)
 TESTS.extend(counts.TESTS)
 TESTS.extend(denied.TESTS)
 TESTS.extend(learns.TESTS)
+TESTS.extend(control.EARLY)
 TESTS.extend(metrics.TESTS)
 
 
