@@ -605,5 +605,4 @@ def flood_of_one_leaves_room_for_others():
 
 
 if __name__ == "__main__":
-    m.Listeners(range(7001, 7010))
     print(scan(int(sys.argv[1])))
