@@ -34,12 +34,12 @@ const LIMITS: [Limit; 5] = [
     Limit {
         name: "cgroups",
         of: Of::Cgroup { size: SIZE, timeout: "10s" },
-        rate: "rate over 5/second burst 200 packets",
+        rate: "rate over 1/second burst 200 packets",
     },
     Limit {
         name: "units",
         of: Of::Unit { size: 4_096, timeout: "10m" },
-        rate: "rate over 1/second burst 500 packets",
+        rate: "rate over 2/second burst 1000 packets",
     },
     Limit { name: "pace", of: Of::All, rate: "rate over 10/second burst 8000 packets" },
 ];
