@@ -4,12 +4,12 @@ use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{
     Args, CommandFactory, Parser, Subcommand, ValueEnum,
-    builder::{OsStringValueParser, PossibleValue, TypedValueParser},
+    builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser},
     error::ErrorKind,
 };
 
 use crate::{
-    model::{ChainRef, Source, TableRef},
+    model::{ChainRef, Source, TableRef, WITH_PORTS},
     text::{Code, UnknownCode, nearest::nearest},
 };
 
@@ -560,7 +560,7 @@ pub struct Allow {
     pub time: Duration,
 
     /// Only this protocol (with a port: tcp and udp if it is not said)
-    #[arg(long, value_name = "PROTOCOL", value_parser = ["tcp", "udp", "sctp", "dccp", "udplite", "icmp"])]
+    #[arg(long, value_name = "PROTOCOL", value_parser = PossibleValuesParser::new(WITH_PORTS.into_iter().chain(["icmp"])))]
     pub protocol: Option<String>,
 
     /// Packets that come in from there; the port is the unit's own

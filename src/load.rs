@@ -29,7 +29,7 @@ use crate::{
     text::Span,
     units::selector::{Index, Users, selected},
 };
-pub use again::{Again, tables};
+pub use again::{Again, is_repeatable, tables};
 
 /// How often a load is tried again because the machine changed under it.
 const TRIES: usize = 8;

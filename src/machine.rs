@@ -10,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::net::if_::if_nameindex;
+use nix::{
+    net::if_::if_nameindex,
+    unistd::{Uid, User},
+};
 
 use crate::{
     cgroupfs,
@@ -47,6 +50,11 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
 /// names: those with `DefaultDependencies=no`.
 pub fn early_units(root: &Path, is_meant: impl Fn(&UnitName) -> bool) -> BTreeSet<UnitName> {
     Search::new(root, SYSTEM.iter().map(PathBuf::from)).early(is_meant)
+}
+
+/// The name of a user, if they have one.
+pub fn user_name(uid: u32) -> Option<String> {
+    Some(User::from_uid(Uid::from_raw(uid)).ok()??.name)
 }
 
 /// The ids of the applications that are installed for the current user.

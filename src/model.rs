@@ -163,6 +163,18 @@ pub enum Family {
     Netdev,
 }
 
+impl Family {
+    /// Whether packets of IPv6, or of IPv4, come to chains of it.
+    pub fn has(self, v6: bool) -> bool {
+        match self {
+            Self::Inet => true,
+            Self::Ip => !v6,
+            Self::Ip6 => v6,
+            Self::Arp | Self::Bridge | Self::Netdev => false,
+        }
+    }
+}
+
 impl FromStr for Family {
     type Err = ();
 
@@ -210,6 +222,19 @@ pub enum Direction {
     #[display("in")]
     In,
 }
+
+impl Direction {
+    /// The hook in which filters see such packets with their socket.
+    pub fn hook(self) -> &'static str {
+        match self {
+            Self::Out => "output",
+            Self::In => "input",
+        }
+    }
+}
+
+/// The protocols with ports that nft knows by the names of their headers, too.
+pub const WITH_PORTS: [&str; 5] = ["tcp", "udp", "sctp", "dccp", "udplite"];
 
 /// Packets of a socket that a chain of `record refusals` has recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -109,12 +109,7 @@ fn direction(options: &cli::Allow) -> Direction {
 /// The units, with numbers in place of the names of users: the daemon need not look them up.
 fn selectors(text: &str) -> Result<Selectors, Failure> {
     let wrong = |message: String| Failure { message, exit_code: 2 };
-    let mut selectors = Selectors::parse(text).map_err(|(_, error)| {
-        wrong(format!(
-            "`{}`: {error}; write a unit such as postfix.service, or a selector such as alice:app:firefox",
-            printable(text)
-        ))
-    })?;
+    let mut selectors = super::selectors(text)?;
     for selector in &mut selectors.0 {
         if let Whose::User(name) = &selector.whose {
             selector.whose = match User::from_name(name) {
@@ -134,19 +129,12 @@ fn forever(options: &cli::Allow, selectors: &Selectors, to: &Destination) -> Res
     let status = client(options)?.call(&GetStatus { unit: None }).map_err(|error| no(error, options))?.status;
     let files: Vec<PathBuf> = status.files.iter().map(|file| PathBuf::from(&file.path)).collect();
     let policy = parse::read(&Disk, &files).map_err(Failure::new)?;
-    let records = policy.annotations.iter().filter(|one| one.is_record());
-    let places: Vec<(ChainRef, String)> = records
-        .filter_map(|one| {
-            let place = policy.sources.location(one.unit_span);
-            Some((one.rule()?.chain.clone(), place.file))
-        })
-        .collect();
-    let chains: Vec<ChainRef> = places.iter().map(|(chain, _)| chain.clone()).collect();
-    if chains.is_empty() {
+    let chains: Vec<ChainRef> = policy.records().map(|(_, chain)| chain.clone()).collect();
+    let Some((first, _)) = policy.records().next() else {
         let message = "the files do not say where refusals are recorded, so there is no chain to allow anything in: see \
                        scnpm-denied(8)";
         return Err(Failure { message: message.to_owned(), exit_code: NOT_ASKED });
-    }
+    };
     let peers = Peers {
         direction: direction(options),
         address: &to.host,
@@ -169,7 +157,7 @@ fn forever(options: &cli::Allow, selectors: &Selectors, to: &Destination) -> Res
         })
     })?;
     output(|out| admissions.iter().try_for_each(|one| writeln!(out, "# {one}")))?;
-    let file = places.first().map(|(_, file)| printable(file)).unwrap_or_default();
+    let file = printable(&policy.sources.location(policy.annotation(first).unit_span).file);
     note(format!("write it into {file}, in a line of its own, then run `scnpm reload`"));
     Ok(ExitCode::SUCCESS)
 }

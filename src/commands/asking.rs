@@ -2,15 +2,17 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use super::Failure;
+use super::{
+    Failure,
+    whose::{Whose, user_names},
+};
 use crate::{
     control::{
         client::{Client, Error},
         message::{GetRefusals, GetStatus, Status},
     },
     machine,
-    model::{Instance, printable},
-    units::selector::Selectors,
+    model::printable,
 };
 
 /// The exit code where the daemon does not run or cannot be asked.
@@ -27,15 +29,16 @@ pub(super) fn status_with_refusals(client: &mut Client, ask: &GetStatus) -> Resu
         Err(Error::Refused(..)) => return Ok(status),
         Err(error) => return Err(error),
     };
-    let of_units: Vec<(Instance, u64)> = refusals
-        .into_iter()
-        .filter_map(|one| Some((Instance::in_which(&one.cgroup?.parse().ok()?)?, one.packets)))
-        .collect();
-    for unit in &mut status.units {
-        let Ok(selectors) = Selectors::parse(&unit.name) else { continue };
-        let users = machine::users(&selectors.user_names());
-        let own = of_units.iter().filter(|(instance, _)| selectors.select(instance, &users));
-        unit.refused_packets = Some(own.map(|(_, packets)| packets).sum());
+    let names = user_names(&status.units);
+    let users = machine::users(&names.iter().map(String::as_str).collect());
+    let whose = Whose::of(&status.units, users);
+    for (number, unit) in status.units.iter_mut().enumerate() {
+        unit.refused_packets = whose.is_selector(number).then_some(0);
+    }
+    for refusal in &refusals {
+        for number in whose.of_refusal(refusal) {
+            *status.units[number].refused_packets.get_or_insert(0) += refusal.packets;
+        }
     }
     Ok(status)
 }

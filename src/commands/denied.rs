@@ -7,15 +7,13 @@ use std::{
     process::ExitCode,
     sync::mpsc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
-
-use nix::unistd::{Uid, User};
 
 use super::{
     Failure,
     asking::{PATIENCE, failure},
-    note, output,
+    micros, note, now, output,
 };
 use crate::{
     cli,
@@ -23,6 +21,7 @@ use crate::{
         client::Client,
         message::{GetRefusals, Refusal},
     },
+    machine,
     model::printable,
     report::denied::{self, Names},
 };
@@ -37,7 +36,7 @@ const LOOKED_UP: usize = 64;
 /// The daemon cannot be asked, or records nothing.
 pub fn run(options: &cli::Denied) -> Result<ExitCode, Failure> {
     let no = |error| failure(error, &options.reach.socket);
-    let ago = |time: Duration| micros().saturating_sub(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    let ago = |time: Duration| now().saturating_sub(micros(time));
     let ask = GetRefusals { unit: options.unit.clone(), since: options.since.map(ago) };
     let mut client = Client::connect(&options.reach.socket).map_err(no)?;
     client.limit(Some(PATIENCE)).map_err(no)?;
@@ -81,14 +80,14 @@ impl Printer<'_> {
         }
         self.name(refusals);
         let is_first = std::mem::take(&mut self.is_first);
-        output(|out| denied::write(refusals, &self.names, micros(), is_first, *follow, out))
+        output(|out| denied::write(refusals, &self.names, now(), is_first, *follow, out))
     }
 
     /// Learns the names of users and hosts.
     fn name(&mut self, refusals: &[Refusal]) {
         for uid in refusals.iter().filter_map(|refusal| refusal.uid) {
-            if let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) {
-                self.names.users.entry(uid).or_insert(user.name);
+            if let Some(name) = machine::user_name(uid) {
+                self.names.users.entry(uid).or_insert(name);
             }
         }
         if !self.options.numeric {
@@ -135,10 +134,4 @@ pub(super) fn soon<Q: Ord + Clone + Send + 'static, A: Send + 'static>(
         all.extend(answer.map(|answer| (question, answer)));
     }
     all
-}
-
-/// Now, in microseconds since 1970.
-fn micros() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }

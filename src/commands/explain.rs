@@ -10,7 +10,7 @@ use std::{
     process::ExitCode,
 };
 
-use nix::unistd::{Uid, User, geteuid};
+use nix::unistd::geteuid;
 
 use self::{
     known::{Known, or_as_root},
@@ -508,7 +508,7 @@ fn process(one: &Process) -> ShownProcess {
         name: one.name.clone(),
         command: one.command.clone(),
         uid: one.uid,
-        user: User::from_uid(Uid::from_raw(one.uid)).ok().flatten().map(|user| user.name),
+        user: machine::user_name(one.uid),
     }
 }
 

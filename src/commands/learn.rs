@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, interval, sleep_until},
@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     Failure, block_on,
     denied::{look_up, soon},
-    note, output,
+    micros, note, output, selectors,
 };
 use crate::{
     cli::{DEFAULT_FILE, Learn},
@@ -110,16 +110,6 @@ fn learn(options: &Learn) -> Result<ExitCode, Failure> {
     })
 }
 
-fn selectors(text: &str) -> Result<Selectors, Failure> {
-    Selectors::parse(text).map_err(|(_, error)| Failure {
-        exit_code: 2,
-        ..Failure::new(format!(
-            "`{}`: {error}; write a unit such as postfix.service, or a selector such as alice:app:firefox",
-            printable(text)
-        ))
-    })
-}
-
 fn recorded(learning: &mut Learning<'_>) -> Result<Vec<(Direction, Recorded)>, Failure> {
     learning.recorded().map_err(|error| Failure::new(format!("what was recorded cannot be read: {error}")))
 }
@@ -184,7 +174,7 @@ impl Followed {
             let selecting = self.selectors.0.iter().find(|one| one.selects(instance, &self.users));
             let user = match instance.manager {
                 Manager::System => None,
-                Manager::User(uid) => names.entry(uid).or_insert_with(|| user_name(uid)).as_deref(),
+                Manager::User(uid) => names.entry(uid).or_insert_with(|| machine::user_name(uid)).as_deref(),
             };
             if let Some(selector) = selecting.and_then(|one| named(one, instance, user)) {
                 by_selector.entry(selector).or_default().push((*id, &instance.path));
@@ -233,10 +223,6 @@ fn named(selector: &Selector, instance: &Instance, user: Option<&str>) -> Option
         }
         _ => Some(selector.clone()),
     }
-}
-
-fn user_name(uid: u32) -> Option<String> {
-    Some(User::from_uid(Uid::from_raw(uid)).ok()??.name)
 }
 
 /// Follows the units until it is time to end, or a signal or the command's end says so.
@@ -372,7 +358,7 @@ impl Progress {
 }
 
 fn in_words(time: Duration) -> String {
-    ago(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+    ago(micros(time))
 }
 
 /// Prints what was learnt. Whether that is anything.
@@ -445,7 +431,7 @@ fn notes(
     let is_meant = |one: &&Instance| followed.selectors.select(one, &followed.users);
     let selected: BTreeSet<&Instance> = followed.ids.values().filter(is_meant).collect();
     let unnamed = selected.into_iter().filter(|instance| {
-        let user = if let Manager::User(uid) = instance.manager { user_name(uid) } else { None };
+        let user = if let Manager::User(uid) = instance.manager { machine::user_name(uid) } else { None };
         Selector::of(instance, user.as_deref()).is_none()
     });
     notes.extend(unnamed.take(3).map(|instance| {

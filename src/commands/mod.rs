@@ -22,12 +22,16 @@ pub mod status;
 pub mod top;
 pub mod units;
 pub mod wait;
+mod whose;
 
 use std::{
     fmt::Display,
     io::{self, Write},
     process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use crate::{model::printable, units::selector::Selectors};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -86,6 +90,30 @@ pub fn usage(usage: &clap::Error, wrong_usage: u8) -> Result<ExitCode, Failure> 
     // Some of it may still wait in the stream's buffer.
     output(|out| printed.and_then(|()| out.flush()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The units that somebody names.
+///
+/// # Errors
+/// It is no selector.
+fn selectors(text: &str) -> Result<Selectors, Failure> {
+    Selectors::parse(text).map_err(|(_, error)| Failure {
+        exit_code: 2,
+        ..Failure::new(format!(
+            "`{}`: {error}; write a unit such as postfix.service, or a selector such as alice:app:firefox",
+            printable(text)
+        ))
+    })
+}
+
+/// Now, in microseconds since 1970.
+fn now() -> u64 {
+    micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// A time in microseconds.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Says something beside the output, if stderr can be written to.

@@ -5,13 +5,12 @@ use std::{
     io::{self, IsTerminal, Write},
     path::Path,
     process::ExitCode,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::{
     Failure,
     asking::{NOT_ASKED, PATIENCE, failure, status_with_refusals},
-    output, output_to,
+    now, output, output_to,
 };
 use crate::{
     cli::{self, StatusFormat},
@@ -115,8 +114,7 @@ fn show(status: &Status, options: &cli::Status, out: &mut dyn Write) -> io::Resu
         }
         return writeln!(out);
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-    status::write(status, u64::try_from(now).unwrap_or(u64::MAX), options.unit.is_some(), out)
+    status::write(status, now(), options.unit.is_some(), out)
 }
 
 /// Prints it, or writes the file that was asked for.

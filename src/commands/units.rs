@@ -6,8 +6,6 @@ use std::{
     process::ExitCode,
 };
 
-use nix::unistd::{Uid, User};
-
 use super::{Failure, note, output};
 use crate::{
     cli::{DEFAULT_FILE, Units},
@@ -81,10 +79,7 @@ pub(super) fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row
     let users = machine::users(&policy.user_names());
     let index = Index::of(policy.annotations.iter().map(|annotation| &annotation.selectors));
     let mut names: BTreeMap<u32, Option<String>> = BTreeMap::new();
-    let mut name_of = |uid| {
-        let name = || Some(User::from_uid(Uid::from_raw(uid)).ok()??.name);
-        names.entry(uid).or_insert_with(name).clone()
-    };
+    let mut name_of = |uid| names.entry(uid).or_insert_with(|| machine::user_name(uid)).clone();
     let row = |(instance, id): (Instance, CgroupId)| Row {
         user: if let Manager::User(uid) = instance.manager { name_of(uid) } else { None },
         annotations: annotations_about(&instance.path, policy, &index, &users),

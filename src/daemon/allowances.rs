@@ -22,7 +22,7 @@ use crate::{
     },
     model::{ChainRef, Direction},
     policy::{
-        Annotation, Policy,
+        Policy,
         admission::{Admission, Peers, Wrong},
         parse,
     },
@@ -62,10 +62,18 @@ struct Held {
     number: u64,
     /// The user who asked.
     by: u32,
-    /// The annotations, without `#`: one for each chain and family.
-    annotations: Vec<String>,
+    /// One for each chain and family.
+    lines: Vec<Line>,
     /// When it ends, on the clock that goes on while the machine runs, as the kernel's time-outs do, in ms since it was started.
     until_ms: u64,
+}
+
+/// What is allowed in a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Line {
+    chain: ChainRef,
+    /// Without the `#`.
+    annotation: String,
 }
 
 impl Held {
@@ -74,7 +82,7 @@ impl Held {
     }
 
     fn shown(&self, now_ms: u64) -> Allowance {
-        let annotation = self.annotations.first().map(|one| format!("# {one}")).unwrap_or_default();
+        let annotation = self.lines.first().map(|line| format!("# {}", line.annotation)).unwrap_or_default();
         Allowance { number: self.number, annotation, left_ms: self.until_ms.saturating_sub(now_ms) }
     }
 }
@@ -103,25 +111,13 @@ impl Allowances {
         if self.all.is_empty() {
             return Arc::clone(policy);
         }
-        let records: BTreeSet<&ChainRef> = policy
-            .annotations
-            .iter()
-            .filter(|annotation| annotation.is_record())
-            .filter_map(|annotation| Some(&annotation.rule()?.chain))
-            .collect();
+        let records: BTreeSet<&ChainRef> = policy.records().map(|(_, chain)| chain).collect();
         let mut with = (**policy).clone();
         let now = now_ms();
         for held in self.all.iter().filter(|held| held.until_ms > now) {
-            for annotation in &held.annotations {
-                let text = format!("# {annotation}\n");
-                // The files may have another chain for it now, or none.
-                let mut alone = Policy::default();
-                parse::append(&mut alone, NAME, &text);
-                let mut rules = alone.annotations.iter().filter_map(Annotation::rule);
-                if !rules.any(|rule| records.contains(&rule.chain)) {
-                    continue;
-                }
-                for id in parse::append(&mut with, NAME, &text) {
+            // The files may have another chain for it now, or none.
+            for line in held.lines.iter().filter(|line| records.contains(&line.chain)) {
+                for id in parse::append(&mut with, NAME, &format!("# {}\n", line.annotation)) {
                     with.annotations[id].left = Some(held.left(now));
                 }
             }
@@ -216,13 +212,13 @@ impl Daemon {
             ));
         }
         let selectors = selectors(allow, peer.user, &self.users)?;
-        let annotations: Vec<String> = admissions(allow, &selectors, &self.refusals.recording())?
-            .iter()
-            .map(ToString::to_string)
+        let lines: Vec<Line> = admissions(allow, &selectors, &self.refusals.recording())?
+            .into_iter()
+            .map(|one| Line { annotation: one.to_string(), chain: one.chain })
             .collect();
         let before = self.allowances.all.clone();
         let count = |of: &dyn Fn(&&Held) -> bool| before.iter().filter(of).count();
-        let is_same = |held: &Held| held.by == peer.user && held.annotations == annotations;
+        let is_same = |held: &Held| held.by == peer.user && held.lines == lines;
         let is_new = !before.iter().any(is_same);
         if is_new
             && (count(&|_| true) >= OF_ALL
@@ -236,7 +232,7 @@ impl Daemon {
         self.allowances.all.retain(|held| !is_same(held));
         let number = self.allowances.last + 1;
         let until_ms = now_ms() + allow.for_ms;
-        self.allowances.all.push(Held { number, by: peer.user, annotations, until_ms });
+        self.allowances.all.push(Held { number, by: peer.user, lines, until_ms });
         self.put_allowances_in_force(sources, before)?;
         self.allowances.last = number;
         tracing::info!("allowed for {} s by user {}: {allow:?}", time.as_secs_f64(), peer.user);
@@ -351,6 +347,7 @@ fn admissions(allow: &Allow, selectors: &Selectors, chains: &[ChainRef]) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Family, TableRef};
 
     #[test]
     fn users_may_allow_to_their_own_units_only() {
@@ -374,9 +371,14 @@ mod tests {
         let held = |number, until_ms| Held {
             number,
             by: 0,
-            annotations: vec![
-                "system:a.service :: add rule inet f c socket cgroupv2 unit ip daddr ::1 accept".into(),
-            ],
+            lines: vec![Line {
+                chain: ChainRef {
+                    table: TableRef { family: Family::Inet, name: "f".into() },
+                    name: "c".into(),
+                },
+                annotation: "system:a.service :: add rule inet f c socket cgroupv2 unit ip daddr ::1 accept"
+                    .into(),
+            }],
             until_ms,
         };
         let now = now_ms();

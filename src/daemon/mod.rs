@@ -710,7 +710,8 @@ impl Daemon {
 
     /// What a load was made in, if it may be made again.
     fn surroundings(&mut self, loaded: &Loaded) -> Option<Surroundings> {
-        let is_to_be_kept = !loaded.is_repeated && loaded.refusals.is_empty();
+        let is_to_be_kept =
+            !loaded.is_repeated && loaded.refusals.is_empty() && load::is_repeatable(&self.policy);
         let tables = is_to_be_kept.then(|| load::tables(&self.policy))?;
         Some(self.kernel.surroundings(&tables).ok()?.1)
     }

@@ -167,13 +167,9 @@ impl Refusals {
 
     /// The chain in which packets of a table and direction would be let through.
     fn chain(&self, table: &TableRef, direction: Direction) -> Option<&ChainRef> {
-        let hook = match direction {
-            Direction::Out => "output",
-            Direction::In => "input",
-        };
         let mut of_table = self.chains.iter().filter(|(chain, _)| chain.table == *table);
         let first = of_table.clone().next();
-        let right = of_table.find(|(_, hooks)| hooks.iter().any(|one| one == hook));
+        let right = of_table.find(|(_, hooks)| hooks.iter().any(|one| one == direction.hook()));
         right.or(first).map(|(chain, _)| chain)
     }
 }
@@ -187,11 +183,8 @@ impl Daemon {
         ruleset: Option<&serde_json::Value>,
     ) {
         let before = std::mem::take(&mut self.refusals.chains);
-        let records = policy.iter().filter(|(id, _)| !self.refused.contains_key(id));
-        let chains: Vec<ChainRef> = records
-            .filter(|(_, annotation)| annotation.is_record())
-            .filter_map(|(_, annotation)| Some(annotation.rule()?.chain.clone()))
-            .collect();
+        let records = policy.records().filter(|(id, _)| !self.refused.contains_key(id));
+        let chains: Vec<ChainRef> = records.map(|(_, chain)| chain.clone()).collect();
         let hooks = ruleset
             .filter(|_| chains.len() > 1)
             .map(|ruleset| lint::records::hooks(policy, &Ruleset::of(ruleset)));
@@ -412,7 +405,7 @@ fn owner(path: &CgroupPath) -> Option<u32> {
 
 /// The answer where nothing is recorded.
 pub(super) fn not_recorded(policy: &Policy) -> Arc<[u8]> {
-    let words = match policy.annotations.iter().any(|annotation| annotation.is_record()) {
+    let words = match policy.records().next().is_some() {
         true => "nothing is recorded: nft refuses what records, as `scnpm status` says",
         false => {
             "nothing is recorded: write `# scnpm: record refusals in inet filter CHAIN` into the file, with an empty chain that is \

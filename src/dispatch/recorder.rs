@@ -3,13 +3,10 @@
 //! A packet comes to a chain for the depth of its socket. There, what is recorded already is counted and refreshed; what is new
 //! has to come past limits. Each set is changed by a rule of its own, so what cannot be recorded changes nothing.
 
-use crate::model::{Direction, Family, SetRef, TableRef};
+use crate::model::{Direction, SetRef, TableRef, WITH_PORTS};
 
 /// Sockets deeper than this are recorded under the cgroup at this level that they are in.
 const DEEPEST: u32 = 10;
-
-/// The protocols that have ports.
-const WITH_PORTS: &str = "tcp, udp, sctp, dccp, udplite";
 
 /// A set of what is recorded: of packets that a socket sent or was sent, with IPv4 or IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,27 +35,23 @@ impl Book {
         if self.v6 { "ip6" } else { "ip" }
     }
 
-    fn is_in(self, family: Family) -> bool {
-        family == Family::Inet || (family == Family::Ip6) == self.v6
-    }
-
     /// What is matched, and the key of such a packet without its cgroup. ICMP has its type and code where others have the source
     /// port. With `is_whole` also for protocols without ports, of which what follows their header's first bytes means nothing.
     fn packets(self, is_whole: bool) -> Vec<(String, String)> {
         let address = if self.direction == Direction::Out { "daddr" } else { "saddr" };
         let icmp = if self.v6 { "icmpv6" } else { "icmp" };
-        let with_ports = match is_whole {
-            true => format!("meta l4proto {{ {WITH_PORTS} }}"),
+        let ports = match is_whole {
+            true => format!("meta l4proto {{ {} }}", with_ports()),
             // What has neither is left out later, and this is faster.
             false => format!("meta l4proto != {icmp}"),
         };
         let key = |port: &str| format!("{} {address} . meta l4proto . th {port}", self.header());
-        let mut packets = vec![(with_ports, key("dport"))];
+        let mut packets = vec![(ports, key("dport"))];
         // The kernel finds no socket for anything else that comes in.
         if self.direction == Direction::Out {
             packets.push((format!("meta l4proto {icmp}"), key("sport")));
             if is_whole {
-                packets.push((format!("meta l4proto != {{ {WITH_PORTS}, icmp, icmpv6 }}"), key("dport")));
+                packets.push((format!("meta l4proto != {{ {}, icmp, icmpv6 }}", with_ports()), key("dport")));
             }
         }
         packets
@@ -122,6 +115,11 @@ pub(super) enum Part {
     Rule(String),
 }
 
+/// The protocols that have ports, as nft lists them.
+fn with_ports() -> String {
+    WITH_PORTS.join(", ")
+}
+
 /// The chain of a level.
 fn at(level: u32) -> String {
     format!("level{level}")
@@ -148,7 +146,7 @@ impl Recorder<'_> {
 
     /// All that there is to be made, in this order.
     pub(super) fn parts(&self) -> Vec<Part> {
-        let books: Vec<Book> = Book::ALL.into_iter().filter(|book| book.is_in(self.table.family)).collect();
+        let books: Vec<Book> = Book::ALL.into_iter().filter(|book| self.table.family.has(book.v6)).collect();
         let mut parts = Vec::new();
         for book in &books {
             let address = if book.v6 { "ipv6_addr" } else { "ipv4_addr" };
@@ -215,7 +213,9 @@ impl Recorder<'_> {
         parts.extend([&out, &inward, &new].map(|chain| self.object("chain", chain, String::new())));
         parts.push(self.rule(&out, &format!("{} goto {}", comes(Direction::In), self.named(&inward))));
         if !self.is_whole {
-            parts.push(self.rule(&new, &format!("meta l4proto != {{ {WITH_PORTS}, icmp, icmpv6 }} return")));
+            parts.push(
+                self.rule(&new, &format!("meta l4proto != {{ {}, icmp, icmpv6 }} return", with_ports())),
+            );
         }
         for Limit { name, of, rate } in self.limits {
             let limit = self.named(name);

@@ -43,12 +43,10 @@ impl Again {
             && !loaded.unfinished
             && recording.objects == loaded.objects
             && surroundings.is_small();
-        let is_constant =
-            policy.host_names().is_empty() && policy.iter().all(|(_, annotation)| is_constant(annotation));
         let mut data = loaded.rows.iter().map(|row| &row.element.data);
         // Others are in words that only nft knows.
         let are_verdicts = data.all(|data| !matches!(data, Some(Data::Value(_))));
-        (is_whole && is_constant && are_verdicts).then(|| Self {
+        (is_whole && is_repeatable(policy) && are_verdicts).then(|| Self {
             recording,
             surroundings,
             levels: levels(policy, instances, users),
@@ -95,6 +93,11 @@ impl Load<'_> {
         let unfinished = !self.sweep(kernel, &attempt, &due, &Marked::new());
         Some(Loaded { unfinished, is_repeated: true, ..attempt.loaded(due, Blamed::default()) })
     }
+}
+
+/// Whether nft makes the same of a policy each time, as long as nothing else has changed.
+pub fn is_repeatable(policy: &Policy) -> bool {
+    policy.host_names().is_empty() && policy.iter().all(|(_, annotation)| is_constant(annotation))
 }
 
 /// The tables that a policy's annotations are about.

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 
 use super::hosts::is_host_word;
 use crate::{
-    model::{ChainRef, Direction, Family},
+    model::{ChainRef, Direction, WITH_PORTS},
     units::selector::Selectors,
 };
 
@@ -52,7 +52,7 @@ impl Kind {
         let name = protocol_name(protocol);
         match protocol {
             1 | 58 => Self::Icmp(port.to_be_bytes()[0]),
-            _ if has_header(&name) => Self::Ports(name, vec![port]),
+            _ if WITH_PORTS.contains(&name.as_str()) => Self::Ports(name, vec![port]),
             _ => Self::Protocol(name),
         }
     }
@@ -94,7 +94,7 @@ impl fmt::Display for Packets {
             Kind::All => Ok(()),
             Kind::Protocol(protocol) => write!(f, " meta l4proto {protocol}"),
             Kind::Ports(protocol, ports) => {
-                let header = if has_header(protocol) { protocol.as_str() } else { "th" };
+                let header = if WITH_PORTS.contains(&protocol.as_str()) { protocol.as_str() } else { "th" };
                 if header == "th" {
                     write!(f, " meta l4proto {protocol}")?;
                 }
@@ -133,9 +133,6 @@ pub enum Wrong {
     Chains,
 }
 
-/// The protocols that may be named.
-const PROTOCOLS: [&str; 7] = ["tcp", "udp", "sctp", "dccp", "udplite", "icmp", "icmpv6"];
-
 impl Peers<'_> {
     /// What lets them through: an annotation for each chain, and for each family if a host's name may have addresses of both.
     ///
@@ -152,7 +149,7 @@ impl Peers<'_> {
                     peers: vec![self.address.to_owned()],
                     kind: self.kind(v6)?,
                 };
-                if chain.table.family == Family::Inet || (chain.table.family == Family::Ip6) == v6 {
+                if chain.table.family.has(v6) {
                     all.push(Admission { selectors: selectors.clone(), chain: chain.clone(), packets });
                 }
             }
@@ -180,7 +177,11 @@ impl Peers<'_> {
 
     fn kind(&self, v6: bool) -> Result<Kind, Wrong> {
         match (self.protocol, self.port) {
-            (Some(protocol), _) if !PROTOCOLS.contains(&protocol) => Err(Wrong::Protocol),
+            (Some(protocol), _)
+                if !WITH_PORTS.contains(&protocol) && !["icmp", "icmpv6"].contains(&protocol) =>
+            {
+                Err(Wrong::Protocol)
+            }
             (_, Some(0)) | (Some("icmp" | "icmpv6"), Some(_)) => Err(Wrong::Port),
             (Some("icmp" | "icmpv6"), None) => {
                 Ok(Kind::Protocol(if v6 { "icmpv6" } else { "icmp" }.to_owned()))
@@ -191,11 +192,6 @@ impl Peers<'_> {
             (None, None) => Ok(Kind::All),
         }
     }
-}
-
-/// Whether nft knows the protocol's header by its name.
-fn has_header(protocol: &str) -> bool {
-    ["tcp", "udp", "sctp", "dccp", "udplite"].contains(&protocol)
 }
 
 fn one_or_set(all: &[impl ToString]) -> String {

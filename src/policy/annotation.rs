@@ -83,6 +83,12 @@ impl Policy {
         }
     }
 
+    /// The chains in which refusals are recorded, each with the directive that names it.
+    pub fn records(&self) -> impl Iterator<Item = (AnnotationId, &ChainRef)> {
+        let records = self.iter().filter(|(_, annotation)| annotation.is_record());
+        records.filter_map(|(id, annotation)| Some((id, &annotation.rule()?.chain)))
+    }
+
     /// The annotations that are about units.
     pub fn of_units(&self) -> impl Iterator<Item = &Annotation> {
         self.annotations.iter().filter(|annotation| !annotation.is_record())

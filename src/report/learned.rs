@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{offer::UNNAMED_CHAIN, status::ago};
 use crate::{
-    model::{ChainRef, Direction, Family, printable},
+    model::{ChainRef, Direction, printable},
     policy::{
         admission::{Admission, Packets},
         grouping::{Seen, Style, groups},
@@ -83,18 +83,8 @@ fn fleeting(selector: &Selector) -> Option<String> {
 
 /// The first chain that such packets come to, as far as is known.
 fn chain(places: &[Place], direction: Direction, v6: bool) -> Option<&ChainRef> {
-    let hook = match direction {
-        Direction::Out => "output",
-        Direction::In => "input",
-    };
     let fits = |(chain, hooks): &&Place| {
-        let is_of_family = match chain.table.family {
-            Family::Inet => true,
-            Family::Ip => !v6,
-            Family::Ip6 => v6,
-            _ => false,
-        };
-        is_of_family && hooks.as_ref().is_none_or(|hooks| hooks.contains(hook))
+        chain.table.family.has(v6) && hooks.as_ref().is_none_or(|hooks| hooks.contains(direction.hook()))
     };
     places.iter().find(fits).map(|(chain, _)| chain)
 }
@@ -138,7 +128,7 @@ pub fn write_json(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::TableRef;
+    use crate::model::{Family, TableRef};
 
     fn selector(text: &str) -> Selector {
         Selectors::parse(text).unwrap().0.remove(0)

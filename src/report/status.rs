@@ -105,7 +105,8 @@ fn counts(first: usize, of_first: &str, second: usize, of_second: &str) -> Strin
     of_both.map(|(count, what)| plural(count as u64, what)).collect::<Vec<_>>().join(", ")
 }
 
-fn plural(count: u64, what: &str) -> String {
+/// `1 unit`, `2 units`.
+pub fn plural(count: u64, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
 }
@@ -314,6 +315,12 @@ postfix.service: running, 1 of 2 elements in the kernel
   cgroup      system.slice/postfix.service  (id 77): not in force
 ";
         assert!(text.ends_with(end), "{text}");
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(ago(119_999_999), "119 s");
+        assert_eq!(ago(7_199_000_000), "119 min");
     }
 
     #[test]

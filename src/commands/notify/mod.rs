@@ -16,7 +16,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use nix::unistd::Uid;
@@ -26,7 +26,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Failure, asking::failure, block_on};
+use super::{Failure, asking::failure, block_on, now};
 use crate::{
     cli,
     control::{
@@ -83,7 +83,7 @@ pub fn run(options: &cli::Notify) -> Result<ExitCode, Failure> {
         let bus = Bus::connect(events.clone()).await?;
         let uid = Uid::effective().as_raw();
         let socket = options.reach.socket.clone();
-        follow::spawn(socket.clone(), micros(), events.clone()).map_err(Failure::new)?;
+        follow::spawn(socket.clone(), now(), events.clone()).map_err(Failure::new)?;
         let notifier = Notifier {
             bus,
             socket,
@@ -144,11 +144,11 @@ impl Notifier {
     async fn run(mut self, mut events: UnboundedReceiver<Event>) -> Result<ExitCode, Failure> {
         self.greet().await;
         loop {
-            let wait = self.decider.wait(micros()).filter(|_| self.server.is_some());
+            let wait = self.decider.wait(now()).filter(|_| self.server.is_some());
             let event = tokio::select! {
                 event = events.recv() => event,
                 () = sleep(Duration::from_micros(wait.unwrap_or_default())), if wait.is_some() => {
-                    let due = self.decider.due(micros());
+                    let due = self.decider.due(now());
                     self.tell(due).await;
                     continue;
                 }
@@ -250,7 +250,7 @@ impl Notifier {
             self.kept.drain(..too_many);
             return;
         }
-        let tell = self.decider.heard(refusals, micros());
+        let tell = self.decider.heard(refusals, now());
         self.tell(tell).await;
     }
 
@@ -331,7 +331,7 @@ impl Notifier {
     async fn answered(&mut self, press: Press, answer: Result<Allowance, String>) {
         let notification = match answer {
             Ok(allowance) => {
-                self.decider.allowed(&press.refusal, micros() + allowance.left_ms * 1000);
+                self.decider.allowed(&press.refusal, now() + allowance.left_ms * 1000);
                 self.words().allowed(&press.refusal)
             }
             Err(why) => self.words().not_allowed(&press.refusal, &why),
@@ -352,10 +352,4 @@ fn allow(socket: &Path, ask: &Allow) -> Result<Allowance, String> {
         client.call(ask)
     });
     asked.map(|allowed| allowed.allowance).map_err(|error| failure(error, socket).message)
-}
-
-/// Now, in microseconds since 1970.
-fn micros() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }

@@ -128,8 +128,7 @@ impl Words {
     pub(super) fn ask(self, refusal: &Refusal) -> Option<Allow> {
         let path: CgroupPath = refusal.cgroup.as_deref()?.parse().ok()?;
         let unit = refusal.unit.as_deref()?;
-        let mut instances = path.prefixes().filter_map(|prefix| Instance::of(&prefix));
-        let own = instances.find(|instance| &*instance.unit.0 == unit)?;
+        let own = Instance::in_which(&path).filter(|instance| &*instance.unit.0 == unit)?;
         let selector = (own.manager == Manager::User(self.uid)).then(|| Selector::of(&own, None))??;
         Some(Allow {
             unit: Selectors(vec![selector]).to_string(),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 use tokio::time::{sleep, timeout};
 pub(super) use zbus::Variant as Value;
 use zbus::{Connection, DynamicType, Message, MessageStream, connection::Builder};
@@ -19,6 +19,7 @@ use super::{
     answer::{Heard, hear, object},
 };
 
+use crate::machine;
 use crate::model::printable;
 
 /// Where a method is: the destination, the object and the interface.
@@ -194,7 +195,7 @@ fn is_away(error: &zbus::Error) -> bool {
 
 /// What to do without a bus that the manager is on.
 fn without(uid: Uid) -> Failure {
-    let name = || User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
+    let name = || machine::user_name(uid.as_raw()).unwrap_or_else(|| uid.to_string());
     let manager = PathBuf::from(format!("/run/user/{uid}/systemd/private"));
     Failure::new(if !Path::new("/run/systemd/system").exists() {
         "systemd does not run here, as in most containers: run the command by itself".to_owned()

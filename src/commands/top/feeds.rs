@@ -161,7 +161,7 @@ fn wait_for_keys(out: &Sender<Message>) -> Option<()> {
 fn watch_status(socket: &Path, out: &Sender<Message>) -> Option<()> {
     let mut numbers = Numbers::default();
     loop {
-        let watch = || {
+        let mut watch = || {
             let mut client = Client::connect(socket)?;
             client.watch(&GetStatus::default())?;
             loop {
@@ -171,14 +171,10 @@ fn watch_status(socket: &Path, out: &Sender<Message>) -> Option<()> {
                 }
             }
         };
-        let Err(error) = watch_until_error(watch) else { return None };
+        let Err(error) = watch() else { return None };
         send(out, Event::Gone(failure(error, socket).message))?;
         thread::sleep(RETRY);
     }
-}
-
-fn watch_until_error(mut watch: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
-    watch()
 }
 
 /// The numbers of users, each looked up once.
@@ -225,7 +221,7 @@ fn watch_refusals(
                 }
             }
         };
-        let pause = match watch_until_error(watch) {
+        let pause = match watch() {
             // The other thread says so, and what was known stays on the screen.
             Ok(()) | Err(Error::NotRunning | Error::Ended) => Some(RETRY),
             Err(error) => {

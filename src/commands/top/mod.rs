@@ -23,7 +23,6 @@ mod testing;
 #[cfg(feature = "top")]
 mod view;
 #[cfg(feature = "top")]
-mod whose;
 #[cfg(feature = "top")]
 mod words;
 

@@ -2,13 +2,11 @@
 
 use std::{borrow::Cow, cmp::Ordering};
 
-use super::{
-    state::Sockets,
-    words::{ago, short},
-};
+use super::{state::Sockets, words::short};
 use crate::{
     control::message::{Refusal, Unit},
     model::{Direction, printable},
+    report::status::ago,
 };
 
 /// From so many columns of the screen on there is room for all of ours.

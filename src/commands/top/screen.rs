@@ -4,7 +4,7 @@ use std::{
     fs, io,
     process::ExitCode,
     sync::mpsc::{Receiver, RecvTimeoutError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::{SigSet, Signal, raise};
@@ -19,6 +19,7 @@ use crate::{
     commands::{
         Failure,
         asking::{PATIENCE, failure},
+        now,
     },
     control::{client::Client, message::GetStatus},
     log::colour_on,
@@ -157,12 +158,8 @@ impl Session {
     }
 
     fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let since_start = self.begun.elapsed().as_millis();
-        Now {
-            wall: u64::try_from(wall).unwrap_or(u64::MAX),
-            since_start: u64::try_from(since_start).unwrap_or(u64::MAX),
-        }
+        Now { wall: now(), since_start: u64::try_from(since_start).unwrap_or(u64::MAX) }
     }
 }
 

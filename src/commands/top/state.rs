@@ -9,12 +9,13 @@ use std::{
 use super::{
     pane::{Move, Pane},
     rows::{self, Heights, RefusalColumn, UnitColumn, UnitRow},
-    whose::Whose,
-    words::{plural, wrapped},
+    words::wrapped,
 };
 use crate::{
+    commands::whose::{self, Whose},
     control::message::{Allow, Allowance, Refusal, Status},
     model::{CgroupPath, Direction, Instance, Manager, printable},
+    report::status::plural,
     units::selector::{Selectors, Users},
 };
 
@@ -752,14 +753,14 @@ fn allowing(refusal: &Refusal) -> Option<(String, Allow)> {
         printable(&allow.unit),
         refusal.address,
         printable(&refusal.protocol),
-        plural(usize::try_from(ALLOWED_FOR / 60_000).unwrap_or(0), "minute"),
+        plural(ALLOWED_FOR / 60_000, "minute"),
     );
     Some((question, allow))
 }
 
 /// The names of cgroups' users that a status asks for.
 pub(super) fn user_names(status: &Status) -> BTreeSet<String> {
-    super::whose::user_names(&status.units)
+    whose::user_names(&status.units)
 }
 
 #[cfg(test)]

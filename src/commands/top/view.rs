@@ -12,11 +12,12 @@ use super::{
     pane::Pane,
     rows::{self, Column, RefusalColumn, UnitColumn, UnitRow},
     state::{Focus, Mode, SMALLEST, State, Text, words_at_bottom},
-    words::{ago, fit, left, plural, short, wrapped},
+    words::{fit, left, short, wrapped},
 };
 use crate::{
     control::message::{Allowance, Refusal},
     model::printable,
+    report::status::{ago, plural},
 };
 
 /// Names have no more columns than these: what belongs to them is not to be far away.
@@ -211,7 +212,7 @@ fn draw_head(state: &State, canvas: &mut Canvas) -> usize {
 /// What there is of everything.
 fn totals(state: &State) -> String {
     let running = state.rows.iter().filter(|row| row.running).count();
-    let mut facts = vec![format!("{}, {running} running", plural(state.rows.len(), "unit"))];
+    let mut facts = vec![format!("{}, {running} running", plural(state.rows.len() as u64, "unit"))];
     let sum = |numbers: &mut dyn Iterator<Item = u64>| numbers.fold(0, u64::saturating_add);
     if state.has_counters() {
         let packets = sum(&mut state.rows.iter().filter_map(|row| row.packet_rate));
@@ -357,9 +358,9 @@ fn about_unit(row: &UnitRow) -> [String; 2] {
     let first = format!(
         "{}: {}, {} of {}{sockets}",
         row.shown,
-        plural(row.cgroups, "cgroup"),
+        plural(row.cgroups as u64, "cgroup"),
         row.in_kernel,
-        plural(row.due, "element"),
+        plural(row.due as u64, "element"),
     );
     [first, row.places.join(", ")]
 }
@@ -464,7 +465,7 @@ fn draw_text(text: &Text, canvas: &mut Canvas) {
         x = canvas.put(x + 1, height - 1, what, Look::PLAIN) + 2;
     }
     let end = (text.top + page).min(text.lines.len());
-    canvas.put(x, height - 1, &format!("{end} of {}", plural(text.lines.len(), "line")), Look::DIM);
+    canvas.put(x, height - 1, &format!("{end} of {}", plural(text.lines.len() as u64, "line")), Look::DIM);
 }
 
 #[cfg(test)]

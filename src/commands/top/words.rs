@@ -1,7 +1,5 @@
 //! Numbers, times and texts as they fit into a cell. Pure.
 
-use std::time::Duration;
-
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// A number in at most five characters: `9999`, `12.3k`, `4.5M`.
@@ -22,27 +20,11 @@ pub(super) fn short(number: u64) -> String {
     if whole < 100 { format!("{whole}.{tenth}{letter}") } else { format!("{whole}{letter}") }
 }
 
-/// How long ago, from microseconds.
-pub(super) fn ago(micros: u64) -> String {
-    let seconds = Duration::from_micros(micros).as_secs();
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
 /// How long something still holds: `4:05`, or `1:04:05` with hours.
 pub(super) fn left(millis: u64) -> String {
     let seconds = millis.div_ceil(1000);
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
-}
-
-/// `1 unit`, `2 units`.
-pub(super) fn plural(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The text in no more than these columns of a terminal; what does not fit is left out at its end.
@@ -130,8 +112,6 @@ mod tests {
 
     #[test]
     fn times_are_short() {
-        assert_eq!(ago(119_999_999), "119 s");
-        assert_eq!(ago(7_199_000_000), "119 min");
         assert_eq!([left(0), left(1), left(300_000), left(3_845_000)], ["0:00", "0:01", "5:00", "1:04:05"]);
     }
 

@@ -26,6 +26,11 @@ impl Whose {
         Self { selectors, index, users }
     }
 
+    /// Whether the unit of this number is named by a selector.
+    pub(super) fn is_selector(&self, number: usize) -> bool {
+        self.selectors.binary_search_by_key(&number, |(of, _)| *of).is_ok()
+    }
+
     /// The numbers of the units that a cgroup belongs to.
     pub(super) fn of_cgroup(&self, path: &CgroupPath) -> BTreeSet<usize> {
         path.prefixes()
