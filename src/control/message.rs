@@ -232,6 +232,30 @@ pub struct Refusal {
     pub annotation: Option<String>,
 }
 
+#[cfg(test)]
+impl Refusal {
+    /// One of a unit of the system, for tests to begin with.
+    pub(crate) fn example() -> Self {
+        Self {
+            at: 0,
+            unit: Some("postfix.service".to_owned()),
+            uid: None,
+            app: None,
+            cgroup: Some("system.slice/postfix.service".to_owned()),
+            cgroup_id: 7,
+            direction: Direction::Out,
+            protocol: "tcp".to_owned(),
+            address: std::net::Ipv4Addr::new(192, 0, 2, 1).into(),
+            port: Some(25),
+            icmp_type: None,
+            host: None,
+            packets: 1,
+            chain: "inet filter refused".to_owned(),
+            annotation: None,
+        }
+    }
+}
+
 /// Parameters of `Allow`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allow {

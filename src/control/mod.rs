@@ -94,21 +94,12 @@ mod tests {
         let unit = Unit { packets: Some(1), bytes: Some(1), ..Unit::default() };
         let reloaded = Reloaded { words: some(), ..Reloaded::default() };
         let refusal = Refusal {
-            at: 1,
-            unit: some(),
             uid: Some(1),
             app: some(),
-            cgroup: some(),
-            cgroup_id: 1,
-            direction: Direction::Out,
-            protocol: String::new(),
-            address: std::net::Ipv4Addr::LOCALHOST.into(),
-            port: Some(1),
             icmp_type: Some(1),
             host: some(),
-            packets: 1,
-            chain: String::new(),
             annotation: some(),
+            ..Refusal::example()
         };
         let allow =
             Allow { protocol: some(), port: Some(1), direction: Some(Direction::In), ..Allow::default() };

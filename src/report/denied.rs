@@ -154,20 +154,9 @@ mod tests {
     fn refusal() -> Refusal {
         Refusal {
             at: 100 * MINUTE,
-            unit: Some("postfix.service".to_owned()),
-            uid: None,
-            app: None,
-            cgroup: Some("system.slice/postfix.service".to_owned()),
-            cgroup_id: 7,
-            direction: Direction::Out,
-            protocol: "tcp".to_owned(),
-            address: "192.0.2.1".parse().unwrap(),
-            port: Some(25),
-            icmp_type: None,
-            host: None,
             packets: 12,
-            chain: "inet filter refused".to_owned(),
             annotation: Some("# system:postfix.service :: add rule …".to_owned()),
+            ..Refusal::example()
         }
     }
 

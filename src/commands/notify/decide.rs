@@ -191,16 +191,10 @@ pub(super) mod tests {
             unit: Some(unit),
             uid: Some(1000),
             app: Some(app.to_owned()),
-            cgroup_id: 7,
-            direction: Direction::Out,
-            protocol: "tcp".to_owned(),
             address: address.parse().unwrap(),
             port: Some(port),
-            icmp_type: None,
-            host: None,
-            packets: 1,
-            chain: "inet filter refused".to_owned(),
             annotation: Some(format!("# 1000:app:{app} :: add rule inet filter refused …")),
+            ..Refusal::example()
         }
     }
 

@@ -45,21 +45,15 @@ pub(super) fn refusal(unit: &str, address: &str, port: u16) -> Refusal {
     Refusal {
         at: WALL - 5_000_000,
         unit: Some(unit.to_owned()),
-        uid: None,
-        app: None,
         cgroup: Some(format!("system.slice/{unit}")),
-        cgroup_id: 7,
-        direction: Direction::Out,
-        protocol: "tcp".to_owned(),
         address: address.parse().unwrap(),
         port: Some(port),
-        icmp_type: None,
-        host: None,
         packets: 3,
         chain: "inet filter denied".to_owned(),
         annotation: Some(format!(
             "# system:{unit} :: add rule inet filter allowed socket cgroupv2 unit ip daddr {address} tcp dport {port} accept"
         )),
+        ..Refusal::example()
     }
 }
 
