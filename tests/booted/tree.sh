@@ -1,7 +1,7 @@
 #!/bin/bash
-# tree.sh SUITE [build|desktop]: prints the directory of a Debian tree of that suite and makes it if need be.
+# tree.sh SUITE [build|desktop|recipes]: prints the directory of a Debian tree of that suite and makes it if need be.
 # With `build`, one that programs can be compiled in; with `desktop`, one to boot that has a virtual display and a
-# notification daemon. Run as root.
+# notification daemon; with `recipes`, one to boot that has the programs of the recipes in docs. Run as root.
 #
 # Trees are kept in $SCNPM_CACHE (/var/cache/scnpm-tests) and never written to after they are made. One that is
 # older than a week is made anew, since suites change, or used once more if that fails.
@@ -12,12 +12,18 @@ kind=${2:-boot}
 cache=${SCNPM_CACHE:-/var/cache/scnpm-tests}
 
 case $kind in
-boot | desktop)
+boot | desktop | recipes)
     packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,nftables,libnftables1,iproute2
     packages+=,python3,procps,util-linux,passwd,libcap2-bin,strace,git,netbase,polkitd
     # Of systemd 260 and later, and a package of its own.
     [ "$suite" != sid ] || packages+=,systemd-report
-    [ "$kind" != desktop ] || packages+=,dunst,xvfb,xclip,fonts-dejavu-core
+    case $kind in
+    desktop) packages+=,dunst,xvfb,xclip,fonts-dejavu-core ;;
+    recipes)
+        packages+=,wireguard-go,wireguard-tools,network-manager,dnsmasq-base,systemd-resolved,libnss-resolve
+        packages+=,podman,crun,uidmap,fuse-overlayfs,passt,slirp4netns,systemd-container,busybox-static,bubblewrap
+        ;;
+    esac
     ;;
 build) packages=gcc,libc6-dev,libsystemd-dev,make,pkg-config ;;
 *)
