@@ -2,7 +2,8 @@
 # run.sh [STEP...]: all tests of the project, or the steps named. Needs a Debian 12 or 13 with sudo (or
 # root) and a Rust toolchain; installs what else it needs. The last line counts the steps.
 #
-# Steps: format lint unit trees build bookworm trixie sid starts faults deaths soak examples demo
+# Steps: format lint unit trees build bookworm trixie sid starts faults deaths recipes-bookworm recipes-trixie notifications
+# soak examples demo
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1
@@ -84,6 +85,10 @@ trees() {
     for suite in "${suites[@]}"; do
         tests/as-root.sh tests/booted/tree.sh "$suite" || return
     done
+    for suite in bookworm trixie; do
+        tests/as-root.sh tests/booted/tree.sh "$suite" recipes || return
+    done
+    tests/as-root.sh tests/booted/tree.sh trixie desktop
 }
 
 # In a booted Debian of that suite.
@@ -97,6 +102,13 @@ notifications() {
     local program
     program=$(tests/cargo.sh "$1" build --release --features top) &&
         tests/as-root.sh SCNPM_TREE=desktop tests/booted/run.sh "$1" "$program" notify.py
+}
+
+# What docs say that one can do, with the programs that it takes.
+recipes() {
+    local program
+    program=$(tests/cargo.sh "$1" build --release --features top) &&
+        tests/as-root.sh tests/recipes/run.sh "$1" "$program"
 }
 
 # Each as it is loaded at boot, before any unit runs, and its annotations.
@@ -132,8 +144,16 @@ done
 step starts "first connections of 300 starts, idle and under load" booted bookworm measure.py starts 300
 step faults "system calls that fail" booted trixie faults.py
 step deaths "sources that die" booted trixie deaths.py
-step notifications "notifications on a virtual display" notifications trixie
-step soak "a minute of faults and traffic (tests/soak.sh)" tests/soak.sh 1
+for suite in bookworm trixie; do
+    start "recipes-$suite" recipes "$suite"
+done
+for suite in bookworm trixie; do
+    step "recipes-$suite" "recipes of docs with Debian $suite" finished "recipes-$suite"
+done
+start notifications notifications trixie
+start soak tests/soak.sh 1
+step notifications "notifications on a virtual display" finished notifications
+step soak "a minute of faults and traffic (tests/soak.sh)" finished soak
 step examples "example configurations" examples
 step demo "examples/demo.sh" examples/demo.sh
 
