@@ -22,8 +22,15 @@ pub const PREFIX: &str = "scnpm.";
 
 /// A text for a terminal: users name units, cgroups and files, and control characters would command it.
 pub fn printable(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    text.replace(|c: char| c.is_control() || REORDERING.contains(&c), "\u{fffd}")
 }
+
+/// What has a terminal show the text around it in another order or on another line (Unicode's Bidi_Control, and its separators of
+/// lines and paragraphs).
+const REORDERING: [char; 14] = [
+    '\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{202a}', '\u{202b}', '\u{202c}',
+    '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
+];
 
 /// The types of units, as systemd.unit(5) lists them.
 pub const UNIT_TYPES: [&str; 11] = [
@@ -512,3 +519,17 @@ pub type Hosts = BTreeMap<HostName, BTreeSet<IpAddr>>;
 
 /// The first and the last address of a range, both of one family.
 pub type Addresses = (IpAddr, IpAddr);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_commands_a_terminal_is_not_printed() {
+        assert_eq!(
+            printable("a\u{1b}[2J\nb\u{202e}cod\u{2066}\u{2028}"),
+            "a\u{fffd}[2J\u{fffd}b\u{fffd}cod\u{fffd}\u{fffd}"
+        );
+        assert_eq!(printable("Grüße, שלום 👩‍🚀"), "Grüße, שלום 👩‍🚀");
+    }
+}

@@ -203,6 +203,9 @@ pub struct Refusal {
     /// The id of the application that the unit is of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<String>,
+    /// What selects the unit, or its application, and nobody else's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
     /// The socket's cgroup, as a path below /sys/fs/cgroup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
@@ -241,6 +244,7 @@ impl Refusal {
             unit: Some("postfix.service".to_owned()),
             uid: None,
             app: None,
+            selector: Some("system:postfix.service".to_owned()),
             cgroup: Some("system.slice/postfix.service".to_owned()),
             cgroup_id: 7,
             direction: Direction::Out,

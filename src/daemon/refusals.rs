@@ -350,16 +350,19 @@ impl Daemon {
         let instance = path.and_then(Instance::in_which);
         let chain = self.refusals.chain(table, direction);
         let kind = Kind::of(one.protocol, one.port);
-        let annotation = instance.as_ref().zip(chain).and_then(|(instance, chain)| {
+        let selectors = instance.as_ref().and_then(|instance| {
             let user = if let Manager::User(uid) = instance.manager { self.user_name(uid) } else { None };
+            Some(Selectors(vec![Selector::of(instance, user)?]))
+        });
+        let selector = selectors.as_ref().map(ToString::to_string);
+        let annotation = selectors.zip(chain).map(|(selectors, chain)| {
             let packets = Packets {
                 direction,
                 v6: one.address.is_ipv6(),
                 peers: vec![one.address.to_string()],
                 kind: kind.clone(),
             };
-            let selectors = Selectors(vec![Selector::of(instance, user)?]);
-            Some(format!("# {}", Admission { selectors, chain: chain.clone(), packets }))
+            format!("# {}", Admission { selectors, chain: chain.clone(), packets })
         });
         let known = self.hosts.known().iter().find(|(_, addresses)| addresses.contains(&one.address));
         let refusal = Refusal {
@@ -370,6 +373,7 @@ impl Daemon {
                 .as_ref()
                 .filter(|instance| instance.manager != Manager::System)
                 .and_then(|instance| app_id(&instance.unit.0)),
+            selector,
             cgroup: path.map(|path| path.as_str().to_owned()),
             cgroup_id: one.cgroup.0,
             direction,

@@ -14,9 +14,9 @@ use super::{
 use crate::{
     commands::whose::{self, Whose},
     control::message::{Allow, Allowance, Refusal, Status},
-    model::{CgroupPath, Direction, Instance, Manager, printable},
+    model::{CgroupPath, Direction, printable},
     report::status::plural,
-    units::selector::{Selectors, Users},
+    units::selector::Users,
 };
 
 /// For how long is allowed what is allowed here, in ms.
@@ -698,7 +698,7 @@ pub(super) fn key_of(refusal: &Refusal) -> RefusalKey {
 
 /// The arguments that have `scnpm explain` say why, without sending a packet.
 fn explaining(refusal: &Refusal) -> Option<Vec<String>> {
-    let unit = subject(refusal)?;
+    let unit = refusal.selector.clone()?;
     let mut arguments = Vec::new();
     if let (Some(port), "tcp" | "udp", Direction::Out) =
         (refusal.port, refusal.protocol.as_str(), refusal.direction)
@@ -711,26 +711,9 @@ fn explaining(refusal: &Refusal) -> Option<Vec<String>> {
     Some(arguments)
 }
 
-/// What to call the unit of a refusal so that nobody else's is meant: as the line that would allow it does, if there is one.
-fn subject(refusal: &Refusal) -> Option<String> {
-    let line = refusal.annotation.as_deref().and_then(|line| line.strip_prefix('#')?.split_once("::"));
-    let of_line = line.map(|(subject, _)| subject.trim()).filter(|subject| Selectors::parse(subject).is_ok());
-    if let Some(subject) = of_line {
-        return Some(subject.to_owned());
-    }
-    let unit = refusal.unit.as_deref()?;
-    let path = refusal.cgroup.as_deref().and_then(|path| path.parse::<CgroupPath>().ok());
-    let instance = path.and_then(|path| path.prefixes().filter_map(|path| Instance::of(&path)).last());
-    Some(match instance.map(|instance| instance.manager) {
-        Some(Manager::System) => format!("system:{unit}"),
-        Some(Manager::User(uid)) => format!("{uid}:{unit}"),
-        None => unit.to_owned(),
-    })
-}
-
 /// What to ask the daemon for, and the person before that.
 fn allowing(refusal: &Refusal) -> Option<(String, Allow)> {
-    let unit = subject(refusal)?;
+    let unit = refusal.selector.clone()?;
     let allow = Allow {
         unit,
         address: refusal.address.to_string(),

@@ -45,6 +45,7 @@ pub(super) fn refusal(unit: &str, address: &str, port: u16) -> Refusal {
     Refusal {
         at: WALL - 5_000_000,
         unit: Some(unit.to_owned()),
+        selector: Some(format!("system:{unit}")),
         cgroup: Some(format!("system.slice/{unit}")),
         address: address.parse().unwrap(),
         port: Some(port),
@@ -96,6 +97,7 @@ pub(super) fn machine(size: (u16, u16)) -> State {
         unit: Some("app-org.mozilla.firefox-12.scope".to_owned()),
         uid: Some(1000),
         app: Some("org.mozilla.firefox".to_owned()),
+        selector: Some("alice:app:org.mozilla.firefox".to_owned()),
         cgroup: Some(firefox.to_owned()),
         annotation: None,
         ..list[2].clone()
@@ -106,6 +108,7 @@ pub(super) fn machine(size: (u16, u16)) -> State {
         port: None,
         icmp_type: Some(8),
         unit: None,
+        selector: None,
         cgroup: None,
         cgroup_id: 4711,
         ..refusal("x.service", "203.0.113.9", 0)

@@ -158,33 +158,13 @@ fn refusals_are_allowed_after_a_yes_only() {
 }
 
 #[test]
-fn only_the_units_of_the_right_manager_are_meant() {
-    let of = |cgroup: Option<&str>, unit: Option<&str>, annotation: Option<&str>| {
-        subject(&Refusal {
-            cgroup: cgroup.map(str::to_owned),
-            unit: unit.map(str::to_owned),
-            annotation: annotation.map(str::to_owned),
-            ..refusal("x.service", "192.0.2.1", 1)
-        })
-    };
-    let user = "user.slice/user-1000.slice/user@1000.service/app.slice/a.service";
-    assert_eq!(of(Some(user), Some("a.service"), None).unwrap(), "1000:a.service");
-    assert_eq!(of(Some("system.slice/a.service"), Some("a.service"), None).unwrap(), "system:a.service");
-    assert_eq!(of(None, Some("a.service"), None).unwrap(), "a.service");
-    assert_eq!(
-        of(Some(user), Some("a.service"), Some("# alice:app:a :: add rule x")).unwrap(),
-        "alice:app:a"
-    );
-    assert_eq!(of(None, None, None), None);
-}
-
-#[test]
 fn unknown_units_are_neither_allowed_nor_explained() {
     let mut state = machine((80, 24));
     state.take(
         Event::AllRefusals(vec![Refusal {
             unit: None,
             cgroup: None,
+            selector: None,
             annotation: None,
             ..refusal("x.service", "192.0.2.1", 1)
         }]),
