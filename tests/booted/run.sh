@@ -75,7 +75,7 @@ install -m 644 "$here"/*.py "$top"/tests/recipes/*.py "$root/opt/tests/"
 install -D -m 644 -t "$root/opt/tests/outputs" "$here"/outputs/*.txt
 install -D -m 644 -t "$root/opt/tests/examples" "$top"/examples/*.conf
 install -m 644 -t "$root/opt/tests" "$top"/docs/*.md
-cp -r --no-preserve=mode,ownership "$top/examples/systemd" "$root/opt/tests/examples/systemd"
+cp -r --no-preserve=mode,ownership -t "$root/opt/tests/examples" "$top"/examples/{systemd,vpn}
 chroot "$root" python3 /opt/tests/prepare.py >"$log" 2>&1 </dev/null || {
     cat "$log" >&2
     exit 1
