@@ -1,0 +1,250 @@
+"""Egress by domain name: docs/names.md, with the real dnsmasq and the real systemd-resolved."""
+
+import json
+import os
+import pathlib
+import re
+import socket
+import struct
+import threading
+import time
+
+import recipe
+from recipe import m
+
+PAGE = "names.md"
+TESTS = []
+RESOLV = pathlib.Path("/etc/resolv.conf")
+UPSTREAM = "127.0.0.153"
+TRIES = 200
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+class Zone:
+    """An authoritative server for every name there is: each gets an IPv4 address of its own, of this machine, and those that
+    begin with `six` an IPv6 address besides. `www` is an alias of a foreign name."""
+
+    def __init__(self):
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((UPSTREAM, 53))
+        self.ttl = 300
+        self.asked = []
+        self.addresses = {}
+        self.many = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def address(self, name):
+        number = self.addresses.setdefault(name.lower(), len(self.addresses) + 1)
+        return f"127.9.{number // 250}.{number % 250 + 1}"
+
+    def _serve(self):
+        while True:
+            question, client = self.socket.recvfrom(2048)
+            at, labels = 12, []
+            while question[at]:
+                labels.append(question[at + 1 : at + 1 + question[at]].decode("latin1"))
+                at += question[at] + 1
+            (kind,) = struct.unpack(">H", question[at + 1 : at + 3])
+            name = ".".join(labels)
+            self.asked.append((name, kind))
+            records, owner = [], b"\xc0\x0c"
+            if labels[0] == "www":
+                target = "edge.cdn.invalid-cdn.net"
+                records.append(self._record(owner, 5, self._name(target)))
+                owner, name = self._name(target), target
+            if kind == 1:
+                found = self.many if labels[0] == "many" else [labels[0][1:].replace("-", ".")] if labels[0][0] == "=" else [self.address(name)]
+                records += [self._record(owner, 1, socket.inet_aton(each)) for each in found]
+            if kind == 28 and labels[0].startswith("six"):
+                records.append(self._record(owner, 28, socket.inet_pton(socket.AF_INET6, "2001:db8::6")))
+            head = question[:2] + b"\x85\x80" + struct.pack(">HHHH", 1, len(records), 0, 0)
+            self.socket.sendto(head + question[12 : at + 5] + b"".join(records), client)
+
+    def _record(self, owner, kind, data):
+        return owner + struct.pack(">HHIH", kind, 1, self.ttl, len(data)) + data
+
+    @staticmethod
+    def _name(name):
+        return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
+
+
+ZONE = Zone()
+
+BASE = """#!/usr/sbin/nft -f
+flush ruleset
+table inet filter {
+%s
+    chain allowed { }
+    chain output {
+        type filter hook output priority filter; policy accept;
+        ct state established,related accept
+        tcp dport 443 jump allowed
+        tcp dport 443 reject with tcp reset
+    }
+}
+"""
+
+CLIENT = """
+import socket, sys, time
+names = sys.argv[2].split(",")
+again = float(sys.argv[1])
+first = second = 0
+for name in names:
+    address = socket.getaddrinfo(name, 443, socket.AF_INET, socket.SOCK_STREAM)[0][4]
+    for each in range(2):
+        with socket.socket() as one:
+            one.settimeout(2)
+            if one.connect_ex(address) == 0:
+                first += each == 0
+                second += 1
+                break
+        if each == 0:
+            time.sleep(again)
+print(first, second)
+"""
+
+
+def page(what):
+    return next(block for block in recipe.blocks(PAGE) if what in block).replace("alice", m.USER)
+
+
+def base(more=""):
+    return BASE % (page("set shop4") + more)
+
+
+def connects(names, again=0.05, app="shop"):
+    """How many of the names the application gets through to: at once, and with a second try so many seconds later."""
+    script = pathlib.Path("/run/t-names.py")
+    script.write_text(CLIENT)
+    script.chmod(0o644)
+    done = m.in_scope(f"app-{app}-1.scope", f"exec python3 {script} {again} {','.join(names)}")
+    first, second = done.stdout.split()
+    return int(first), int(second)
+
+
+def new_names(what, count=TRIES):
+    return [f"{what}{number}.example.org" for number in range(count)]
+
+
+def members(name):
+    listed = json.loads(m.run("nft", "-j", "list", "set", "inet", "filter", name).stdout)["nftables"]
+    found = next(entry["set"] for entry in listed if "set" in entry).get("elem", [])
+    return {one["elem"]["val"]: one["elem"].get("expires") for one in found}
+
+
+def look_up(name, family=socket.AF_INET):
+    """Through the C library of a new process, which reads /etc/resolv.conf anew."""
+    words = f"import socket; print(*{{one[4][0] for one in socket.getaddrinfo('{name}', 443, {int(family)})}})"
+    return m.run("python3", "-c", words).stdout.split()
+
+
+def start_dnsmasq(configuration):
+    """As Debian's dnsmasq.service does, as far as the recipe is concerned."""
+    m.stop("systemd-resolved.service")
+    RESOLV.unlink(missing_ok=True)
+    RESOLV.write_text("nameserver 127.0.0.1\n")
+    directory = pathlib.Path("/etc/dnsmasq.d")
+    directory.mkdir(exist_ok=True)
+    (directory / "names.conf").write_text(configuration)
+    own = pathlib.Path("/run/t-dnsmasq.conf")
+    own.write_text(f"no-resolv\nno-hosts\nserver={UPSTREAM}\nlisten-address=127.0.0.1\nbind-interfaces\nconf-dir=/etc/dnsmasq.d\n")
+    m.service("dnsmasq.service", f"ExecStart=/usr/sbin/dnsmasq -k -x '' -C {own} -u nobody", "ExecReload=/bin/kill -HUP $MAINPID")
+    m.reload_units()
+    m.run("systemctl", "restart", "dnsmasq.service")
+    m.eventually(lambda: m.run("getent", "ahostsv4", "ready.invalid-cdn.net", ok=False).returncode == 0, "dnsmasq does not answer")
+
+
+def load_policy_with_names():
+    m.start_with(page("@shop4 tcp dport 443 accept"), base=base())
+
+
+@test
+def dnsmasq_fills_before_it_answers():
+    load_policy_with_names()
+    start_dnsmasq(page("nftset=/example.org/"))
+    first, second = connects(new_names("d"))
+    m.equal((first, second), (TRIES, TRIES), "connections right after the look-up")
+    recipe.figure("first connections right after the look-up: dnsmasq", f"{first} of {TRIES}", f"second try {second} of {TRIES}")
+    m.equal(connects(["example.org"]), (1, 1), "the name itself")
+    m.equal(connects(["other.net", "notexample.org"]), (0, 0), "names that are not allowed")
+    m.equal(connects(["d1.example.org"], app="other"), (0, 0), "another application")
+
+
+@test
+def plain_rules_know_no_address():
+    m.start_with(page("@shop4 tcp dport 443 accept"), base=base())
+    start_dnsmasq("")
+    first, second = connects(new_names("p", 50))
+    m.equal((first, second), (0, 0), "connections with sets that nobody fills")
+    recipe.figure("first connections right after the look-up: a rule that knows no address", f"{first} of 50", f"second try {second} of 50")
+
+
+@test
+def dnsmasq_without_a_cache_fills_after_a_flush_and_with_one_after_a_reload():
+    load_policy_with_names()
+    start_dnsmasq(page("nftset=/example.org/"))
+    m.equal(connects(["flush.example.org"]), (1, 1), "before the flush")
+    m.load_base()
+    m.equal(members("shop4"), {}, "the set after a flush")
+    m.says("elements in the kernel")
+    m.eventually(lambda: connects(["flush.example.org"]) == (1, 1), "no connection after the flush")
+    # With a cache the answer that is in it fills nothing.
+    start_dnsmasq(page("nftset=/example.org/").replace("cache-size=0", ""))
+    look_up("cached.example.org")
+    m.check(ZONE.address("cached.example.org") in members("shop4"), "not filled")
+    m.load_base()
+    look_up("cached.example.org")
+    m.equal(members("shop4"), {}, "the set after a flush and an answer of the cache")
+    m.unit("nftables.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/sbin/nft -f /etc/nftables.conf\nExecReload=/usr/sbin/nft -f /etc/nftables.conf\n")
+    m.drop_in("nftables.service", page("try-reload-or-restart"), "tests-names.conf")
+    m.run("systemctl", "restart", "nftables.service")
+    m.run("systemctl", "reload", "nftables.service")
+
+    def is_filled():
+        look_up("cached.example.org")
+        return ZONE.address("cached.example.org") in members("shop4")
+
+    m.eventually(is_filled, "the reload of nftables.service does not clear dnsmasq's cache")
+
+
+@test
+def a_second_answer_of_dnsmasq_renews_nothing():
+    load_policy_with_names()
+    start_dnsmasq(page("nftset=/example.org/").replace("shop4,", "shop4,4#inet#filter#brief,"))
+    m.run("nft", "add set inet filter brief { type ipv4_addr; flags timeout; timeout 3s; }")
+    look_up("again.example.org")
+    time.sleep(1.5)
+    look_up("again.example.org")
+    left = members("brief").get(ZONE.address("again.example.org"))
+    asked = [name for name, _ in ZONE.asked if name == "again.example.org"]
+    m.check(len(asked) >= 2, f"asked {len(asked)} times")
+    m.eventually(lambda: not members("brief"), "it stays for longer than the set says", 4)
+    look_up("again.example.org")
+    m.check(ZONE.address("again.example.org") in members("brief"), f"not put in again (had {left} s left)")
+    status = pathlib.Path(f"/proc/{m.show('dnsmasq.service', 'MainPID')}/status").read_text()
+    m.check(int(re.search(r"CapEff:\s+(\w+)", status)[1], 16) & 1 << 12, "dnsmasq has no CAP_NET_ADMIN")
+
+
+def listen():
+    server = socket.create_server(("0.0.0.0", 443), backlog=512)
+    while True:
+        server.accept()[0].close()
+
+
+def clean_up():
+    m.run("systemctl", "stop", "dnsmasq.service", "nftables.service", ok=False)
+    for path in ["dnsmasq.service", "nftables.service"]:
+        (m.UNITS / path).unlink(missing_ok=True)
+    m.reset()
+
+
+threading.Thread(target=listen, daemon=True).start()
+# resolved says that there is no network while loopback is all that there is.
+for command in ["link add uplink type vxlan id 1 local 127.0.0.1 dstport 4789", "addr add 192.0.2.2/24 dev uplink", "link set uplink up"]:
+    m.run("ip", *command.split())
+m.run("ip", "-6", "addr", "add", "2001:db8::6/128", "dev", "lo")
+recipe.main(TESTS, clean_up)
