@@ -21,7 +21,7 @@ use crate::{
     cgroupfs,
     cli::Explain,
     explain::{
-        Answer, Block, Cgroup, Judge, Outcome, Process, ShownProcess, ShownSocket, Socket,
+        Answer, Block, Cgroup, Judge, Outcome, Process, ShownProcess, ShownSocket, Socket, containers,
         facts::Place,
         ruleset::Ruleset,
         subject::{Protocol, Subject, destination},
@@ -391,15 +391,19 @@ impl Machine {
         if let Place::Gone(path) = &found.place {
             notes.push(format!("{path} was removed: no new element can be made for it"));
         }
-        if found.processes.iter().any(|one| one.network.is_some() && one.network != self.network) {
-            let pid = found.processes.first().map_or(0, |one| one.pid);
+        let is_elsewhere = |one: &&Process| one.network.is_some() && one.network != self.network;
+        if let Some(Process { pid, .. }) = found.processes.iter().find(is_elsewhere) {
+            let it = if found.processes.iter().all(|one| is_elsewhere(&one)) { "it" } else { "a part of it" };
             notes.push(format!(
-                "it is in another network namespace, whose packets these rules do not see: `nsenter --target {pid} --net scnpm explain …` looks there"
+                "{it} is in another network namespace, whose packets these rules do not see: `nsenter --target {pid} --net scnpm explain …` looks there"
             ));
         }
+        notes.extend(containers::of_network(&found.processes, self.network, &self.processes));
         let (Place::In(path) | Place::Gone(path)) = &found.place else {
             return self.block_of(found, None, annotations, other_annotations, known, notes);
         };
+        notes.extend(containers::outside(path, &found.processes, self.by_path.keys()));
+        notes.extend(containers::lasting(path));
         let cgroup = Cgroup::of(path, self.by_path.get(path).copied());
         self.block_of(found, Some(cgroup), annotations, other_annotations, known, notes)
     }

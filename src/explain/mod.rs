@@ -9,10 +9,11 @@
 //! ```
 //!
 //! [`facts`] are what the machine says, [`annotations`] says of each annotation whether it matches a cgroup and why not,
-//! [`ruleset`] is the ruleset as it is loaded, [`path`] is a packet's way through it as it
+//! [`containers`] what there is to say of those, [`ruleset`] is the ruleset as it is loaded, [`path`] is a packet's way through it as it
 //! was traced, [`reading`] as it reads.
 
 pub mod annotations;
+pub mod containers;
 pub mod facts;
 pub mod path;
 pub mod reading;

@@ -5,6 +5,7 @@
 
 mod calls;
 mod cgroups;
+mod containers;
 mod elements;
 mod established;
 mod life;
@@ -23,6 +24,8 @@ mod subject;
 #[cfg(test)]
 pub(crate) mod testing;
 mod waiting;
+
+use std::collections::BTreeMap;
 
 use crate::{policy::Policy, text::Diagnostic, units::Units};
 use calls::Calls;
@@ -44,12 +47,15 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     let none = Units::default();
     let units = facts.units.unwrap_or(&none);
     let (mut diagnostics, mut misspelt) = names::lint(policy, units);
-    for (id, diagnostic) in life::names(policy) {
+    let of_containers: BTreeMap<_, _> = containers::names(policy).into_iter().collect();
+    let others = life::names(policy).into_iter().filter(|(id, _)| !of_containers.contains_key(id));
+    for (id, diagnostic) in others.chain(of_containers.clone()) {
         misspelt.insert(id);
         diagnostics.push(diagnostic);
     }
     diagnostics.extend(paths::lint(policy, units, &misspelt));
     diagnostics.extend(life::rules(policy, &subjects, facts.units));
+    diagnostics.extend(containers::units(policy, units));
     diagnostics.extend(selected::lint(policy, units));
     diagnostics.extend(rules::lint(policy, &subjects));
     diagnostics.extend(waiting::lint(policy, units));

@@ -163,6 +163,7 @@ fn take(file: &mut UnitFile, assignment: Assignment) {
     match key.as_str() {
         "DefaultDependencies" if section == "Unit" => file.is_early = is_no(&value),
         "Slice" if !value.is_empty() => file.slice = Some(value),
+        "ExecStart" if section == "Service" => file.command = Some(value).filter(|value| !value.is_empty()),
         "Service" if is_socket && !value.is_empty() => file.service = Some(UnitName(value.into())),
         _ if is_socket && key.starts_with("Listen") && value.is_empty() => file.listens_on.clear(),
         "ListenStream" | "ListenDatagram" | "ListenSequentialPacket"

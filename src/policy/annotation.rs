@@ -94,9 +94,14 @@ impl Policy {
         self.annotations.iter().filter(|annotation| !annotation.is_record())
     }
 
-    /// The units that annotations are about.
+    /// The units that annotations are about, and those that selectors name.
     pub fn units(&self) -> BTreeSet<UnitName> {
-        self.of_units().map(|annotation| annotation.unit.clone()).collect()
+        let selectors = self.of_units().flat_map(|annotation| &annotation.selectors.0);
+        let selected = selectors.filter_map(|selector| match &selector.which {
+            Which::Unit(unit) => Some(unit.clone()),
+            Which::Glob(_) | Which::App(_) => None,
+        });
+        self.of_units().map(|annotation| annotation.unit.clone()).chain(selected).collect()
     }
 
     /// What selects units that are not known ahead.

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::units::{Row, shown};
 use crate::{
     model::Instance,
-    units::selector::{Selector, Which, app_id},
+    units::{
+        container,
+        selector::{Selector, Which, app_id},
+    },
 };
 
 /// What stands for the chain where nobody named one.
@@ -27,11 +30,23 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
     let mut known: BTreeMap<String, usize> = BTreeMap::new();
     let mut groups: Vec<Vec<String>> = Vec::new();
     let mut slices: Vec<&Row> = Vec::new();
+    let mut nameless: Vec<&str> = Vec::new();
     for row in rows {
         if is_of_a_slice(row, &slices) {
             continue;
         }
-        let Some(selector) = Selector::of(&row.instance, row.user.as_deref()) else {
+        let name = &row.instance.unit.0;
+        if container::is_monitor(name) {
+            continue;
+        }
+        let is_containers = container::has_id(name);
+        let chosen = if is_containers { container::chosen_slice(&row.instance.path) } else { None };
+        if is_containers && chosen.is_none() {
+            nameless.push(name);
+            continue;
+        }
+        let instance = chosen.as_ref().unwrap_or(&row.instance);
+        let Some(selector) = Selector::of(instance, row.user.as_deref()) else {
             let path = shown(row.instance.path.as_str());
             notes.push(format!("{path}: an annotation cannot have such a name, so none is offered for it"));
             continue;
@@ -46,7 +61,7 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
             groups.len() - 1
         });
         if explicit {
-            let (Instance { unit, path, .. }, level) = (&row.instance, row.level());
+            let (Instance { unit, path, .. }, level) = (instance, instance.path.components().count());
             groups[group].push(format!(
                 "# {unit} :: add rule {chain} socket cgroupv2 level {level} \"{path}\" accept"
             ));
@@ -55,6 +70,13 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
                     "{unit}: the next time that {selector} is started its path can be another one"
                 ));
             }
+        }
+    }
+    match &nameless[..] {
+        [] => {}
+        [one] => notes.push(format!("{one} is {}", container::NO_NAME)),
+        [one, others @ ..] => {
+            notes.push(format!("{one} and {} more are {}", others.len(), container::NO_NAME))
         }
     }
     Offer { lines: groups.into_iter().flatten().collect(), notes }
@@ -118,6 +140,22 @@ mod tests {
             "1001:app:x",
         ];
         assert_eq!(lines(&rows), expected.map(line));
+    }
+
+    #[test]
+    fn container_has_the_line_of_the_slice_that_was_chosen_for_it() {
+        let id = "af174edfdd19115160fa269ea3e3bc7ea7f69359379af89e05c4902ea959ce35";
+        let system = |path: &str| row(Manager::System, path);
+        let rows = [
+            system("web.slice"),
+            system(&format!("web.slice/libpod-{id}.scope")),
+            system(&format!("web.slice/libpod-conmon-{id}.scope")),
+            alice(&format!("user.slice/libpod-{id}.scope")),
+            system(&format!("system.slice/docker-{id}.scope")),
+        ];
+        let offer = offer(&rows, CHAIN, false);
+        assert_eq!(offer.lines, [line("system:web.slice")]);
+        assert_eq!(offer.notes, [format!("libpod-{id}.scope and 1 more are {}", container::NO_NAME)]);
     }
 
     #[test]

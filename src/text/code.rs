@@ -130,6 +130,10 @@ codes! {
     LateMark = "W032",
     /// Refusals recorded where packets pass.
     NotRefused = "W033",
+    /// Container's ID in a name.
+    ContainerId = "W040",
+    /// Container outside of its unit.
+    ContainerElsewhere = "W041",
 }
 
 impl Code {

@@ -36,6 +36,8 @@ pub struct UnitFile {
     pub listens_on: Vec<String>,
     /// `Service=` of a socket unit.
     pub service: Option<UnitName>,
+    /// The last `ExecStart=` of a service, as it is written.
+    pub command: Option<String>,
     /// Whether it may start before the system is set up: `DefaultDependencies=no`.
     pub is_early: bool,
     /// Whether another unit wants or requires it (a link in a `.wants` or `.requires` directory).

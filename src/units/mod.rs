@@ -1,5 +1,6 @@
 //! WHOSE. Which manager made a cgroup and for which unit, and what selects units. Pure.
 
+pub mod container;
 pub mod escape;
 pub mod files;
 pub mod fleeting;
