@@ -92,9 +92,7 @@ fn find(words: &[OsString]) -> Result<Program<'_>, Failure> {
 fn units(options: &Run, kind: &str) -> Result<Vec<Unit>, Failure> {
     let names = match (&options.unit, &options.app) {
         (Some(name), _) => vec![transient::unit(name, kind).map_err(Failure::new)?],
-        (None, Some(id)) => {
-            of_application(transient::application_id(id).map_err(Failure::new)?.as_bytes(), kind)?
-        }
+        (None, Some(id)) => of_application(&transient::application_id(id).map_err(Failure::new)?, kind)?,
         (None, None) => {
             let name = options.command.first().and_then(|command| Path::new(command).file_name());
             of_application(name.unwrap_or_default().as_bytes(), kind)?

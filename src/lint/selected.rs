@@ -13,8 +13,10 @@ use crate::{
     policy::Policy,
     text::{Code, Diagnostic, Span, diagnostic::quoted, nearest::nearest},
     units::{
-        Selector, Units, places,
-        selector::{Which, Whose, app_id},
+        Selector, Units,
+        escape::unescape,
+        places,
+        selector::{Which, Whose, app_id, write_app_id},
     },
 };
 
@@ -115,7 +117,8 @@ fn unknown_app(
     known: &BTreeSet<String>,
     left: &Cell<usize>,
 ) -> Option<Diagnostic> {
-    let id = written.strip_suffix(".desktop").unwrap_or(written);
+    let id = String::from_utf8(unescape(written.as_bytes())).ok()?;
+    let id = id.strip_suffix(".desktop").unwrap_or(&id);
     let is_of = |known: &String| *known == id || known.starts_with(&format!("{id}_"));
     if id.contains('_') || known.iter().any(is_of) || !is_looked_for(left) {
         return None;
@@ -124,12 +127,12 @@ fn unknown_app(
         .iter()
         .find(|known| known.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case(id)));
     let near = || nearest(id, known.iter().map(String::as_str)).filter(|_| id.len() >= SHORTEST);
-    let near = by_last.map(String::as_str).or_else(near)?;
+    let near = write_app_id(by_last.map(String::as_str).or_else(near)?.as_bytes());
     let place = Span { start: span.end - written.len(), ..span };
     let message = format!("no application is known as {}", quoted(written));
     Some(
         Diagnostic::new(Code::UnknownUnit, place, message)
-            .help(format!("did you mean {}?", quoted(near)))
+            .help(format!("did you mean {}?", quoted(&near)))
             .fix(place, near),
     )
 }

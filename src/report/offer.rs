@@ -203,8 +203,8 @@ mod tests {
     }
 
     #[test]
-    fn application_whose_id_is_no_plain_text_is_offered_by_its_unit() {
+    fn application_whose_id_is_no_plain_text_is_written_as_units_names_are() {
         let one = alice("app.slice/app-a\\x20b-1.scope");
-        assert_eq!(lines(&[one]), [line("alice:app-a\\x20b-1.scope")]);
+        assert_eq!(lines(&[one]), [line("alice:app:a\\x20b")]);
     }
 }

@@ -27,7 +27,10 @@ mod index;
 mod levels;
 mod parse;
 
-pub use app::{family as app_family, family_of_unit as app_family_of_unit, id as app_id};
+pub use app::{
+    family as app_family, family_of_unit as app_family_of_unit, id as app_id, write as write_app_id,
+    written_id as written_app_id,
+};
 pub use index::{Index, selected};
 
 /// Selectors, as they are written.
@@ -72,7 +75,7 @@ pub enum Which {
     Unit(UnitName),
     /// Those whose name matches a glob.
     Glob(String),
-    /// Those of an application, by its id.
+    /// Those of an application, by its id as it is written: `\xNN` stands for a byte of it.
     #[display("app:{_0}")]
     App(String),
 }
@@ -92,9 +95,12 @@ pub enum SelectorError {
     /// A `[` that nothing closes, or that holds a class by name, as in `[[:alpha:]]`.
     #[display("this `[` is no class of characters")]
     Glob,
-    /// A character that no name of a unit has, or no glob, or no application's id.
-    #[display("no unit and no application has such a character in its name")]
+    /// A character that no name of a unit has, or no glob.
+    #[display("no unit has such a character in its name")]
     Character,
+    /// A character of an application's id that cannot be written as it is.
+    #[display("an application's id has this character only as systemd escapes it")]
+    Escape,
 }
 
 /// Which managers' units can be meant: what is worth looking at.
@@ -136,7 +142,7 @@ impl Selector {
             Manager::System => (None, Whose::System, Users::new()),
             Manager::User(uid) => {
                 let users = user.map(|name| (name.to_owned(), *uid)).into_iter().collect();
-                (app_id(&unit.0), Whose::Uid(*uid), users)
+                (written_app_id(&unit.0), Whose::Uid(*uid), users)
             }
         };
         let owners: Vec<Whose> = users.keys().cloned().map(Whose::User).chain([owner]).collect();
@@ -218,6 +224,7 @@ impl Selector {
         self.whose.overlaps(&other.whose)
             && match (&self.which, &other.which) {
                 (which, Which::Unit(unit)) | (Which::Unit(unit), which) => which.names(unit),
+                (Which::App(one), Which::App(other)) => app::are_same(one, other),
                 (one, other) => one == other,
             }
     }
