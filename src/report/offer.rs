@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::units::{Row, shown};
 use crate::{
     model::Instance,
-    units::selector::{Selector, Which, app_id},
+    units::{
+        fleeting::{Again, again},
+        selector::{Which, app_id},
+        shared,
+    },
 };
 
 /// What stands for the chain where nobody named one.
@@ -31,18 +35,41 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
         if is_of_a_slice(row, &slices) {
             continue;
         }
-        let Some(selector) = Selector::of(&row.instance, row.user.as_deref()) else {
-            let path = shown(row.instance.path.as_str());
-            notes.push(format!("{path}: an annotation cannot have such a name, so none is offered for it"));
-            continue;
+        let name = &row.instance.unit;
+        let selector = match again(&row.instance, row.user.as_deref()) {
+            Some(Again::By(selector)) => selector,
+            Some(Again::Never) => {
+                notes.push(format!(
+                    "{name}: systemd-run(1) chose this name and chooses another one each time, so no annotation is offered: give \
+                     it one with `systemd-run --unit=NAME`, or start it with `scnpm run --app ID`"
+                ));
+                continue;
+            }
+            None => {
+                let path = shown(row.instance.path.as_str());
+                notes.push(format!(
+                    "{path}: an annotation cannot have such a name, so none is offered for it"
+                ));
+                continue;
+            }
         };
+        if let Some(why) = shared::why(&row.instance) {
+            notes.push(format!("{name}: {why}"));
+        }
         let is_app = matches!(selector.which, Which::App(_));
         if is_app && row.instance.unit.0.ends_with(".slice") {
             slices.push(row);
         }
+        let which = selector.which.clone();
         let selector = selector.to_string();
+        let is_pattern = matches!(which, Which::Glob(_));
         let group = *known.entry(selector.clone()).or_insert_with(|| {
             groups.push(vec![format!("# {selector} :: add rule {chain} socket cgroupv2 unit accept")]);
+            if is_pattern {
+                notes.push(format!(
+                    "{name}: the next one has another name, so the annotation is for all of {selector}"
+                ));
+            }
             groups.len() - 1
         });
         if explicit {
@@ -50,7 +77,7 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
             groups[group].push(format!(
                 "# {unit} :: add rule {chain} socket cgroupv2 level {level} \"{path}\" accept"
             ));
-            if is_app {
+            if is_app || is_pattern {
                 notes.push(format!(
                     "{unit}: the next time that {selector} is started its path can be another one"
                 ));
@@ -151,6 +178,40 @@ mod tests {
         let expected = ["alice:app:org.gnome.Terminal", "alice:gnome-terminal-server.service"].map(line);
         assert_eq!(lines(&rows), expected);
         assert_eq!(lines(&rows[2..]), [line("alice:vte-spawn-1.scope")]);
+    }
+
+    #[test]
+    fn names_of_one_start_are_offered_as_what_stays() {
+        const UUID: &str = "3e7c7b9a-0f53-4d6f-8f0c-5f2a1c6b7d8e";
+        let mut session = row(Manager::System, "user.slice/user-1000.slice/session-2.scope");
+        session.user = Some("alice".to_owned());
+        let rows = [
+            session,
+            alice(&format!("app.slice/vte-spawn-{UUID}.scope")),
+            alice(&format!("app.slice/app-org.kde.kate@{}.service", UUID.replace('-', ""))),
+            alice("app.slice/kitty-12-0.scope"),
+            alice("app.slice/kitty-12-1.scope"),
+            alice("app.slice/run-p12-i13.scope"),
+            alice("session.slice/dbus.service"),
+        ];
+        let Offer { lines, notes } = offer(&rows, CHAIN, false);
+        let expected = [
+            "alice:session-*.scope",
+            "alice:vte-spawn-*.scope",
+            "alice:app:org.kde.kate",
+            "alice:kitty-*.scope",
+            "alice:dbus.service",
+        ];
+        assert_eq!(lines, expected.map(line));
+        let said = [
+            "session-2.scope",
+            "vte-spawn",
+            "kitty-12-0.scope",
+            "systemd-run --unit=NAME",
+            "SystemdService=",
+        ];
+        assert_eq!(notes.len(), said.len(), "{notes:?}");
+        assert!(notes.iter().zip(said).all(|(note, word)| note.contains(word)), "{notes:?}");
     }
 
     #[test]

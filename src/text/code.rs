@@ -130,6 +130,10 @@ codes! {
     LateMark = "W032",
     /// Refusals recorded where packets pass.
     NotRefused = "W033",
+    /// Refusal of an application.
+    LateApplication = "W042",
+    /// Application that D-Bus starts in a unit of others.
+    BusStarted = "W043",
 }
 
 impl Code {
