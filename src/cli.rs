@@ -91,6 +91,8 @@ pub enum Command {
     Wait(Wait),
     /// Run a command in a scope of its own, once the rules for it are in the kernel
     Run(Run),
+    /// Keep copies of the menus' .desktop files that start each application by `scnpm run` (scnpm-launchers.service)
+    Launchers(Launchers),
     /// Have the daemon read its files again, and print what is wrong with them
     Reload(Reload),
     /// Say which units were refused where, and which annotation would allow it
@@ -324,10 +326,14 @@ impl FromStr for Deny {
 Exit status: 0 done, 1 nothing matches or something failed, 2 wrong usage.
 For example, `scnpm units --annotate firefox` prints the annotation for that application.")]
 pub struct Units {
-    /// Those that a selector of annotations selects, such as `alice:app:firefox`, `system:*.service` or a unit's name; or
-    /// those that have this text in their name or path
+    /// Those that a selector of annotations selects, such as `alice:app:firefox`, `system:*.service` or a unit's name; or a
+    /// user's; or those that have this text in their name or path, in capitals or not
     #[arg(value_name = "PATTERN")]
     pub pattern: Option<String>,
+
+    /// The unit that this process is in, and the annotation for it
+    #[arg(long, value_name = "PID", conflicts_with = "pattern")]
+    pub pid: Option<u32>,
 
     /// Print one JSON object
     #[arg(long, conflicts_with = "annotate")]
@@ -697,6 +703,22 @@ pub struct Run {
     /// How to reach the daemon.
     #[command(flatten)]
     pub reach: Reach,
+}
+
+/// Options of `scnpm launchers`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 done, 1 there is no place for the copies or they cannot be written, 2 wrong usage.
+The copies are in the directory scnpm/applications in XDG_RUNTIME_DIR, for desktops that have scnpm in there first in XDG_DATA_DIRS: \
+scnpm-launchers.service sees to it.")]
+pub struct Launchers {
+    /// Have no application started unless its rules are in the kernel, as `scnpm run --wait`
+    #[arg(long)]
+    pub wait: bool,
+
+    /// Make the copies and end, in place of following changes
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Options of `scnpm reload`.

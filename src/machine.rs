@@ -31,11 +31,16 @@ use unit_files::{Search, is_unit_name};
 pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     let is_running = root == Path::new("/");
     let directory = |name: &&str| directory(name, is_running);
-    let [system, users] = [SYSTEM, USERS].map(|directories| {
+    let bus = UnitName("dbus.service".into());
+    let with_bus = interesting.iter().chain([&bus]).cloned().collect();
+    let [system, users] = [(SYSTEM, interesting), (USERS, &with_bus)].map(|(directories, interesting)| {
         Search::new(root, directories.iter().filter_map(directory)).unit_files(interesting)
     });
     let users_files = users.clone();
     let apps = apps(root, APPLICATIONS.iter().filter_map(directory));
+    // dbus-broker has another name in there.
+    let is_daemon = users.get(&bus).is_some_and(|file| file.is_read && file.alias_of.is_none());
+    let bus_started = if is_daemon { bus_started(root, &apps) } else { BTreeSet::new() };
     // What both have is the system's.
     let of_users = users.into_iter().map(|(name, file)| (name, UnitFile { is_users: true, ..file }));
     let files = of_users.chain(system).collect();
@@ -43,7 +48,7 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     let mounts = if is_running { fs::read_to_string("/proc/self/mounts") } else { Ok(String::new()) };
     // What cannot be told is taken for the better.
     let has_class_ids = mounts.map_or(true, |mounts| has_class_ids(&mounts));
-    Units { files, of_users: users_files, apps, running, has_class_ids }
+    Units { files, of_users: users_files, apps, bus_started, running, has_class_ids }
 }
 
 /// The units of the system among those that are meant that may start before the system is set up, templates by their own
@@ -77,6 +82,20 @@ fn apps(root: &Path, directories: impl Iterator<Item = PathBuf>) -> BTreeSet<Str
     let names = directories.flat_map(|directory| tree.list(&directory).collect::<Vec<_>>());
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter_map(|name| name.strip_suffix(".desktop").map(str::to_owned)).collect()
+}
+
+/// Those of the applications that a D-Bus service file has started without a unit (D-Bus Specification, "Message Bus Starting
+/// Services").
+fn bus_started(root: &Path, apps: &BTreeSet<String>) -> BTreeSet<String> {
+    const DIRECTORIES: [&str; 2] = ["/usr/local/share/dbus-1/services", "/usr/share/dbus-1/services"];
+    let tree = Tree { root: root.to_owned() };
+    let text = |id: &String| {
+        DIRECTORIES
+            .iter()
+            .find_map(|directory| tree.read(&Path::new(directory).join(format!("{id}.service"))))
+    };
+    let has_unit = |text: &String| text.lines().any(|line| line.trim_start().starts_with("SystemdService="));
+    apps.iter().filter(|id| text(id).is_some_and(|text| !has_unit(&text))).cloned().collect()
 }
 
 /// Whether net_cls of cgroup v1 is mounted: proc(5), `/proc/self/mounts`.
@@ -537,6 +556,30 @@ mod tests {
             .file("var/lib/flatpak/exports/share/applications/org.gnome.Maps.desktop", "");
         let Units { apps, .. } = units(&root.0, &BTreeSet::new());
         assert_eq!(apps, ["firefox", "org.gnome.Maps"].map(str::to_owned).into());
+    }
+
+    #[test]
+    fn applications_that_dbus_daemon_starts_are_those_without_a_unit() {
+        let root = |bus: &str| {
+            let root = ["org.a", "org.b", "org.c"]
+                .into_iter()
+                .fold(Root::new(), |root, id| root.file(&format!("usr/share/applications/{id}.desktop"), ""));
+            root.file("usr/lib/systemd/user/dbus.service", bus)
+                .file("usr/share/dbus-1/services/org.a.service", "[D-BUS Service]\nName=org.a\nExec=a\n")
+                .file(
+                    "usr/share/dbus-1/services/org.b.service",
+                    "[D-BUS Service]\nExec=b\nSystemdService=b.service\n",
+                )
+                .file("usr/share/dbus-1/services/org.d.service", "[D-BUS Service]\nExec=d\n")
+        };
+        let started = |root: &Root| units(&root.0, &BTreeSet::new()).bus_started;
+        let daemon = root("[Service]\nExecStart=/usr/bin/dbus-daemon\n");
+        assert_eq!(started(&daemon), ["org.a".to_owned()].into());
+        let broker = daemon
+            .file("usr/lib/systemd/user/dbus-broker.service", "[Service]\n")
+            .link("etc/systemd/user/dbus.service", "/usr/lib/systemd/user/dbus-broker.service");
+        assert_eq!(started(&broker), BTreeSet::new());
+        assert_eq!(started(&Root::new()), BTreeSet::new());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use clap::Parser;
 use scnpm::{
     cli::{self, Cli, Command},
     commands::{
-        self, Failure, allow, check, clean, complete, denied, explain, generate, learn, notify, reload,
-        replay, run, serve_metrics, serve_names, status, top, units, wait,
+        self, Failure, allow, check, clean, complete, denied, explain, generate, launchers, learn, notify,
+        reload, replay, run, serve_metrics, serve_names, status, top, units, wait,
     },
     daemon, log,
 };
@@ -46,6 +46,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Notify(options)) => notify::run(&options),
         Some(Command::Wait(options)) => wait::run(&options),
         Some(Command::Run(options)) => run::run(&options),
+        Some(Command::Launchers(options)) => launchers::run(&options),
         Some(Command::Reload(options)) => reload::run(&options),
         Some(Command::Replay(options)) => replay::run(&options),
         Some(Command::ServeMetrics(reach)) => serve_metrics::run(&reach),

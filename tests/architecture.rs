@@ -75,6 +75,7 @@ const PURE: &[&str] = &[
     "commands/complete/candidates.rs",
     "commands/complete/line.rs",
     "commands/generate/drop_ins.rs",
+    "commands/launchers/entry.rs",
     "commands/notify/decide.rs",
     "commands/notify/words.rs",
     "control/message.rs",

@@ -31,6 +31,7 @@ use crate::{
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, SetRef},
     nft::{Kernel, Nftables, probe as lack, sock_diag},
     report::{explain as shown, units::Row},
+    units::shared,
 };
 
 /// How many units are explained at most.
@@ -305,6 +306,11 @@ impl Machine {
         }
         if rows.is_empty() {
             let judged = self.judge(known, None, &BTreeMap::new(), |judge| judge.of_absent(name));
+            if judged.is_empty()
+                && let Some(words) = units::in_units_of_others(name, &self.processes)
+            {
+                return Err(Failure::new(words));
+            }
             if judged.is_empty() {
                 return Err(Failure::new(format!(
                     "no unit that has a cgroup matches `{}`, and no annotation names it: `scnpm units` lists all that run",
@@ -388,6 +394,14 @@ impl Machine {
                 (near, others)
             }
         };
+        if let Place::In(path) = &found.place
+            && let Some(instance) = Instance::in_which(path)
+            && let Some(why) = shared::why(&instance)
+        {
+            let is_in = |one: &&Process| one.cgroup.path().is_some_and(|of| of.is_within(&instance.path));
+            let others = self.processes.iter().filter(is_in).count().saturating_sub(1);
+            notes.push(format!("it {}", shared::with_others(&instance.unit.0, others, why)));
+        }
         if let Place::Gone(path) = &found.place {
             notes.push(format!("{path} was removed: no new element can be made for it"));
         }

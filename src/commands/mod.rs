@@ -10,6 +10,7 @@ mod examine;
 pub mod explain;
 mod fix;
 pub mod generate;
+pub mod launchers;
 pub mod learn;
 pub mod notify;
 mod proof;

@@ -10,6 +10,7 @@ mod certain;
 mod manager;
 mod program;
 mod service;
+mod shell;
 mod sigpipe;
 
 use std::{
@@ -51,17 +52,31 @@ pub fn run(options: &Run) -> Result<ExitCode, Failure> {
 fn run_in_scope(options: &Run) -> Result<ExitCode, Failure> {
     let program = find(&options.command)?;
     let units = units(options, "scope")?;
+    shell::wait_until_moved();
+    // Whoever has started this process may move it once more.
+    const TRIES: usize = 3;
+    for _ in 0..TRIES {
+        let (unit, cgroup) = enter_scope(&units)?;
+        if !is_of(&cgroup, &unit) {
+            continue;
+        }
+        certain::of_rules(options, &cgroup)?;
+        if self::cgroup()? == cgroup {
+            return Err(program.execute());
+        }
+    }
+    Err(Failure::new(format!(
+        "this process does not stay in its scope: it is in {}, where another program has moved it",
+        printable(&cgroup()?)
+    )))
+}
+
+/// Has the manager make a scope with this process in it. The scope, and the cgroup that this process is in then.
+fn enter_scope(units: &[Unit]) -> Result<(String, String), Failure> {
     let own = Value::from(vec![std::process::id()]);
     let Started { unit, .. } =
-        block_on(async { Manager::connect().await?.start(&units, vec![("PIDs", own)]).await })?;
-    let cgroup = cgroup()?;
-    if !is_of(&cgroup, &unit) {
-        return Err(Failure::new(format!(
-            "systemd has not moved this process into {unit}: it is in {cgroup}"
-        )));
-    }
-    certain::of_rules(options, &cgroup)?;
-    Err(program.execute())
+        block_on(async { Manager::connect().await?.start(units, vec![("PIDs", own)]).await })?;
+    Ok((unit, cgroup()?))
 }
 
 fn run_service(options: &Run) -> Result<ExitCode, Failure> {
@@ -92,9 +107,7 @@ fn find(words: &[OsString]) -> Result<Program<'_>, Failure> {
 fn units(options: &Run, kind: &str) -> Result<Vec<Unit>, Failure> {
     let names = match (&options.unit, &options.app) {
         (Some(name), _) => vec![transient::unit(name, kind).map_err(Failure::new)?],
-        (None, Some(id)) => {
-            of_application(transient::application_id(id).map_err(Failure::new)?.as_bytes(), kind)?
-        }
+        (None, Some(id)) => of_application(&transient::application_id(id).map_err(Failure::new)?, kind)?,
         (None, None) => {
             let name = options.command.first().and_then(|command| Path::new(command).file_name());
             of_application(name.unwrap_or_default().as_bytes(), kind)?

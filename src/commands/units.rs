@@ -9,7 +9,8 @@ use std::{
 use super::{Failure, note, output};
 use crate::{
     cli::{DEFAULT_FILE, Units},
-    machine,
+    explain::facts::Process,
+    machine::{self, processes},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, Manager, printable},
     nft::probe,
     policy::{Annotation, Policy, files::Disk, parse},
@@ -17,7 +18,11 @@ use crate::{
         offer::{Offer, UNNAMED_CHAIN, offer},
         units::{self, Row},
     },
-    units::selector::{Index, Selectors, Users, app_id},
+    units::{
+        places,
+        selector::{Index, Selectors, Users, app_id},
+        shared,
+    },
 };
 
 /// Runs it: exit code 0, or 1 if nothing matches.
@@ -32,8 +37,14 @@ pub fn run(options: &Units) -> Result<ExitCode, Failure> {
         [] => parse::read(&Disk, &[DEFAULT_FILE]).unwrap_or_default(),
         files => parse::read(&Disk, files).map_err(Failure::new)?,
     };
-    let rows = rows(machine::instances(root), &policy);
-    let rows = matching(rows, options.pattern.as_deref(), machine::users);
+    let mut rows = rows(machine::instances(root), &policy);
+    match options.pid {
+        Some(pid) => {
+            let instance = unit_of(pid)?;
+            rows.retain(|row| row.instance == instance);
+        }
+        None => rows = matching(rows, options.pattern.as_deref(), machine::users),
+    }
     let exit_code = if options.annotate {
         print_annotations(options, &rows, &policy)?
     } else if rows.is_empty() && !options.json {
@@ -41,18 +52,70 @@ pub fn run(options: &Units) -> Result<ExitCode, Failure> {
     } else {
         let write = if options.json { units::write_json } else { units::write_table };
         output(|out| write(&rows, out))?;
+        if options.pid.is_some() && !options.json {
+            print_annotations(options, &rows, &policy)?;
+        }
         ExitCode::SUCCESS
     };
     Err(Failure::new(match &options.pattern {
         _ if !rows.is_empty() => return Ok(exit_code),
-        Some(text) => format!(
-            "no unit that has a cgroup matches `{}`: start it, or try a part of its name or path; `scnpm units` lists all",
-            printable(text)
-        ),
+        Some(text) => match in_units_of_others(text, &processes::all()) {
+            Some(words) => words,
+            None => format!(
+                "no unit that has a cgroup matches `{}`: start it, or try a part of its name or path; `scnpm units` lists all",
+                printable(text)
+            ),
+        },
+        None if options.pid.is_some() => "the process has ended: say another --pid".to_owned(),
         None => format!(
             "no unit has a cgroup below {CGROUP_ROOT}: look where systemd runs, which may be outside of this container"
         ),
     }))
+}
+
+/// The unit that a process is in.
+fn unit_of(pid: u32) -> Result<Instance, Failure> {
+    let process = processes::process(pid).ok_or_else(|| {
+        Failure::new(format!(
+            "there is no process {pid}, or it may not be seen: `pgrep -a NAME` lists those of a name"
+        ))
+    })?;
+    let instance = process.cgroup.path().and_then(Instance::in_which);
+    let instance = instance.ok_or_else(|| {
+        Failure::new(format!(
+            "process {pid} ({}) is in no unit of systemd's: `cat /proc/{pid}/cgroup` shows its cgroup",
+            printable(&process.name)
+        ))
+    })?;
+    let others = processes::all().iter().filter(|other| other.pid != pid && is_in(other, &instance)).count();
+    if let Some(why) = shared::why(&instance).filter(|_| others > 0) {
+        let words = shared::with_others(&instance.unit.0, others, why);
+        note(format!("process {pid} ({}) {words}", printable(&process.name)));
+    }
+    Ok(instance)
+}
+
+fn is_in(process: &Process, instance: &Instance) -> bool {
+    process.cgroup.path().is_some_and(|path| path.is_within(&instance.path))
+}
+
+/// That no unit is called so, but a process in a unit of others is.
+pub(super) fn in_units_of_others(text: &str, processes: &[Process]) -> Option<String> {
+    let text = text.rsplit("app:").next().unwrap_or(text).to_lowercase();
+    let is_called_so = |process: &&Process| !text.is_empty() && process.name.to_lowercase().contains(&text);
+    processes.iter().filter(is_called_so).find_map(|process| {
+        let instance = Instance::in_which(process.cgroup.path()?)?;
+        let why = shared::why(&instance)?;
+        let others =
+            processes.iter().filter(|other| other.pid != process.pid && is_in(other, &instance)).count();
+        let words = shared::with_others(&instance.unit.0, others, why);
+        Some(format!(
+            "no unit that has a cgroup matches `{}`, but process {} ({}) {words}",
+            printable(&text),
+            process.pid,
+            printable(&process.name)
+        ))
+    })
 }
 
 /// Fails if there is none.
@@ -61,6 +124,11 @@ fn print_annotations(options: &Units, rows: &[Row], policy: &Policy) -> Result<E
     let Offer { lines, notes } = offer(rows, chain.as_deref().unwrap_or(UNNAMED_CHAIN), options.explicit);
     output(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}")))?;
     notes.iter().for_each(note);
+    if options.pattern.is_some()
+        && let Some(words) = several_owners(rows)
+    {
+        note(words);
+    }
     if lines.is_empty() {
         return Ok(ExitCode::FAILURE);
     }
@@ -68,6 +136,23 @@ fn print_annotations(options: &Units, rows: &[Row], policy: &Policy) -> Result<E
         note("write the chain that the rule goes to for CHAIN, or say --chain \"inet filter NAME\"");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// That not all are of one user, and that names are no proof: any user can give any name to a unit, or to a directory below
+/// their own manager's.
+fn several_owners(rows: &[Row]) -> Option<String> {
+    let owner = |row: &Row| match row.instance.manager {
+        Manager::User(uid) => Some(row.user.clone().unwrap_or_else(|| uid.to_string())),
+        Manager::System => None,
+    };
+    let owners: BTreeSet<String> = rows.iter().filter_map(owner).collect();
+    (owners.len() > 1).then(|| {
+        let owners: Vec<String> = owners.iter().map(|name| printable(name)).collect();
+        format!(
+            "these are units of several users ({}), and each user can give them any name: take the lines of those whom you mean",
+            owners.join(", ")
+        )
+    })
 }
 
 fn first_chain(policy: &Policy) -> Option<String> {
@@ -81,7 +166,10 @@ pub(super) fn rows(found: Vec<(Instance, CgroupId)>, policy: &Policy) -> Vec<Row
     let mut names: BTreeMap<u32, Option<String>> = BTreeMap::new();
     let mut name_of = |uid| names.entry(uid).or_insert_with(|| machine::user_name(uid)).clone();
     let row = |(instance, id): (Instance, CgroupId)| Row {
-        user: if let Manager::User(uid) = instance.manager { name_of(uid) } else { None },
+        user: match instance.manager {
+            Manager::User(uid) => name_of(uid),
+            Manager::System => places::user_of_session(instance.path.as_str()).and_then(&mut name_of),
+        },
         annotations: annotations_about(&instance.path, policy, &index, &users),
         instance,
         id,
@@ -116,8 +204,8 @@ fn annotations_about(path: &CgroupPath, policy: &Policy, index: &Index, users: &
     about.map(|(_, annotation)| policy.sources.location(annotation.unit_span)).collect()
 }
 
-/// What a selector selects, or else what has the pattern in its name or path: text may look like a selector by chance,
-/// as units' names have colons, too.
+/// What a selector selects; or else what is a user's of that name; or else what has the pattern in its name or path, in
+/// capitals or not. Text may look like a selector by chance, as units' names have colons, too.
 pub(super) fn matching(
     rows: Vec<Row>,
     pattern: Option<&str>,
@@ -131,12 +219,22 @@ pub(super) fn matching(
     if !selected.is_empty() {
         return selected;
     }
-    let is_part = |Row { instance, .. }: &Row| {
+    let pattern = pattern.to_lowercase();
+    let user = pattern.strip_suffix(':').unwrap_or(&pattern);
+    let is_users = |row: &Row| row.user.as_ref().is_some_and(|name| name.to_lowercase() == user);
+    let is_user = rows.iter().any(is_users);
+    let is_part = |row: &Row| {
         // A path ends with the unit's name. What is escaped in that is not in the application's id.
-        let id = app_id(&instance.unit.0);
-        instance.path.as_str().contains(pattern) || id.is_some_and(|id| id.contains(pattern))
+        let id = app_id(&row.instance.unit.0);
+        let texts = [Some(row.instance.path.as_str().to_owned()), id];
+        texts.into_iter().flatten().any(|text| text.to_lowercase().contains(&pattern))
     };
-    rows.into_iter().filter(is_part).collect()
+    // What other users call so is not that user's.
+    let is_meant = |row: &Row| match is_user {
+        true => is_users(row) || (row.instance.manager == Manager::System && is_part(row)),
+        false => is_part(row),
+    };
+    rows.into_iter().filter(is_meant).collect()
 }
 
 #[cfg(test)]
@@ -220,6 +318,67 @@ mod tests {
         assert_eq!(found("bob:app:firefox"), [""; 0]);
         assert_eq!(found("chromium"), [""; 0]);
         assert_eq!(matching(machine(), None, alice), machine());
+    }
+
+    #[test]
+    fn pattern_is_found_in_capitals_or_not() {
+        assert_eq!(found("FIREFOX"), ["1000 app-gnome-firefox-1.scope"]);
+        assert_eq!(found("My-Mail"), ["1000 app-gnome-my\\x2dmail-2.scope"]);
+    }
+
+    #[test]
+    fn units_of_a_user_are_found_and_not_those_that_others_call_so() {
+        let bobs = "user.slice/user-1001.slice/user@1001.service/app.slice/app-alice-1.scope";
+        let session = "user.slice/user-1000.slice/session-2.scope";
+        let paths = [
+            format!("{USER}/app.slice/foo.service"),
+            bobs.to_owned(),
+            session.to_owned(),
+            "system.slice/borg-alice.service".to_owned(),
+        ];
+        let row = |path: &String| {
+            let instance = Instance::of(&path.parse().unwrap()).unwrap();
+            let user = if path.contains("1001") { "bob" } else { "Alice" };
+            Row {
+                user: (!path.starts_with("system")).then(|| user.to_owned()),
+                instance,
+                id: CgroupId(1),
+                annotations: vec![],
+            }
+        };
+        let rows: Vec<Row> = paths.iter().map(row).collect();
+        let found = |pattern: &str| {
+            let rows = matching(rows.clone(), Some(pattern), |_| Users::new());
+            rows.iter().map(|row| row.instance.unit.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(found("alice:"), ["foo.service", "session-2.scope"]);
+        for pattern in ["alice", "ALICE"] {
+            assert_eq!(found(pattern), ["foo.service", "session-2.scope", "borg-alice.service"], "{pattern}");
+        }
+        assert_eq!(found("bob"), ["app-alice-1.scope"]);
+        assert_eq!(found("lice"), ["app-alice-1.scope", "borg-alice.service"]);
+        assert!(several_owners(&rows).unwrap().contains("(Alice, bob)"));
+        assert_eq!(several_owners(&rows[2..]), None);
+    }
+
+    #[test]
+    fn process_in_a_unit_of_others_is_told() {
+        let process = |pid, name: &str, path: &str| Process {
+            pid,
+            name: name.to_owned(),
+            cgroup: crate::explain::facts::Place::In(path.parse().unwrap()),
+            ..Process::default()
+        };
+        let bus = format!("{USER}/session.slice/dbus.service");
+        let all = [
+            process(1, "dbus-daemon", &bus),
+            process(2, "nautilus\u{1b}", &bus),
+            process(3, "nautilus", "system.slice/x.service"),
+        ];
+        let words = in_units_of_others("app:NAUTILUS", &all).unwrap();
+        assert!(words.contains("process 2 (nautilus\u{fffd}) shares dbus.service with 1 other"), "{words}");
+        assert_eq!(in_units_of_others("x", &all), None);
+        assert_eq!(in_units_of_others("alice:app:", &all), None);
     }
 
     #[test]

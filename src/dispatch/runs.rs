@@ -184,7 +184,7 @@ impl Whose<'_> {
                         [Some(Known::Unit(name.clone())), of_path, family(name)]
                     }
                     Which::App(id) => {
-                        let family = app_family(id).to_owned();
+                        let family = app_family(id);
                         let of_units = Some(Known::FamilyOf(family.clone())).filter(|_| of_others);
                         [Some(Known::Family(family)), of_units, None]
                     }

@@ -51,7 +51,10 @@ impl<'a> Judge<'a> {
         let of_path = |written: &Written<'a>| {
             let (name, lasting) = written.path.components().find_map(|name| Some((name, lasting(name)?)))?;
             let whose = match places::owner(written.path.as_str()).0 {
-                Manager::System => "system:".to_owned(),
+                Manager::System => {
+                    let session = places::user_of_session(written.path.as_str());
+                    session.map_or_else(|| "system:".to_owned(), |uid| format!("{uid}:"))
+                }
                 Manager::User(uid) => format!("{uid}:"),
             };
             Some((name, format!("{whose}{lasting}"), written.span))
@@ -60,7 +63,7 @@ impl<'a> Judge<'a> {
             let Which::Unit(unit) = &selector.which else { return None };
             let lasting = lasting(&unit.0)?;
             let whose = match &selector.whose {
-                _ if unit.0.starts_with("session-") => &Whose::System,
+                Whose::Anybody if places::is_session(&unit.0) => &Whose::System,
                 Whose::Anybody if is_of_users(&lasting) => &Whose::AnyUser,
                 Whose::Anybody => &Whose::System,
                 whose => whose,
@@ -267,12 +270,10 @@ mod tests {
                 format!("# a.scope :: add element inet f s {{ \"{firefox}\" }}"),
                 "in place of the element write a rule, with `1000:app:firefox`",
             ),
-            (
-                by_path("user.slice/user-1000.slice/session-2.scope"),
-                "write `system:session-*.scope` in front",
-            ),
+            (by_path("user.slice/user-1000.slice/session-2.scope"), "write `1000:session-*.scope` in front"),
             (by_path("system.slice/run-u12.service"), "give it a name that stays: `systemd-run --unit=NAME`"),
             (by_unit("alice:app-gnome-firefox-4242.scope"), "write `alice:app:firefox` in front"),
+            (by_unit("alice:session-2.scope"), "write `alice:session-*.scope` in front"),
             (by_unit("system:a.service, system:session-2.scope"), "write `system:session-*.scope` in front"),
             (
                 "# app-gnome-firefox-4242.scope :: add rule inet f c tcp dport 1 accept".to_owned(),

@@ -1,10 +1,11 @@
-//! Lints about a rule by itself: W005, W006, W013.
+//! Lints about a rule by itself: W005, W006, W013, W042.
 
 use super::subject::Subject;
 use crate::{
     model::Data,
     policy::{Policy, Statement},
     text::{Code, Diagnostic, diagnostic::quoted},
+    units::selector::{Selector, Which},
 };
 
 /// `!=`, verdicts that fail open, host names.
@@ -38,8 +39,18 @@ fn negated(subject: &Subject<'_>) -> Vec<Diagnostic> {
 const REFUSE_BY_DEFAULT: &str =
     "refuse by default in nftables.conf, and let annotations accept what may pass";
 
+const REFUSE_ALL: &str = "refuse all in nftables.conf and let annotations accept what may pass, or see that it is started by \
+                          `scnpm run --wait` only";
+
 fn refusing_rule(subject: &Subject<'_>) -> Option<Diagnostic> {
     let (verdict, span) = subject.verdict.filter(|_| subject.refuses())?;
+    let is_app = |selector: &Selector| matches!(selector.which, Which::App(_));
+    if subject.annotation.selectors.0.iter().any(is_app) {
+        let message = format!(
+            "this `{verdict}` fails open: GNOME and D-Bus start applications in a unit of others, and what they send there passes"
+        );
+        return Some(Diagnostic::new(Code::LateApplication, span, message).help(REFUSE_ALL));
+    }
     let message = format!("this `{verdict}` fails open: while the rule is not applied yet, packets pass");
     Some(Diagnostic::new(Code::FailsOpen, span, message).help(REFUSE_BY_DEFAULT))
 }
@@ -105,6 +116,27 @@ mod tests {
             Some("refuse by default in nftables.conf, and let annotations accept what may pass")
         );
         assert_eq!(found[0].fix, None);
+    }
+
+    #[test]
+    fn refusal_of_an_application_has_reasons_of_its_own() {
+        let rule = |selectors: &str, verdict: &str| {
+            format!("# {selectors} :: add rule inet f c socket cgroupv2 unit tcp dport 1 {verdict}")
+        };
+        for (selectors, verdict, expected) in [
+            ("alice:app:game", "reject", [0, 1]),
+            ("alice:a.service, user:app:game", "drop", [0, 1]),
+            ("alice:app:game", "accept", [0, 0]),
+            ("alice:app-game.slice", "drop", [1, 0]),
+        ] {
+            let text = rule(selectors, verdict);
+            let codes = [Code::FailsOpen, Code::LateApplication];
+            assert_eq!(codes.map(|code| said(code, &text).len()), expected, "{text}");
+        }
+        assert!(
+            said(Code::LateApplication, &rule("alice:app:game", "drop"))[0]
+                .contains("this `drop` fails open")
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! W003 for selectors: units and applications that do not exist, where something is known whose name is near.
+//! W003 for selectors: units and applications that do not exist, where something is known whose name is near. W043:
+//! applications that the session's bus starts in its own unit.
 //!
 //! A unit's name that stands alone, or behind `system:`, is judged with the names of all annotations.
 
@@ -13,8 +14,10 @@ use crate::{
     policy::Policy,
     text::{Code, Diagnostic, Span, diagnostic::quoted, nearest::nearest},
     units::{
-        Selector, Units, places,
-        selector::{Which, Whose, app_id},
+        Selector, Units,
+        escape::unescape,
+        places,
+        selector::{Which, Whose, app_id, write_app_id},
     },
 };
 
@@ -33,7 +36,9 @@ pub(super) fn lint(policy: &Policy, units: &Units) -> Vec<Diagnostic> {
         Which::Unit(unit) => of_users(selector, unit, span, units).or_else(|| {
             if is_judged_alone { None } else { unknown_unit(selector, unit, span, units, &left) }
         }),
-        Which::App(id) => unknown_app(id, span, &apps, &left),
+        Which::App(id) => {
+            bus_started(selector, id, span, units).or_else(|| unknown_app(id, span, &apps, &left))
+        }
         Which::Glob(_) => None,
     });
     unknown.collect()
@@ -103,6 +108,25 @@ fn unknown_unit(
     })
 }
 
+/// An application that D-Bus can start where no selector of applications selects it.
+fn bus_started(selector: &Selector, written: &str, span: Span, units: &Units) -> Option<Diagnostic> {
+    let id = String::from_utf8(unescape(written.as_bytes())).ok()?;
+    let id = [Some(&*id), id.strip_suffix(".desktop")]
+        .into_iter()
+        .flatten()
+        .find(|id| units.bus_started.contains(*id))?;
+    if selector.whose == Whose::System {
+        return None;
+    }
+    let place = Span { start: span.end - written.len(), ..span };
+    let message = format!(
+        "if D-Bus starts {}, it shares dbus.service with others: the rule is not for it then",
+        quoted(id)
+    );
+    let help = "start it by `scnpm run` from menus, too, or use dbus-broker in place of dbus-daemon";
+    Some(Diagnostic::new(Code::BusStarted, place, message).help(help))
+}
+
 /// The ids of applications: of those that are installed, that start with a session, and that run.
 fn apps(units: &Units) -> BTreeSet<String> {
     let of_units = units.running.keys().chain(units.of_users.keys()).filter_map(|unit| app_id(&unit.0));
@@ -115,7 +139,8 @@ fn unknown_app(
     known: &BTreeSet<String>,
     left: &Cell<usize>,
 ) -> Option<Diagnostic> {
-    let id = written.strip_suffix(".desktop").unwrap_or(written);
+    let id = String::from_utf8(unescape(written.as_bytes())).ok()?;
+    let id = id.strip_suffix(".desktop").unwrap_or(&id);
     let is_of = |known: &String| *known == id || known.starts_with(&format!("{id}_"));
     if id.contains('_') || known.iter().any(is_of) || !is_looked_for(left) {
         return None;
@@ -124,12 +149,12 @@ fn unknown_app(
         .iter()
         .find(|known| known.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case(id)));
     let near = || nearest(id, known.iter().map(String::as_str)).filter(|_| id.len() >= SHORTEST);
-    let near = by_last.map(String::as_str).or_else(near)?;
+    let near = write_app_id(by_last.map(String::as_str).or_else(near)?.as_bytes());
     let place = Span { start: span.end - written.len(), ..span };
     let message = format!("no application is known as {}", quoted(written));
     Some(
         Diagnostic::new(Code::UnknownUnit, place, message)
-            .help(format!("did you mean {}?", quoted(near)))
+            .help(format!("did you mean {}?", quoted(&near)))
             .fix(place, near),
     )
 }
@@ -156,6 +181,24 @@ mod tests {
 
     fn rule(selectors: &str) -> String {
         format!("# {selectors} :: add rule inet f c socket cgroupv2 unit accept")
+    }
+
+    #[test]
+    fn application_that_the_bus_starts_in_its_own_unit_is_told() {
+        let machine = Units { bus_started: ["org.gnome.Maps".to_owned()].into(), ..machine() };
+        for (selectors, expected) in [
+            ("user:app:org.gnome.Maps", 1),
+            ("user:app:org.gnome.Maps.desktop", 1),
+            ("user:app:firefox, alice:app:org.gnome.Maps", 1),
+            ("user:app:firefox", 0),
+            ("system:app:org.gnome.Maps", 0),
+        ] {
+            assert_eq!(
+                messages(Code::BusStarted, &rule(selectors), with_units(&machine)).len(),
+                expected,
+                "{selectors}"
+            );
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     text::{Code, Diagnostic, Span, Token},
     units::{
         Selector, Units,
-        selector::{Which, Whose, app_id},
+        selector::{Which, Whose, written_app_id},
     },
 };
 
@@ -158,7 +158,7 @@ impl Cgroup {
 
 /// The selectors that stand for a unit by its name, as they are written.
 fn selectors(whose: &str, unit: &UnitName) -> Vec<String> {
-    let app = app_id(&unit.0).map(|id| format!("{whose}app:{id}"));
+    let app = written_app_id(&unit.0).map(|id| format!("{whose}app:{id}"));
     app.into_iter().chain([format!("{whose}{unit}")]).collect()
 }
 

@@ -29,7 +29,7 @@ use crate::{
         Code, FileId, Span, Token,
         diagnostic::{Diagnostic, Severity, quoted},
     },
-    units::selector::{Selector, SelectorError, Selectors, Which, Whose},
+    units::selector::{Selector, SelectorError, Selectors, Which, Whose, write_app_id},
 };
 
 pub(super) mod base;
@@ -350,11 +350,22 @@ fn selectors(text: &str, place: Span) -> Result<Selectors, Diagnostic> {
             Ok(Selectors(vec![Selector { whose: Whose::Anybody, which }]))
         }
         Err((range, error)) => {
+            let wrong = &text[range.clone()];
             let span = Span { start: place.start + range.start, end: place.start + range.end, ..place };
-            Err(Diagnostic::new(Code::Selector, span, error.to_string()).help(
+            let diagnostic = Diagnostic::new(Code::Selector, span, error.to_string());
+            Err(match error {
+                SelectorError::Escape if "*?[]".contains(wrong) => {
+                    diagnostic.help("an id is no pattern: write one for the units' names, such as `alice:app-*-firefox-*.scope`")
+                }
+                SelectorError::Escape => {
+                    let escaped = write_app_id(wrong.as_bytes());
+                    diagnostic.help(format!("write {}", quoted(&escaped))).fix(span, escaped)
+                }
+                _ => diagnostic.help(
                 "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME` or `alice:app:ID`, where NAME may be \
                  a pattern",
-            ))
+                ),
+            })
         }
     }
 }

@@ -7,7 +7,9 @@ use crate::{
     model::Instance,
     units::{
         container,
+        fleeting::{Again, again},
         selector::{Selector, Which, app_id},
+        shared,
     },
 };
 
@@ -35,37 +37,44 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
         if is_of_a_slice(row, &slices) {
             continue;
         }
-        let name = &row.instance.unit.0;
-        if container::is_monitor(name) {
-            continue;
-        }
-        let is_containers = container::has_id(name);
-        let chosen = if is_containers { container::chosen_slice(&row.instance.path) } else { None };
-        if is_containers && chosen.is_none() {
-            nameless.push(name);
-            continue;
-        }
-        let instance = chosen.as_ref().unwrap_or(&row.instance);
-        let Some(selector) = Selector::of(instance, row.user.as_deref()) else {
-            let path = shown(row.instance.path.as_str());
-            notes.push(format!("{path}: an annotation cannot have such a name, so none is offered for it"));
-            continue;
+        let name = &row.instance.unit;
+        let (instance, selector) = match selected(row) {
+            Ok(found) => found,
+            Err(Without::Need) => continue,
+            Err(Without::Name) => {
+                nameless.push(&name.0);
+                continue;
+            }
+            Err(Without::Words(note)) => {
+                notes.push(note);
+                continue;
+            }
         };
+        if let Some(why) = shared::why(&row.instance) {
+            notes.push(format!("{name}: {why}"));
+        }
         let is_app = matches!(selector.which, Which::App(_));
         if is_app && row.instance.unit.0.ends_with(".slice") {
             slices.push(row);
         }
+        let which = selector.which.clone();
         let selector = selector.to_string();
+        let is_pattern = matches!(which, Which::Glob(_));
         let group = *known.entry(selector.clone()).or_insert_with(|| {
             groups.push(vec![format!("# {selector} :: add rule {chain} socket cgroupv2 unit accept")]);
+            if is_pattern {
+                notes.push(format!(
+                    "{name}: the next one has another name, so the annotation is for all of {selector}"
+                ));
+            }
             groups.len() - 1
         });
         if explicit {
-            let (Instance { unit, path, .. }, level) = (instance, instance.path.components().count());
+            let (Instance { unit, path, .. }, level) = (&instance, instance.path.components().count());
             groups[group].push(format!(
                 "# {unit} :: add rule {chain} socket cgroupv2 level {level} \"{path}\" accept"
             ));
-            if is_app {
+            if is_app || is_pattern {
                 notes.push(format!(
                     "{unit}: the next time that {selector} is started its path can be another one"
                 ));
@@ -80,6 +89,42 @@ pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
         }
     }
     Offer { lines: groups.into_iter().flatten().collect(), notes }
+}
+
+/// Why there is no line for a row.
+enum Without {
+    /// Nobody needs one.
+    Need,
+    /// A container that has no name of its own.
+    Name,
+    /// For what these words say.
+    Words(String),
+}
+
+/// What to select so that a row's unit is selected when it starts again: the unit, or the slice that its container was put into.
+fn selected(row: &Row) -> Result<(Instance, Selector), Without> {
+    let name = &row.instance.unit;
+    if container::is_monitor(&name.0) {
+        return Err(Without::Need);
+    }
+    let instance = if container::has_id(&name.0) {
+        container::chosen_slice(&row.instance.path).ok_or(Without::Name)?
+    } else {
+        row.instance.clone()
+    };
+    match again(&instance, row.user.as_deref()) {
+        Some(Again::By(selector)) => Ok((instance, selector)),
+        Some(Again::Never) => Err(Without::Words(format!(
+            "{name}: systemd-run(1) chose this name and chooses another one each time, so no annotation is offered: give it one \
+             with `systemd-run --unit=NAME`, or start it with `scnpm run --app ID`"
+        ))),
+        None => {
+            let path = shown(row.instance.path.as_str());
+            Err(Without::Words(format!(
+                "{path}: an annotation cannot have such a name, so none is offered for it"
+            )))
+        }
+    }
 }
 
 /// An offered line for packets to one address and port only; with `is_first` for the beginning of the chain.
@@ -192,6 +237,40 @@ mod tests {
     }
 
     #[test]
+    fn names_of_one_start_are_offered_as_what_stays() {
+        const UUID: &str = "3e7c7b9a-0f53-4d6f-8f0c-5f2a1c6b7d8e";
+        let mut session = row(Manager::System, "user.slice/user-1000.slice/session-2.scope");
+        session.user = Some("alice".to_owned());
+        let rows = [
+            session,
+            alice(&format!("app.slice/vte-spawn-{UUID}.scope")),
+            alice(&format!("app.slice/app-org.kde.kate@{}.service", UUID.replace('-', ""))),
+            alice("app.slice/kitty-12-0.scope"),
+            alice("app.slice/kitty-12-1.scope"),
+            alice("app.slice/run-p12-i13.scope"),
+            alice("session.slice/dbus.service"),
+        ];
+        let Offer { lines, notes } = offer(&rows, CHAIN, false);
+        let expected = [
+            "alice:session-*.scope",
+            "alice:vte-spawn-*.scope",
+            "alice:app:org.kde.kate",
+            "alice:kitty-*.scope",
+            "alice:dbus.service",
+        ];
+        assert_eq!(lines, expected.map(line));
+        let said = [
+            "session-2.scope",
+            "vte-spawn",
+            "kitty-12-0.scope",
+            "systemd-run --unit=NAME",
+            "SystemdService=",
+        ];
+        assert_eq!(notes.len(), said.len(), "{notes:?}");
+        assert!(notes.iter().zip(said).all(|(note, word)| note.contains(word)), "{notes:?}");
+    }
+
+    #[test]
     fn explicit_form_names_level_and_path() {
         let rows =
             [row(Manager::System, "system.slice/postfix.service"), alice("app.slice/app-firefox-1.scope")];
@@ -241,8 +320,8 @@ mod tests {
     }
 
     #[test]
-    fn application_whose_id_is_no_plain_text_is_offered_by_its_unit() {
+    fn application_whose_id_is_no_plain_text_is_written_as_units_names_are() {
         let one = alice("app.slice/app-a\\x20b-1.scope");
-        assert_eq!(lines(&[one]), [line("alice:app-a\\x20b-1.scope")]);
+        assert_eq!(lines(&[one]), [line("alice:app:a\\x20b")]);
     }
 }

@@ -13,7 +13,7 @@ use unicode_width::UnicodeWidthChar;
 use super::table;
 use crate::{
     model::{CgroupId, Instance, Location, Manager},
-    units::places,
+    units::{places, selector::app_id},
 };
 
 /// A unit that has a cgroup.
@@ -23,7 +23,7 @@ pub struct Row {
     pub instance: Instance,
     /// The cgroup's number.
     pub id: CgroupId,
-    /// The name of the user whose manager it is of, if they have one.
+    /// The name of the user whose manager it is of, or whose login session it is, if they have one.
     pub user: Option<String>,
     /// The annotations that are about it.
     pub annotations: Vec<Location>,
@@ -49,7 +49,8 @@ pub fn write_json(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
             unit: &row.instance.unit.0,
             manager: if uid.is_some() { "user" } else { "system" },
             uid,
-            user: row.user.as_deref(),
+            user: row.user.as_deref().filter(|_| uid.is_some()),
+            application: uid.and_then(|_| app_id(&row.instance.unit.0)),
             level: row.level(),
             path: row.instance.path.as_str(),
             id: row.id,
@@ -80,6 +81,7 @@ struct Unit<'a> {
     manager: &'static str,
     uid: Option<u32>,
     user: Option<&'a str>,
+    application: Option<String>,
     level: usize,
     path: &'a str,
     id: CgroupId,
@@ -97,7 +99,10 @@ impl Row {
         let places: Vec<String> = self.annotations.iter().map(place).collect();
         [
             shown(&self.instance.unit.0),
-            self.user.as_deref().map_or_else(|| self.instance.manager.to_string(), printable),
+            match (self.instance.manager, self.user.as_deref()) {
+                (Manager::User(_), Some(name)) => printable(name),
+                (manager, _) => manager.to_string(),
+            },
             self.level().to_string(),
             shown(self.instance.path.as_str()),
             self.id.to_string(),
@@ -211,9 +216,9 @@ b.scope          1001     2      u.slice/b.scope               7   -
         let mut out = Vec::new();
         write_json(&rows, &mut out).unwrap();
         let expected = serde_json::json!({ "version": 1, "units": [
-            { "unit": "s.slice", "manager": "system", "uid": null, "user": null, "level": 1, "path": "s.slice", "id": 7,
+            { "unit": "s.slice", "manager": "system", "uid": null, "user": null, "application": null, "level": 1, "path": "s.slice", "id": 7,
               "annotations": [{ "file": "/etc/nftables.conf", "line": 15 }] },
-            { "unit": "a\"\n.scope", "manager": "user", "uid": 1000, "user": "alice", "level": 2,
+            { "unit": "a\"\n.scope", "manager": "user", "uid": 1000, "user": "alice", "application": null, "level": 2,
               "path": "u.slice/a\"\n.scope", "id": 7, "annotations": [] },
         ] });
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&out).unwrap(), expected);

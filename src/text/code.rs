@@ -134,6 +134,10 @@ codes! {
     ContainerId = "W040",
     /// Container outside of its unit.
     ContainerElsewhere = "W041",
+    /// Refusal of an application.
+    LateApplication = "W042",
+    /// Application that D-Bus starts in a unit of others.
+    BusStarted = "W043",
 }
 
 impl Code {

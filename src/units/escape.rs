@@ -3,9 +3,13 @@
 /// Writes what a part of a unit's name cannot have, and the dashes and `@` between its parts, as `\xNN`.
 pub fn escape(bytes: &[u8]) -> String {
     let stays = |byte: u8| byte.is_ascii_alphanumeric() || b":_.".contains(&byte);
-    let escaped =
-        |&byte: &u8| if stays(byte) { char::from(byte).to_string() } else { format!("\\x{byte:02x}") };
+    let escaped = |&byte: &u8| if stays(byte) { char::from(byte).to_string() } else { escaped_byte(byte) };
     bytes.iter().map(escaped).collect()
+}
+
+/// Writes one byte as `\xNN`.
+pub fn escaped_byte(byte: u8) -> String {
+    format!("\\x{byte:02x}")
 }
 
 /// Undoes it. What is no escape stays.
@@ -13,14 +17,14 @@ pub fn unescape(text: &[u8]) -> Vec<u8> {
     let mut rest = text;
     let mut bytes = Vec::with_capacity(rest.len());
     while let Some((first, after)) = rest.split_first() {
-        let (byte, after) = escaped_byte(rest).unwrap_or((*first, after));
+        let (byte, after) = read_byte(rest).unwrap_or((*first, after));
         bytes.push(byte);
         rest = after;
     }
     bytes
 }
 
-fn escaped_byte(text: &[u8]) -> Option<(u8, &[u8])> {
+fn read_byte(text: &[u8]) -> Option<(u8, &[u8])> {
     let [b'\\', b'x', high, low, after @ ..] = text else { return None };
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     Some((digit(*high)? << 4 | digit(*low)?, after))

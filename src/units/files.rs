@@ -14,6 +14,8 @@ pub struct Units {
     pub of_users: BTreeMap<UnitName, UnitFile>,
     /// The ids of installed applications, as far as they have .desktop files.
     pub apps: BTreeSet<String>,
+    /// The ids of those of them that the session's bus can start and then starts in its own unit.
+    pub bus_started: BTreeSet<String>,
     /// The cgroups that exist, by the last name in their path, as far as that has a unit's type.
     pub running: BTreeMap<UnitName, BTreeSet<CgroupPath>>,
     /// Whether processes have numbers of cgroup v1, which `meta cgroup` compares: net_cls is mounted.

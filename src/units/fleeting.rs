@@ -1,6 +1,48 @@
 //! NAME -> SELECTOR. Names with a part that is another one at each start, and what selects such units whatever it is.
 
-use super::{places, selector::app_id};
+use super::{
+    places,
+    selector::{Selector, Selectors, Users, Which, Whose, written_app_id},
+};
+use crate::model::{Instance, Manager};
+
+/// How to select a unit so that it is selected when it starts again, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Again {
+    /// By this.
+    By(Selector),
+    /// Its name has nothing that stays.
+    Never,
+}
+
+/// How to select a unit again. `user` is the name of the user whose it is. None if no annotation can have such a name.
+pub fn again(instance: &Instance, user: Option<&str>) -> Option<Again> {
+    let own = Selector::of(instance, user)?;
+    let Which::Unit(unit) = &own.which else { return Some(Again::By(own)) };
+    let Some(text) = lasting(&unit.0) else { return Some(Again::By(own)) };
+    if is_nameless(&unit.0) {
+        return Some(Again::Never);
+    }
+    let session = places::user_of_session(instance.path.as_str());
+    let users: Users = match (session, instance.manager) {
+        (Some(uid), _) | (None, Manager::User(uid)) => {
+            user.map(|name| (name.to_owned(), uid)).into_iter().collect()
+        }
+        (None, Manager::System) => Users::new(),
+    };
+    let of_session =
+        session.into_iter().flat_map(|uid| users.keys().cloned().map(Whose::User).chain([Whose::Uid(uid)]));
+    let found = of_session.chain([own.whose.clone()]).find_map(|whose| {
+        let Selectors(mut read) = Selectors::parse(&format!("{whose}{text}")).ok()?;
+        read.pop().filter(|selector| selector.whose == whose && selector.selects(instance, &users))
+    });
+    Some(Again::By(found.unwrap_or(own)))
+}
+
+/// Whether it is a unit of systemd-run(1)'s that nobody gave a name.
+pub fn is_nameless(name: &str) -> bool {
+    name.starts_with("run-") && lasting(name).is_some()
+}
 
 /// What selects a unit whose name has a random part, without whose it is: an application (`app:ID`) or a pattern.
 /// `None` for names that stay.
@@ -13,7 +55,7 @@ pub fn lasting(name: &str) -> Option<String> {
         return Some(format!("{selector}.{kind}"));
     }
     let at = random_part(stem, kind)?;
-    let app = app_id(name).filter(|id| id.chars().all(places::is_in_name)).map(|id| format!("app:{id}"));
+    let app = written_app_id(name).map(|id| format!("app:{id}"));
     Some(app.unwrap_or_else(|| format!("{}*.{kind}", &stem[..at])))
 }
 
@@ -40,6 +82,13 @@ fn random_part(stem: &str, kind: &str) -> Option<usize> {
     {
         return Some(at);
     }
+    // kitty's, of a process's number and a running one; systemd-run's, of two numbers of a process.
+    for start in ["kitty-", "run-p"] {
+        let rest = stem.strip_prefix(start).and_then(|rest| rest.split_once('-'));
+        if rest.is_some_and(|(pid, last)| is_number(pid) && is_number(last.trim_start_matches('i'))) {
+            return Some(start.trim_end_matches('p').len());
+        }
+    }
     let at = stem.rfind(['-', '@']).map_or(0, |at| at + 1);
     let (before, last) = stem.split_at(at);
     let is_random = match before {
@@ -49,7 +98,6 @@ fn random_part(stem: &str, kind: &str) -> Option<usize> {
         _ if ["flatpak-", "gnome-launched-", "podman-"].iter().any(|start| before.starts_with(start)) => {
             kind == "scope" && (is_number(last) && last.len() > 2 || is_hexadecimal(last, 8))
         }
-        _ if before.starts_with("run-p") => last.strip_prefix('i').is_some_and(is_number),
         _ if before.starts_with("dbus-:") => before.ends_with('@') && is_number(last),
         _ if before.starts_with("app-") => is_hexadecimal(last, 8) || (is_number(last) && last.len() > 2),
         _ => kind == "scope" && before.ends_with('-') && is_hexadecimal(last, 12),
@@ -111,7 +159,12 @@ mod tests {
             ("podman-12345.scope".to_owned(), "podman-*.scope"),
             ("sshd@7-192.0.2.1:22-192.0.2.2:50000.service".to_owned(), "sshd@*.service"),
             ("machine-qemu\\x2d3\\x2dmy\\x2dvm.scope".to_owned(), "machine-qemu\\x2d*\\x2dmy\\x2dvm.scope"),
-            ("run-p1234-i5678.service".to_owned(), "run-p1234-*.service"),
+            ("run-p1234-i5678.service".to_owned(), "run-*.service"),
+            ("run-p1234-i5678.scope".to_owned(), "run-*.scope"),
+            ("kitty-4242-0.scope".to_owned(), "kitty-*.scope"),
+            (format!("ptyxis-spawn-{UUID}.scope"), "ptyxis-spawn-*.scope"),
+            (format!("tmux-spawn-{UUID}.scope"), "tmux-spawn-*.scope"),
+            (format!("app-My\\x20Probe@{HASH}.service"), "app:My\\x20Probe"),
         ] {
             assert_eq!(lasting(&name).as_deref(), Some(expected), "{name}");
             let selectors = Selectors::parse(&format!("system:{expected}")).unwrap();
@@ -120,6 +173,34 @@ mod tests {
                 assert!(selectors.select(&instance, &Users::new()), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn units_are_selected_again() {
+        const USER: &str = "user.slice/user-1000.slice/user@1000.service/app.slice";
+        for (path, expected) in [
+            ("system.slice/postfix.service".to_owned(), Some("system:postfix.service")),
+            (format!("{USER}/app-gnome-firefox-4242.scope"), Some("alice:app:firefox")),
+            (format!("{USER}/vte-spawn-{UUID}.scope"), Some("alice:vte-spawn-*.scope")),
+            (format!("{USER}/app-a-b-c-d-4242.scope"), Some("alice:app-a-b-c-d-*.scope")),
+            (format!("{USER}/run-p1-i2.scope"), None),
+            ("system.slice/run-u12.service".to_owned(), None),
+            ("user.slice/user-1000.slice/session-2.scope".to_owned(), Some("alice:session-*.scope")),
+            (
+                "machine.slice/libpod-3e7c7b9a0f534d6f8f0c5f2a1c6b7d8e.scope".to_owned(),
+                Some("system:libpod-*.scope"),
+            ),
+        ] {
+            let instance = Instance::of(&path.parse().unwrap()).unwrap();
+            let found = match again(&instance, Some("alice")).unwrap() {
+                Again::By(selector) => Some(selector.to_string()),
+                Again::Never => None,
+            };
+            assert_eq!(found.as_deref(), expected, "{path}");
+        }
+        let session = Instance::of(&"user.slice/user-1000.slice/session-2.scope".parse().unwrap()).unwrap();
+        let own = Selectors::parse("1000:session-*.scope").unwrap().0.remove(0);
+        assert_eq!(again(&session, None), Some(Again::By(own)));
     }
 
     #[test]
@@ -147,6 +228,8 @@ mod tests {
             "init.scope",
             "cafe-deadbeeffeed.scope",
             "system-3e7c7b9a0f534d6f8f0c5f2a1c6b7d8e.slice",
+            "kitty-a-b.scope",
+            "run-parts-daily.service",
             "é-é.scope",
             ".scope",
             "-",

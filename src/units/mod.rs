@@ -7,6 +7,7 @@ pub mod fleeting;
 mod instance;
 pub(crate) mod places;
 pub mod selector;
+pub mod shared;
 pub mod transient;
 pub mod waiting;
 

@@ -49,6 +49,17 @@ pub(crate) fn user_of_manager(path: &str) -> Option<u32> {
     user_of(path.rsplit_once('/')?.1).filter(|uid| top(Manager::User(*uid)) == path)
 }
 
+/// The user whose login session a path is: logind's scope is in the user's slice, and no manager of theirs can make it.
+pub(crate) fn user_of_session(path: &str) -> Option<u32> {
+    let (slice, name) = path.rsplit_once('/')?;
+    (is_session(name) && kind(name) == "scope").then(|| user_of_slice(slice))?
+}
+
+/// Whether a name, or a pattern of names, is of login sessions.
+pub(crate) fn is_session(name: &str) -> bool {
+    name.starts_with("session-")
+}
+
 /// Where a manager's hierarchy begins.
 pub(crate) fn top(manager: Manager) -> String {
     match manager {

@@ -8,6 +8,7 @@
 //! user:…                          of any user's manager
 //! alice:app:org.mozilla.firefox   an application, by whatever name its units have
 //! alice:app.slice                 a slice: everything below it
+//! alice:session-*.scope           that user's login sessions, although the system's manager has them
 //! ```
 //!
 //! Several are separated by commas. What stands before the first colon is a manager only if it can be one: names of
@@ -27,7 +28,10 @@ mod index;
 mod levels;
 mod parse;
 
-pub use app::{family as app_family, family_of_unit as app_family_of_unit, id as app_id};
+pub use app::{
+    family as app_family, family_of_unit as app_family_of_unit, id as app_id, write as write_app_id,
+    written_id as written_app_id,
+};
 pub use index::{Index, selected};
 
 /// Selectors, as they are written.
@@ -72,7 +76,7 @@ pub enum Which {
     Unit(UnitName),
     /// Those whose name matches a glob.
     Glob(String),
-    /// Those of an application, by its id.
+    /// Those of an application, by its id as it is written: `\xNN` stands for a byte of it.
     #[display("app:{_0}")]
     App(String),
 }
@@ -92,9 +96,12 @@ pub enum SelectorError {
     /// A `[` that nothing closes, or that holds a class by name, as in `[[:alpha:]]`.
     #[display("this `[` is no class of characters")]
     Glob,
-    /// A character that no name of a unit has, or no glob, or no application's id.
-    #[display("no unit and no application has such a character in its name")]
+    /// A character that no name of a unit has, or no glob.
+    #[display("no unit has such a character in its name")]
     Character,
+    /// A character of an application's id that cannot be written as it is.
+    #[display("an application's id has this character only as systemd escapes it")]
+    Escape,
 }
 
 /// Which managers' units can be meant: what is worth looking at.
@@ -136,7 +143,7 @@ impl Selector {
             Manager::System => (None, Whose::System, Users::new()),
             Manager::User(uid) => {
                 let users = user.map(|name| (name.to_owned(), *uid)).into_iter().collect();
-                (app_id(&unit.0), Whose::Uid(*uid), users)
+                (written_app_id(&unit.0), Whose::Uid(*uid), users)
             }
         };
         let owners: Vec<Whose> = users.keys().cloned().map(Whose::User).chain([owner]).collect();
@@ -209,15 +216,20 @@ impl Selectors {
 impl Selector {
     /// Whether an instance is meant.
     pub fn selects(&self, instance: &Instance, users: &Users) -> bool {
-        self.whose.owns(instance.manager, users) && self.which.names(&instance.unit)
+        let session = places::user_of_session(instance.path.as_str()).filter(|_| self.which.is_of_sessions());
+        let is_owned = |manager| self.whose.owns(manager, users);
+        (is_owned(instance.manager) || session.is_some_and(|uid| is_owned(Manager::User(uid))))
+            && self.which.names(&instance.unit)
     }
 }
 
 impl Selector {
     fn overlaps(&self, other: &Self) -> bool {
-        self.whose.overlaps(&other.whose)
+        let are_sessions = self.which.is_of_sessions() && other.which.is_of_sessions();
+        (are_sessions || self.whose.overlaps(&other.whose))
             && match (&self.which, &other.which) {
                 (which, Which::Unit(unit)) | (Which::Unit(unit), which) => which.names(unit),
+                (Which::App(one), Which::App(other)) => app::are_same(one, other),
                 (one, other) => one == other,
             }
     }
@@ -274,6 +286,15 @@ impl Which {
         }
     }
 
+    /// Whether login sessions are meant by their names.
+    pub(crate) fn is_of_sessions(&self) -> bool {
+        match self {
+            Self::Unit(UnitName(name)) => places::is_session(name),
+            Self::Glob(glob) => places::is_session(glob),
+            Self::App(_) => false,
+        }
+    }
+
     /// Whether a unit's name is meant.
     pub fn names(&self, unit: &UnitName) -> bool {
         match self {
@@ -323,6 +344,37 @@ mod tests {
             }
         }
         assert!(selects("system:postfix.service, alice:app:firefox", &alice));
+    }
+
+    #[test]
+    fn login_sessions_are_their_users() {
+        let of = |uid: u32| format!("user.slice/user-{uid}.slice/session-2.scope");
+        for (text, expected) in [
+            ("alice:session-*.scope", [true, false]),
+            ("1001:session-2.scope", [false, true]),
+            ("user:session-*", [true, true]),
+            ("system:session-*.scope", [true, true]),
+            ("session-2.scope", [true, true]),
+            // What was the user's manager's stays so.
+            ("alice:*", [false, false]),
+            ("alice:*.scope", [false, false]),
+            ("user:s*", [false, false]),
+            ("alice:app:session", [false, false]),
+        ] {
+            assert_eq!([1000, 1001].map(|uid| selects(text, &of(uid))), expected, "{text}");
+        }
+        for path in [
+            "user.slice/user-1001.slice/user@1001.service/user.slice/user-1000.slice/session-2.scope",
+            "user.slice/user-1001.slice/user@1001.service/session-2.scope",
+            "system.slice/session-2.scope",
+            "user.slice/session-2.scope",
+            "user.slice/user-1000.slice/user-1000-x.slice/session-2.scope",
+        ] {
+            assert!(!selects("alice:session-*", path), "{path}");
+        }
+        let overlap = |one, other| Selectors::parse(one).unwrap().overlap(&Selectors::parse(other).unwrap());
+        assert!(overlap("alice:session-*.scope", "system:session-2.scope"));
+        assert!(!overlap("alice:session-*.scope", "system:s.scope"));
     }
 
     #[test]

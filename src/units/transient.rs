@@ -2,9 +2,9 @@
 //! <https://systemd.io/DESKTOP_ENVIRONMENTS/>). Errors are what to tell the user.
 
 use super::{
-    escape::escape,
+    escape::{escape, unescape},
     places,
-    selector::{Selectors, Which},
+    selector::{Selectors, Which, write_app_id},
 };
 use crate::model::{UNIT_TYPES, printable};
 
@@ -32,12 +32,12 @@ pub fn of_application(id: &[u8], number: u32, kind: &str) -> Result<String, Stri
     Ok(name)
 }
 
-/// The id of an application that a user means, which may be a .desktop file's name: an id in reverse-DNS notation has two
-/// dots at least, so `org.telegram.desktop` is one itself.
+/// The id of an application that a user means, written as in annotations, which may be a .desktop file's name: an id in
+/// reverse-DNS notation has two dots at least, so `org.telegram.desktop` is one itself.
 ///
 /// # Errors
 /// No annotation can select such an application.
-pub fn application_id(text: &str) -> Result<&str, String> {
+pub fn application_id(text: &str) -> Result<Vec<u8>, String> {
     let without =
         text.strip_suffix(".desktop").filter(|rest| !rest.is_empty() && rest.matches('.').count() != 1);
     let id = without.unwrap_or(text);
@@ -49,10 +49,14 @@ pub fn application_id(text: &str) -> Result<&str, String> {
         ));
     }
     match Selectors::parse(&format!("app:{id}")).as_ref().map(|selectors| &selectors.0[..]) {
-        Ok([one]) if one.which == Which::App(id.to_owned()) => Ok(id),
-        _ => Err(wrong(
-            text,
-            "application's id, which has no blanks and no commas in it and none of / * ? [ ]",
+        Ok([one]) if one.which == Which::App(id.to_owned()) => Ok(unescape(id.as_bytes())),
+        _ if id.is_empty() => {
+            Err("the application's id is empty: write one, such as --app firefox".to_owned())
+        }
+        _ => Err(format!(
+            "`{}` is no application's id as annotations have it: write {}",
+            printable(text),
+            write_app_id(id.as_bytes())
         )),
     }
 }
@@ -135,18 +139,20 @@ mod tests {
             (".desktop", ".desktop"),
             ("my-app", "my-app"),
             ("café", "café"),
+            ("My\\x20Probe", "My Probe"),
+            ("my\\x2dapp", "my-app"),
         ] {
-            assert_eq!(application_id(text).unwrap(), id);
+            assert_eq!(application_id(text).unwrap(), id.as_bytes());
         }
         for (text, word) in [
             ("alice:app:firefox", "such as firefox"),
             ("app:", "such as firefox"),
-            ("", "blanks"),
-            ("a b", "blanks"),
-            (" a", "blanks"),
-            ("a,b", "commas"),
-            ("a/b", "none of"),
-            ("fire*", "none of"),
+            ("", "empty"),
+            ("a b", "write a\\x20b"),
+            (" a", "write \\x20a"),
+            ("a,b", "write a\\x2cb"),
+            ("a/b", "write a\\x2fb"),
+            ("fire*", "write fire\\x2a"),
             ("a\u{1b}[31m", "`a\u{fffd}[31m`"),
         ] {
             let error = application_id(text).unwrap_err();
@@ -205,10 +211,8 @@ mod tests {
                 let path = format!("user.slice/user-1.slice/user@1.service/app.slice/{name}");
                 let instance = Instance::of(&path.parse().unwrap()).expect("a unit");
                 prop_assert_eq!(&*instance.unit.0, &name);
-                if let Some(id) = app_id(&name).as_deref().and_then(|id| application_id(id).ok().filter(|same| *same == id)) {
-                    let selectors = Selectors::parse(&format!("1:app:{id}")).unwrap();
-                    prop_assert!(selectors.select(&instance, &Users::new()), "{}", name);
-                }
+                let selectors = Selectors::parse(&format!("1:app:{}", write_app_id(&id))).unwrap();
+                prop_assert!(selectors.select(&instance, &Users::new()), "{}", name);
             }
         }
 

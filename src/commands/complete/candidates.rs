@@ -8,7 +8,7 @@ use crate::{
     text::{Code, FileId, outline::Outline},
     units::{
         places::{is_in_name, is_slice},
-        selector::{Selectors, app_id},
+        selector::{Selectors, write_app_id, written_app_id},
     },
 };
 
@@ -24,7 +24,7 @@ pub(super) fn units(running: &[Instance], users: &UserNames, policy: &Policy) ->
         let name = &*instance.unit.0;
         let Manager::User(uid) = instance.manager else { return Some((name.to_owned(), "unit")) };
         let user = users.get(&uid).cloned().unwrap_or_else(|| uid.to_string());
-        let app = app_id(name).map(|id| (format!("{user}:app:{id}"), "application"));
+        let app = written_app_id(name).map(|id| (format!("{user}:app:{id}"), "application"));
         app.filter(|(text, _)| is_selector(text)).or_else(|| Some((format!("{user}:{name}"), "user's unit")))
     });
     let annotated = policy.annotations.iter().flat_map(|annotation| &annotation.selectors.0);
@@ -35,8 +35,8 @@ pub(super) fn units(running: &[Instance], users: &UserNames, policy: &Policy) ->
 
 /// Names of applications.
 pub(super) fn apps(installed: &BTreeSet<String>, running: &[Instance]) -> Candidates {
-    let running = running.iter().filter_map(|instance| app_id(&instance.unit.0));
-    let all = installed.iter().cloned().chain(running);
+    let running = running.iter().filter_map(|instance| written_app_id(&instance.unit.0));
+    let all = installed.iter().map(|id| write_app_id(id.as_bytes())).chain(running);
     all.filter(|id| id.chars().all(is_in_name)).map(|id| (id, "application".to_owned())).collect()
 }
 
@@ -155,14 +155,18 @@ table inet filter {
     fn what_no_selector_can_name_is_left_out() {
         let odd =
             ["a b.scope", "a\nb.scope", "\u{1b}[2J.scope", "a'b.scope", "$(reboot).service", "a,b.service"];
-        // Applications by odd names are units still.
-        let units_only =
-            ["app-gnome-a\\x0ab-1.scope", "app-gnome-a\\x20b-1.scope", "app-gnome-a\\x2cb-1.scope"];
-        let below: Vec<String> = odd.iter().chain(&units_only).map(|name| format!("{USER}/{name}")).collect();
+        // Of applications odd characters are written as units' names have them.
+        let ids = ["a\\x0ab", "a\\x20b", "a\\x2cb"];
+        let of_apps = ids.map(|id| format!("app-gnome-{id}-1.scope"));
+        let below: Vec<String> = odd
+            .into_iter()
+            .chain(of_apps.iter().map(String::as_str))
+            .map(|name| format!("{USER}/{name}"))
+            .collect();
         let all = running(&below.iter().map(String::as_str).collect::<Vec<_>>());
         let found = units(&all, &UserNames::new(), &Policy::default());
-        assert_eq!(keys(&found), units_only.map(|name| format!("1000:{name}")));
-        assert_eq!(keys(&paths(&all)), units_only.map(|name| format!("{USER}/{name}")));
+        assert_eq!(keys(&found), ids.map(|id| format!("1000:app:{id}")));
+        assert_eq!(keys(&paths(&all)), of_apps.map(|name| format!("{USER}/{name}")));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! app[-LAUNCHER]-ID[@RANDOM].service             KDE Plasma, autostart (app-ID@autostart.service)
 //! app[-LAUNCHER]-ID[-RANDOM].service             the same, of an earlier edition
 //! app[-LAUNCHER]-ID[-RANDOM].slice               sway, niri; GNOME Terminal
+//! app-TEMPLATE.slice                             systemd, for the instances of such a template
 //! dbus-:N.N-ID@N.service                         dbus-broker, for what the session's bus activates
 //! snap.SNAP.APP-UUID.scope snap.SNAP.APP.service snapd
 //! ```
@@ -14,37 +15,66 @@
 //! A name is cut at its dashes; those that are part of a launcher or an id are written `\x2d`. A name with more dashes
 //! than there can be says nothing for certain, and is no application's. So is a snap's hook.
 
-use crate::units::escape::unescape;
+use crate::units::{
+    escape::{escaped_byte, unescape},
+    places,
+};
 
-/// Whether a unit is of an application with this id, with or without `.desktop` at its end.
-pub(super) fn names(id: &str, unit: &str) -> bool {
-    let is = |id: &str| of_desktop(unit).is_some_and(|own| own == id.as_bytes()) || is_of_snap(id, unit);
-    is(id) || id.strip_suffix(".desktop").is_some_and(is)
+/// Whether a unit is of the application that is written so behind `app:`, with or without `.desktop` at its end.
+pub(super) fn names(written: &str, unit: &str) -> bool {
+    let id = unescape(written.as_bytes());
+    let is = |id: &[u8]| of_desktop(unit).is_some_and(|own| own == id) || is_of_snap(id, unit);
+    is(&id) || id.strip_suffix(b".desktop").is_some_and(is)
 }
 
-/// An id by which a unit's application is selected: what a desktop calls it, or its snap.
+/// Whether the same application is written so.
+pub(super) fn are_same(one: &str, other: &str) -> bool {
+    unescape(one.as_bytes()) == unescape(other.as_bytes())
+}
+
+/// The id by which a unit's application is known: what a desktop calls it, or its snap. It can have any characters.
 pub fn id(unit: &str) -> Option<String> {
-    match of_desktop(unit) {
-        Some(id) => String::from_utf8(id).ok(),
-        None => of_snap(unit).map(|(snap, _)| snap.to_owned()),
-    }
+    String::from_utf8(bytes(unit)?).ok()
+}
+
+/// The same, as it is written behind `app:`.
+pub fn written_id(unit: &str) -> Option<String> {
+    bytes(unit).map(|id| write(&id))
+}
+
+/// An id as it is written behind `app:`: like a part of a unit's name, but that a dash and `@` may stay.
+pub fn write(id: &[u8]) -> String {
+    let stays = |byte: u8| byte.is_ascii() && byte != b'\\' && places::is_in_name(char::from(byte));
+    let written = |&byte: &u8| if stays(byte) { char::from(byte).to_string() } else { escaped_byte(byte) };
+    id.iter().map(written).collect()
 }
 
 /// What all ids have in common that a unit may be selected by; other ids as a rule have another one. Only a desktop has
-/// ids with two dots.
-pub fn family(mut id: &str) -> &str {
-    while let Some(shorter) = id.strip_suffix(".desktop") {
-        id = shorter;
-    }
-    match id.matches('.').count() {
-        0 | 1 => id.split(['.', '_', '+']).next().unwrap_or_default(),
-        _ => id,
-    }
+/// ids with two dots. Of an id as it is written.
+pub fn family(written: &str) -> String {
+    family_of(&unescape(written.as_bytes()))
 }
 
 /// The family of a unit's application.
 pub fn family_of_unit(unit: &str) -> Option<String> {
-    id(unit).map(|id| family(&id).to_owned())
+    bytes(unit).map(|id| family_of(&id))
+}
+
+fn family_of(id: &[u8]) -> String {
+    let id = String::from_utf8_lossy(id);
+    let mut id = &*id;
+    while let Some(shorter) = id.strip_suffix(".desktop") {
+        id = shorter;
+    }
+    let family = match id.matches('.').count() {
+        0 | 1 => id.split(['.', '_', '+']).next().unwrap_or_default(),
+        _ => id,
+    };
+    family.to_owned()
+}
+
+fn bytes(unit: &str) -> Option<Vec<u8>> {
+    of_desktop(unit).or_else(|| of_snap(unit).map(|(snap, _)| snap.as_bytes().to_vec()))
 }
 
 /// The id that a desktop or a bus has put into a name.
@@ -62,11 +92,24 @@ fn of_desktop(unit: &str) -> Option<Vec<u8>> {
         ("service", Some(number), ["dbus", bus, id]) if is_bus(bus) && is_number(number) => id,
         ("service", Some(_), ["app", id] | ["app", _, id]) => id,
         ("scope", None, ["app", id, _] | ["app", _, id, _]) => id,
+        ("slice", None, ["app", prefix]) if let Some(id) = of_template(prefix) => return Some(id),
         ("service" | "slice", None, ["app", id, random]) if is_random(random) => id,
         ("service" | "slice", None, ["app", id] | ["app", _, id] | ["app", _, id, _]) => id,
         _ => return None,
     };
     Some(unescape(id.as_bytes()))
+}
+
+/// The id in the name of the slice that systemd makes for the instances of a template, which has the template's name as one
+/// part: `app-dbus\x2d:1.2\x2dID.slice` of `dbus-:1.2-ID@0.service`.
+fn of_template(part: &str) -> Option<Vec<u8>> {
+    let prefix = String::from_utf8(unescape(part.as_bytes())).ok()?;
+    let id = match prefix.split('-').collect::<Vec<_>>()[..] {
+        ["dbus", bus, id] if is_bus(bus) => id,
+        ["app", id] | ["app", _, id] => id,
+        _ => return None,
+    };
+    (!id.is_empty()).then(|| unescape(id.as_bytes()))
 }
 
 /// Whether what ends `app-X-Y` is no id behind a launcher, but the random part behind an id: a process's or a running
@@ -90,8 +133,8 @@ fn is_bus(name: &str) -> bool {
 
 /// Whether a unit is of this snap, or of this application of a snap: `SNAP`, `SNAP.APP` or `SNAP_APP`, as the .desktop
 /// file is called. Of a snap's second installation, `SNAP_KEY`, the file is called `SNAP+KEY_APP`.
-fn is_of_snap(id: &str, unit: &str) -> bool {
-    let Some((snap, app)) = of_snap(unit) else { return false };
+fn is_of_snap(id: &[u8], unit: &str) -> bool {
+    let (Ok(id), Some((snap, app))) = (str::from_utf8(id), of_snap(unit)) else { return false };
     let is_app = |prefix: &str| {
         id.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(['.', '_'])).is_some_and(|rest| rest == app)
     };
@@ -125,6 +168,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        model::Instance,
+        units::{
+            Selectors,
+            selector::{Selector, Users},
+        },
+    };
 
     const UUID: &str = "3e7c7b9a-0f53-4d6f-8f0c-5f2a1c6b7d8e";
 
@@ -163,6 +213,20 @@ mod tests {
             ("org.gnome.Nautilus", "dbus-:1.2-org.gnome.Nautilus@0.service"),
             ("org.example.a-b", "dbus-:1.23-org.example.a\\x2db@17.service"),
             ("café", "app-gnome-caf\\xc3\\xa9-1.scope"),
+            // systemd's slices for instances.
+            ("org.gnome.Nautilus", "app-dbus\\x2d:1.2\\x2dorg.gnome.Nautilus.slice"),
+            ("org.example.a-b", "app-dbus\\x2d:1.23\\x2dorg.example.a\\x5cx2db.slice"),
+            ("org.gnome.Nautilus", "app-dbus\\x2d:1.2-org.gnome.Nautilus.slice"),
+            ("org.kde.konsole", "app-app\\x2dorg.kde.konsole.slice"),
+            ("org.kde.okular", "app-app\\x2dKDE\\x2dorg.kde.okular.slice"),
+            // As they are written where characters are in the way.
+            ("My\\x20Probe", "app-My\\x20Probe@3e7c7b9a0f534d6f8f0c5f2a1c6b7d8e.service"),
+            ("a\\x2fb\\x2cc", "app-gnome-a\\x2fb\\x2cc-1.scope"),
+            ("caf\\xc3\\xa9", "app-gnome-caf\\xc3\\xa9-1.scope"),
+            ("\\xff", "app-gnome-\\xff-1.scope"),
+            ("my\\x2dapp", "app-gnome-my\\x2dapp-1234.scope"),
+            ("a\\x5cx2db", "app-gnome-a\\x5cx2db-1.scope"),
+            ("My\\x20Probe.desktop", "app-My\\x20Probe-1.scope"),
         ] {
             assert!(names(id, unit), "{id} {unit}");
         }
@@ -209,7 +273,8 @@ mod tests {
             ("app", "app-gnome-my-app-1234.scope"),
             ("my-app", "app-gnome-my-app-1234.scope"),
             ("my", "app-gnome-my-app-1234.scope"),
-            ("my\\x2dapp", "app-gnome-my\\x2dapp-1234.scope"),
+            ("my\\x5cx2dapp", "app-gnome-my\\x2dapp-1234.scope"),
+            ("a\\x2db", "app-gnome-a\\x5cx2db-1.scope"),
             ("gnome", "app-gnome-firefox-1234.scope"),
             ("1234", "app-gnome-firefox-1234.scope"),
             ("Firefox", "app-gnome-firefox-1234.scope"),
@@ -232,7 +297,11 @@ mod tests {
             ("org.example", "dbus-:1.2-org.example@x.service"),
             ("org.example", "dbus-:1.2-org.example-1@0.service"),
             (":1.2", "dbus-:1.2-org.example@0.service"),
-            ("org.kde.konsole", "app-app\\x2dorg.kde.konsole.slice"),
+            ("dbus-:1.2-org.example", "app-dbus\\x2d:1.2\\x2dorg.example.slice"),
+            ("app-org.example", "app-app\\x2dorg.example.slice"),
+            ("org.example", "app-dbus\\x2d:1.2\\x2dorg.example-1.scope"),
+            ("org.example", "app-dbus\\x2d:1\\x2dorg.example.slice"),
+            ("", "app-dbus\\x2d:1.2\\x2d.slice"),
             ("firefox", "snap.firefox.firefox-1234.scope"),
             ("firefox", "snap.firefox.slice"),
             ("firefox", "snap-firefox-1234.mount"),
@@ -257,6 +326,30 @@ mod tests {
         #[test]
         fn no_name_is_too_odd(id in any::<String>(), unit in "(app-|dbus-:1\\.|snap\\.)?.*(\\.scope|@1\\.service)?") {
             names(&id, &unit);
+        }
+
+        #[test]
+        fn every_id_can_be_written(
+            id in prop_oneof![any::<Vec<u8>>(), "[a-z/, *é\\\\x2d.@:-]{1,8}".prop_map(String::into_bytes)],
+        ) {
+            let unit = format!("app-gnome-{}-1.scope", crate::units::escape::escape(&id));
+            let Some(written) = written_id(&unit) else {
+                prop_assert!(id.is_empty());
+                return Ok(());
+            };
+            prop_assert!(written.chars().all(places::is_in_name));
+            prop_assert!(names(&written, &unit), "{} {}", written, unit);
+            prop_assert_eq!(family(&written), family_of_unit(&unit).unwrap());
+            let selector = format!("1000:app:{written}");
+            let read = Selectors::parse(&selector).unwrap();
+            prop_assert_eq!(read.to_string(), selector);
+            let path = format!("user.slice/user-1000.slice/user@1000.service/app.slice/{unit}");
+            let Some(instance) = Instance::of(&path.parse().unwrap()) else {
+                prop_assert!(unit.len() > 255);
+                return Ok(());
+            };
+            prop_assert!(read.select(&instance, &Users::new()));
+            prop_assert_eq!(Selector::of(&instance, None), Some(read.0[0].clone()));
         }
 
         #[test]

@@ -22,7 +22,7 @@ impl Index {
                 match &selector.which {
                     Which::Unit(name) => index.by_name.entry(name.clone()).or_default().push(number),
                     Which::App(id) => {
-                        index.by_family.entry(app::family(id).to_owned()).or_default().push(number);
+                        index.by_family.entry(app::family(id)).or_default().push(number);
                     }
                     Which::Glob(_) => drop(index.globs.insert(number)),
                 }

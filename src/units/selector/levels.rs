@@ -10,30 +10,30 @@ use crate::units::places;
 /// The level of a user's manager, `user.slice/user-UID.slice/user@UID.service`.
 const USER: u32 = 3;
 
+/// The level of a login session, `user.slice/user-UID.slice/session-N.scope`.
+const SESSION: u32 = 3;
+
 /// The levels for a selector.
 pub(super) fn of(selector: &Selector) -> BTreeSet<u32> {
     let which = &selector.which;
-    match selector.whose {
+    let of_session = Some(SESSION).filter(|_| which.is_of_sessions());
+    let levels = match selector.whose {
         Whose::System => of_system(which),
         Whose::AnyUser | Whose::Uid(_) | Whose::User(_) => of_user(which),
         Whose::Anybody => of_system(which).into_iter().chain(of_user(which)).collect(),
-    }
+    };
+    levels.into_iter().chain(of_session).collect()
 }
 
 fn of_system(which: &Which) -> BTreeSet<u32> {
     match which {
         Which::Unit(unit) if places::is_slice(&unit.0) => of_slice(&unit.0).into_iter().collect(),
         Which::Unit(unit) if *unit.0 == *"init.scope" => BTreeSet::from([1]),
-        Which::Unit(unit) if is_session(&unit.0) || places::template(&unit.0).is_some() => {
-            BTreeSet::from([3])
-        }
+        which if which.is_of_sessions() => BTreeSet::from([SESSION]),
+        Which::Unit(unit) if places::template(&unit.0).is_some() => BTreeSet::from([3]),
         Which::Glob(glob) if glob.contains('@') => BTreeSet::from([2, 3]),
         Which::Unit(_) | Which::Glob(_) | Which::App(_) => BTreeSet::from([2]),
     }
-}
-
-fn is_session(name: &str) -> bool {
-    name.starts_with("session-") && name.ends_with(".scope")
 }
 
 /// A user's manager puts units into `app.slice`, and instances of templates into a slice of their template in there,
@@ -72,6 +72,8 @@ mod tests {
             ("system:foo@1.service", &[3]),
             ("system:user@1000.service", &[3]),
             ("system:session-2.scope", &[3]),
+            ("system:session-*.scope", &[3]),
+            ("alice:session-*.scope", &[3, 5]),
             ("system:init.scope", &[1]),
             ("system:a.slice", &[1]),
             ("system:a-b-c.slice", &[3]),

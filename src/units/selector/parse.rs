@@ -63,7 +63,8 @@ fn is_user_name(text: &str) -> bool {
 
 fn which(text: &str) -> Result<Which, Mistake<'_>> {
     if let Some(id) = text.strip_prefix("app:") {
-        return check(id, is_in_id).map(|()| Which::App(id.to_owned()));
+        let checked = check(id, is_in_id).map_err(|(at, _)| (at, SelectorError::Escape));
+        return checked.map(|()| Which::App(id.to_owned()));
     }
     let is_glob = text.contains(['*', '?', '[']);
     check(text, |character| is_in_name(character) || (is_glob && "*?[]!^".contains(character)))?;
@@ -125,6 +126,7 @@ mod tests {
             ("alice:app:firefox", user("alice"), Which::App("firefox".to_owned())),
             ("app:firefox", Whose::Anybody, Which::App("firefox".to_owned())),
             ("app:org.kde.a:b", Whose::Anybody, Which::App("org.kde.a:b".to_owned())),
+            ("app:My\\x20Probe", Whose::Anybody, Which::App("My\\x20Probe".to_owned())),
             ("user:app:café", Whose::AnyUser, Which::App("café".to_owned())),
             ("app-*.scope", Whose::Anybody, Which::Glob("app-*.scope".to_owned())),
             ("alice:app-[!a]?*", user("alice"), Which::Glob("app-[!a]?*".to_owned())),
@@ -165,7 +167,7 @@ mod tests {
 
     #[test]
     fn diagnostics_are_told_with_their_place() {
-        use SelectorError::{Character, Empty, Glob, NoType};
+        use SelectorError::{Character, Empty, Escape, Glob, NoType};
         for (text, place, error) in [
             ("", 0..0, Empty),
             ("  ", 0..2, Empty),
@@ -188,9 +190,9 @@ mod tests {
             ("alice:é.service", 6..8, Character),
             ("a/b.service", 1..2, Character),
             ("a/*.service", 1..2, Character),
-            ("alice:app:a b", 11..12, Character),
-            ("app:a*", 5..6, Character),
-            ("app:a\u{1b}", 5..6, Character),
+            ("alice:app:a b", 11..12, Escape),
+            ("app:a*", 5..6, Escape),
+            ("app:a\u{1b}", 5..6, Escape),
         ] {
             assert_eq!(selectors(text), Err((place, error)), "{text}");
         }
