@@ -1,6 +1,6 @@
 //! Lints about a rule by itself: W005, W006, W013.
 
-use super::subject::Subject;
+use super::{amounts::lets_some_through, subject::Subject};
 use crate::{
     model::Data,
     policy::{Policy, Statement},
@@ -39,7 +39,7 @@ const REFUSE_BY_DEFAULT: &str =
     "refuse by default in nftables.conf, and let annotations accept what may pass";
 
 fn refusing_rule(subject: &Subject<'_>) -> Option<Diagnostic> {
-    let (verdict, span) = subject.verdict.filter(|_| subject.refuses())?;
+    let (verdict, span) = subject.verdict.filter(|_| subject.refuses() && !lets_some_through(subject))?;
     let message = format!("this `{verdict}` fails open: while the rule is not applied yet, packets pass");
     Some(Diagnostic::new(Code::FailsOpen, span, message).help(REFUSE_BY_DEFAULT))
 }
@@ -131,6 +131,9 @@ mod tests {
             "tcp dport vmap { 25 : drop, 26 : accept }",
             "return",
             "dnat ip to 10.0.0.1",
+            "quota over 1 mbytes drop",
+            "quota name \"daily\" drop",
+            "limit rate over 1/second drop",
         ] {
             let text = format!("# a.service :: add rule inet f c {A} {body}");
             assert_eq!(said(Code::FailsOpen, &text), [] as [&str; 0], "{body}");

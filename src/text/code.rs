@@ -130,6 +130,10 @@ codes! {
     LateMark = "W032",
     /// Refusals recorded where packets pass.
     NotRefused = "W033",
+    /// Quota or rate that established connections do not come to.
+    PassedBy = "W044",
+    /// Quota or rate behind which nothing refuses.
+    NothingBehind = "W045",
 }
 
 impl Code {
