@@ -118,9 +118,18 @@ fn beginning() -> String {
     format!("{PREFIX}count.")
 }
 
-/// Safe for nft, and never the same for two.
-fn name(unit: &str) -> String {
-    let mut name = beginning();
+/// The name of something that is a unit's and has this text.
+pub(super) fn object_name(beginning: &str, unit: &str, text: &str) -> String {
+    let mut name = spelt(beginning, unit);
+    name.truncate(BEGINNING);
+    // Behind a `_` that stands for no byte.
+    name.push_str(&format!("_h{:016x}", hash(text)));
+    name
+}
+
+/// A unit's name in letters that nft takes.
+fn spelt(beginning: &str, unit: &str) -> String {
+    let mut name = beginning.to_owned();
     for byte in unit.bytes() {
         match byte {
             b'_' => name.push_str("__"),
@@ -129,6 +138,12 @@ fn name(unit: &str) -> String {
             _ => name.push_str(&format!("_{byte:02x}")),
         }
     }
+    name
+}
+
+/// Safe for nft, and never the same for two.
+fn name(unit: &str) -> String {
+    let mut name = spelt(&beginning(), unit);
     if name.len() > LONGEST {
         name.truncate(BEGINNING);
         // Behind a `_` that is none of the above.

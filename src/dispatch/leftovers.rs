@@ -21,7 +21,7 @@ pub struct Listing {
     chains: Vec<String>,
     /// Our maps and sets (`map FAMILY TABLE NAME`), maps first.
     sets: Vec<String>,
-    /// Our counters and limits (`counter FAMILY TABLE NAME`).
+    /// Our counters, quotas and limits (`counter FAMILY TABLE NAME`).
     counters: Vec<String>,
     /// All that is not ours, in the form of a listing.
     pub others: Value,
@@ -49,7 +49,7 @@ impl Listing {
     /// The commands that remove every object named `scnpm.*` and every rule of other chains that refers to one. Rules of
     /// chains in `flushed` (`FAMILY TABLE CHAIN`) are left to the flush. Objects in `kept` (`map FAMILY TABLE NAME`) are only
     /// emptied, since the same transaction fills them again: a packet that is on its way through the old rules still finds
-    /// its element then. In a map that is deleted it would find nothing as soon as the new generation begins. Counters and limits in
+    /// its element then. In a map that is deleted it would find nothing as soon as the new generation begins. Counters, quotas and limits in
     /// `kept`, and sets that record who is refused, stay as they are.
     pub fn removal(&self, flushed: &BTreeSet<String>, kept: &BTreeSet<String>) -> Script {
         let mut script = Script::default();
@@ -99,7 +99,7 @@ impl FromIterator<Value> for Listing {
                 }
                 ("chain", true) => listing.chains.push(place()),
                 ("map", true) => listing.sets.push(format!("map {}", place())),
-                ("counter" | "limit", true) => listing.counters.push(format!("{kind} {}", place())),
+                ("counter" | "limit" | "quota", true) => listing.counters.push(format!("{kind} {}", place())),
                 ("set", true) => sets.push(format!("set {}", place())),
                 _ => others.push(listed),
             }
@@ -127,13 +127,14 @@ fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
-/// Whether an expression looks up one of our sets or maps, jumps to one of our chains, or counts with one of our counters.
+/// Whether an expression looks up one of our sets or maps, jumps to one of our chains, or counts with one of our objects.
 fn refers_to_us(expression: &Value) -> bool {
     match expression {
         Value::String(text) => text.strip_prefix('@').is_some_and(is_ours),
         Value::Array(items) => items.iter().any(refers_to_us),
         Value::Object(fields) => fields.iter().any(|(field, value)| {
-            (field == "target" || field == "counter") && value.as_str().is_some_and(is_ours)
+            matches!(&**field, "target" | "counter" | "limit" | "quota")
+                && value.as_str().is_some_and(is_ours)
                 || refers_to_us(value)
         }),
         _ => false,
@@ -161,6 +162,9 @@ mod tests {
                 "expr": [{"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": "@scnpm.out.2.active"}}]}},
             {"counter": {"family": "inet", "table": "filter", "name": "scnpm.count.a.service", "packets": 7, "bytes": 9}},
             {"counter": {"family": "inet", "table": "filter", "name": "mine", "packets": 7, "bytes": 9}},
+            {"quota": {"family": "inet", "table": "filter", "name": "scnpm.quota.a.service", "bytes": 7, "used": 1, "inv": false}},
+            {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 6,
+                "expr": [{"quota": "scnpm.quota.a.service"}, {"limit": {"rate": 1, "per": "second"}}]}},
             {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 8,
                 "expr": [{"counter": "scnpm.count.a.service"}, {"counter": {"packets": 1, "bytes": 2}}]}},
             {"rule": {"family": "inet", "table": "filter", "chain": "out", "handle": 7, "expr": [{"counter": "mine"}]}},
@@ -178,12 +182,14 @@ mod tests {
             listing().removal(&BTreeSet::new(), &BTreeSet::new()).to_string(),
             "delete rule inet filter out handle 9\n\
              delete rule inet filter out handle 10\n\
+             delete rule inet filter out handle 6\n\
              delete rule inet filter out handle 8\n\
              flush chain inet filter scnpm.out.1.a.service\n\
              delete map inet filter scnpm.out.1\n\
              delete set inet filter scnpm.out.2.active\n\
              delete chain inet filter scnpm.out.1.a.service\n\
-             delete counter inet filter scnpm.count.a.service\n"
+             delete counter inet filter scnpm.count.a.service\n\
+             delete quota inet filter scnpm.quota.a.service\n"
         );
     }
 

@@ -11,6 +11,7 @@ mod counters;
 pub mod denials;
 mod form;
 pub mod hosts;
+mod kept;
 pub mod learning;
 pub mod leftovers;
 mod names;
@@ -38,6 +39,7 @@ pub use counters::counter;
 use form::{Due, Match, around_units};
 pub use hosts::HostSet;
 use hosts::HostSets;
+use kept::Kept;
 use names::Names;
 pub use pattern::{Pattern, Target};
 use runs::{Group, Mapped, Rule, Step, Whose, apart, levels_of, steps};
@@ -106,6 +108,7 @@ pub fn compile(
         names: Names::default(),
         hosts: HostSets::default(),
         counters: Counters::default(),
+        kept: Kept::default(),
         dispatch: Dispatch::default(),
     };
     let mut chains: Vec<Vec<Rule<'_>>> = Vec::new();
@@ -118,6 +121,9 @@ pub fn compile(
                     compiler.dispatch.unresolved.insert(id);
                     continue;
                 };
+                if !annotation.is_record() {
+                    compiler.kept.put_in(id, annotation, statement, &mut body);
+                }
                 compiler.counters.put_in(id, annotation, &mut body);
                 let rule = Rule { id, annotation, statement, body: apart(body) };
                 if annotation.is_record() {
@@ -133,6 +139,7 @@ pub fn compile(
     }
     compiler.host_sets(hosts);
     compiler.counters();
+    compiler.kept();
     compiler.defines(chains.iter().flatten());
     chains.iter().for_each(|rules| compiler.chain(rules));
     compiler.records(&records);
@@ -236,6 +243,7 @@ struct Compiler<'a> {
     names: Names,
     hosts: HostSets,
     counters: Counters,
+    kept: Kept,
     dispatch: Dispatch,
 }
 
@@ -254,6 +262,12 @@ impl Compiler<'_> {
     fn counters(&mut self) {
         for (counter, ids) in std::mem::take(&mut self.counters.of) {
             self.make(format!("counter {counter}"), "", &ids);
+        }
+    }
+
+    fn kept(&mut self) {
+        for (object, (specification, id)) in std::mem::take(&mut self.kept.objects) {
+            self.make(object, &format!(" {{ {specification}; }}"), &[id]);
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     model::ChainRef,
-    policy::Placement,
+    policy::{Placement, RuleStatement},
     text::{Code, Diagnostic, diagnostic::quoted},
 };
 
@@ -32,30 +32,17 @@ pub(super) fn lint(subjects: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnosti
     if concerned.is_empty() {
         return Vec::new();
     }
-    let is_walked = |base: &&Base| base.is_filter && matches!(&*base.hook, "input" | "output");
     let refusing = refusing(calls);
-    let walks = calls.ruleset.chains().filter_map(|(name, chain)| {
-        let base = chain.base.as_ref().filter(is_walked)?;
-        let (entered, left) = (BTreeMap::new(), BTreeMap::new());
-        let mut walk =
-            Walk { ruleset: calls.ruleset, refusing: &refusing, time: 1, last_refusal: 0, entered, left };
-        if !walk.chain(name, 0) && base.refuses {
-            walk.last_refusal = usize::MAX;
-        }
-        Some((quoted(&name.to_string()), walk))
-    });
-    let walks: Vec<_> = walks.take(BASES).collect();
+    let walks = walks(calls, &refusing, |base| base.is_filter && matches!(&*base.hook, "input" | "output"));
     let mut warned: BTreeSet<&ChainRef> = BTreeSet::new();
     let mut diagnostics = Vec::new();
     for Subject { rule, .. } in concerned {
         if warned.contains(&rule.chain) {
             continue;
         }
-        let is_exposed = |walk: &Walk<'_>| {
-            let times = if rule.placement == Placement::Beginning { &walk.entered } else { &walk.left };
-            times.get(&rule.chain).is_some_and(|time| *time < walk.last_refusal)
-        };
+        let is_exposed = |walk: &Walk<'_>| walk.comes_to(rule) == Some(Behind::Refuses);
         if let Some((base, _)) = walks.iter().find(|(_, walk)| is_exposed(walk)) {
+            let base = quoted(&base.to_string());
             warned.insert(&rule.chain);
             let message = format!("nothing in {base} accepts established connections before this rule");
             diagnostics.push(Diagnostic::new(Code::NoEstablished, rule.chain_span, message).help(format!(
@@ -67,8 +54,26 @@ pub(super) fn lint(subjects: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnosti
     diagnostics
 }
 
+/// Walks through base chains.
+pub(super) fn walks<'a>(
+    calls: &Calls<'a>,
+    refusing: &'a BTreeSet<&'a ChainRef>,
+    is_walked: fn(&Base) -> bool,
+) -> Vec<(&'a ChainRef, Walk<'a>)> {
+    let walks = calls.ruleset.chains().filter_map(|(name, chain)| {
+        let base = chain.base.as_ref().filter(|base| is_walked(base))?;
+        let (entered, left) = (BTreeMap::new(), BTreeMap::new());
+        let mut walk = Walk { ruleset: calls.ruleset, refusing, time: 1, last_refusal: 0, entered, left };
+        if !walk.chain(name, 0) && base.refuses {
+            walk.last_refusal = usize::MAX;
+        }
+        Some((name, walk))
+    });
+    walks.take(BASES).collect()
+}
+
 /// The chains in which, or in what they call, packets of established connections may be refused.
-fn refusing<'a>(calls: &Calls<'a>) -> BTreeSet<&'a ChainRef> {
+pub(super) fn refusing<'a>(calls: &Calls<'a>) -> BTreeSet<&'a ChainRef> {
     let refusing = calls.ruleset.chains().filter(|(_, chain)| chain.rules.iter().any(|rule| rule.refuses));
     let mut open: Vec<&ChainRef> = refusing.map(|(name, _)| name).collect();
     let mut found = BTreeSet::new();
@@ -80,8 +85,17 @@ fn refusing<'a>(calls: &Calls<'a>) -> BTreeSet<&'a ChainRef> {
     found
 }
 
+/// What is behind a rule for packets that it lets go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// Something that may refuse them.
+    Refuses,
+    /// Nothing that refuses them.
+    LetsPass,
+}
+
 /// A walk through a base chain. Time is the number of rules met.
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     ruleset: &'a Ruleset,
     refusing: &'a BTreeSet<&'a ChainRef>,
     time: usize,
@@ -93,6 +107,13 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    /// What is behind an annotated rule that packets of established connections come to; none if they do not.
+    pub(super) fn comes_to(&self, rule: &RuleStatement) -> Option<Behind> {
+        let times = if rule.placement == Placement::Beginning { &self.entered } else { &self.left };
+        let is_refused = *times.get(&rule.chain)? < self.last_refusal;
+        Some(if is_refused { Behind::Refuses } else { Behind::LetsPass })
+    }
+
     /// Walks through a chain; whether established connections are accepted in it.
     fn chain(&mut self, name: &'a ChainRef, depth: usize) -> bool {
         let Some(chain) = self.ruleset.chain(name) else { return false };

@@ -3,6 +3,7 @@
 //! A lint that lacks its facts is silent: those about units need [`Units`], those about what is reached in which order
 //! need a [`Ruleset`].
 
+mod amounts;
 mod calls;
 mod cgroups;
 mod containers;
@@ -64,6 +65,7 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     if let Some(calls) = &calls {
         diagnostics.extend(established::lint(&subjects, calls));
         diagnostics.extend(reach::lint(policy, &subjects, calls));
+        diagnostics.extend(amounts::lint(&subjects, calls));
         diagnostics.extend(records::lint(&subject::records(policy), calls));
         diagnostics.extend(elements::lint(policy, calls));
         diagnostics.extend(marks::lint(policy, &subjects, calls));

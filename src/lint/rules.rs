@@ -1,6 +1,6 @@
 //! Lints about a rule by itself: W005, W006, W013, W042.
 
-use super::subject::Subject;
+use super::{amounts::lets_some_through, subject::Subject};
 use crate::{
     model::Data,
     policy::{Policy, Statement},
@@ -43,7 +43,7 @@ const REFUSE_ALL: &str = "refuse all in nftables.conf and let annotations accept
                           `scnpm run --wait` only";
 
 fn refusing_rule(subject: &Subject<'_>) -> Option<Diagnostic> {
-    let (verdict, span) = subject.verdict.filter(|_| subject.refuses())?;
+    let (verdict, span) = subject.verdict.filter(|_| subject.refuses() && !lets_some_through(subject))?;
     let is_app = |selector: &Selector| matches!(selector.which, Which::App(_));
     if subject.annotation.selectors.0.iter().any(is_app) {
         let message = format!(
@@ -163,6 +163,9 @@ mod tests {
             "tcp dport vmap { 25 : drop, 26 : accept }",
             "return",
             "dnat ip to 10.0.0.1",
+            "quota over 1 mbytes drop",
+            "quota name \"daily\" drop",
+            "limit rate over 1/second drop",
         ] {
             let text = format!("# a.service :: add rule inet f c {A} {body}");
             assert_eq!(said(Code::FailsOpen, &text), [] as [&str; 0], "{body}");

@@ -105,7 +105,7 @@ pub fn tables(policy: &Policy) -> BTreeSet<TableRef> {
     policy.iter().map(|(_, annotation)| annotation.statement.table().clone()).collect()
 }
 
-/// Whether its rule stands at an end of its chain, has no end in time, and its counters begin with nothing.
+/// Whether its rule stands at an end of its chain, has no end in time, and its counters and quotas begin with nothing.
 fn is_constant(annotation: &Annotation) -> bool {
     if annotation.left.is_some() || annotation.is_record() {
         return false;
@@ -113,5 +113,6 @@ fn is_constant(annotation: &Annotation) -> bool {
     let Statement::Rule(rule) = &annotation.statement else { return true };
     let words: Vec<&str> = rule.body.iter().filter_map(Part::token).map(|token| &*token.text).collect();
     !matches!(rule.placement, Placement::Explicit(..))
+        && !words.contains(&"used")
         && !words.windows(2).any(|pair| pair == ["counter", "packets"])
 }

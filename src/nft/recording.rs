@@ -14,11 +14,12 @@ use libc::{
 };
 
 use super::message::{
-    Message, NFT_OBJECT_COUNTER, NFTA_CHAIN_NAME, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA,
-    NFTA_EXPR_NAME, NFTA_LIST_ELEM, NFTA_LOOKUP_SET, NFTA_OBJ_DATA, NFTA_OBJ_NAME, NFTA_OBJ_TYPE,
-    NFTA_RULE_EXPRESSIONS, NFTA_SET, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY,
-    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_USERDATA, NFTA_SET_FLAGS, NFTA_TABLE, NLM_F_APPEND,
-    NLM_F_CREATE, NLM_F_EXCL, attribute, attributes, close, nest, opening, value,
+    Message, NFT_OBJECT_COUNTER, NFT_OBJECT_LIMIT, NFT_OBJECT_QUOTA, NFTA_CHAIN_NAME, NFTA_COUNTER_BYTES,
+    NFTA_COUNTER_PACKETS, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM, NFTA_LOOKUP_SET, NFTA_OBJ_DATA,
+    NFTA_OBJ_NAME, NFTA_OBJ_TYPE, NFTA_QUOTA_CONSUMED, NFTA_RULE_EXPRESSIONS, NFTA_SET, NFTA_SET_ELEM_DATA,
+    NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_USERDATA,
+    NFTA_SET_FLAGS, NFTA_TABLE, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, attribute, attributes, close, nest,
+    opening, value,
 };
 use crate::model::{PREFIX, TableRef};
 
@@ -154,9 +155,15 @@ impl Transaction {
         match message.nf_tables() {
             Some(NFT_MSG_NEWSET) => self.set(message),
             Some(NFT_MSG_NEWCHAIN) => self.object(message, &CHAIN, |_, _, _| None),
-            Some(NFT_MSG_NEWOBJ) => self.object(message, &OBJECT, |bytes, kind, _| {
-                let is_counter = message.number(NFTA_OBJ_TYPE) == Some(NFT_OBJECT_COUNTER);
-                (is_counter && kind == NFTA_OBJ_DATA).then(|| nest(bytes, NFTA_OBJ_DATA, zero))
+            Some(NFT_MSG_NEWOBJ) => self.object(message, &OBJECT, |bytes, kind, data| {
+                let kind_of_object = message.number(NFTA_OBJ_TYPE).filter(|_| kind == NFTA_OBJ_DATA)?;
+                match kind_of_object {
+                    NFT_OBJECT_COUNTER => nest(bytes, kind, zero),
+                    NFT_OBJECT_QUOTA => nest(bytes, kind, |bytes| unused(bytes, data)),
+                    NFT_OBJECT_LIMIT => value(bytes, kind, data),
+                    _ => return None,
+                }
+                Some(())
             }),
             Some(NFT_MSG_NEWRULE) => self.rule(message),
             Some(NFT_MSG_NEWSETELEM) => self.elements(message),
@@ -314,6 +321,12 @@ fn lookup(bytes: &mut Vec<u8>, data: &[u8], inline: impl Fn(&[u8]) -> Option<u32
 fn zero(bytes: &mut Vec<u8>) {
     value(bytes, NFTA_COUNTER_BYTES, &[0; 8]);
     value(bytes, NFTA_COUNTER_PACKETS, &[0; 8]);
+}
+
+/// What a quota holds of which nothing is used.
+fn unused(bytes: &mut Vec<u8>, data: &[u8]) {
+    let others = attributes(data).filter(|(kind, _)| *kind != NFTA_QUOTA_CONSUMED);
+    others.for_each(|(kind, payload)| value(bytes, kind, payload));
 }
 
 /// What the kernel makes the name of an inline set of: `__set%d` for `__set7`.

@@ -138,6 +138,10 @@ codes! {
     LateApplication = "W042",
     /// Application that D-Bus starts in a unit of others.
     BusStarted = "W043",
+    /// Quota or rate that established connections do not come to.
+    PassedBy = "W044",
+    /// Quota or rate behind which nothing refuses.
+    NothingBehind = "W045",
 }
 
 impl Code {
