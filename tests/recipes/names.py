@@ -26,7 +26,7 @@ def test(function):
 
 class Zone:
     """An authoritative server for every name there is: each gets an IPv4 address of its own, of this machine, and those that
-    begin with `six` an IPv6 address besides. `www` is an alias of a foreign name."""
+    begin with `six` an IPv6 address besides. `www` is an alias of a foreign name, `ip-192-0-2-1` has the address that it says."""
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -34,7 +34,6 @@ class Zone:
         self.ttl = 300
         self.asked = []
         self.addresses = {}
-        self.many = []
         threading.Thread(target=self._serve, daemon=True).start()
 
     def address(self, name):
@@ -57,8 +56,8 @@ class Zone:
                 records.append(self._record(owner, 5, self._name(target)))
                 owner, name = self._name(target), target
             if kind == 1:
-                found = self.many if labels[0] == "many" else [labels[0][1:].replace("-", ".")] if labels[0][0] == "=" else [self.address(name)]
-                records += [self._record(owner, 1, socket.inet_aton(each)) for each in found]
+                address = name.split(".")[0][3:].replace("-", ".") if name.startswith("ip-") else self.address(name)
+                records.append(self._record(owner, 1, socket.inet_aton(address)))
             if kind == 28 and labels[0].startswith("six"):
                 records.append(self._record(owner, 28, socket.inet_pton(socket.AF_INET6, "2001:db8::6")))
             head = question[:2] + b"\x85\x80" + struct.pack(">HHHH", 1, len(records), 0, 0)
@@ -137,7 +136,7 @@ def new_names(what, count=TRIES):
 def members(name):
     listed = json.loads(m.run("nft", "-j", "list", "set", "inet", "filter", name).stdout)["nftables"]
     found = next(entry["set"] for entry in listed if "set" in entry).get("elem", [])
-    return {one["elem"]["val"]: one["elem"].get("expires") for one in found}
+    return dict((one["elem"]["val"], one["elem"].get("expires")) if isinstance(one, dict) else (one, None) for one in found)
 
 
 def look_up(name, family=socket.AF_INET):
@@ -281,7 +280,7 @@ def holds(address, name="shop4"):
 def resolved_fills_what_the_page_says():
     filling(directive())
     first, second = connects(new_names("r"))
-    m.check(second >= TRIES - 1, f"{second} of {TRIES} with a second try")
+    m.check(second >= 0.95 * TRIES, f"{second} of {TRIES} with a second try")
     recipe.figure("first connections right after the look-up: systemd-resolved and scnpm", f"{first} of {TRIES}", f"second try {second} of {TRIES}")
     m.equal(connects(["other.net", "notexample.org"]), (0, 0), "names that are not allowed")
     # Both families, letters of either case, an alias, and the comment.
@@ -346,8 +345,7 @@ def resolved_may_come_later_and_end():
 @test
 def hostile_answers_are_bounded():
     filling(directive().rstrip("\n") + ", global only\n")
-    ZONE.many = [f"9.9.{number // 250}.{number % 250 + 1}" for number in range(25)]
-    for address in ["=192-168-0-1", "=127-0-0-2", "=169-254-0-1", "=224-0-0-1", "=9-9-9-9"]:
+    for address in ["ip-192-168-0-1", "ip-127-0-0-2", "ip-169-254-0-1", "ip-224-0-0-1", "ip-9-9-9-9"]:
         look_up(f"{address}.example.org")
     holds("9.9.9.9")
     m.equal(list(members("shop4")), ["9.9.9.9"], "with `global only`")
