@@ -248,10 +248,11 @@ def start_resolved():
     m.run("resolvectl", "flush-caches")
 
 
-def filling(line, more=""):
+def filling(line, more="", refuse="reject with tcp reset"):
     """A machine that fills the sets as this line of the page says, with the daemon at work."""
     start_resolved()
-    m.start_with(line.rstrip("\n") + "\n", rules(), base=base(more, "With systemd-resolved"), options=["--debug"])
+    loaded = base(more, "With systemd-resolved").replace("reject with tcp reset", refuse)
+    m.start_with(line.rstrip("\n") + "\n", rules(), base=loaded, options=["--debug"])
     m.eventually(lambda: source()["state"] == "working", lambda: f"{source()}\n{m.log()}")
 
 
@@ -293,6 +294,14 @@ def resolved_fills_what_the_page_says():
     m.check("addresses of names" in m.run(m.SCNPM, "status").stdout, "scnpm status does not show it")
     left = members("shop4")[ZONE.address("six.example.org")]
     m.check(ZONE.ttl < left <= ZONE.ttl + 60, f"{left} s left")
+
+
+@test
+def a_dropped_first_packet_comes_again():
+    filling(directive(), refuse="drop")
+    first, _ = connects(new_names("q", 30))
+    m.check(first >= 29, f"{first} of 30")
+    recipe.figure("the same where packets are dropped and not rejected", f"{first} of 30", "TCP tries again after a second")
 
 
 @test
