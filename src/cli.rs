@@ -20,6 +20,9 @@ use values::{chain, prefixes, seconds_of_a_day};
 /// Where nft keeps its ruleset, and so where annotations are looked for.
 pub const DEFAULT_FILE: &str = "/etc/nftables.conf";
 
+/// Where systemd-resolved tells what it answers.
+pub const RESOLVED_MONITOR: &str = "/run/systemd/resolve/io.systemd.Resolve.Monitor";
+
 /// Where the daemon is asked.
 pub const CONTROL_SOCKET: &str = "/run/scnpm/control";
 
@@ -196,6 +199,10 @@ pub struct Daemon {
     /// Have names of hosts and users looked up by the service at this socket (scnpm-names.socket)
     #[arg(long, value_name = "SOCKET")]
     pub names: Option<PathBuf>,
+
+    /// Where systemd-resolved tells its answers, for sets that are filled with addresses of names (scnpm-answers.socket)
+    #[arg(long, value_name = "SOCKET", default_value = RESOLVED_MONITOR)]
+    pub answers: PathBuf,
 
     /// Serve the control socket here; nowhere if this is empty
     #[arg(long, value_name = "SOCKET", default_value = CONTROL_SOCKET, value_parser = OsStringValueParser::new().map(PathBuf::from))]

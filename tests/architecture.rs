@@ -14,6 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("text", &["model"]),
     ("units", &["model"]),
     ("policy", &["model", "text", "units"]),
+    ("answers", &["model", "policy"]),
     ("dispatch", &["model", "text", "units", "policy"]),
     ("engine", &["model", "units", "dispatch"]),
     ("record", &["model", "engine"]),
@@ -21,8 +22,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("explain", &["model", "text", "units", "policy", "dispatch"]),
     // The machine.
     ("cgroupfs", &["model", "units"]),
-    ("nft", &["model", "dispatch", "explain", "cgroupfs"]),
-    ("watch", &["model", "units", "policy", "cgroupfs"]),
+    ("nft", &["model", "policy", "answers", "dispatch", "explain", "cgroupfs"]),
+    ("watch", &["model", "units", "policy", "answers", "cgroupfs"]),
     ("names", &["model"]),
     ("machine", &["model", "units", "explain", "cgroupfs", "names"]),
     // Where the two meet.
@@ -52,8 +53,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "model", "text", "units", "policy", "dispatch", "engine", "lint", "cgroupfs", "nft", "watch",
-            "machine", "findings", "load", "log", "effects", "control", "cli", "commands", "record", "names",
+            "model", "text", "units", "policy", "answers", "dispatch", "engine", "lint", "cgroupfs", "nft",
+            "watch", "machine", "findings", "load", "log", "effects", "control", "cli", "commands", "record",
+            "names",
         ],
     ),
     ("main", &["cli", "commands", "daemon", "log"]),
@@ -65,6 +67,7 @@ const STILL_THERE: &[(&str, &str)] = &[];
 /// What touches neither the machine nor the clock, and has the same answer each time: rooms and single files.
 const PURE: &[&str] = &[
     "model.rs",
+    "answers",
     "text",
     "units",
     "policy",

@@ -173,6 +173,7 @@ impl Daemon {
             self.records_are_loaded(sources, &policy, None);
             self.notices.policy_reapplied(&policy, &loaded.refusals);
         }
+        self.fills.policy_loaded(&policy);
         self.hosts.policy_loaded(std::mem::take(&mut loaded.hosts), &policy.host_names());
         sources.ask_for(&policy);
         self.plain = plain;
@@ -194,7 +195,7 @@ impl Daemon {
             let made = Again::of(&self.policy, (&instances, &users), &loaded, recording, surroundings);
             self.again = made.or(self.again.take());
         }
-        if self.policy.annotations.is_empty() {
+        if self.policy.annotations.is_empty() && self.policy.fills.is_empty() {
             let files: Vec<String> =
                 self.options.files.iter().map(|path| path.display().to_string()).collect();
             tracing::warn!("no annotation in {}: nothing to do until a reload", files.join(", "));

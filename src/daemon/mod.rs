@@ -8,6 +8,7 @@
 mod allowances;
 mod control;
 mod files;
+mod fills;
 mod loading;
 mod notices;
 mod polkit;
@@ -53,6 +54,7 @@ use crate::{
 use allowances::Allowances;
 use control::Control;
 use files::PolicyFiles;
+use fills::Fills;
 use notices::{Notices, notify};
 use refusals::Refusals;
 use sources::{News, Sources};
@@ -79,7 +81,9 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
         tracing::error!("{missing}; rules that match cgroups wait for it");
         sources.mount_due = Some(Duration::ZERO);
     }
-    let mut daemon = Daemon::new(options, files, policy, kernel);
+    let fills = Fills::spawn(options.answers.clone())
+        .map_err(|error| Failure::new(format!("the answers' reader: {error}")))?;
+    let mut daemon = Daemon::new(options, files, policy, kernel, fills);
     if let Some(path) = &daemon.options.state_log {
         let failure = |error| Failure::new(format!("{}: {error}", path.display()));
         let log = StateLog::begin(path.clone(), daemon.now(), &daemon.engine).map_err(failure)?;
@@ -158,6 +162,7 @@ struct Daemon {
     calm: Option<Duration>,
     control: Control,
     refusals: Refusals,
+    fills: Fills,
     /// When the policy was loaded, what nft refuses of it, and why the last load failed, if it did.
     loaded_at: SystemTime,
     refused: BTreeMap<AnnotationId, String>,
@@ -167,7 +172,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(options: cli::Daemon, files: PolicyFiles, policy: Policy, kernel: Nftables) -> Self {
+    fn new(options: cli::Daemon, files: PolicyFiles, policy: Policy, kernel: Nftables, fills: Fills) -> Self {
         let names = |units: &[String]| units.iter().map(|unit| UnitName(unit.as_str().into())).collect();
         let settings = Settings {
             cooldown: Duration::from_millis(options.cooldown),
@@ -199,6 +204,7 @@ impl Daemon {
             calm: None,
             control: Control::default(),
             refusals: Refusals::default(),
+            fills,
             loaded_at: SystemTime::UNIX_EPOCH,
             refused: BTreeMap::new(),
             load_error: None,
@@ -429,6 +435,7 @@ impl Daemon {
             change = sources.monitor.drain(&self.interest)?;
             io::Result::<()>::Err(io::ErrorKind::WouldBlock.into())
         });
+        self.fills.ruleset_changed();
         self.others_changed(change);
     }
 

@@ -240,7 +240,7 @@ impl Daemon {
                 worst_us: taken.last().copied().map(micros),
             }
         };
-        Source::ALL.into_iter().map(of_source).collect()
+        Source::ALL.into_iter().map(of_source).chain(self.fills.source()).collect()
     }
 
     fn hosts(&self) -> Vec<message::Host> {

@@ -9,6 +9,7 @@ mod cgroups;
 mod containers;
 mod elements;
 mod established;
+mod fills;
 mod life;
 mod marks;
 mod names;
@@ -69,7 +70,9 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
         diagnostics.extend(records::lint(&subject::records(policy), calls));
         diagnostics.extend(elements::lint(policy, calls));
         diagnostics.extend(marks::lint(policy, &subjects, calls));
+        diagnostics.extend(fills::lint(policy, calls));
     }
+    diagnostics.extend(fills::without_resolved(policy, units));
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
     diagnostics
 }

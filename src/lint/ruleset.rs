@@ -11,7 +11,7 @@ use crate::model::{ChainRef, Family, PREFIX, SetRef, TableRef};
 pub struct Ruleset {
     chains: BTreeMap<ChainRef, Chain>,
     /// The sets and maps.
-    sets: BTreeSet<SetRef>,
+    sets: BTreeMap<SetRef, SetKind>,
     /// The maps of verdicts whose elements are listed.
     maps: BTreeMap<SetRef, Verdicts>,
 }
@@ -24,7 +24,10 @@ impl Ruleset {
         for object in objects {
             let (chain, map) = (&object["chain"], &object["map"]);
             let set = reference(&object["set"], "name").or_else(|| reference(map, "name"));
-            ruleset.sets.extend(set.map(|set| SetRef { table: set.table, name: set.name }));
+            ruleset.sets.extend(set.map(|set| {
+                let kind = SetKind::of(if map.is_null() { &object["set"] } else { map }, !map.is_null());
+                (SetRef { table: set.table, name: set.name }, kind)
+            }));
             if let Some(name) = reference(chain, "name").filter(|chain| !chain.name.starts_with(PREFIX)) {
                 let base = chain["hook"].as_str().map(|hook| Base {
                     hook: hook.to_owned(),
@@ -64,7 +67,17 @@ impl Ruleset {
 
     /// Whether there is a set or map of this name.
     pub(super) fn has_set(&self, set: &SetRef) -> bool {
-        self.sets.contains(set)
+        self.sets.contains_key(set)
+    }
+
+    /// What a set or map is.
+    pub(super) fn kind(&self, set: &SetRef) -> Option<&SetKind> {
+        self.sets.get(set)
+    }
+
+    /// The sets that can be filled with addresses.
+    pub(super) fn fillable(&self) -> impl Iterator<Item = &SetRef> {
+        self.sets.iter().filter(|(_, kind)| kind.has_timeout && !kind.is_map).map(|(set, _)| set)
     }
 
     /// What is in a map, if that is listed.
@@ -143,6 +156,39 @@ impl Ruleset {
                 rule.accepts_established |= by_state;
             }
         }
+    }
+}
+
+/// What a set or map is.
+#[derive(Debug, Clone)]
+pub(super) struct SetKind {
+    /// Whether it is a map.
+    pub(super) is_map: bool,
+    /// The type of its keys, if that is known.
+    pub(super) holds: Option<String>,
+    /// Whether its elements may expire.
+    pub(super) has_timeout: bool,
+    /// Whether its keys may be ranges.
+    pub(super) has_intervals: bool,
+}
+
+impl SetKind {
+    fn of(set: &Value, is_map: bool) -> Self {
+        let has = |flag: &str| match &set["flags"] {
+            Value::Array(flags) => flags.iter().any(|one| one == flag),
+            one => one == flag,
+        };
+        let holds = match &set["type"] {
+            Value::String(holds) => Some(holds.clone()),
+            Value::Array(parts) => {
+                let parts: Option<Vec<&str>> = parts.iter().map(Value::as_str).collect();
+                parts.map(|parts| parts.join(" . "))
+            }
+            _ => None,
+        };
+        // A set that has a time for its elements may be listed without the flag.
+        let has_timeout = has("timeout") || !set["timeout"].is_null();
+        Self { is_map, holds, has_timeout, has_intervals: has("interval") }
     }
 }
 

@@ -2,11 +2,15 @@
 //!
 //! Integers of the netlink layer are in host order, those of nf_tables in network order.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use libc::{NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, c_int};
 
 use crate::model::{CgroupId, ChainRef, Count, CounterRef, Data, Family, Recorded, SetRef, TableRef};
+use crate::{
+    answers::{Kept, Version},
+    policy::domains::Domain,
+};
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
@@ -55,6 +59,7 @@ pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
 pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
 pub(super) const NFTA_SET_ELEM_FLAGS: u16 = 3;
+const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 pub(super) const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_SET_ELEM_EXPR: u16 = 7;
@@ -65,7 +70,12 @@ pub(super) const NFTA_VERDICT_CHAIN: u16 = 2;
 
 const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
 const NFT_SET_INTERVAL: u32 = 0x4;
+const NFT_SET_MAP: u32 = 0x8;
+const NFT_SET_TIMEOUT: u32 = 0x10;
 const NFT_SET_OBJECT: u32 = 0x40;
+/// nft's own numbers for the types ipv4_addr and ipv6_addr (`TYPE_IPADDR`, `TYPE_IP6ADDR`).
+const TYPE_IPADDR: u32 = 7;
+const TYPE_IP6ADDR: u32 = 8;
 /// nft's own number for the type cgroupsv2 (`TYPE_CGROUPV2` in its datatype.h), which the kernel only keeps.
 const TYPE_CGROUPV2: u32 = 46;
 
@@ -79,6 +89,11 @@ const OPEN_INTERVAL: [u8; 6] = [1, 4, 1, 0, 0, 0];
 /// nft's own comment of an element (`NFTNL_UDATA_SET_ELEM_COMMENT`, its length, and [`MARK`](crate::dispatch::MARK) with a NUL), which
 /// `nft list` shows.
 const MARK_OF_OURS: [u8; 8] = [0, 6, b's', b'c', b'n', b'p', b'm', 0];
+
+/// How a comment begins in an element's own data (`NFTNL_UDATA_SET_ELEM_COMMENT`), and the longest one with its NUL
+/// (`NFTNL_UDATA_COMMENT_MAXLEN`).
+const COMMENT: u8 = 0;
+const LONGEST_COMMENT: usize = 128;
 
 /// The most bytes that the elements of one message may take: an attribute's length has 16 bits.
 const ROOM: usize = 60_000;
@@ -100,6 +115,51 @@ pub(super) struct RawElement<'a> {
     pub(super) set: &'a SetRef,
     pub(super) key: RawKey,
     pub(super) data: Option<&'a Data>,
+}
+
+/// An address in a user's set that goes by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Timed {
+    pub(super) address: IpAddr,
+    pub(super) time: Duration,
+    /// The name that it is there for.
+    pub(super) name: Option<Domain>,
+}
+
+impl Timed {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        nest(bytes, NFTA_LIST_ELEM, |bytes| {
+            nest(bytes, NFTA_SET_ELEM_KEY, |bytes| match self.address {
+                IpAddr::V4(address) => value(bytes, NFTA_DATA_VALUE, &address.octets()),
+                IpAddr::V6(address) => value(bytes, NFTA_DATA_VALUE, &address.octets()),
+            });
+            let time = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX).max(1);
+            value(bytes, NFTA_SET_ELEM_TIMEOUT, &time.to_be_bytes());
+            let mut comment = comment_for(self.name.as_ref()).into_bytes();
+            comment.push(0);
+            let length = comment.len() as u8;
+            value(bytes, NFTA_SET_ELEM_USERDATA, &[&[COMMENT, length], &*comment].concat());
+        });
+    }
+}
+
+/// The comment of an element that is there for a name. nft writes comments in quotes, as they are: a name with anything else than
+/// letters, digits, `-` and `_` in it is not written.
+fn comment_for(name: Option<&Domain>) -> String {
+    let mark = crate::dispatch::MARK;
+    let plain = name.and_then(Domain::plain).map(|name| format!("{mark} {name}"));
+    plain.filter(|text| text.len() < LONGEST_COMMENT).unwrap_or_else(|| mark.to_owned())
+}
+
+/// Whether a comment is one of ours, and the name that it is for.
+fn name_of_comment(data: &[u8]) -> Option<Option<Domain>> {
+    let [COMMENT, length, text @ ..] = data else { return None };
+    let text = str::from_utf8(text.get(..usize::from(*length))?.strip_suffix(&[0])?).ok()?;
+    let rest = text.strip_prefix(crate::dispatch::MARK)?;
+    if rest.is_empty() {
+        return Some(None);
+    }
+    Some(Some(Domain::of_text(rest.strip_prefix(' ')?)?))
 }
 
 /// Messages that the kernel carries out together or not at all.
@@ -177,6 +237,27 @@ impl Batch {
                 close(&mut self.bytes, self.opened);
                 rest = &rest[taken..];
             }
+        }
+    }
+
+    /// Adds addresses that go by themselves to a set, as far as they are not there.
+    pub(super) fn hold(&mut self, set: &SetRef, elements: &[Timed]) {
+        let mut rest = elements;
+        while !rest.is_empty() {
+            self.open(NFT_MSG_NEWSETELEM, NLM_F_CREATE, set);
+            let mut taken = 0;
+            nest(&mut self.bytes, NFTA_SET_ELEM_LIST_ELEMENTS, |bytes| {
+                let start = bytes.len();
+                for one in rest {
+                    one.put(bytes);
+                    taken += 1;
+                    if bytes.len() - start > ROOM {
+                        break;
+                    }
+                }
+            });
+            close(&mut self.bytes, self.opened);
+            rest = &rest[taken..];
         }
     }
 
@@ -273,6 +354,37 @@ impl<'a> Message<'a> {
     pub(super) fn is_set_of_cgroups(&self) -> bool {
         self.number(NFTA_SET_KEY_TYPE) == Some(TYPE_CGROUPV2)
             && self.number(NFTA_SET_FLAGS).unwrap_or(0) & (NFT_SET_INTERVAL | NFT_SET_OBJECT) == 0
+    }
+
+    /// What addresses the set that it describes holds, if they may expire and are single ones.
+    pub(super) fn version(&self) -> Option<Version> {
+        let flags = self.number(NFTA_SET_FLAGS).unwrap_or(0);
+        let version = match self.number(NFTA_SET_KEY_TYPE)? {
+            TYPE_IPADDR => Version::V4,
+            TYPE_IP6ADDR => Version::V6,
+            _ => return None,
+        };
+        let is_fit =
+            flags & (NFT_SET_MAP | NFT_SET_OBJECT | NFT_SET_INTERVAL | NFT_SET_TIMEOUT) == NFT_SET_TIMEOUT;
+        is_fit.then_some(version)
+    }
+
+    /// The addresses in a list of elements.
+    pub(super) fn addresses(self) -> impl Iterator<Item = (IpAddr, Kept)> + use<'a> {
+        let list = self.payload.get(4..).and_then(|body| attribute(body, NFTA_SET_ELEM_LIST_ELEMENTS));
+        attributes(list.unwrap_or_default()).filter_map(|(_, element)| {
+            let key = attribute(attribute(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
+            let address = match key.len() {
+                4 => IpAddr::from(<[u8; 4]>::try_from(key).ok()?),
+                _ => IpAddr::from(<[u8; 16]>::try_from(key).ok()?),
+            };
+            let left = attribute(element, NFTA_SET_ELEM_EXPIRATION).and_then(|left| left.try_into().ok());
+            let name = attribute(element, NFTA_SET_ELEM_USERDATA).and_then(name_of_comment);
+            // What never expires was put in by somebody else, whatever its comment says.
+            let is_ours = name.is_some() && left.is_some();
+            let left = Duration::from_millis(left.map_or(0, u64::from_be_bytes));
+            Some((address, Kept { is_ours, name: name.flatten(), left }))
+        })
     }
 
     /// The error number in an acknowledgement or at the end of a dump; 0 for success.
@@ -601,5 +713,48 @@ mod tests {
             }
         }
         assert_eq!(messages(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).count(), 0);
+    }
+
+    #[test]
+    fn timed_addresses_are_read_as_they_are_written() {
+        let name = |text: &str| Domain::of_text(text);
+        let timed = |address: &str, name| Timed {
+            address: address.parse().unwrap(),
+            time: Duration::from_millis(61_000),
+            name,
+        };
+        let long = ["a".repeat(63), "b".repeat(63), "org".to_owned()].join(".");
+        let all = [
+            timed("192.0.2.1", name("a.example.org")),
+            timed("2001:db8::1", name("a\".example.org")),
+            timed("192.0.2.2", name(&long)),
+            timed("192.0.2.3", None),
+        ];
+        let mut batch = Batch::new(1);
+        batch.hold(&set("s"), &all);
+        let (bytes, _) = batch.finish();
+        let message =
+            messages(&bytes).find(|message| message.nf_tables() == Some(NFT_MSG_NEWSETELEM)).unwrap();
+        let found: Vec<(String, Kept)> =
+            message.addresses().map(|(address, kept)| (address.to_string(), kept)).collect();
+        // The kernel tells how long each has left, in another attribute.
+        let kept = |name| Kept { is_ours: false, name, left: Duration::ZERO };
+        assert_eq!(found[0], ("192.0.2.1".to_owned(), kept(name("a.example.org"))));
+        for (at, address) in [(1, "2001:db8::1"), (2, "192.0.2.2"), (3, "192.0.2.3")] {
+            assert_eq!(found[at], (address.to_owned(), kept(None)));
+        }
+        assert_eq!(comment_for(name("a\".example.org").as_ref()), "scnpm");
+    }
+
+    #[test]
+    fn comments_of_others_are_not_ours() {
+        let data = |text: &str| [&[COMMENT, text.len() as u8 + 1], text.as_bytes(), b"\0"].concat();
+        assert_eq!(name_of_comment(&data("scnpm")), Some(None));
+        assert_eq!(name_of_comment(&data("scnpm a.b")), Some(Domain::of_text("a.b")));
+        for text in ["", "scnpmx", "mine", "scnpm "] {
+            assert_eq!(name_of_comment(&data(text)), None, "{text}");
+        }
+        assert_eq!(name_of_comment(&[1, 2, b's', 0]), None);
+        assert_eq!(name_of_comment(&[0, 9, b's', 0]), None);
     }
 }

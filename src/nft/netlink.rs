@@ -6,6 +6,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
 };
 
 use libc::{
@@ -27,11 +28,14 @@ use super::{
     kernel::ElementChange,
     message::{
         Batch, Message, NFTA_GEN_ID, NFTA_GEN_PROC_NAME, NFTA_GEN_PROC_PID, NLM_F_ACK, NLM_F_DUMP,
-        NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, messages, request,
+        NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RawElement, RawKey, Timed, messages, request,
     },
     recording::{Recording, Surroundings},
 };
-use crate::model::{Addresses, CgroupId, Count, CounterRef, PREFIX, Recorded, SetRef, TableRef};
+use crate::{
+    answers::{self, Kept, Version},
+    model::{Addresses, CgroupId, Count, CounterRef, PREFIX, Recorded, SetRef, TableRef},
+};
 
 /// Requests to nf_tables, and what becomes of them.
 #[derive(Debug)]
@@ -204,6 +208,62 @@ impl<W: Wire> Netlink<W> {
                 }
             }
         })
+    }
+
+    /// The addresses in a set of a user's; nothing if there is no such set, or none that addresses can be put into for a time.
+    ///
+    /// # Errors
+    /// The kernel's; `Interrupted` for a ruleset that changes all the time.
+    pub fn addresses(&mut self, set: &SetRef) -> io::Result<Option<(Version, BTreeMap<IpAddr, Kept>)>> {
+        let mut version = None;
+        let asked = self.ask(NFT_MSG_GETSET, NLM_F_ACK, Some(set), |message| {
+            version = version.or_else(|| message.version());
+        });
+        let content = asked.and_then(|()| {
+            self.list(NFT_MSG_GETSETELEM, Some(set), |message, all: &mut BTreeMap<_, _>| {
+                all.extend(message.addresses());
+            })
+        });
+        match content {
+            Ok(content) => Ok(version.map(|version| (version, content))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has addresses in sets, for a time, or not any more, in one transaction. An element that is there keeps its old time unless it
+    /// is deleted first (Linux 6.12 and later can change it); and what is deleted must be there, so it is put in first.
+    ///
+    /// # Errors
+    /// The first of the kernel's; nothing is changed then.
+    pub fn apply(&mut self, changes: &[answers::Change]) -> io::Result<()> {
+        let mut sets: BTreeMap<&SetRef, (Vec<Timed>, usize)> = BTreeMap::new();
+        let mut ordered: Vec<&answers::Change> = changes.iter().collect();
+        // What stays comes first.
+        ordered.sort_by_key(|change| matches!(change, answers::Change::Release { .. }));
+        for change in ordered {
+            match change {
+                answers::Change::Hold { set, address, time, name } => {
+                    let (all, stay) = sets.entry(set).or_default();
+                    all.push(Timed { address: *address, time: *time, name: name.clone() });
+                    *stay += 1;
+                }
+                answers::Change::Release { set, address } => {
+                    let gone = Timed { address: *address, time: Duration::from_secs(1), name: None };
+                    sets.entry(set).or_default().0.push(gone);
+                }
+            }
+        }
+        let mut batch = Batch::new(self.seq);
+        for (set, (all, stay)) in sets {
+            let key = |one: &Timed| RawKey::Address { address: one.address, is_end: false };
+            let raw: Vec<RawElement<'_>> =
+                all.iter().map(|one| RawElement { set, key: key(one), data: None }).collect();
+            batch.hold(set, &all);
+            batch.delete(&raw);
+            batch.hold(set, &all[..stay]);
+        }
+        self.commit(batch)
     }
 
     /// What a set has recorded of packets that were refused.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::hosts::HostMatch;
+use super::{domains::Fill, hosts::HostMatch};
 use crate::{
     model::{AnnotationId, CgroupPath, ChainRef, Data, Instance, SetRef, TableRef, UnitName},
     text::{Code, FileId, SourceMap, Span, Token, diagnostic::Diagnostic},
@@ -25,6 +25,8 @@ pub struct Policy {
     pub diagnostics: Vec<Diagnostic>,
     /// What may be done without a warning.
     pub allows: Vec<Allow>,
+    /// The sets that are filled with addresses of names.
+    pub fills: Vec<Fill>,
     /// The annotations by where they begin.
     by_place: BTreeMap<(FileId, usize), AnnotationId>,
 }

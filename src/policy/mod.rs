@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod annotation;
+pub mod domains;
 pub mod files;
 pub mod grouping;
 pub mod hosts;

@@ -20,6 +20,7 @@ use self::{
 };
 use super::{
     annotation::{Allow, Annotation, Part, Placement, Policy, RuleStatement, Statement},
+    domains::Fill,
     files::{Files, split_pattern},
     words,
 };
@@ -149,6 +150,8 @@ enum Step {
     Slip(Diagnostic),
     /// A chain in which refusals are recorded.
     Record(Record),
+    /// Sets that are filled with addresses of names.
+    Fill(Fill),
     /// What directives (`# scnpm: allow(…)`) allow, and what is wrong with them.
     Allow(Allow, Vec<Diagnostic>),
 }
@@ -195,6 +198,7 @@ impl Reader<'_> {
             Step::Include(path, span) => return self.include(&path, span).err().into_iter().collect(),
             Step::Annotation(comment) => return self.annotation(comment),
             Step::Record(record) => self.record(record),
+            Step::Fill(fill) => self.policy.fills.push(fill),
             Step::Slip(diagnostic) => return vec![diagnostic],
             Step::Allow(allow, diagnostics) => {
                 self.policy.allows.extend(Some(allow).filter(|allow| !allow.codes.is_empty()));

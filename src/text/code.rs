@@ -130,6 +130,10 @@ codes! {
     LateMark = "W032",
     /// Refusals recorded where packets pass.
     NotRefused = "W033",
+    /// Set that cannot be filled with addresses.
+    NotFillable = "W038",
+    /// Names without systemd-resolved.
+    NoResolver = "W039",
     /// Container's ID in a name.
     ContainerId = "W040",
     /// Container outside of its unit.

@@ -15,8 +15,10 @@ const WITH_COMMANDS: [&str; 2] = ["service", "socket"];
 const LONGEST: usize = 255;
 
 /// What scnpm itself waits for at its start (packaging/scnpm.service), and what belongs to it.
-const BEFORE_US: [&str; 5] = [
+const BEFORE_US: [&str; 7] = [
     "scnpm.service",
+    "scnpm-answers.service",
+    "scnpm-answers.socket",
     "scnpm-names.service",
     "scnpm-names.socket",
     "nftables.service",

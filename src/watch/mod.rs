@@ -1,5 +1,6 @@
 //! SOURCES. Where the daemon learns that something changed. None of them decides anything.
 
+pub mod answers;
 pub mod cgroups;
 pub mod conversation;
 pub mod dbus;

@@ -128,7 +128,7 @@ def configure_daemon(*options, more=""):
     drop_in(
         "scnpm.service",
         f"[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=\n"
-        f"ExecStart={SCNPM} --names /run/scnpm-names.socket {' '.join(options)} {CONF}\n{more}",
+        f"ExecStart={SCNPM} --names /run/scnpm-names.socket --answers /run/scnpm-answers.socket {' '.join(options)} {CONF}\n{more}",
     )
 
 

@@ -26,7 +26,7 @@ def test(function):
 
 class Zone:
     """An authoritative server for every name there is: each gets an IPv4 address of its own, of this machine, and those that
-    begin with `six` an IPv6 address besides. `www` is an alias of a foreign name."""
+    begin with `six` an IPv6 address besides. `www` is an alias of a foreign name, `ip-192-0-2-1` has the address that it says."""
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -34,7 +34,6 @@ class Zone:
         self.ttl = 300
         self.asked = []
         self.addresses = {}
-        self.many = []
         threading.Thread(target=self._serve, daemon=True).start()
 
     def address(self, name):
@@ -57,8 +56,8 @@ class Zone:
                 records.append(self._record(owner, 5, self._name(target)))
                 owner, name = self._name(target), target
             if kind == 1:
-                found = self.many if labels[0] == "many" else [labels[0][1:].replace("-", ".")] if labels[0][0] == "=" else [self.address(name)]
-                records += [self._record(owner, 1, socket.inet_aton(each)) for each in found]
+                address = name.split(".")[0][3:].replace("-", ".") if name.startswith("ip-") else self.address(name)
+                records.append(self._record(owner, 1, socket.inet_aton(address)))
             if kind == 28 and labels[0].startswith("six"):
                 records.append(self._record(owner, 28, socket.inet_pton(socket.AF_INET6, "2001:db8::6")))
             head = question[:2] + b"\x85\x80" + struct.pack(">HHHH", 1, len(records), 0, 0)
@@ -108,12 +107,16 @@ print(first, second)
 """
 
 
-def page(what):
-    return next(block for block in recipe.blocks(PAGE) if what in block).replace("alice", m.USER)
+def page(what, section="With dnsmasq"):
+    return next(block for block in recipe.blocks(PAGE, section) if what in block).replace("alice", m.USER)
 
 
-def base(more=""):
-    return BASE % (page("set shop4") + more)
+def of_resolved(what):
+    return page(what, "With systemd-resolved")
+
+
+def base(more="", section="With dnsmasq"):
+    return BASE % (page("set shop4", section) + more)
 
 
 def connects(names, again=0.05, app="shop"):
@@ -133,7 +136,7 @@ def new_names(what, count=TRIES):
 def members(name):
     listed = json.loads(m.run("nft", "-j", "list", "set", "inet", "filter", name).stdout)["nftables"]
     found = next(entry["set"] for entry in listed if "set" in entry).get("elem", [])
-    return {one["elem"]["val"]: one["elem"].get("expires") for one in found}
+    return dict((one["elem"]["val"], one["elem"].get("expires")) if isinstance(one, dict) else (one, None) for one in found)
 
 
 def look_up(name, family=socket.AF_INET):
@@ -227,6 +230,156 @@ def a_second_answer_of_dnsmasq_renews_nothing():
     m.check(ZONE.address("again.example.org") in members("brief"), f"not put in again (had {left} s left)")
     status = pathlib.Path(f"/proc/{m.show('dnsmasq.service', 'MainPID')}/status").read_text()
     m.check(int(re.search(r"CapEff:\s+(\w+)", status)[1], 16) & 1 << 12, "dnsmasq has no CAP_NET_ADMIN")
+
+
+# systemd-resolved
+
+
+def start_resolved():
+    """The machine asks systemd-resolved, and that the zone's server."""
+    m.run("systemctl", "stop", "dnsmasq.service", ok=False)
+    configuration = pathlib.Path("/etc/systemd/resolved.conf.d/tests.conf")
+    configuration.parent.mkdir(exist_ok=True)
+    configuration.write_text(f"[Resolve]\nDNS={UPSTREAM}\nDomains=~.\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no\n")
+    RESOLV.unlink(missing_ok=True)
+    RESOLV.symlink_to("/run/systemd/resolve/stub-resolv.conf")
+    m.run("systemctl", "reset-failed", "systemd-resolved.service", ok=False)
+    m.run("systemctl", "restart", "systemd-resolved.service")
+    m.run("resolvectl", "flush-caches")
+
+
+def filling(line, more="", refuse="reject with tcp reset"):
+    """A machine that fills the sets as this line of the page says, with the daemon at work."""
+    start_resolved()
+    loaded = base(more, "With systemd-resolved").replace("reject with tcp reset", refuse)
+    m.start_with(line.rstrip("\n") + "\n", rules(), base=loaded, options=["--debug"])
+    m.eventually(lambda: source()["state"] == "working", lambda: f"{source()}\n{m.log()}")
+
+
+def source():
+    status = json.loads(m.run(m.SCNPM, "status", "--json").stdout)
+    return next((one for one in status["sources"] if one["name"] == "resolved"), {"state": "none"})
+
+
+def lines(what):
+    return "".join(line + "\n" for line in of_resolved("# scnpm: fill").splitlines() if what in line)
+
+
+def directive():
+    return lines("# scnpm: fill")
+
+
+def rules():
+    return lines(" :: ")
+
+
+def holds(address, name="shop4"):
+    m.eventually(lambda: address in members(name), lambda: f"{name} has {members(name)}, not {address}\n{m.log()[-2000:]}")
+
+
+@test
+def resolved_fills_what_the_page_says():
+    filling(directive())
+    first, second = connects(new_names("r"))
+    m.check(second >= 0.95 * TRIES, f"{second} of {TRIES} with a second try")
+    recipe.figure("first connections right after the look-up: systemd-resolved and scnpm", f"{first} of {TRIES}", f"second try {second} of {TRIES}")
+    m.equal(connects(["other.net", "notexample.org"]), (0, 0), "names that are not allowed")
+    # Both families, letters of either case, an alias, and the comment.
+    m.run("getent", "ahosts", "SIX.Example.ORG")
+    holds("2001:db8::6", "shop6")
+    holds(ZONE.address("six.example.org"))
+    m.run("getent", "ahosts", "www.example.org")
+    holds(ZONE.address("edge.cdn.invalid-cdn.net"))
+    m.check('comment "scnpm six.example.org"' in m.ruleset(), m.ruleset)
+    m.check("addresses of names" in m.run(m.SCNPM, "status").stdout, "scnpm status does not show it")
+    left = members("shop4")[ZONE.address("six.example.org")]
+    m.check(ZONE.ttl < left <= ZONE.ttl + 60, f"{left} s left")
+
+
+@test
+def a_dropped_first_packet_comes_again():
+    filling(directive(), refuse="drop")
+    first, _ = connects(new_names("q", 30))
+    m.check(first >= 29, f"{first} of 30")
+    recipe.figure("the same where packets are dropped and not rejected", f"{first} of 30", "TCP tries again after a second")
+
+
+@test
+def what_time_is_left_survives_a_flush_and_a_kill():
+    filling(directive())
+    look_up("flush.example.org")
+    address = ZONE.address("flush.example.org")
+    holds(address)
+    m.load_base()
+    holds(address)
+    m.run("nft", "flush", "set", "inet", "filter", "shop4")
+    holds(address)
+    m.run("nft", "add", "element", "inet", "filter", "shop4", "{ 192.0.2.77 }")
+    m.run("systemctl", "kill", "--signal=KILL", "scnpm.service")
+    m.check(address in members("shop4"), "gone with the daemon")
+    m.eventually(lambda: m.active("scnpm.service") and source()["state"] == "working", "the daemon is not back")
+    m.load_base()
+    holds(address)
+    # Of another policy: what is not wanted goes, what is the user's stays.
+    m.run("nft", "add", "element", "inet", "filter", "shop4", "{ 192.0.2.77 }")
+    m.write_policy(directive().replace("example.org", "example.net"), rules(), base=base(section="With systemd-resolved"))
+    m.run("systemctl", "reload", "scnpm.service")
+    m.eventually(lambda: list(members("shop4")) == ["192.0.2.77"], lambda: f"{members('shop4')}")
+    look_up("new.example.net")
+    holds(ZONE.address("new.example.net"))
+    m.write_policy(rules(), base=base(section="With systemd-resolved"))
+    m.run("systemctl", "reload", "scnpm.service")
+    m.eventually(lambda: list(members("shop4")) == ["192.0.2.77"], lambda: f"{members('shop4')}")
+    m.equal(source(), {"state": "none"}, "the source without a directive")
+
+
+@test
+def resolved_may_come_later_and_end():
+    m.run("systemctl", "stop", "dnsmasq.service", "systemd-resolved.service", ok=False)
+    m.start_with(directive(), rules(), base=base(section="With systemd-resolved"))
+    m.eventually(lambda: source()["state"] == "lost", lambda: f"{source()}")
+    m.says("names fill no set for now")
+    start_resolved()
+    m.eventually(lambda: source()["state"] == "working", lambda: f"{source()}")
+    look_up("later.example.org")
+    holds(ZONE.address("later.example.org"))
+    # What was answered before the daemon was there, as far as resolved tells it.
+    if int(m.run("systemctl", "--version").stdout.split()[1]) >= 254:
+        m.stop("scnpm.service")
+        m.run("nft", "flush", "set", "inet", "filter", "shop4")
+        m.start("scnpm.service")
+        holds(ZONE.address("later.example.org"))
+
+
+@test
+def hostile_answers_are_bounded():
+    filling(directive().rstrip("\n") + ", global only\n")
+    for address in ["ip-192-168-0-1", "ip-127-0-0-2", "ip-169-254-0-1", "ip-224-0-0-1", "ip-9-9-9-9"]:
+        look_up(f"{address}.example.org")
+    holds("9.9.9.9")
+    m.equal(list(members("shop4")), ["9.9.9.9"], "with `global only`")
+    filling(directive())
+    before = m.resident_memory()
+    # Thousands of names, each with an address of its own.
+    words = "import socket\nfor n in range(1500): socket.getaddrinfo(f'h{n}.example.org', 443, socket.AF_INET)"
+    m.run("python3", "-c", words)
+    m.says("names have too many addresses")
+    m.equal(len(members("shop4")), 1000, "addresses in the set")
+    m.check("not taken: too many" in source()["words"], source())
+    m.check(m.resident_memory() < before + 20_000, f"{before} kB before, {m.resident_memory()} kB after")
+    # The policy is as quick as ever.
+    m.write_policy_again()
+    m.run("systemctl", "reload", "scnpm.service")
+
+
+@test
+def a_set_that_cannot_be_filled_holds_up_nothing():
+    filling("# scnpm: fill inet filter shop4, inet filter plain, inet filter none with *.example.org\n", "set plain { type ipv4_addr; }\n")
+    m.says("inet filter plain is no set of addresses")
+    look_up("fine.example.org")
+    holds(ZONE.address("fine.example.org"))
+    report = m.checked()
+    m.equal([code for code in m.codes(report) if code == "W038"], ["W038", "W038"], "what scnpm check says")
 
 
 def listen():

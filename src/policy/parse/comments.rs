@@ -46,6 +46,7 @@ pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
                     asked.above.extend(&directives.marks);
                     let records = std::mem::take(&mut directives.records);
                     found.extend(records.into_iter().map(|one| (one.span.start, Step::Record(one))));
+                    found.extend(directives.fill.take().map(|one| (one.span.start, Step::Fill(one))));
                     found.push((start, lines.allow(at, directives)));
                 }
                 None => {
@@ -62,6 +63,7 @@ pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
 
 mod asked;
 mod directives;
+mod fill;
 mod near_miss;
 pub(super) mod record;
 
@@ -237,7 +239,7 @@ impl<'a> Lines<'a> {
 
     /// What directives in a line allow in the line below them and others.
     fn allow(&self, at: usize, Directives { allows, diagnostics, .. }: Directives) -> Step {
-        let is_one = |line: &&Line<'_>| line.comment.is_some_and(directives::is);
+        let is_one = |line: &&Line<'_>| line.comment.is_some_and(directives::is_for_what_follows);
         let more = self.lines[at..].iter().take_while(is_one).count();
         Step::Allow(Allow { file: self.file, line: at + more + 1, codes: allows }, diagnostics)
     }

@@ -1,20 +1,23 @@
 //! `scnpm: allow(W004), count, wait`: what a comment asks for the annotation or line below it; and `scnpm: record refusals in
-//! CHAIN`, which is for itself.
+//! CHAIN` and `scnpm: fill SET with NAMES`, which are for themselves.
 
 use std::{collections::BTreeSet, ops::Range};
 
 use super::{
-    is_blank,
+    fill, is_blank,
     record::{self, Record},
 };
-use crate::text::{
-    Code, FileId, Span,
-    diagnostic::{Diagnostic, Severity, quoted},
-    nearest::nearest,
+use crate::{
+    policy::domains::Fill,
+    text::{
+        Code, FileId, Span,
+        diagnostic::{Diagnostic, Severity, quoted},
+        nearest::nearest,
+    },
 };
 
 /// The directives, by their names.
-const NAMES: [&str; 4] = ["allow", "count", "record", "wait"];
+const NAMES: [&str; 5] = ["allow", "count", "fill", "record", "wait"];
 
 /// What a comment asks for.
 #[derive(Debug, Default)]
@@ -25,6 +28,8 @@ pub(super) struct Directives {
     pub(super) marks: Vec<(Mark, Span)>,
     /// The chains in which refusals are recorded.
     pub(super) records: Vec<Record>,
+    /// The sets that are filled.
+    pub(super) fill: Option<Fill>,
     /// What is wrong with it.
     pub(super) diagnostics: Vec<Diagnostic>,
 }
@@ -44,6 +49,12 @@ pub(super) fn is(content: &str) -> bool {
         || without_colon(content).is_some()
 }
 
+/// Whether it is one that is for the line below it.
+pub(super) fn is_for_what_follows(content: &str) -> bool {
+    is(content)
+        && !content.strip_prefix("scnpm:").is_some_and(|rest| fill::is_meant(rest.trim_matches(is_blank)))
+}
+
 /// The directives of such a comment, which stands at byte `start`.
 pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Directives> {
     if !is(content) {
@@ -58,6 +69,15 @@ pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Directiv
             .help("write `scnpm:` in front")
             .fix(span(0..content.len() - list.len()), "scnpm: ");
         found.diagnostics.push(diagnostic);
+        return Some(found);
+    }
+    let list = content["scnpm:".len()..].trim_matches(is_blank);
+    if fill::is_meant(list) {
+        let begin = list.as_ptr().addr() - content.as_ptr().addr();
+        match fill::read(list, begin, &span) {
+            Ok(fill) => found.fill = Some(fill),
+            Err(diagnostics) => found.diagnostics = diagnostics,
+        }
         return Some(found);
     }
     for item in items(content, "scnpm:".len()) {
@@ -93,6 +113,11 @@ impl Directives {
                 Ok(record) => self.records.push(record),
                 Err(diagnostic) => self.diagnostics.push(*diagnostic),
             },
+            "fill" => {
+                let what = "`fill` stands among other directives";
+                let diagnostic = Diagnostic::new(Code::Directive, of_name, what);
+                self.diagnostics.push(diagnostic.help("write `# scnpm: fill …` in a line of its own"));
+            }
             "count" => self.marks.push((Mark::Count, of_name)),
             "wait" => self.marks.push((Mark::Wait, of_name)),
             "" => self.diagnostics.push(
@@ -110,7 +135,8 @@ impl Directives {
     }
 }
 
-const KNOWN: &str = "the directives are `allow(CODE)`, `count`, `record refusals in CHAIN` and `wait`";
+const KNOWN: &str =
+    "the directives are `allow(CODE)`, `count`, `fill SET with NAMES`, `record refusals in CHAIN` and `wait`";
 
 /// What the directive `allow` at a byte of a comment allows, and what is wrong with it.
 fn allow(
@@ -161,8 +187,12 @@ fn name(item: &str) -> &str {
 fn is_list(text: &str) -> bool {
     let name = name(text);
     let words = text.split(is_blank).filter(|word| !word.is_empty()).count();
-    let is_known = name != "record" && NAMES.contains(&name) || name.starts_with("allow");
-    is_known || record::is_meant(text) || words == 1 || (words == 2 && nearest(name, NAMES).is_some())
+    let is_known = !["fill", "record"].contains(&name) && NAMES.contains(&name) || name.starts_with("allow");
+    is_known
+        || record::is_meant(text)
+        || fill::is_meant(text)
+        || words == 1
+        || (words == 2 && nearest(name, NAMES).is_some())
 }
 
 /// The list of directives behind what should be `scnpm:` and is not quite, if nothing else stands there.
@@ -172,6 +202,9 @@ fn without_colon(content: &str) -> Option<&str> {
     let separator = &rest[..rest.len() - list.len()];
     let is_right = head == "scnpm" && separator.trim_end_matches(is_blank) == ":";
     let is_whole = |item: &str| {
+        if name(item) == "fill" {
+            return fill::is_meant(item);
+        }
         if name(item) == "record" {
             return record::is_meant(item);
         }
@@ -179,7 +212,8 @@ fn without_colon(content: &str) -> Option<&str> {
         NAMES.contains(&name(item)) && (rest.is_empty() || rest.starts_with('('))
     };
     let is_nearly_one = head.eq_ignore_ascii_case("scnpm") && !separator.is_empty() && !is_right;
-    (is_nearly_one && items(list, 0).all(|item| is_whole(&list[item]))).then_some(list)
+    let is_list = fill::is_meant(list) || items(list, 0).all(|item| is_whole(&list[item]));
+    (is_nearly_one && is_list).then_some(list)
 }
 
 /// Where the items of a list stand that begins at a byte, without blanks around them: commas in brackets separate none.
