@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import threading
 
@@ -20,7 +21,7 @@ MACHINES = pathlib.Path("/var/lib/machines")
 QUADLETS = pathlib.Path("/etc/containers/systemd")
 HOME = pathlib.Path(f"/home/{m.USER}")
 # One connection as soon as it runs, then nothing until it is ended.
-PROGRAM = f"#!/bin/sh\nnc -w 3 {ADDRESS} {PORT} </dev/null\ntrap 'exit 0' TERM RTMIN+3 INT\nsleep 1000 &\nwait\n"
+PROGRAM = f"#!/bin/sh\nnc -w 3 {ADDRESS} {PORT} </dev/null\ntrap 'exit 0' TERM INT\nsleep 1000 &\nwait\n"
 HAS_QUADLETS = pathlib.Path("/usr/libexec/podman/quadlet").exists()
 
 # What the machine of the tests lacks: keys and limits of containers, controllers, and of Debian 12's crun the right to raise
@@ -248,7 +249,8 @@ def machine_is_selected_by_its_unit():
 
 
 def end_machine(name):
-    m.run("machinectl", "kill", "--signal=KILL", name)
+    # nspawn itself has to tidy up.
+    os.kill(int(m.run("machinectl", "show", "--property=Leader", "--value", name).stdout), signal.SIGKILL)
     m.eventually(lambda: m.run("machinectl", "show", name, ok=False).returncode != 0, f"{name} does not end")
     m.run("systemctl", "stop", "t-machine.service", f"systemd-nspawn@{name}.service", ok=False)
     m.run("systemctl", "reset-failed", ok=False)
@@ -300,13 +302,14 @@ def prepare():
     for name in ["sh", "nc", "sleep"]:
         (root / "bin" / name).symlink_to("busybox")
     (root / "etc/os-release").write_text("ID=web\n")
-    (root / "sbin/init").write_text(PROGRAM)
-    (root / "sbin/init").chmod(0o755)
+    (root / "bin/web").write_text(PROGRAM)
+    (root / "bin/web").chmod(0o755)
+    (root / "sbin/init").symlink_to("../bin/web")
     image = "/run/web.tar"
     m.run("tar", "--directory", str(root), "--create", "--file", image, ".")
     os.chmod(image, 0o644)
     for run in [m.run, m.as_user]:
-        podman("import", "--change", 'CMD ["/sbin/init"]', image, "web", run=run)
+        podman("import", "--change", 'CMD ["/bin/web"]', image, "web", run=run)
 
 
 def clean_up():
