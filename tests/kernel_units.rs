@@ -171,8 +171,8 @@ fn object_holds_hostile_names_as_they_are_and_the_table_does_not() {
             assert!(output.status.success(), "{}", stderr(&output));
             let object: Value = serde_json::from_slice(&output.stdout).unwrap();
             let unit = json!({
-                "unit": name, "manager": "user", "uid": 65534, "user": "nobody", "level": 5, "path": hostile,
-                "id": machine.id(&hostile), "annotations": [],
+                "unit": name, "manager": "user", "uid": 65534, "user": "nobody", "application": null,
+                "level": 5, "path": hostile, "id": machine.id(&hostile), "annotations": [],
             });
             assert_eq!(object, json!({ "version": 1, "units": [unit] }));
         }

@@ -78,7 +78,7 @@ def shell():
     m.as_user("systemd-run", "--user", "--quiet", f"--unit={SHELL}", *environment, *command)
     try:
         is_up = lambda: m.as_user("busctl", "--user", "status", "org.scnpm.Launch", ok=False).returncode == 0
-        m.eventually(is_up, "GNOME Shell does not come up", 60)
+        m.eventually(is_up, lambda: f"GNOME Shell does not come up\n{shell_log()}", 30)
         yield
     finally:
         m.as_user("systemctl", "--user", "stop", SHELL, ok=False)
@@ -167,7 +167,7 @@ if __name__ == "__main__":
     m.stop("t-boot-listener.socket", "t-boot-listener.service")
     m.reset()
     listeners = m.Listeners([7001, 7011])
-    manifest = {"uuid": EXTENSION.name, "name": "launch", "description": "", "shell-version": ["48", "49", "50"]}
+    manifest = {"uuid": EXTENSION.name, "name": "launch", "description": "launch", "shell-version": ["48", "49", "50"]}
     own(EXTENSION / "metadata.json", json.dumps(manifest))
     own(EXTENSION / "extension.js", CODE)
     own(HOME / ".config/glib-2.0/settings/keyfile", SETTINGS)

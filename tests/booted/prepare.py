@@ -22,6 +22,9 @@ WantedBy=multi-user.target
 
 # As a package does when it is installed.
 m.run("systemd-sysusers", "scnpm.conf")
+# dbus-broker takes dbus-daemon's place where it is installed; a test that wants it switches it on.
+for manager in ["system", "user"]:
+    pathlib.Path(f"/etc/systemd/{manager}/dbus.service").unlink(missing_ok=True)
 m.run("useradd", "--create-home", "--uid", str(m.UID), "--shell", "/bin/bash", m.USER)
 lingering = pathlib.Path("/var/lib/systemd/linger")
 lingering.mkdir(parents=True, exist_ok=True)
