@@ -34,7 +34,7 @@ pub(super) fn lint(policy: &Policy, units: &Units) -> Vec<Diagnostic> {
             if is_judged_alone { None } else { unknown_unit(selector, unit, span, units, &left) }
         }),
         Which::App(id) => unknown_app(id, span, &apps, &left),
-        Which::Glob(_) => None,
+        Which::Glob(_) | Which::Cage(_) => None,
     });
     unknown.collect()
 }
