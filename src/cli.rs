@@ -691,6 +691,10 @@ pub struct Run {
     #[arg(long)]
     pub service: bool,
 
+    /// Run it in a cage of the policy's, which may refuse what others may do; at the end say what it refused
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["app", "unit", "service", "no_wait"])]
+    pub cage: Option<String>,
+
     /// Fail if it is not certain that its rules are in the kernel; else that is a warning
     #[arg(long)]
     pub wait: bool,

@@ -174,6 +174,7 @@ const WITH_WORDS: &str = "nft/complaint.rs";
 const UNSAFE: &[&str] = &[
     "main.rs",
     "commands/run/sigpipe.rs",
+    "commands/run/child.rs",
     "nft/libnftables.rs",
     "watch/sigbus.rs",
     "watch/pages.rs",

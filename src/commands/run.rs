@@ -3,10 +3,13 @@
 //! ```text
 //! find the command ──► manager: a scope with this process in it ──► daemon: wait ──► become the command
 //!                             └ --service: a service that runs `scnpm run --inside` ──► the same two steps there
+//!                             └ --cage: the same, but the command is a child, so that refusals are printed when it has ended
 //! ```
 
 mod answer;
+mod cage;
 mod certain;
+mod child;
 mod manager;
 mod program;
 mod service;
@@ -44,6 +47,7 @@ pub fn run(options: &Run) -> Result<ExitCode, Failure> {
     let run = match options {
         _ if options.inside => run_inside,
         _ if options.service => run_service,
+        _ if options.cage.is_some() => cage::run,
         _ => run_in_scope,
     };
     run(options).map_err(|failure| Failure { exit_code: failure.exit_code.max(FAILED), ..failure })
@@ -51,32 +55,33 @@ pub fn run(options: &Run) -> Result<ExitCode, Failure> {
 
 fn run_in_scope(options: &Run) -> Result<ExitCode, Failure> {
     let program = find(&options.command)?;
-    let units = units(options, "scope")?;
-    shell::wait_until_moved();
+    enter(&units(options, "scope")?, |cgroup| certain::of_rules(options, cgroup))?;
+    Err(program.execute())
+}
+
+/// Puts this process into the first of these scopes whose name nobody has, and does what is to be done there. Returns its
+/// cgroup, in which this process still is then.
+fn enter(units: &[Unit], then: impl Fn(&str) -> Result<(), Failure>) -> Result<String, Failure> {
     // Whoever has started this process may move it once more.
     const TRIES: usize = 3;
+    shell::wait_until_moved();
     for _ in 0..TRIES {
-        let (unit, cgroup) = enter_scope(&units)?;
-        if !is_of(&cgroup, &unit) {
+        let own = Value::from(vec![std::process::id()]);
+        let Started { unit, .. } =
+            block_on(async { Manager::connect().await?.start(units, vec![("PIDs", own)]).await })?;
+        let entered = cgroup()?;
+        if !is_of(&entered, &unit) {
             continue;
         }
-        certain::of_rules(options, &cgroup)?;
-        if self::cgroup()? == cgroup {
-            return Err(program.execute());
+        then(&entered)?;
+        if cgroup()? == entered {
+            return Ok(entered);
         }
     }
     Err(Failure::new(format!(
         "this process does not stay in its scope: it is in {}, where another program has moved it",
         printable(&cgroup()?)
     )))
-}
-
-/// Has the manager make a scope with this process in it. The scope, and the cgroup that this process is in then.
-fn enter_scope(units: &[Unit]) -> Result<(String, String), Failure> {
-    let own = Value::from(vec![std::process::id()]);
-    let Started { unit, .. } =
-        block_on(async { Manager::connect().await?.start(units, vec![("PIDs", own)]).await })?;
-    Ok((unit, cgroup()?))
 }
 
 fn run_service(options: &Run) -> Result<ExitCode, Failure> {
@@ -106,6 +111,9 @@ fn find(words: &[OsString]) -> Result<Program<'_>, Failure> {
 /// The unit that is asked for: names of which the first is taken that nobody has, and what is the same for all.
 fn units(options: &Run, kind: &str) -> Result<Vec<Unit>, Failure> {
     let names = match (&options.unit, &options.app) {
+        _ if options.cage.is_some() => {
+            numbered(|number| transient::of_cage(options.cage.as_deref().unwrap_or_default(), number))?
+        }
         (Some(name), _) => vec![transient::unit(name, kind).map_err(Failure::new)?],
         (None, Some(id)) => of_application(&transient::application_id(id).map_err(Failure::new)?, kind)?,
         (None, None) => {
@@ -113,7 +121,11 @@ fn units(options: &Run, kind: &str) -> Result<Vec<Unit>, Failure> {
             of_application(name.unwrap_or_default().as_bytes(), kind)?
         }
     };
-    let default = if Uid::effective().is_root() { "system.slice" } else { "app.slice" };
+    let default = match options.cage {
+        Some(_) => "cage.slice",
+        None if Uid::effective().is_root() => "system.slice",
+        None => "app.slice",
+    };
     let slice = transient::slice(options.slice.as_deref().unwrap_or(default)).map_err(Failure::new)?;
     let description = description(&options.command);
     let unit = |name| Unit { name, slice: slice.clone(), description: description.clone() };
@@ -122,9 +134,13 @@ fn units(options: &Run, kind: &str) -> Result<Vec<Unit>, Failure> {
 
 /// Names with this process's number. Processes that outlived an earlier one with the same number may still have the first.
 fn of_application(id: &[u8], kind: &str) -> Result<Vec<String>, Failure> {
+    numbered(|number| transient::of_application(id, number, kind))
+}
+
+fn numbered(name: impl Fn(u32) -> Result<String, String>) -> Result<Vec<String>, Failure> {
     let own = std::process::id();
     let numbers = (0..10).map(|again| if again == 0 { own } else { own * 10 + again });
-    numbers.map(|number| transient::of_application(id, number, kind).map_err(Failure::new)).collect()
+    numbers.map(|number| name(number).map_err(Failure::new)).collect()
 }
 
 /// The command as `systemctl status` shows it.

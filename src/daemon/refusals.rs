@@ -32,12 +32,12 @@ use crate::{
     model::{CGROUP_ROOT, CgroupId, CgroupPath, ChainRef, Direction, Instance, Manager, Recorded, TableRef},
     nft::{netlink::Netlink, words_of},
     policy::{
-        Policy,
+        Part, Policy,
         admission::{Admission, Kind, Packets, protocol_name},
     },
     units::{
         places::user_of_slice,
-        selector::{Selector, Selectors, app_id},
+        selector::{Selector, Selectors, app_id, cage_id},
     },
 };
 
@@ -362,6 +362,9 @@ impl Daemon {
                 peers: vec![one.address.to_string()],
                 kind: kind.clone(),
             };
+            if let Some((selectors, chain)) = instance.as_ref().and_then(|instance| self.cage(instance)) {
+                return format!("# {}", Admission { selectors, chain, packets }.out_of_cage());
+            }
             format!("# {}", Admission { selectors, chain: chain.clone(), packets })
         });
         let known = self.hosts.known().iter().find(|(_, addresses)| addresses.contains(&one.address));
@@ -387,6 +390,16 @@ impl Daemon {
             annotation,
         };
         (instance, refusal)
+    }
+
+    /// What selects the cage that an instance is in, and the chain that makes it one: the first whose annotation accepts nothing.
+    fn cage(&self, instance: &Instance) -> Option<(Selectors, ChainRef)> {
+        cage_id(&instance.unit.0)?;
+        let rules = self.policy.iter().filter_map(|(_, annotation)| Some((annotation, annotation.rule()?)));
+        let of_cage = rules.filter(|(annotation, _)| annotation.selectors.select(instance, &self.users));
+        let accepts = |part: &Part| part.token().is_some_and(|token| token.is("accept"));
+        let mut narrowing = of_cage.filter(|(_, rule)| !rule.body.iter().any(accepts));
+        narrowing.next().map(|(annotation, rule)| (annotation.selectors.clone(), rule.chain.clone()))
     }
 
     /// The name of a user, if the policy has it.

@@ -13,6 +13,7 @@ use crate::{
     model::{AnnotationId, CgroupPath, Data, Instance, UnitName},
     policy::{Annotation, Part, RuleStatement},
     text::Token,
+    units::escape::escape,
     units::selector::{Selectors, Which, app_family, app_family_of_unit},
 };
 
@@ -136,7 +137,7 @@ impl Whose<'_> {
 
     /// None if it is not known which cgroups it has in common with others.
     fn kind(&self) -> Option<Kind> {
-        let is_glob = |which: &Which| matches!(which, Which::Glob(_));
+        let is_glob = |which: &Which| matches!(which, Which::Glob(_) | Which::Cage(_));
         match self {
             Self::Units(selectors) if selectors.0.iter().any(|one| is_glob(&one.which)) => {
                 (selectors.0.len() == 1).then_some(Kind::Glob)
@@ -187,6 +188,9 @@ impl Whose<'_> {
                         let family = app_family(id);
                         let of_units = Some(Known::FamilyOf(family.clone())).filter(|_| of_others);
                         [Some(Known::Family(family)), of_units, None]
+                    }
+                    Which::Cage(id) => {
+                        [Some(Known::Beginning(format!("cage-{}-", escape(id.as_bytes())))), None, None]
                     }
                     Which::Glob(glob) => {
                         let beginning = glob.split(['*', '?', '[']).next().unwrap_or_default();

@@ -111,7 +111,7 @@ impl<'a> Judge<'a> {
             let name = match &selector.which {
                 Which::Unit(unit) => &*unit.0,
                 Which::Glob(glob) => glob,
-                Which::App(_) => return None,
+                Which::App(_) | Which::Cage(_) => return None,
             };
             let is_users = !matches!(selector.whose, Whose::Anybody | Whose::System);
             if is_users && name.starts_with("session-") && places::kind(name) == "scope" {

@@ -4,6 +4,7 @@
 //! need a [`Ruleset`].
 
 mod amounts;
+mod cages;
 mod calls;
 mod cgroups;
 mod containers;
@@ -61,6 +62,7 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     diagnostics.extend(selected::lint(policy, units));
     diagnostics.extend(rules::lint(policy, &subjects));
     diagnostics.extend(waiting::lint(policy, units));
+    diagnostics.extend(cages::lint(&subjects, calls.as_ref()));
     diagnostics.extend(order::lint(policy, &subjects, units, calls.as_ref()));
     diagnostics.extend(sockets::lint(policy, &subjects, units, calls.as_ref()));
     if let Some(calls) = &calls {

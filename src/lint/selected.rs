@@ -39,7 +39,7 @@ pub(super) fn lint(policy: &Policy, units: &Units) -> Vec<Diagnostic> {
         Which::App(id) => {
             bus_started(selector, id, span, units).or_else(|| unknown_app(id, span, &apps, &left))
         }
-        Which::Glob(_) => None,
+        Which::Glob(_) | Which::Cage(_) => None,
     });
     unknown.collect()
 }

@@ -72,6 +72,14 @@ pub fn protocol_name(number: u8) -> String {
     }
 }
 
+impl Admission {
+    /// The same in a cage: it comes before what closes the cage, and the packets go on to the rules for everybody.
+    pub fn out_of_cage(&self) -> String {
+        let Self { selectors, chain, packets } = self;
+        format!("{selectors} :: insert rule {chain} socket cgroupv2 unit {packets} return")
+    }
+}
+
 /// As it stands behind the `#`.
 impl fmt::Display for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

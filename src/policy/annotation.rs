@@ -101,7 +101,7 @@ impl Policy {
         let selectors = self.of_units().flat_map(|annotation| &annotation.selectors.0);
         let selected = selectors.filter_map(|selector| match &selector.which {
             Which::Unit(unit) => Some(unit.clone()),
-            Which::Glob(_) | Which::App(_) => None,
+            Which::Glob(_) | Which::App(_) | Which::Cage(_) => None,
         });
         self.of_units().map(|annotation| annotation.unit.clone()).chain(selected).collect()
     }

@@ -366,7 +366,7 @@ fn selectors(text: &str, place: Span) -> Result<Selectors, Diagnostic> {
                     diagnostic.help(format!("write {}", quoted(&escaped))).fix(span, escaped)
                 }
                 _ => diagnostic.help(
-                "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME` or `alice:app:ID`, where NAME may be \
+                "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME`, `alice:app:ID` or `user:cage:NAME`, where NAME may be \
                  a pattern",
                 ),
             })
@@ -397,6 +397,9 @@ fn check_units_match(annotation: &Annotation) -> Option<Diagnostic> {
             "write a user's name and `:` in front; `user:` would be the application of that name of any user, and any \
              program can take such a name",
         ),
+        [Selector { which: Which::Cage(_), .. }] => {
+            diagnostic.help("write `user:` in front for a cage of all users, or `system:` for one of root").fix(place, "user:")
+        }
         [_] => diagnostic.help(help).fix(place, "system:"),
         _ => diagnostic.help(format!("{help} of each unit")),
     })

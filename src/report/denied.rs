@@ -62,6 +62,19 @@ pub fn write(
     Ok(())
 }
 
+/// Writes refusals of one command: where it was refused, and the annotation; fails as `out` does.
+pub fn write_short(refusals: &[Refusal], out: &mut dyn Write) -> io::Result<()> {
+    for refusal in refusals {
+        let packets = if refusal.packets == 1 { "packet" } else { "packets" };
+        writeln!(out, "  {} {packets} {}", refusal.packets, place(refusal, &Names::default()))?;
+        match &refusal.annotation {
+            Some(annotation) => writeln!(out, "    {}", printable(annotation))?,
+            None => writeln!(out, "    {}", why_none(refusal))?,
+        }
+    }
+    Ok(())
+}
+
 fn write_row(row: [&str; 6], widths: [usize; 5], out: &mut dyn Write) -> io::Result<()> {
     for (cell, width) in row.iter().zip(widths) {
         write!(out, "{cell}{:1$}  ", "", width - cell.width())?;

@@ -146,6 +146,10 @@ codes! {
     PassedBy = "W044",
     /// Quota or rate behind which nothing refuses.
     NothingBehind = "W045",
+    /// Cage that lets something past the rest of the policy.
+    WideCage = "W050",
+    /// Cage that nothing closes.
+    OpenCage = "W051",
 }
 
 impl Code {

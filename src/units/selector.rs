@@ -9,6 +9,7 @@
 //! alice:app:org.mozilla.firefox   an application, by whatever name its units have
 //! alice:app.slice                 a slice: everything below it
 //! alice:session-*.scope           that user's login sessions, although the system's manager has them
+//! user:cage:build                 the scopes of `scnpm run --cage build`
 //! ```
 //!
 //! Several are separated by commas. What stands before the first colon is a manager only if it can be one: names of
@@ -23,6 +24,7 @@ use super::places;
 use crate::model::{Instance, Manager, UnitName};
 
 mod app;
+mod cage;
 mod glob;
 mod index;
 mod levels;
@@ -32,6 +34,7 @@ pub use app::{
     family as app_family, family_of_unit as app_family_of_unit, id as app_id, write as write_app_id,
     written_id as written_app_id,
 };
+pub use cage::id as cage_id;
 pub use index::{Index, selected};
 
 /// Selectors, as they are written.
@@ -79,6 +82,9 @@ pub enum Which {
     /// Those of an application, by its id as it is written: `\xNN` stands for a byte of it.
     #[display("app:{_0}")]
     App(String),
+    /// The scopes of a cage, by its name.
+    #[display("cage:{_0}")]
+    Cage(String),
 }
 
 /// The user names that selectors have, and their numbers; one that is absent does not exist.
@@ -147,7 +153,8 @@ impl Selector {
             }
         };
         let owners: Vec<Whose> = users.keys().cloned().map(Whose::User).chain([owner]).collect();
-        let ways = app.map(Which::App).into_iter().chain([Which::Unit(unit.clone())]);
+        let cage = cage_id(&unit.0).map(Which::Cage);
+        let ways = app.map(Which::App).into_iter().chain(cage).chain([Which::Unit(unit.clone())]);
         let pairs = ways.flat_map(|which| owners.iter().map(move |whose| (whose.clone(), which.clone())));
         // A user may be called `system`, and an application anything.
         let is_understood = |selector: &Self| {
@@ -198,6 +205,7 @@ impl Selectors {
             Which::Unit(unit) => unit.clone(),
             Which::Glob(glob) => UnitName(glob.clone().into()),
             Which::App(id) => UnitName(format!("app-{id}").into()),
+            Which::Cage(id) => UnitName(format!("cage-{id}").into()),
         };
         self.0.first().map_or_else(|| UnitName(String::new().into()), label)
     }
@@ -276,6 +284,7 @@ impl Which {
             Self::Unit(name) => places::is_slice(&name.0) || places::user_of(&name.0).is_some(),
             // An application's unit may be a slice.
             Self::App(_) => true,
+            Self::Cage(_) => false,
             Self::Glob(glob) => match places::kind(glob) {
                 "service" => {
                     let prefix = glob.split(['*', '?', '[']).next().unwrap_or_default();
@@ -291,7 +300,7 @@ impl Which {
         match self {
             Self::Unit(UnitName(name)) => places::is_session(name),
             Self::Glob(glob) => places::is_session(glob),
-            Self::App(_) => false,
+            Self::App(_) | Self::Cage(_) => false,
         }
     }
 
@@ -301,6 +310,7 @@ impl Which {
             Self::Unit(name) => name == unit,
             Self::Glob(glob) => glob::matches(glob, &unit.0),
             Self::App(id) => app::names(id, &unit.0),
+            Self::Cage(id) => cage::id(&unit.0).is_some_and(|own| own == *id),
         }
     }
 }

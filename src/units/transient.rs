@@ -32,6 +32,36 @@ pub fn of_application(id: &[u8], number: u32, kind: &str) -> Result<String, Stri
     Ok(name)
 }
 
+/// A scope of a cage that nobody else has; `cage:NAME` selects it.
+///
+/// # Errors
+/// There can be no such name.
+pub fn of_cage(name: &str, number: u32) -> Result<String, String> {
+    let unit = format!("cage-{}-{number}.scope", escape(name.as_bytes()));
+    if unit.len() > NAME_MAX {
+        return Err("the cage's name is too long for a unit's name".to_owned());
+    }
+    Ok(unit)
+}
+
+/// The name of a cage that a user means.
+///
+/// # Errors
+/// No annotation can select such a cage.
+pub fn cage_name(text: &str) -> Result<&str, String> {
+    if let Some((_, meant)) = text.rsplit_once(':') {
+        let hint = if meant.is_empty() { "build" } else { meant };
+        return Err(wrong(
+            text,
+            &format!("cage's name: write what stands behind `cage:` in annotations, such as {hint}"),
+        ));
+    }
+    match Selectors::parse(&format!("cage:{text}")).as_ref().map(|selectors| &selectors.0[..]) {
+        Ok([one]) if one.which == Which::Cage(text.to_owned()) => Ok(text),
+        _ => Err(wrong(text, "cage's name, which has no blanks and no commas in it and none of / * ? [ ]")),
+    }
+}
+
 /// The id of an application that a user means, written as in annotations, which may be a .desktop file's name: an id in
 /// reverse-DNS notation has two dots at least, so `org.telegram.desktop` is one itself.
 ///
@@ -115,7 +145,7 @@ mod tests {
     use super::*;
     use crate::{
         model::Instance,
-        units::selector::{Users, app_id},
+        units::selector::{Users, app_id, cage_id},
     };
 
     #[test]
@@ -158,6 +188,27 @@ mod tests {
             let error = application_id(text).unwrap_err();
             assert!(error.contains(word) && !error.contains(char::is_control), "{error:?}");
         }
+    }
+
+    #[test]
+    fn cages_are_named_as_they_are_selected() {
+        for name in ["build", "my-agent", "a.b", "café"] {
+            assert_eq!(cage_name(name), Ok(name));
+            assert_eq!(cage_id(&of_cage(name, 4711).unwrap()).as_deref(), Some(name));
+        }
+        for (text, word) in [
+            ("user:cage:build", "such as build"),
+            ("cage:", "such as build"),
+            ("", "blanks"),
+            ("a b", "blanks"),
+            ("a,b", "commas"),
+            ("../a", "none of"),
+            ("a\u{1b}[31m", "`a\u{fffd}[31m`"),
+        ] {
+            let error = cage_name(text).unwrap_err();
+            assert!(error.contains(word) && !error.contains(char::is_control), "{error:?}");
+        }
+        assert!(of_cage(&"x".repeat(250), 1).unwrap_err().contains("too long"));
     }
 
     #[test]

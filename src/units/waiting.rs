@@ -65,7 +65,7 @@ impl CannotWait {
 /// There can be none.
 pub fn drop_in(which: &Which) -> Result<UnitName, CannotWait> {
     let name = match which {
-        Which::App(_) => return Err(CannotWait::App),
+        Which::App(_) | Which::Cage(_) => return Err(CannotWait::App),
         Which::Glob(glob) => of_glob(glob).ok_or(CannotWait::Pattern)?,
         Which::Unit(unit) => unit.clone(),
     };

@@ -46,6 +46,7 @@ pub(super) fn prepare(
     command.arg("run").arg("--socket").arg(socket);
     match &selector.which {
         Which::App(id) => command.args(["--app", id]),
+        Which::Cage(id) => command.args(["--cage", id]),
         Which::Unit(unit) if unit.0.ends_with(".scope") => command.args(["--unit", &unit.0]),
         Which::Unit(unit) if unit.0.ends_with(".service") => command.args(["--service", "--unit", &unit.0]),
         Which::Unit(_) | Which::Glob(_) => {

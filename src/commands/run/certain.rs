@@ -23,19 +23,37 @@ pub(super) fn of_rules(options: &Run, cgroup: &str) -> Result<(), Failure> {
     if options.no_wait {
         return Ok(());
     }
-    let wait = Wait { cgroup: Some(cgroup.to_owned()), unit: None };
-    let Some(doubt) = doubt(wait_for(&options.reach.socket, &wait, LIMIT, AWAY)) else {
+    let Some(doubt) = doubt(waited(options, cgroup)) else {
         return Ok(());
     };
     if options.wait {
-        return Err(Failure::new(format!("the command was not run: {doubt}")));
+        return Err(not_run(&doubt));
     }
     tracing::warn!("the command runs although {doubt}");
     Ok(())
 }
 
+/// Waits until the rules of a cage are. There must be some, and it must be certain.
+pub(super) fn of_cage(options: &Run, cgroup: &str) -> Result<(), Failure> {
+    match waited(options, cgroup) {
+        Ok(waited) if waited.refused.is_empty() && waited.annotations.is_empty() => {
+            Err(not_run("the policy has just been changed, and has no rules for its cage any more"))
+        }
+        other => doubt(other).map_or(Ok(()), |doubt| Err(not_run(&doubt))),
+    }
+}
+
+fn waited(options: &Run, cgroup: &str) -> Result<Waited, Error> {
+    let wait = Wait { cgroup: Some(cgroup.to_owned()), unit: None };
+    wait_for(&options.reach.socket, &wait, LIMIT, AWAY)
+}
+
+fn not_run(doubt: &str) -> Failure {
+    Failure::new(format!("the command was not run: {doubt}"))
+}
+
 /// What is not certain, in words that follow a colon or `although`.
-fn doubt(answer: Result<Waited, Error>) -> Option<String> {
+pub(super) fn doubt(answer: Result<Waited, Error>) -> Option<String> {
     let words = match answer {
         Ok(waited) if waited.refused.is_empty() => return None,
         Ok(waited) => format!("nft or the kernel refuses rules for it: {}", waited.refused.join("; ")),

@@ -3,10 +3,10 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::unix::{ffi::OsStrExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command},
 };
 
 use nix::unistd::{AccessFlags, eaccess};
@@ -54,9 +54,23 @@ impl<'a> Program<'a> {
 
     /// Becomes it, with the signals as they came. Returns only if that failed.
     pub(super) fn execute(&self) -> Failure {
+        let error = self.command().exec();
+        self.failure(&error)
+    }
+
+    /// Starts it as a child, with the signals as they came.
+    pub(super) fn spawn(&self) -> Result<Child, Failure> {
+        self.command().spawn().map_err(|error| self.failure(&error))
+    }
+
+    fn command(&self) -> Command {
         let mut command = Command::new(&self.file);
         sigpipe::pass_on(&mut command);
-        let error = command.arg0(&self.words[0]).args(&self.words[1..]).exec();
+        command.arg0(&self.words[0]).args(&self.words[1..]);
+        command
+    }
+
+    fn failure(&self, error: &io::Error) -> Failure {
         let (exit_code, hint) = match error.kind() {
             // The file is there, so this is about what it names in its first line.
             ErrorKind::NotFound => (NOT_FOUND, ", or its interpreter is missing"),

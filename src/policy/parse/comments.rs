@@ -168,7 +168,7 @@ fn may_be_selector(word: &str) -> bool {
 }
 
 fn is_app(word: &str) -> bool {
-    word.starts_with("app:") || word.contains(":app:")
+    ["app:", "cage:"].iter().any(|kind| word.starts_with(kind) || word.contains(&format!(":{kind}")))
 }
 
 /// Whether a text says beyond doubt that it names units.

@@ -24,7 +24,7 @@ impl Index {
                     Which::App(id) => {
                         index.by_family.entry(app::family(id)).or_default().push(number);
                     }
-                    Which::Glob(_) => drop(index.globs.insert(number)),
+                    Which::Glob(_) | Which::Cage(_) => drop(index.globs.insert(number)),
                 }
             }
         }

@@ -32,7 +32,7 @@ fn of_system(which: &Which) -> BTreeSet<u32> {
         which if which.is_of_sessions() => BTreeSet::from([SESSION]),
         Which::Unit(unit) if places::template(&unit.0).is_some() => BTreeSet::from([3]),
         Which::Glob(glob) if glob.contains('@') => BTreeSet::from([2, 3]),
-        Which::Unit(_) | Which::Glob(_) | Which::App(_) => BTreeSet::from([2]),
+        Which::Unit(_) | Which::Glob(_) | Which::App(_) | Which::Cage(_) => BTreeSet::from([2]),
     }
 }
 
@@ -48,6 +48,7 @@ fn of_user(which: &Which) -> BTreeSet<u32> {
         Which::Unit(unit) if *unit.0 == *"init.scope" => BTreeSet::from([USER + 1]),
         Which::Unit(unit) if places::template(&unit.0).is_none() => BTreeSet::from([UNIT]),
         Which::Glob(glob) if !glob.contains('@') => BTreeSet::from([UNIT]),
+        Which::Cage(_) => BTreeSet::from([UNIT]),
         Which::Unit(_) | Which::Glob(_) | Which::App(_) => BTreeSet::from([UNIT, INSTANCE]),
     }
 }

@@ -34,7 +34,7 @@ fn selector(piece: &str) -> Result<Selector, Mistake<'_>> {
     }
     let manager = whole.split_once(':').and_then(|(before, rest)| Some((whose(before)?, rest)));
     let (whose, rest) = manager.unwrap_or((Whose::Anybody, whole));
-    if rest.is_empty() || rest == "app:" {
+    if rest.is_empty() || rest == "app:" || rest == "cage:" {
         return Err((whole, SelectorError::Empty));
     }
     Ok(Selector { whose, which: which(rest)? })
@@ -43,7 +43,7 @@ fn selector(piece: &str) -> Result<Selector, Mistake<'_>> {
 /// The manager that stands before a colon, if it is one.
 fn whose(text: &str) -> Option<Whose> {
     match text {
-        "app" => None,
+        "app" | "cage" => None,
         "system" => Some(Whose::System),
         "user" => Some(Whose::AnyUser),
         _ if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok().map(Whose::Uid),
@@ -65,6 +65,9 @@ fn which(text: &str) -> Result<Which, Mistake<'_>> {
     if let Some(id) = text.strip_prefix("app:") {
         let checked = check(id, is_in_id).map_err(|(at, _)| (at, SelectorError::Escape));
         return checked.map(|()| Which::App(id.to_owned()));
+    }
+    if let Some(id) = text.strip_prefix("cage:") {
+        return check(id, is_in_id).map(|()| Which::Cage(id.to_owned()));
     }
     let is_glob = text.contains(['*', '?', '[']);
     check(text, |character| is_in_name(character) || (is_glob && "*?[]!^".contains(character)))?;
@@ -128,6 +131,8 @@ mod tests {
             ("app:org.kde.a:b", Whose::Anybody, Which::App("org.kde.a:b".to_owned())),
             ("app:My\\x20Probe", Whose::Anybody, Which::App("My\\x20Probe".to_owned())),
             ("user:app:café", Whose::AnyUser, Which::App("café".to_owned())),
+            ("user:cage:build", Whose::AnyUser, Which::Cage("build".to_owned())),
+            ("cage:my-agent", Whose::Anybody, Which::Cage("my-agent".to_owned())),
             ("app-*.scope", Whose::Anybody, Which::Glob("app-*.scope".to_owned())),
             ("alice:app-[!a]?*", user("alice"), Which::Glob("app-[!a]?*".to_owned())),
             ("*", Whose::Anybody, Which::Glob("*".to_owned())),

@@ -61,7 +61,11 @@ fn odd_units(content: &str) -> Option<Slip> {
     const QUOTES: [char; 9] = ['"', '\'', '`', '“', '”', '‘', '’', '«', '»'];
     let colons = content.find(" :: ")?;
     let (units, statement) = (&content[..colons], &content[colons + " :: ".len()..]);
-    let joined = units.replace("system: ", "system:").replace("user: ", "user:").replace("app: ", "app:");
+    let joined = units
+        .replace("system: ", "system:")
+        .replace("user: ", "user:")
+        .replace("app: ", "app:")
+        .replace("cage: ", "cage:");
     let words: Vec<&str> = statement.split(is_blank).filter(|word| !word.is_empty()).take(4).collect();
     let pieces = joined.split(|c| is_blank(c) || matches!(c, ',' | ';' | '+' | '&' | '|'));
     let names = pieces.map(|piece| piece.trim_matches(QUOTES));
