@@ -356,7 +356,7 @@ mod tests {
             assert_eq!(found(pattern), ["foo.service", "session-2.scope", "borg-alice.service"], "{pattern}");
         }
         assert_eq!(found("bob"), ["app-alice-1.scope"]);
-        assert_eq!(found("lice"), ["app-alice-1.scope", "borg-alice.service"]);
+        assert_eq!(found("alic"), ["app-alice-1.scope", "borg-alice.service"]);
         assert!(several_owners(&rows).unwrap().contains("(Alice, bob)"));
         assert_eq!(several_owners(&rows[2..]), None);
     }
