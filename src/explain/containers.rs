@@ -94,14 +94,14 @@ mod tests {
 
     #[test]
     fn container_with_a_network_of_its_own_is_told_with_its_helpers() {
-        let inner = process(7, "nc", 2, &format!("web.slice/libpod-{ID}.scope/container"));
+        let inner = [process(7, "nc", 2, &format!("web.slice/libpod-{ID}.scope/container"))];
         let pasta =
             process(8, "pasta.avx2", 1, "user.slice/user-1000.slice/user@1000.service/app.slice/web.service");
-        let said = of_network(&[inner.clone()], Some(1), &[inner.clone()]).unwrap();
+        let said = of_network(&inner, Some(1), &inner).unwrap();
         assert!(said.ends_with("see docs/containers.md"), "{said}");
-        let said = of_network(&[inner.clone()], Some(1), &[pasta]).unwrap();
+        let said = of_network(&inner, Some(1), &[pasta]).unwrap();
         assert!(said.contains("pasta.avx2 (process 8) in user.slice/"), "{said}");
-        assert_eq!(of_network(&[inner.clone()], Some(2), &[]), None);
+        assert_eq!(of_network(&inner, Some(2), &[]), None);
         // PrivateNetwork=
         assert_eq!(of_network(&[process(7, "a", 2, "system.slice/a.service")], Some(1), &[]), None);
     }
@@ -109,12 +109,12 @@ mod tests {
     #[test]
     fn container_outside_of_its_unit_is_told() {
         let unit: CgroupPath = "system.slice/web.service".parse().unwrap();
-        let conmon = process(7, "conmon", 1, "system.slice/web.service");
+        let conmon = [process(7, "conmon", 1, "system.slice/web.service")];
         let own: CgroupPath = format!("machine.slice/libpod-{ID}.scope").parse().unwrap();
         let split: CgroupPath = format!("system.slice/web.service/libpod-payload-{ID}").parse().unwrap();
-        let said = outside(&unit, &[conmon.clone()], [&unit, &own].into_iter()).unwrap();
+        let said = outside(&unit, &conmon, [&unit, &own].into_iter()).unwrap();
         assert!(said.contains(own.as_str()), "{said}");
-        assert_eq!(outside(&unit, &[conmon], [&unit, &split].into_iter()), None);
+        assert_eq!(outside(&unit, &conmon, [&unit, &split].into_iter()), None);
         let monitor: CgroupPath = format!("machine.slice/libpod-conmon-{ID}.scope").parse().unwrap();
         assert_eq!(outside(&monitor, &[process(7, "conmon", 1, monitor.as_str())], [&own].into_iter()), None);
         assert_eq!(outside(&unit, &[process(7, "nginx", 1, "a.slice")], [&own].into_iter()), None);
