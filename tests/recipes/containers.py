@@ -191,6 +191,7 @@ def container_by_id_is_told():
     said = m.run(m.SCNPM, "units", "--annotate", "libpod-", ok=False)
     m.equal(said.stdout, "", "what is offered for it")
     m.check("which never comes back" in said.stderr, said.stderr)
+    m.check("container web\n" in m.run(m.SCNPM, "explain", "web").stdout, "it is not found by its name")
     end_web()
 
 
@@ -215,6 +216,7 @@ def user_s_container_is_selected_by_its_unit():
     inside = int(podman("inspect", "--format={{.State.Pid}}", web_of_user(), run=m.as_user).stdout)
     said = m.run(m.SCNPM, "explain", str(inside)).stdout
     m.check("with a network of its own" in said, said)
+    m.check("named by a container's ID" not in said, said)
     m.check(re.search(r"(pasta\S*|slirp4netns) \(process \d+\) in user.slice/.*/web.service", said), said)
     manage("stop")()
     place.unlink()
