@@ -304,6 +304,11 @@ impl Machine {
                 rows.len() - MOST_SUBJECTS
             ));
         }
+        let of_name = containers::named(name, &self.processes, self.by_path.keys());
+        if rows.is_empty() && !of_name.is_empty() {
+            let of_name = of_name.into_iter().take(MOST_SUBJECTS);
+            return Ok(of_name.map(|path| self.of_cgroup(format!("container {name}"), path)).collect());
+        }
         if rows.is_empty() {
             let judged = self.judge(known, None, &BTreeMap::new(), |judge| judge.of_absent(name));
             if judged.is_empty()
@@ -330,7 +335,10 @@ impl Machine {
     }
 
     fn of_row(&self, row: &Row) -> Found {
-        let path = &row.instance.path;
+        self.of_cgroup(row.instance.unit.to_string(), &row.instance.path)
+    }
+
+    fn of_cgroup(&self, name: String, path: &CgroupPath) -> Found {
         let is_in = |one: &&Process| one.cgroup.path().is_some_and(|of| of.is_within(path));
         let processes: Vec<Process> = self.processes.iter().filter(is_in).cloned().collect();
         let inodes: BTreeSet<u64> =
@@ -340,13 +348,7 @@ impl Machine {
                 || one.cgroup.and_then(|id| self.by_id.get(&id)).is_some_and(|of| of.is_within(path))
         };
         let sockets = self.sockets.iter().filter(is_its).cloned().collect();
-        Found {
-            name: row.instance.unit.to_string(),
-            place: Place::In(path.clone()),
-            processes,
-            sockets,
-            notes: vec![],
-        }
+        Found { name, place: Place::In(path.clone()), processes, sockets, notes: vec![] }
     }
 
     fn judge<T>(
@@ -412,12 +414,14 @@ impl Machine {
                 "{it} is in another network namespace, whose packets these rules do not see: `nsenter --target {pid} --net scnpm explain …` looks there"
             ));
         }
-        notes.extend(containers::of_network(&found.processes, self.network, &self.processes));
+        let of_network = containers::of_network(&found.processes, self.network, &self.processes);
+        let has_sockets_here = of_network.is_none();
+        notes.extend(of_network);
         let (Place::In(path) | Place::Gone(path)) = &found.place else {
             return self.block_of(found, None, annotations, other_annotations, known, notes);
         };
         notes.extend(containers::outside(path, &found.processes, self.by_path.keys()));
-        notes.extend(containers::lasting(path));
+        notes.extend(containers::lasting(path).filter(|_| has_sockets_here));
         let cgroup = Cgroup::of(path, self.by_path.get(path).copied());
         self.block_of(found, Some(cgroup), annotations, other_annotations, known, notes)
     }

@@ -37,7 +37,9 @@ pub fn outside<'a>(
     processes: &[Process],
     mut paths: impl Iterator<Item = &'a CgroupPath>,
 ) -> Option<String> {
-    if unit.components().any(container::has_id) {
+    // What a helper in the unit sends for the container has the unit's cgroup.
+    let has_helper = processes.iter().any(|one| container::is_helper(&one.name));
+    if has_helper || unit.components().any(container::has_id) {
         return None;
     }
     let id = processes.iter().filter(|one| one.name == "conmon").find_map(|one| id_of(&one.command))?;
@@ -67,11 +69,34 @@ pub fn lasting(path: &CgroupPath) -> Option<String> {
     })
 }
 
+/// The cgroups of podman's containers of this name; `paths` are all cgroups.
+pub fn named<'a>(
+    name: &str,
+    processes: &[Process],
+    paths: impl Iterator<Item = &'a CgroupPath> + Clone,
+) -> Vec<&'a CgroupPath> {
+    let monitors =
+        processes.iter().filter(|one| one.name == "conmon" && option(&one.command, "-n") == Some(name));
+    let ids = monitors.filter_map(|one| id_of(&one.command));
+    let of = |id| {
+        paths.clone().find(|path| {
+            let last = path.components().last().unwrap_or_default();
+            let last = last.strip_suffix(".scope").unwrap_or(last);
+            ["libpod-", "libpod-payload-"].iter().any(|start| last.strip_prefix(start) == Some(id))
+        })
+    };
+    ids.filter_map(of).collect()
+}
+
 /// The container's ID in conmon's command line.
 fn id_of(command: &str) -> Option<&str> {
+    option(command, "-c").filter(|id| container::has_id(id))
+}
+
+fn option<'a>(command: &'a str, name: &str) -> Option<&'a str> {
     let mut words = command.split(' ');
-    words.by_ref().find(|word| *word == "-c")?;
-    words.next().filter(|id| container::has_id(id))
+    words.by_ref().find(|word| *word == name)?;
+    words.next()
 }
 
 #[cfg(test)]
@@ -94,14 +119,14 @@ mod tests {
 
     #[test]
     fn container_with_a_network_of_its_own_is_told_with_its_helpers() {
-        let inner = process(7, "nc", 2, &format!("web.slice/libpod-{ID}.scope/container"));
+        let inner = [process(7, "nc", 2, &format!("web.slice/libpod-{ID}.scope/container"))];
         let pasta =
             process(8, "pasta.avx2", 1, "user.slice/user-1000.slice/user@1000.service/app.slice/web.service");
-        let said = of_network(&[inner.clone()], Some(1), &[inner.clone()]).unwrap();
+        let said = of_network(&inner, Some(1), &inner).unwrap();
         assert!(said.ends_with("see docs/containers.md"), "{said}");
-        let said = of_network(&[inner.clone()], Some(1), &[pasta]).unwrap();
+        let said = of_network(&inner, Some(1), &[pasta]).unwrap();
         assert!(said.contains("pasta.avx2 (process 8) in user.slice/"), "{said}");
-        assert_eq!(of_network(&[inner.clone()], Some(2), &[]), None);
+        assert_eq!(of_network(&inner, Some(2), &[]), None);
         // PrivateNetwork=
         assert_eq!(of_network(&[process(7, "a", 2, "system.slice/a.service")], Some(1), &[]), None);
     }
@@ -109,15 +134,30 @@ mod tests {
     #[test]
     fn container_outside_of_its_unit_is_told() {
         let unit: CgroupPath = "system.slice/web.service".parse().unwrap();
-        let conmon = process(7, "conmon", 1, "system.slice/web.service");
+        let conmon = [process(7, "conmon", 1, "system.slice/web.service")];
         let own: CgroupPath = format!("machine.slice/libpod-{ID}.scope").parse().unwrap();
         let split: CgroupPath = format!("system.slice/web.service/libpod-payload-{ID}").parse().unwrap();
-        let said = outside(&unit, &[conmon.clone()], [&unit, &own].into_iter()).unwrap();
+        let said = outside(&unit, &conmon, [&unit, &own].into_iter()).unwrap();
         assert!(said.contains(own.as_str()), "{said}");
-        assert_eq!(outside(&unit, &[conmon], [&unit, &split].into_iter()), None);
+        assert_eq!(outside(&unit, &conmon, [&unit, &split].into_iter()), None);
+        let with_helper = [conmon[0].clone(), process(8, "pasta.avx2", 1, "system.slice/web.service")];
+        assert_eq!(outside(&unit, &with_helper, [&unit, &own].into_iter()), None);
         let monitor: CgroupPath = format!("machine.slice/libpod-conmon-{ID}.scope").parse().unwrap();
         assert_eq!(outside(&monitor, &[process(7, "conmon", 1, monitor.as_str())], [&own].into_iter()), None);
         assert_eq!(outside(&unit, &[process(7, "nginx", 1, "a.slice")], [&own].into_iter()), None);
+    }
+
+    #[test]
+    fn container_is_found_by_its_name() {
+        let conmon = [process(7, "conmon", 1, "system.slice/web.service")];
+        let paths: Vec<CgroupPath> =
+            ["system.slice".to_owned(), format!("system.slice/web.service/libpod-payload-{ID}")]
+                .map(|path| path.parse().unwrap())
+                .into();
+        assert_eq!(named("web", &conmon, paths.iter()), [&paths[1]]);
+        assert_eq!(named("db", &conmon, paths.iter()), [] as [&CgroupPath; 0]);
+        let scope = [format!("machine.slice/libpod-{ID}.scope").parse().unwrap()];
+        assert_eq!(named("web", &conmon, scope.iter()), [&scope[0]]);
     }
 
     #[test]

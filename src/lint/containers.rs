@@ -81,8 +81,8 @@ fn of_unit(annotation: &Annotation, units: &Units) -> Option<Diagnostic> {
 fn elsewhere(name: &UnitName, is_users: bool, units: &Units) -> Option<Elsewhere> {
     let of_users = units.users_files_of(name).filter(|_| is_users);
     let of_system = units.files_of(name).filter(|file| !is_users && !file.is_users);
-    let command = of_users.chain(of_system).find_map(|file| file.command.as_deref())?;
-    container::elsewhere(command, is_users)
+    let file = of_users.chain(of_system).find(|file| file.command.is_some())?;
+    container::elsewhere(file.command.as_deref()?, is_users, file.machine.as_deref())
 }
 
 /// What is wrong, and what to do.
@@ -104,12 +104,22 @@ fn words(name: &str, elsewhere: &Elsewhere) -> (String, String) {
                 }
             },
         ),
+        Elsewhere::Network { program: "systemd-nspawn" } => (
+            format!(
+                "{name} runs a machine with a network of its own: its packets are forwarded, and no rule can match them by \
+                 cgroup"
+            ),
+            "give it the host's network, with `VirtualEthernet=no` in its .nspawn file, or match its address in a chain of \
+             `hook forward`: see docs/containers.md"
+                .to_owned(),
+        ),
         Elsewhere::Network { program } => (
             format!(
                 "{name} runs a container of {program} with a network of its own: its packets are forwarded, and no rule \
                  can match them by cgroup"
             ),
-            "give it the host's network, or match its address in a chain of `hook forward`: see docs/containers.md"
+            "give it the host's network, with `--network=host` or `Network=host`, or match its address in a chain of `hook \
+             forward`: see docs/containers.md"
                 .to_owned(),
         ),
     }

@@ -64,9 +64,24 @@ impl Search {
         let file = |name: &UnitName| {
             let place = self.files.get(name).or_else(|| self.files.get(&template(name)?))?;
             let file = if is_of_interest(name) { self.read(name, place) } else { UnitFile::default() };
-            Some((name.clone(), UnitFile { is_wanted: self.wanted.contains(name), ..file }))
+            let machine =
+                name.0.strip_prefix("systemd-nspawn@").and_then(|rest| rest.strip_suffix(".service"));
+            let machine = machine
+                .filter(|name| !name.is_empty() && !name.contains('/'))
+                .and_then(|name| self.machine(name));
+            Some((name.clone(), UnitFile { is_wanted: self.wanted.contains(name), machine, ..file }))
         };
         names.into_iter().filter_map(file).collect()
+    }
+
+    /// The text of a machine's .nspawn file (systemd.nspawn(5)), empty if it has none. None if that may not be read.
+    fn machine(&self, name: &str) -> Option<String> {
+        const IMAGES: &str = "/var/lib/machines";
+        let of = |directory: &str| self.tree.read(&Path::new(directory).join(format!("{name}.nspawn")));
+        let found = of("/etc/systemd/nspawn").or_else(|| of("/run/systemd/nspawn"));
+        // Only root may look into the last one.
+        let may_look = || self.tree.list(Path::new(IMAGES)).next().is_some();
+        found.or_else(|| may_look().then(|| of(IMAGES).unwrap_or_default()))
     }
 
     /// Those with `DefaultDependencies=no` among the units that are meant.

@@ -69,8 +69,8 @@ pub enum Elsewhere {
 }
 
 /// What a unit's command says of its container. None if it runs none, if the packets have the unit's cgroup, or if that
-/// cannot be told.
-pub fn elsewhere(command: &str, is_users: bool) -> Option<Elsewhere> {
+/// cannot be told. `machine` is the text of the .nspawn file of its machine, empty if there is none, if that is known.
+pub fn elsewhere(command: &str, is_users: bool, machine: Option<&str>) -> Option<Elsewhere> {
     let words: Vec<&str> = command
         .split_whitespace()
         .map(|word| word.trim_matches(['"', '\'']))
@@ -86,7 +86,7 @@ pub fn elsewhere(command: &str, is_users: bool) -> Option<Elsewhere> {
             Some(other) if is_anothers(other) => return None,
             _ => Elsewhere::Network { program: "docker" },
         }),
-        "systemd-nspawn" => nspawn(&options),
+        "systemd-nspawn" => nspawn(&options, machine),
         _ => None,
     }
 }
@@ -96,7 +96,7 @@ fn podman(options: &Options<'_>, is_users: bool) -> Option<Elsewhere> {
     // The sockets of a program that stays in the unit.
     let is_helper = |network: &str| ["pasta", "slirp4netns"].iter().any(|name| network.starts_with(name));
     match options.network() {
-        None if options.value(&["--pod"]).is_some() => None,
+        None if options.value(&["--pod", "--pod-id-file"]).is_some() => None,
         None if is_users => None,
         Some("host") if is_in_unit => None,
         Some("host") => Some(Elsewhere::Cgroup { program: "podman", lasting: options.parent() }),
@@ -111,16 +111,21 @@ fn is_anothers(network: &str) -> bool {
     network == "none" || ["container:", "ns:"].iter().any(|start| network.starts_with(start))
 }
 
-fn nspawn(options: &Options<'_>) -> Option<Elsewhere> {
-    let is_own = |word: &&str| {
-        matches!(*word, "-n" | "--network-veth" | "--private-network")
-            || word.starts_with("--network-") && !word.starts_with("--network-namespace-path")
+fn nspawn(options: &Options<'_>, machine: Option<&str>) -> Option<Elsewhere> {
+    let is_veth = |word: &&str| matches!(*word, "-n" | "--network-veth");
+    let is_other = |word: &&str| {
+        *word == "--private-network"
+            || word.starts_with("--network-")
+                && !is_veth(word)
+                && !word.starts_with("--network-namespace-path")
     };
-    // A file NAME.nspawn can say otherwise.
-    if options.value(&["--settings"]) == Some("override") {
-        return None;
-    }
-    if options.0.iter().any(is_own) {
+    let has_veth = options.0.iter().any(is_veth);
+    let is_private = options.0.iter().any(is_other)
+        || match options.value(&["--settings"]) {
+            Some("override") => is_private(machine?, has_veth),
+            _ => has_veth,
+        };
+    if is_private {
         return Some(Elsewhere::Network { program: "systemd-nspawn" });
     }
     if options.0.iter().any(|word| matches!(*word, "--keep-unit" | "--register=no")) {
@@ -130,6 +135,28 @@ fn nspawn(options: &Options<'_>) -> Option<Elsewhere> {
     let name = name.filter(|name| !name.contains('%'));
     let lasting = name.map(|name| format!("machine-{}.scope", super::escape::escape(name.as_bytes())));
     Some(Elsewhere::Cgroup { program: "systemd-nspawn", lasting })
+}
+
+/// Whether a .nspawn file gives its machine a network of its own (systemd.nspawn(5)), where a veth is there by default or not.
+fn is_private(text: &str, has_veth: bool) -> bool {
+    const OTHERS: [&str; 9] = [
+        "Private",
+        "VirtualEthernetExtra",
+        "Interface",
+        "MACVLAN",
+        "IPVLAN",
+        "Bridge",
+        "Zone",
+        "Port",
+        "NamespacePath",
+    ];
+    let is_no =
+        |value: &str| ["", "no", "n", "false", "f", "off", "0"].contains(&&*value.to_ascii_lowercase());
+    let assignments = text.lines().filter_map(|line| line.split_once('='));
+    let mut assignments = assignments.map(|(key, value)| (key.trim(), value.trim()));
+    let veth = assignments.clone().rfind(|(key, _)| *key == "VirtualEthernet");
+    veth.map_or(has_veth, |(_, value)| !is_no(value))
+        || assignments.any(|(key, value)| OTHERS.contains(&key) && !is_no(value))
 }
 
 /// The words of a command behind its program.
@@ -143,7 +170,7 @@ impl<'a> Options<'a> {
             None if names.contains(word) => self.0.get(at + 1).copied(),
             _ => None,
         };
-        self.0.iter().enumerate().filter_map(of).last()
+        self.0.iter().enumerate().rev().find_map(of)
     }
 
     fn network(&self) -> Option<&'a str> {
@@ -269,6 +296,7 @@ mod tests {
             ("podman run --network=none img", None),
             ("podman run --network=container:web img", None),
             ("podman run --pod web img", None),
+            ("podman run --cgroups=split --pod-id-file %t/web-pod.pod-id img", None),
             ("podman start web", None),
             ("docker run --network=host img", cgroup("docker", None)),
             ("docker run --net host --cgroup-parent web.slice img", cgroup("docker", Some("web.slice"))),
@@ -283,7 +311,7 @@ mod tests {
             ("/usr/sbin/nginx run", None),
             ("", None),
         ] {
-            assert_eq!(elsewhere(command, false), expected, "{command}");
+            assert_eq!(elsewhere(command, false, None), expected, "{command}");
         }
     }
 
@@ -296,7 +324,25 @@ mod tests {
             ("podman run --cgroups=split --network=host img", None),
             ("podman run --network=mine img", None),
         ] {
-            assert_eq!(elsewhere(command, true), expected, "{command}");
+            assert_eq!(elsewhere(command, true, None), expected, "{command}");
+        }
+    }
+
+    #[test]
+    fn machine_s_file_says_whether_it_has_a_network_of_its_own() {
+        let command =
+            "systemd-nspawn --quiet --keep-unit --boot --network-veth -U --settings=override --machine=%i";
+        let own = network("systemd-nspawn");
+        for (file, expected) in [
+            (None, None),
+            (Some(""), own.clone()),
+            (Some("[Network]\nVirtualEthernet=no\n"), None),
+            (Some("[Network]\nVirtualEthernet = off\n"), None),
+            (Some("[Network]\nVirtualEthernet=no\nPrivate=yes\n"), own.clone()),
+            (Some("[Network]\nVirtualEthernet=no\nBridge=br0\n"), own.clone()),
+            (Some("[Exec]\nBoot=yes\n"), own),
+        ] {
+            assert_eq!(elsewhere(command, false, file), expected, "{file:?}");
         }
     }
 }

@@ -40,6 +40,9 @@ pub struct UnitFile {
     pub service: Option<UnitName>,
     /// The last `ExecStart=` of a service, as it is written.
     pub command: Option<String>,
+    /// Of an instance of systemd-nspawn@.service: the text of its machine's .nspawn file, empty if there is none. None if that
+    /// cannot be told.
+    pub machine: Option<String>,
     /// Whether it may start before the system is set up: `DefaultDependencies=no`.
     pub is_early: bool,
     /// Whether another unit wants or requires it (a link in a `.wants` or `.requires` directory).

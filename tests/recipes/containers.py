@@ -138,8 +138,6 @@ def system_unit(name):
 
 
 def quadlet_is_selected_by_its_unit():
-    if not HAS_QUADLETS:
-        return
     file, annotation = blocks("A quadlet")
     QUADLETS.mkdir(parents=True, exist_ok=True)
     (QUADLETS / "web.container").write_text(file)
@@ -172,7 +170,7 @@ def unit_is_selected_that_keeps_its_container():
 def slice_is_selected_that_was_chosen():
     command, annotation = blocks("A slice")
     words = command.split()
-    recipe.figure("--cgroup-parent, slice made anew", goes_with_its_policy(lambda: m.run(*words), end_web, annotation))
+    recipe.figure("--cgroup-parent, slice made anew", goes_with_its_policy(lambda: m.run(*words), end_web, annotation, 10))
     m.run(*words)
     offered = m.run(m.SCNPM, "units", "--annotate", "--chain", "inet filter containers", "libpod-")
     m.equal(offered.stdout, annotation, "what is offered for it")
@@ -193,6 +191,7 @@ def container_by_id_is_told():
     said = m.run(m.SCNPM, "units", "--annotate", "libpod-", ok=False)
     m.equal(said.stdout, "", "what is offered for it")
     m.check("which never comes back" in said.stderr, said.stderr)
+    m.check("container web\n" in m.run(m.SCNPM, "explain", "web").stdout, "it is not found by its name")
     end_web()
 
 
@@ -217,6 +216,7 @@ def user_s_container_is_selected_by_its_unit():
     inside = int(podman("inspect", "--format={{.State.Pid}}", web_of_user(), run=m.as_user).stdout)
     said = m.run(m.SCNPM, "explain", str(inside)).stdout
     m.check("with a network of its own" in said, said)
+    m.check("named by a container's ID" not in said, said)
     m.check(re.search(r"(pasta\S*|slirp4netns) \(process \d+\) in user.slice/.*/web.service", said), said)
     manage("stop")()
     place.unlink()
@@ -227,12 +227,48 @@ def web_of_user():
     return "systemd-web" if HAS_QUADLETS else "web"
 
 
+def rows_of_the_matrix_hold():
+    """Whether a unit's rule matches what its `podman run` sends, and check says so."""
+    unit = "[Service]\nDelegate=yes\nKillMode=mixed\nTimeoutStopSec=2\nExecStart=podman run --rm --replace --name=web {} localhost/web\n"
+    rows = [
+        ("--cgroups=split --network=host", True),
+        ("--cgroups=disabled --network=host", True),
+        ("--cgroups=no-conmon --network=host", False),
+        ("--network=host", False),
+        ("--network=host --cgroup-parent=web.slice", False),
+        ("--network=slirp4netns", True),
+        ("--network=slirp4netns --cgroups=split", True),
+        ("--network=slirp4netns --cgroup-parent=web.slice", True),
+    ]
+    begin(m.selected("system:web.service", PORT).replace("allowed", "containers"))
+    for options, is_matched in rows:
+        m.unit("web.service", unit.format(options))
+        m.reload_units()
+        m.equal(attempt(lambda: m.start("web.service")), is_matched, options)
+        m.equal(m.codes(m.checked()), [] if is_matched else ["W041"], f"what check says of {options}")
+        m.stop("web.service")
+        podman("rm", "-f", "-t", "0", "--ignore", "web")
+    recipe.figure("units of podman that match or not, and check says so", f"{len(rows)} of {len(rows)}")
+
+
+def pod_is_in_the_slice_that_was_chosen():
+    begin(*blocks("A slice")[1:])
+    podman("pod", "create", "--name=pod", "--network=host", "--cgroup-parent=web.slice", "--infra-image=localhost/web",
+           "--infra-command=/bin/sleep 1000")
+    passes(lambda: podman("run", "-d", "--pod=pod", "--name=web", "localhost/web"), "a container in a pod")
+    podman("pod", "rm", "-f", "-t", "0", "pod")
+
+
 def machine_is_selected_by_its_unit():
     file, by_unit, command, by_scope = blocks("A machine of systemd-nspawn")
     place = pathlib.Path("/etc/systemd/nspawn/web.nspawn")
     place.parent.mkdir(exist_ok=True)
     place.write_text(file)
     begin(by_unit, by_scope)
+    m.equal(m.codes(m.checked()), [], "what check says of the host's network")
+    place.write_text("[Network]\nPrivate=yes\n" + file.removeprefix("[Network]\n"))
+    m.equal(m.codes(m.checked()), ["W041"], "what check says of another network")
+    place.write_text(file)
     for _ in range(2):
         passes(lambda: m.run("machinectl", "start", "web"), "a machine")
         end_machine("web")
@@ -326,10 +362,12 @@ prepare()
 listener = Listener()
 recipe.main(
     [
-        quadlet_is_selected_by_its_unit,
+        *([quadlet_is_selected_by_its_unit] if HAS_QUADLETS else []),
         unit_is_selected_that_keeps_its_container,
         slice_is_selected_that_was_chosen,
         container_by_id_is_told,
+        rows_of_the_matrix_hold,
+        pod_is_in_the_slice_that_was_chosen,
         user_s_container_is_selected_by_its_unit,
         machine_is_selected_by_its_unit,
         plain_cgroups_and_pods_have_their_rules,
