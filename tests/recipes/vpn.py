@@ -210,6 +210,19 @@ def answers_of_the_kernel_stay_in_the_tunnel():
 
 
 @test
+def check_looks_for_the_routing_rules():
+    m.equal(m.checked()["findings"], [], "findings")
+    rule = ["rule", "delete", "fwmark", "0x51", "lookup", "51", "priority", "5100"]
+    for family, word in [("-6", "of IPv6"), ("-4", "on this machine")]:
+        m.run("ip", family, *rule)
+        report = m.checked()
+        m.equal(m.codes(report), ["W035"], "codes")
+        m.check(word in report["findings"][0]["message"], report["findings"])
+    m.run("systemctl", "restart", "vpn-table.service")
+    m.equal(m.checked()["findings"], [], "findings with the rules again")
+
+
+@test
 def nothing_leaves_while_the_tunnel_is_down():
     with blasting():
         m.stop("wg-quick@wg0.service")
