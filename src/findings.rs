@@ -360,7 +360,7 @@ mod tests {
             .collect();
         let known = Known {
             refused,
-            facts: Facts { units: None, ruleset: Some(&ruleset) },
+            facts: Facts { ruleset: Some(&ruleset), ..Facts::default() },
             unknown: &unknown,
             unresolved: &unresolved,
         };

@@ -520,6 +520,33 @@ pub type Hosts = BTreeMap<HostName, BTreeSet<IpAddr>>;
 /// The first and the last address of a range, both of one family.
 pub type Addresses = (IpAddr, IpAddr);
 
+/// How a machine routes packets by their marks (ip-rule(8)).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// The marks that rules of IPv4 ask for.
+    pub ipv4: Vec<MaskedMark>,
+    /// The marks that rules of IPv6 ask for.
+    pub ipv6: Vec<MaskedMark>,
+    /// The names of the interfaces that exist.
+    pub interfaces: BTreeSet<String>,
+}
+
+/// A mark of which some bits count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaskedMark {
+    /// The mark.
+    pub mark: u32,
+    /// The bits that count.
+    pub mask: u32,
+}
+
+impl MaskedMark {
+    /// Whether packets with this mark are meant.
+    pub fn is_for(self, mark: u32) -> bool {
+        mark & self.mask == self.mark & self.mask
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,8 +14,9 @@ use crate::{
     findings::{self, Known},
     lint::Facts,
     machine,
-    model::{CGROUP_ROOT, CgroupPath, HostName, Instance},
+    model::{CGROUP_ROOT, CgroupPath, HostName, Instance, Routing},
     names::Names,
+    nft::routing,
     policy::{
         Policy,
         files::{Disk, Files, split_pattern},
@@ -119,13 +120,20 @@ impl<'a> Machine<'a> {
         }
         .run();
         let units = machine::units(options.root.as_deref().unwrap_or(Path::new("/")), &policy.units());
-        let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref() };
+        let routing = self.routing();
+        let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref(), routing: routing.as_ref() };
         let unknown = policy.user_names().into_iter().filter(|name| !users.contains_key(*name));
         let unknown = unknown.map(|name| (name.to_owned(), format!("there is no user `{name}`"))).collect();
         let known = Known { refused: &tried.diagnostics, facts, unknown: &unknown, unresolved: &unresolved };
         let diagnostics = findings::all(&policy, &known);
         let identities = policy.sources.files.iter().map(identity).collect();
         Ok(Found { hosts, users, diagnostics, untried: tried.untried, units, identities, policy })
+    }
+
+    /// How packets are routed by their marks, on the machine that runs. What cannot be told is no reason to warn.
+    fn routing(&self) -> Option<Routing> {
+        let [ipv4, ipv6] = self.options.root.is_none().then(routing::marks)?.ok()?;
+        Some(Routing { ipv4, ipv6, interfaces: self.interfaces.clone() })
     }
 
     /// The addresses of the annotations' host names, and why some have none.

@@ -98,7 +98,7 @@ impl Notices {
                 let ruleset = Ruleset::of(&ruleset);
                 let known = Known {
                     refused: &refused,
-                    facts: Facts { units: Some(&units), ruleset: Some(&ruleset) },
+                    facts: Facts { units: Some(&units), ruleset: Some(&ruleset), routing: None },
                     unknown: &unknown,
                     unresolved: &unresolved,
                 };

@@ -52,19 +52,25 @@ fn sets_mark(tokens: &[&Token]) -> Option<Span> {
     before.is_none_or(|before| !before.is("ct")).then(|| first.span.to(tokens[at + 1].span))
 }
 
-/// Whether a mark is compared, looked up, saved or copied.
+/// Whether a mark is compared, looked up, saved or copied, and not only to keep packets from a link.
 fn reads_mark(tokens: &[&Token]) -> bool {
-    tokens
-        .iter()
-        .enumerate()
-        .any(|(at, token)| token.is("mark") && !tokens.get(at + 1).is_some_and(|next| next.is("set")))
+    let reads = |(at, token): (usize, &&Token)| {
+        token.is("mark") && !tokens.get(at + 1).is_some_and(|next| next.is("set"))
+    };
+    !is_kill_switch(tokens) && tokens.iter().enumerate().any(reads)
+}
+
+/// Whether a rule is about what leaves by another link than it should. Whoever has one wants packets to be routed.
+fn is_kill_switch(tokens: &[&Token]) -> bool {
+    let is_other = |pair: &[&Token]| pair[0].is_any(&["oifname", "oif"]) && pair[1].is_any(&["!=", "ne"]);
+    tokens.windows(2).any(is_other)
 }
 
 fn is_read_by_files(policy: &Policy) -> bool {
     let files = policy.sources.files.iter().enumerate().filter(|(_, file)| file.text.contains("mark"));
     files.into_iter().any(|(number, file)| {
         let outline = Outline::of(FileId(number), &file.text);
-        reads_mark(&outline.tokens.iter().collect::<Vec<_>>())
+        outline.items.iter().any(|item| reads_mark(&outline.tokens_of(item).iter().collect::<Vec<_>>()))
     })
 }
 
@@ -97,6 +103,9 @@ mod tests {
         assert_eq!(place(RULE, &found[0]), "meta mark set");
         let others = format!("{RULE} accept\ntable inet x {{ chain y {{\nmeta mark set 1\n}} }}");
         assert_eq!(messages(Code::LateMark, &others, with_ruleset(&filter)).len(), 1);
+        let rule = "meta mark 0x64 oifname != { \"lo\", \"wg0\" } drop";
+        let kill_switch = format!("{RULE}\ntable inet f {{ chain d {{\n{rule}\n}} }}");
+        assert_eq!(messages(Code::LateMark, &kill_switch, with_ruleset(&filter)).len(), 1);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod order;
 mod paths;
 mod reach;
 pub mod records;
+mod reroutes;
 mod rules;
 pub mod ruleset;
 mod selected;
@@ -30,7 +31,7 @@ mod waiting;
 
 use std::collections::BTreeMap;
 
-use crate::{policy::Policy, text::Diagnostic, units::Units};
+use crate::{model::Routing, policy::Policy, text::Diagnostic, units::Units};
 use calls::Calls;
 pub use ruleset::Ruleset;
 
@@ -41,6 +42,8 @@ pub struct Facts<'a> {
     pub units: Option<&'a Units>,
     /// The ruleset that the files make, or that they are loaded into. What is scnpm's own in it does not count.
     pub ruleset: Option<&'a Ruleset>,
+    /// How the machine routes by marks, if it is the one that the files are for.
+    pub routing: Option<&'a Routing>,
 }
 
 /// All warnings about a policy, in the order of its files. What its comments allow is among them.
@@ -73,6 +76,7 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
         diagnostics.extend(elements::lint(policy, calls));
         diagnostics.extend(marks::lint(policy, &subjects, calls));
         diagnostics.extend(fills::lint(policy, calls));
+        diagnostics.extend(reroutes::lint(policy, &subjects, calls, facts.routing));
     }
     diagnostics.extend(fills::without_resolved(policy, units));
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
@@ -108,7 +112,7 @@ mod tests {
     fn policy_without_annotations_has_nothing_to_judge() {
         let ruleset = ruleset(&[("c", Some(("output", "drop")), vec![])]);
         let policy = policy_of(&["table inet f { }\n"]);
-        assert_eq!(lint(&policy, Facts { units: None, ruleset: Some(&ruleset) }), []);
+        assert_eq!(lint(&policy, Facts { ruleset: Some(&ruleset), ..Facts::default() }), []);
     }
 
     #[test]
@@ -126,7 +130,7 @@ mod tests {
         let ruleset =
             ruleset(&[("b", Some(("output", "drop")), vec![json!([jump("c")])]), ("c", None, vec![])]);
         let begin = Instant::now();
-        let found = lint(&policy, Facts { units: Some(&units), ruleset: Some(&ruleset) });
+        let found = lint(&policy, Facts { units: Some(&units), ruleset: Some(&ruleset), routing: None });
         assert!(found.len() > 4000);
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }

@@ -32,6 +32,7 @@ impl Ruleset {
                 let base = chain["hook"].as_str().map(|hook| Base {
                     hook: hook.to_owned(),
                     is_filter: chain["type"] == "filter",
+                    is_route: chain["type"] == "route",
                     refuses: chain["policy"] == "drop",
                 });
                 ruleset.chains.insert(name, Chain { base, rules: Vec::new() });
@@ -215,6 +216,8 @@ pub(super) struct Base {
     pub(super) hook: String,
     /// Whether its type is `filter`.
     pub(super) is_filter: bool,
+    /// Whether its type is `route`.
+    pub(super) is_route: bool,
     /// Whether its policy is `drop`.
     pub(super) refuses: bool,
 }

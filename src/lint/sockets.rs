@@ -191,7 +191,11 @@ mod tests {
 
     fn said(units: &Units, hook: &str, matches: &str) -> Vec<String> {
         let ruleset = hooked(hook);
-        messages(Code::SocketUnit, &rule(matches), Facts { units: Some(units), ruleset: Some(&ruleset) })
+        messages(
+            Code::SocketUnit,
+            &rule(matches),
+            Facts { units: Some(units), ruleset: Some(&ruleset), routing: None },
+        )
     }
 
     const LISTENS: &str =
@@ -255,7 +259,7 @@ mod tests {
         let lookup = serde_json::json!([{"match": {"op": "==", "left": {"socket": {"key": "cgroupv2"}}, "right": "@s"}}]);
         for (hook, expected) in [("input", 1), ("output", 0)] {
             let ruleset = ruleset(&[("b", Some((hook, "accept")), vec![lookup.clone()])]);
-            let facts = Facts { units: Some(&wanted), ruleset: Some(&ruleset) };
+            let facts = Facts { units: Some(&wanted), ruleset: Some(&ruleset), routing: None };
             assert_eq!(messages(Code::SocketUnit, element, facts).len(), expected, "{hook}");
         }
     }

@@ -78,12 +78,12 @@ pub(super) fn place<'a>(text: &'a str, diagnostic: &Diagnostic) -> &'a str {
 
 /// Facts of units only.
 pub(super) fn with_units(units: &Units) -> Facts<'_> {
-    Facts { units: Some(units), ruleset: None }
+    Facts { units: Some(units), ..Facts::default() }
 }
 
 /// Facts of a ruleset only.
 pub(super) fn with_ruleset(ruleset: &Ruleset) -> Facts<'_> {
-    Facts { units: None, ruleset: Some(ruleset) }
+    Facts { ruleset: Some(ruleset), ..Facts::default() }
 }
 
 /// Units by file, and by the paths of their cgroups.

@@ -48,7 +48,7 @@ mod tests {
 
     fn found(unit: &str, directive: &str, units: &Units) -> Vec<String> {
         let text = format!("{directive}\n# {unit} :: add rule inet f c socket cgroupv2 unit accept\n");
-        messages(Code::Directive, &text, Facts { units: Some(units), ruleset: None })
+        messages(Code::Directive, &text, Facts { units: Some(units), ..Facts::default() })
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod monitor;
 pub mod netlink;
 pub mod probe;
 pub mod recording;
+pub mod routing;
 pub mod sock_diag;
 pub mod trace;
 

@@ -130,6 +130,14 @@ codes! {
     LateMark = "W032",
     /// Refusals recorded where packets pass.
     NotRefused = "W033",
+    /// Link from before the mark.
+    OldLink = "W034",
+    /// Mark that no routing rule asks for.
+    NoRoutingRule = "W035",
+    /// Source address from before the mark.
+    OldSource = "W036",
+    /// Mark for one family only.
+    OneFamily = "W037",
     /// Set that cannot be filled with addresses.
     NotFillable = "W038",
     /// Names without systemd-resolved.

@@ -210,6 +210,19 @@ def answers_of_the_kernel_stay_in_the_tunnel():
 
 
 @test
+def check_looks_for_the_routing_rules():
+    m.equal(m.checked()["findings"], [], "findings")
+    rule = ["rule", "delete", "fwmark", "0x51", "lookup", "51", "priority", "5100"]
+    for family, word in [("-6", "of IPv6"), ("-4", "on this machine")]:
+        m.run("ip", family, *rule)
+        report = m.checked()
+        m.equal(m.codes(report), ["W035"], "codes")
+        m.check(word in report["findings"][0]["message"], report["findings"])
+    m.run("systemctl", "restart", "vpn-table.service")
+    m.equal(m.checked()["findings"], [], "findings with the rules again")
+
+
+@test
 def nothing_leaves_while_the_tunnel_is_down():
     with blasting():
         m.stop("wg-quick@wg0.service")
@@ -299,6 +312,25 @@ def nothing_that_starts_while_the_daemon_is_dead_leaves_beside():
     m.equal(fetches("t-other"), ALL_BESIDE, "another service with the daemon again")
 
 
+@test
+def what_the_page_says_of_users_and_of_ipv6():
+    """A user of its own needs no scnpm; a machine without IPv6 gives applications none in the tunnel."""
+    text = m.CONF.read_text()
+    rule = re.search(r"`(meta skuid) \"fetcher\" (reject)`", (recipe.DOCS / PAGE).read_text())
+    below = "        ct state established,related accept\n"
+    more = f'{below}        {rule[1]} "{m.USER}" {rule[2]}\n'
+    with policy(re.sub(r"\n# user:app:mail.*", "", text.replace(below, more))):
+        m.load_base()
+        is_in_force()
+        m.equal(launches("app-gnome-mail-1.scope"), set(), "an application of a user who is refused, without its annotation")
+    m.load_base()
+    is_in_force()
+    m.run("ip", "-6", "route", "delete", "default")
+    m.equal(fetches(), {(protocol, "10.64.0.2") for protocol in ["tcp", "udp"]}, "without a route of IPv6")
+    m.run("ip", "-6", "route", "add", "default", "via", "2001:db8:2::1")
+    none_beside("without a route of IPv6")
+
+
 # Names
 
 
@@ -313,6 +345,14 @@ def machine_asks_in_the_tunnel():
         far.forget()
         m.equal(resolvers("down.example.com"), set(), "resolvers that were asked without the tunnel")
         m.equal(far.beside(53), [], "questions beside the tunnel")
+    before = WG0.read_text()
+    commands = re.findall(r"PostUp = [^`]*", (recipe.DOCS / PAGE).read_text())
+    m.equal(len(commands), 2, "commands for wg0.conf in the page")
+    WG0.write_text(before.replace("[Interface]", "\n".join(["[Interface]", *commands])))
+    m.run("systemctl", "restart", "wg-quick@wg0.service")
+    tunnel_is_up()
+    m.equal(resolvers("again.example.com"), {far.RESOLVER_IN_THE_TUNNEL}, "resolvers that were asked with the tunnel's own commands")
+    WG0.write_text(before)
     m.run("systemctl", "restart", "wg-quick@wg0.service")
     tunnel_is_up()
 
