@@ -561,12 +561,15 @@ mod tests {
     #[test]
     fn applications_that_dbus_daemon_starts_are_those_without_a_unit() {
         let root = |bus: &str| {
-            let root = ["org.a", "org.b", "org.c"].into_iter().fold(Root::new(), |root, id| {
-                root.file(&format!("usr/share/applications/{id}.desktop"), "")
-            });
+            let root = ["org.a", "org.b", "org.c"]
+                .into_iter()
+                .fold(Root::new(), |root, id| root.file(&format!("usr/share/applications/{id}.desktop"), ""));
             root.file("usr/lib/systemd/user/dbus.service", bus)
                 .file("usr/share/dbus-1/services/org.a.service", "[D-BUS Service]\nName=org.a\nExec=a\n")
-                .file("usr/share/dbus-1/services/org.b.service", "[D-BUS Service]\nExec=b\nSystemdService=b.service\n")
+                .file(
+                    "usr/share/dbus-1/services/org.b.service",
+                    "[D-BUS Service]\nExec=b\nSystemdService=b.service\n",
+                )
                 .file("usr/share/dbus-1/services/org.d.service", "[D-BUS Service]\nExec=d\n")
         };
         let started = |root: &Root| units(&root.0, &BTreeSet::new()).bus_started;

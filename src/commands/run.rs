@@ -36,6 +36,9 @@ use program::Program;
 /// The exit status if scnpm itself failed, as of env(1), nice(1) and timeout(1).
 const FAILED: u8 = 125;
 
+/// How often this process enters a scope if it is taken out of it.
+const TRIES: usize = 3;
+
 /// Runs it. A scope's command takes this process over.
 ///
 /// # Errors
@@ -54,7 +57,6 @@ fn run_in_scope(options: &Run) -> Result<ExitCode, Failure> {
     let units = units(options, "scope")?;
     shell::wait_until_moved();
     // Whoever has started this process may move it once more.
-    const TRIES: usize = 3;
     for _ in 0..TRIES {
         let (unit, cgroup) = enter_scope(&units)?;
         if !is_of(&cgroup, &unit) {

@@ -36,6 +36,7 @@ use crate::{
         admission::{Admission, Kind, Packets, protocol_name},
     },
     units::{
+        fleeting::{Again, again},
         places::user_of_slice,
         selector::{Selector, Selectors, app_id},
     },
@@ -358,7 +359,11 @@ impl Daemon {
                 peers: vec![one.address.to_string()],
                 kind: kind.clone(),
             };
-            let selectors = Selectors(vec![Selector::of(instance, user)?]);
+            let selector = match again(instance, user)? {
+                Again::By(selector) => selector,
+                Again::Never => Selector::of(instance, user)?,
+            };
+            let selectors = Selectors(vec![selector]);
             Some(format!("# {}", Admission { selectors, chain: chain.clone(), packets }))
         });
         let known = self.hosts.known().iter().find(|(_, addresses)| addresses.contains(&one.address));
