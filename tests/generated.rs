@@ -18,6 +18,7 @@ const SEE_ALSO: &[(&str, &[&str])] = &[
     ("explain", &["scnpm-status(8)", "nft(8)", "ss(8)"]),
     ("wait", &["scnpm-run(8)", "systemd.service(5)", "systemd.generator(7)"]),
     ("run", &["scnpm-wait(8)", "systemd-run(1)", "systemd.scope(5)"]),
+    ("launchers", &["scnpm-run(8)", "systemctl(1)"]),
     ("reload", &["scnpm-check(8)", "systemctl(1)"]),
     ("learn", &["scnpm-run(8)", "scnpm-check(8)", "nft(8)"]),
     ("replay", &[]),

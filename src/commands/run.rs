@@ -39,6 +39,9 @@ use program::Program;
 /// The exit status if scnpm itself failed, as of env(1), nice(1) and timeout(1).
 const FAILED: u8 = 125;
 
+/// How often this process enters a scope if it is taken out of it.
+const TRIES: usize = 3;
+
 /// Runs it. A scope's command takes this process over.
 ///
 /// # Errors
@@ -63,7 +66,6 @@ fn run_in_scope(options: &Run) -> Result<ExitCode, Failure> {
 /// cgroup, in which this process still is then.
 fn enter(units: &[Unit], then: impl Fn(&str) -> Result<(), Failure>) -> Result<String, Failure> {
     // Whoever has started this process may move it once more.
-    const TRIES: usize = 3;
     shell::wait_until_moved();
     for _ in 0..TRIES {
         let own = Value::from(vec![std::process::id()]);

@@ -36,6 +36,7 @@ use crate::{
         admission::{Admission, Kind, Packets, protocol_name},
     },
     units::{
+        fleeting::{Again, again},
         places::user_of_slice,
         selector::{Selector, Selectors, app_id, cage_id},
     },
@@ -350,12 +351,18 @@ impl Daemon {
         let instance = path.and_then(Instance::in_which);
         let chain = self.refusals.chain(table, direction);
         let kind = Kind::of(one.protocol, one.port);
-        let selectors = instance.as_ref().and_then(|instance| {
-            let user = if let Manager::User(uid) = instance.manager { self.user_name(uid) } else { None };
-            Some(Selectors(vec![Selector::of(instance, user)?]))
-        });
-        let selector = selectors.as_ref().map(ToString::to_string);
-        let annotation = selectors.zip(chain).map(|(selectors, chain)| {
+        let user = match instance.as_ref().map(|instance| instance.manager) {
+            Some(Manager::User(uid)) => self.user_name(uid),
+            _ => None,
+        };
+        let exact = instance.as_ref().and_then(|instance| Selector::of(instance, user));
+        let selector = exact.as_ref().map(ToString::to_string);
+        let lasting = match instance.as_ref().and_then(|instance| again(instance, user)) {
+            Some(Again::By(lasting)) => Some(lasting),
+            Some(Again::Never) => exact,
+            None => None,
+        };
+        let annotation = lasting.zip(chain).map(|(lasting, chain)| {
             let packets = Packets {
                 direction,
                 v6: one.address.is_ipv6(),
@@ -365,6 +372,7 @@ impl Daemon {
             if let Some((selectors, chain)) = instance.as_ref().and_then(|instance| self.cage(instance)) {
                 return format!("# {}", Admission { selectors, chain, packets }.out_of_cage());
             }
+            let selectors = Selectors(vec![lasting]);
             format!("# {}", Admission { selectors, chain: chain.clone(), packets })
         });
         let known = self.hosts.known().iter().find(|(_, addresses)| addresses.contains(&one.address));

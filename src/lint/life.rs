@@ -113,14 +113,6 @@ impl<'a> Judge<'a> {
                 Which::Glob(glob) => glob,
                 Which::App(_) | Which::Cage(_) => return None,
             };
-            let is_users = !matches!(selector.whose, Whose::Anybody | Whose::System);
-            if is_users && name.starts_with("session-") && places::kind(name) == "scope" {
-                let what =
-                    format!("{} is no unit of a user's manager: sessions are the system's", quoted(name));
-                return Some(
-                    Diagnostic::new(Code::NeverMatches, span, what).help(format!("write `system:{name}`")),
-                );
-            }
             let is_template = name.contains("@.");
             let (what, help) = why_never(name).filter(|_| is_template || self.needs_cgroup())?;
             Some(Diagnostic::new(Code::NeverMatches, span, what).help(help))
@@ -308,7 +300,6 @@ mod tests {
             (by_unit("system:a.timer"), "match the unit whose processes"),
             (by_unit("system:b.service,system:a-*.target"), "match the unit whose processes"),
             (by_unit("system:foo@.service"), "write the name of an instance"),
-            (by_unit("alice:session-*.scope"), "write `system:session-*.scope`"),
             (
                 "# foo@.service :: add rule inet f c tcp dport 1 accept".to_owned(),
                 "write the name of an instance",

@@ -103,7 +103,7 @@ def run_says_what_is_wrong_with_its_arguments():
     for arguments, words in [
         (["--app", "alice:app:mail"], ["such as mail"]),
         (["--app", ""], ["application's id"]),
-        (["--app", "a b"], ["blanks"]),
+        (["--app", "a b"], ["write a\\x20b"]),
         (["--app", "x" * 300], ["too long"]),
         (["--unit", "t-run.service"], ["--service"]),
         (["--unit", "t run"], ["systemd-escape"]),

@@ -49,10 +49,10 @@ fn is_for_launching(keys: &[(&str, &str)]) -> bool {
 
 /// Whether a command makes a unit itself.
 fn has_unit(command: &str) -> bool {
-    let words = command.split_whitespace().map(|word| word.trim_matches('"'));
+    let mut words = command.split_whitespace().map(|word| word.trim_matches('"'));
     let is_before =
         |word: &&str| *word == "env" || word.ends_with("/env") || word.contains('=') || word.starts_with('-');
-    let program = words.skip_while(is_before).next().unwrap_or_default();
+    let program = words.find(|word| !is_before(word)).unwrap_or_default();
     let name = program.rsplit('/').next().unwrap_or_default();
     ["flatpak", "snap", "scnpm"].contains(&name)
         || program.starts_with("/snap/")

@@ -88,11 +88,15 @@ fn of_desktop(unit: &str) -> Option<Vec<u8>> {
     if parts.iter().any(|part| part.is_empty()) || random.is_some_and(str::is_empty) {
         return None;
     }
+    if let ("slice", ["app", part]) = (kind, &parts[..])
+        && let Some(id) = of_template(part)
+    {
+        return Some(id);
+    }
     let id = match (kind, random, &parts[..]) {
         ("service", Some(number), ["dbus", bus, id]) if is_bus(bus) && is_number(number) => id,
         ("service", Some(_), ["app", id] | ["app", _, id]) => id,
         ("scope", None, ["app", id, _] | ["app", _, id, _]) => id,
-        ("slice", None, ["app", prefix]) if let Some(id) = of_template(prefix) => return Some(id),
         ("service" | "slice", None, ["app", id, random]) if is_random(random) => id,
         ("service" | "slice", None, ["app", id] | ["app", _, id] | ["app", _, id, _]) => id,
         _ => return None,
