@@ -259,7 +259,7 @@ def filling(line, more="", refuse="reject with tcp reset"):
 def source():
     done = m.run(m.SCNPM, "status", "--json", ok=False)
     status = json.loads(done.stdout) if done.returncode == 0 else {"sources": []}
-    return next((one for one in status["sources"] if one["name"] == "resolved"), {"state": "none"})
+    return next((one for one in status["sources"] if one["name"] == "answers"), {"state": "none"})
 
 
 def lines(what):
