@@ -412,11 +412,11 @@ pub struct Finding {
 /// Where the daemon hears of changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// `cgroup`, `dbus` or `journal`.
+    /// `cgroup`, `dbus`, `journal`, or `answers` (of systemd-resolved), which is there while sets are filled with addresses of names.
     pub name: String,
     /// `working`, `lost` or `off`.
     pub state: String,
-    /// Why it is lost.
+    /// Why it is lost; of `answers` that work, how many addresses there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub words: Option<String>,
     /// How often it was the first to tell.

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How the source is named in `scnpm status`.
-const NAME: &str = "resolved";
+const NAME: &str = "answers";
 
 /// How long after one look at the sets the next one is at the earliest, and when it is tried again to do what could not be done.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -207,7 +207,9 @@ impl Keeper {
                     }
                     Err(error) => {
                         let why = match error.kind() {
-                            io::ErrorKind::UnexpectedEof => "systemd-resolved has ended the connection".to_owned(),
+                            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                                "systemd-resolved does not run, or has ended the connection".to_owned()
+                            }
                             _ => error.to_string(),
                         };
                         self.lost(why);

@@ -80,7 +80,9 @@ pub(super) fn read(
                 let of_item = place.start + error.place.start..place.start + error.place.end;
                 let diagnostic = wrong(of_item, error.message(item)).help(error.what.help());
                 diagnostics.push(match (error.meant, nearly_global(item)) {
-                    (Some(meant), _) => diagnostic.fix(at(place), meant),
+                    (Some(meant), _) => {
+                        diagnostic.help(format!("did you mean {}?", quoted(&meant))).fix(at(place), meant)
+                    }
                     (None, true) => {
                         diagnostic.help("did you mean `global only`?").fix(at(place), "global only")
                     }
