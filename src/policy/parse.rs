@@ -352,8 +352,8 @@ fn selectors(text: &str, place: Span) -> Result<Selectors, Diagnostic> {
         Err((range, error)) => {
             let span = Span { start: place.start + range.start, end: place.start + range.end, ..place };
             Err(Diagnostic::new(Code::Selector, span, error.to_string()).help(
-                "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME`, `alice:app:ID` or `user:cage:NAME`, where NAME may be \
-                 a pattern",
+                "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME`, `alice:app:ID` or \
+                 `user:cage:NAME`; a unit's NAME may be a pattern",
             ))
         }
     }
