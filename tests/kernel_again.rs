@@ -47,6 +47,7 @@ const REST: &[&str] = &[
     "log group 3 snaplen 64 queue-threshold 2",
     "limit rate 10/second burst 7 packets accept",
     "limit rate over 2 mbytes/second burst 1 kbytes reject with icmpx admin-prohibited",
+    "quota over 5 mbytes drop",
     "ct state established,related ct mark set meta mark accept",
     "counter name \"seen\" oifname { \"tun0\", \"wg*\" } accept",
     "meta l4proto { tcp, udp } th dport 53 ip dscp set cs3 accept",
@@ -61,7 +62,7 @@ const BY_NFT: &[&str] = &[
     "oif \"lo\" accept",
     "meta skuid root accept",
     "meta hour \"08:00\"-\"18:00\" accept",
-    "quota over 5 mbytes drop",
+    "quota over 5 mbytes used 3 bytes drop",
     "counter packets 3 bytes 4 accept",
     "fib daddr type local accept",
 ];

@@ -354,23 +354,26 @@ fn selectors(text: &str, place: Span) -> Result<Selectors, Diagnostic> {
             Ok(Selectors(vec![Selector { whose: Whose::Anybody, which }]))
         }
         Err((range, error)) => {
-            let wrong = &text[range.clone()];
             let span = Span { start: place.start + range.start, end: place.start + range.end, ..place };
-            let diagnostic = Diagnostic::new(Code::Selector, span, error.to_string());
-            Err(match error {
-                SelectorError::Escape if "*?[]".contains(wrong) => {
-                    diagnostic.help("an id is no pattern: write one for the units' names, such as `alice:app-*-firefox-*.scope`")
-                }
-                SelectorError::Escape => {
-                    let escaped = write_app_id(wrong.as_bytes());
-                    diagnostic.help(format!("write {}", quoted(&escaped))).fix(span, escaped)
-                }
-                _ => diagnostic.help(
-                "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME`, `alice:app:ID` or `user:cage:NAME`, where NAME may be \
-                 a pattern",
-                ),
-            })
+            Err(no_selector(error, &text[range], span))
         }
+    }
+}
+
+fn no_selector(error: SelectorError, wrong: &str, span: Span) -> Diagnostic {
+    let diagnostic = Diagnostic::new(Code::Selector, span, error.to_string());
+    match error {
+        SelectorError::Escape if "*?[]".contains(wrong) => diagnostic.help(
+            "an id is no pattern: write one for the units' names, such as `alice:app-*-firefox-*.scope`",
+        ),
+        SelectorError::Escape => {
+            let escaped = write_app_id(wrong.as_bytes());
+            diagnostic.help(format!("write {}", quoted(&escaped))).fix(span, escaped)
+        }
+        _ => diagnostic.help(
+            "write `postfix.service`, `system:NAME`, `alice:NAME`, `user:NAME`, `alice:app:ID` or `user:cage:NAME`; a unit's \
+             NAME may be a pattern",
+        ),
     }
 }
 

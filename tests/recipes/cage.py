@@ -123,7 +123,7 @@ def mistakes_are_told():
     m.equal(m.run(m.SCNPM, "run", "--cage", "build", "--", "true", ok=False).returncode, 125, "root, for whom it is not")
     m.CONF.write_text(policy().replace("jump caged\n", "jump none\n"))
     m.start_daemon()
-    fails(caged("echo no"), "no cage")
+    fails(caged("echo no"), "refuses", "scnpm status")
     load(re.sub("# user.*", "", policy()))
     fails(caged("echo no"), "no cage", "docs/cage.md")
     m.stop("scnpm.service")

@@ -30,7 +30,7 @@ use crate::{
     commands::{block_on, note, now},
     control::{
         client::{Client, Error},
-        message::{GetRefusals, GetStatus, Refusal, Status},
+        message::{GetRefusals, GetStatus, Refusal, Status, Unit},
     },
     machine,
     model::{CGROUP_ROOT, Manager, printable},
@@ -47,6 +47,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long it may be away before it is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long after killing it is looked whether there are others.
+const KILL_PAUSE: Duration = Duration::from_millis(10);
 
 /// The most refusals that are printed.
 const MOST: usize = 20;
@@ -96,21 +99,36 @@ impl Caller {
             client.limit(Some(PATIENCE))?;
             client.call(&GetStatus { unit: Some("cage:".to_owned()) })
         });
-        let cages = match asked {
-            Ok(reply) => self.cages(&reply.status),
-            Err(Error::Refused(error, _)) if error == "NoSuchUnit" => BTreeSet::new(),
+        let status = match asked {
+            Ok(reply) => reply.status,
+            Err(Error::Refused(error, _)) if error == "NoSuchUnit" => Status::default(),
             Err(error) => {
                 let doubt = certain::doubt(Err(error)).unwrap_or_default();
                 return Err(Failure::new(format!("the command was not run: {doubt}")));
             }
         };
-        if cages.contains(name) { Ok(()) } else { Err(Failure::new(unknown(name, &cages))) }
+        let cages = self.cages(&status);
+        if cages.contains(name) {
+            return Ok(());
+        }
+        Err(Failure::new(match self.refused(&status).contains(name) {
+            true => format!("nft refuses rules of the cage {}: `scnpm status` says which", shown(name)),
+            false => unknown(name, &cages, self.manager),
+        }))
     }
 
-    /// The names of the cages that a status tells of.
+    /// The names of the cages that a status tells of, but for those of which nft refuses something.
     fn cages(&self, status: &Status) -> BTreeSet<String> {
-        let selectors = status.units.iter().filter(|unit| unit.refused == 0);
-        let selectors = selectors.filter_map(|unit| Selectors::parse(&unit.name).ok()).flat_map(|all| all.0);
+        self.named(&status.units).difference(&self.refused(status)).cloned().collect()
+    }
+
+    fn refused(&self, status: &Status) -> BTreeSet<String> {
+        self.named(status.units.iter().filter(|unit| unit.refused > 0))
+    }
+
+    fn named<'a>(&self, units: impl IntoIterator<Item = &'a Unit>) -> BTreeSet<String> {
+        let units = units.into_iter();
+        let selectors = units.filter_map(|unit| Selectors::parse(&unit.name).ok()).flat_map(|all| all.0);
         let own = selectors.filter(|one| one.whose.owns(self.manager, &self.users));
         own.filter_map(|one| if let Which::Cage(name) = one.which { Some(name) } else { None }).collect()
     }
@@ -132,7 +150,12 @@ impl Caller {
                 thread::sleep(PAUSE);
             }
             told.store(true, Relaxed);
-            kill_others(&Path::new(CGROUP_ROOT).join(cgroup));
+            let directory = Path::new(CGROUP_ROOT).join(cgroup);
+            // Until this process ends: what is killed may start others meanwhile.
+            while told.load(Relaxed) {
+                kill_others(&directory);
+                thread::sleep(KILL_PAUSE);
+            }
         };
         thread::Builder::new().name("cage".to_owned()).spawn(work).map_err(Failure::new)?;
         Ok(is_gone)
@@ -155,12 +178,13 @@ impl Caller {
     }
 }
 
-fn unknown(name: &str, cages: &BTreeSet<String>) -> String {
+fn unknown(name: &str, cages: &BTreeSet<String>, manager: Manager) -> String {
     let name_shown = shown(name);
     if cages.is_empty() {
+        let whose = if manager == Manager::System { "system" } else { "user" };
         return format!(
-            "the policy has no cage that you may use: in nftables.conf, annotations for `user:cage:{}` make one; docs/cage.md has an \
-             example",
+            "the policy has no cage that you may use: in nftables.conf, annotations for `{whose}:cage:{}` make one; docs/cage.md \
+             has an example",
             printable(name)
         );
     }
@@ -170,19 +194,10 @@ fn unknown(name: &str, cages: &BTreeSet<String>) -> String {
     format!("the policy has no cage {name_shown}{hint} There are: {}", list.join(", "))
 }
 
-/// Kills all processes in a cgroup and below but this one, until there are none.
+/// Kills all processes in a cgroup and below but this one.
 fn kill_others(directory: &Path) {
-    const PAUSE: Duration = Duration::from_millis(10);
-    const TRIES: usize = 500;
-    for _ in 0..TRIES {
-        let others = processes(directory);
-        if others.is_empty() {
-            return;
-        }
-        for process in others {
-            let _ = kill(process, Signal::SIGKILL);
-        }
-        thread::sleep(PAUSE);
+    for process in processes(directory) {
+        let _ = kill(process, Signal::SIGKILL);
     }
 }
 
@@ -244,7 +259,6 @@ fn shown(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::message::Unit;
 
     #[test]
     fn only_cages_for_the_caller_that_are_in_force_count() {
@@ -270,10 +284,14 @@ mod tests {
     fn unknown_cage_leads_to_those_that_there_are() {
         let cages = BTreeSet::from(["agent".to_owned(), "build".to_owned()]);
         assert_eq!(
-            unknown("biuld", &cages),
+            unknown("biuld", &cages, Manager::User(1)),
             "the policy has no cage `biuld`, did you mean `build`? There are: agent, build"
         );
-        assert_eq!(unknown("xyz", &cages), "the policy has no cage `xyz`. There are: agent, build");
-        assert!(unknown("x", &BTreeSet::new()).contains("docs/cage.md"));
+        assert_eq!(
+            unknown("xyz", &cages, Manager::System),
+            "the policy has no cage `xyz`. There are: agent, build"
+        );
+        assert!(unknown("x", &BTreeSet::new(), Manager::System).contains("`system:cage:x`"));
+        assert!(unknown("x", &BTreeSet::new(), Manager::User(1)).contains("`user:cage:x`"));
     }
 }
