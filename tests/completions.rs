@@ -59,7 +59,7 @@ fn words_of_the_machine_are_completed() {
             ("scnpm check --explain W02", "W020"),
             ("scnpm run --app scnpmtest", "scnpmtest.Plain"),
             ("scnpm run --app=scnpmtest", "scnpmtest.Plain"),
-            ("scnpm run --app scnpme", "scnpmescaped\\x2dapp"),
+            ("scnpm run --app scnpme", "scnpmescaped\\x5cx2dapp"),
         ] {
             let found = home.complete(shell, line);
             let is_expected = |found: &String| found.trim_start_matches("--app=") == expected;
