@@ -13,8 +13,8 @@
 //!                                      └──► findings, merged for check and the daemon alike
 //! ```
 //!
-//! `policy`, `answers`, `lint`, `dispatch`, `engine`, `explain` and `findings` are pure: no I/O, no clock. `nft`, `watch`, `cgroupfs` and `machine`
-//! touch the machine, `load`, `effects`, `trial` and `daemon` bring the two together, `report` prints.
+//! `policy`, `answers`, `lint`, `dispatch`, `engine`, `explain` and `findings` are pure: no I/O, no clock. `nft`, `watch`,
+//! `cgroupfs` and `machine` touch the machine, `load`, `effects`, `trial` and `daemon` bring the two together, `report` prints.
 
 pub mod answers;
 pub mod cgroupfs;
