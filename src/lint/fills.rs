@@ -32,7 +32,7 @@ pub(super) fn without_resolved(policy: &Policy, units: &Units) -> Option<Diagnos
     let message = format!("nobody fills the set: {RESOLVED} is not on this machine, whose answers are read");
     Some(
         Diagnostic::new(Code::NoResolver, fill.span, message)
-            .help("install systemd-resolved, or let dnsmasq fill the set (names.md)"),
+            .help("install systemd-resolved, or let dnsmasq fill the set: see docs/names.md"),
     )
 }
 
