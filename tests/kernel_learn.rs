@@ -399,7 +399,8 @@ fn unit_that_does_nothing_and_arguments_that_mean_nothing_are_said() {
             let output = Command::new(common::program()).arg("learn").args(words).output().unwrap();
             (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
         };
-        let (code, words) = run(&["work.service", "--for", "100ms"]);
+        // Other tests may have a work.service meanwhile.
+        let (code, words) = run(&["idle.service", "--for", "100ms"]);
         assert!(code == 1 && words.contains("did nothing") && words.contains("does not run yet"), "{words}");
         for (words, status, part) in [
             (vec!["work", "--for", "1s"], 2, "ends in its type"),
