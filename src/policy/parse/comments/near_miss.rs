@@ -15,7 +15,10 @@ use crate::{
 
 /// What is wrong with a comment, which stands at byte `start` and is no annotation, if it is nearly one.
 pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Diagnostic> {
-    let slip = odd_blank(content).or_else(|| odd_units(content)).or_else(|| slip(content))?;
+    let slip = odd_blank(content)
+        .or_else(|| odd_units(content))
+        .or_else(|| blank_in_id(content))
+        .or_else(|| slip(content))?;
     let span = |place: Range<usize>| Span { file, start: start + place.start, end: start + place.end };
     let message = format!("this comment is no annotation: {}", slip.what);
     let (replaced, by) = slip.fix;
@@ -81,6 +84,21 @@ fn odd_units(content: &str) -> Option<Slip> {
         _ => ("units are separated by commas", "write commas between the units"),
     };
     Some(Slip { place: 0..colons, what: what.to_owned(), help, fix: (0..colons, names.join(", ")) })
+}
+
+/// An application's id with a blank in it.
+fn blank_in_id(content: &str) -> Option<Slip> {
+    let colons = content.find(" :: ")?;
+    let (selector, statement) = (&content[..colons], &content[colons + " :: ".len()..]);
+    let words: Vec<&str> = statement.split(is_blank).filter(|word| !word.is_empty()).take(4).collect();
+    let first = selector.split(is_blank).next().unwrap_or_default();
+    let is_one = super::is_app(first) && first.len() < selector.len() && !selector.contains(',');
+    (is_one && is_statement(&words)).then(|| Slip {
+        place: first.len()..colons,
+        what: "there is a blank in front of the `::`".to_owned(),
+        help: "write a blank in an application's id as `\\x20`",
+        fix: (0..colons, selector.trim_end_matches(is_blank).replace(is_blank, "\\x20")),
+    })
 }
 
 /// No ` :: `, no type, no verb.
@@ -209,6 +227,16 @@ mod tests {
             let right = format!("{units}{}", &wrong[wrong.find(" :: ").unwrap()..]);
             assert_eq!(mended(wrong).map(|found| found.0), Some(right), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_blank_in_an_id_is_told() {
+        assert_eq!(
+            mended("alice:app:My Probe :: add rule inet f c accept"),
+            Some(("alice:app:My\\x20Probe :: add rule inet f c accept".to_owned(), " Probe"))
+        );
+        assert_eq!(mended("alice:app:firefox has rules :: see below"), None);
+        assert_eq!(mended("see alice:app:firefox for :: add rule inet f c accept"), None);
     }
 
     #[test]
