@@ -1,5 +1,6 @@
 #!/bin/bash
-# tree.sh SUITE [build|desktop|recipes|gnome|terminals]: prints the directory of a Debian tree of that suite and makes it if need be.
+# tree.sh SUITE [build|desktop|recipes|gnome|terminals]: prints the directory of a Debian tree of that suite and makes it if
+# need be.
 # With `build`, one that programs can be compiled in; with `desktop`, one to boot that has a virtual display and a
 # notification daemon; with `recipes`, one to boot that has the programs of the recipes in docs; with `gnome`, one to boot
 # that has GNOME Shell; with `terminals`, one to boot that has terminals and launchers of several desktops. Run as root.
