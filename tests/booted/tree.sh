@@ -1,8 +1,9 @@
 #!/bin/bash
-# tree.sh SUITE [build|desktop|recipes|gnome]: prints the directory of a Debian tree of that suite and makes it if need be.
+# tree.sh SUITE [build|desktop|recipes|gnome|terminals]: prints the directory of a Debian tree of that suite and makes it if
+# need be.
 # With `build`, one that programs can be compiled in; with `desktop`, one to boot that has a virtual display and a
 # notification daemon; with `recipes`, one to boot that has the programs of the recipes in docs; with `gnome`, one to boot
-# that has GNOME Shell. Run as root.
+# that has GNOME Shell; with `terminals`, one to boot that has terminals and launchers of several desktops. Run as root.
 #
 # Trees are kept in $SCNPM_CACHE (/var/cache/scnpm-tests) and never written to after they are made. One that is
 # older than a week is made anew, since suites change, or used once more if that fails.
@@ -13,13 +14,17 @@ kind=${2:-boot}
 cache=${SCNPM_CACHE:-/var/cache/scnpm-tests}
 
 case $kind in
-boot | desktop | recipes | gnome)
+boot | desktop | recipes | gnome | terminals)
     packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,nftables,libnftables1,iproute2
     packages+=,python3,procps,util-linux,passwd,libcap2-bin,strace,git,netbase,polkitd
     # Of systemd 260 and later, and a package of its own.
     [ "$suite" != sid ] || packages+=,systemd-report
     case $kind in
     gnome) packages+=,gnome-shell,gjs,libgl1-mesa-dri,libglib2.0-bin ;;
+    terminals)
+        packages+=,sway,i3-wm,foot,tmux,kitty,konsole,kde-cli-tools,xfce4-terminal,exo-utils,gnome-console
+        packages+=,xvfb,fonts-dejavu-core,libgl1-mesa-dri
+        ;;
     desktop) packages+=,dunst,xvfb,xclip,fonts-dejavu-core ;;
     recipes)
         packages+=,wireguard-go,wireguard-tools,network-manager,dnsmasq-base,systemd-resolved,libnss-resolve
