@@ -4,6 +4,7 @@ pub mod complaint;
 pub mod kernel;
 pub mod learning;
 pub mod libnftables;
+mod listing;
 pub(crate) mod message;
 pub mod monitor;
 pub mod netlink;

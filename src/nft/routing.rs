@@ -1,20 +1,12 @@
 //! The routing rules of this network namespace that ask for marks: rtnetlink(7), which everybody may ask.
-//!
-//! What is there for nfnetlink reads these messages, too.
 
-use std::{io, os::fd::AsRawFd};
+use std::io;
 
-use nix::{
-    errno::Errno,
-    sys::{
-        socket::{MsgFlags, SockFlag, SockProtocol, recv, send, setsockopt, sockopt},
-        time::TimeVal,
-    },
-};
+use nix::sys::socket::SockProtocol;
 
 use super::{
-    message::{Message, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, attribute, close, messages},
-    netlink::{RECEIVE_BUFFER, connect},
+    listing::Listing,
+    message::{Message, attribute},
 };
 use crate::model::MaskedMark;
 
@@ -33,40 +25,14 @@ const FAMILIES: [u8; 2] = [libc::AF_INET as u8, libc::AF_INET6 as u8];
 /// # Errors
 /// The system's.
 pub fn marks() -> io::Result<[Vec<MaskedMark>; 2]> {
-    let wire = connect(SockProtocol::NetlinkRoute, SockFlag::SOCK_CLOEXEC, 0)?;
-    setsockopt(&wire, sockopt::ReceiveTimeout, &TimeVal::new(2, 0))?;
+    let mut listing = Listing::of(SockProtocol::NetlinkRoute)?;
     let mut found = [Vec::new(), Vec::new()];
-    let mut buffer = vec![0; RECEIVE_BUFFER];
-    for (seq, (family, marks)) in (1..).zip(FAMILIES.into_iter().zip(&mut found)) {
-        send(wire.as_raw_fd(), &request(family, seq), MsgFlags::empty())?;
-        'answer: loop {
-            let length = match recv(wire.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Err(Errno::EINTR) => continue,
-                length => length?,
-            };
-            for message in messages(&buffer[..length]).filter(|message| message.seq == seq) {
-                match message.kind {
-                    NLMSG_ERROR | NLMSG_DONE => break 'answer,
-                    _ => marks.extend(mark(&message)),
-                }
-            }
-        }
+    for (family, marks) in FAMILIES.into_iter().zip(&mut found) {
+        let mut head = [0; HEAD];
+        head[0] = family;
+        listing.read(GET_RULE, &head, |message| marks.extend(mark(message)))?;
     }
     Ok(found)
-}
-
-/// A request for all rules of a family.
-fn request(family: u8, seq: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend(0_u32.to_ne_bytes());
-    bytes.extend(GET_RULE.to_ne_bytes());
-    bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    bytes.extend(seq.to_ne_bytes());
-    bytes.extend(0_u32.to_ne_bytes());
-    bytes.push(family);
-    bytes.extend([0; HEAD - 1]);
-    close(&mut bytes, 0);
-    bytes
 }
 
 /// The mark that a rule asks for, if it does.

@@ -1,25 +1,17 @@
 //! The sockets of this network namespace, with their cgroups: sock_diag(7), which everybody may ask.
 //!
-//! netlink-packet-sock-diag knows no `INET_DIAG_CGROUP_ID` (in version 0.5), and what is there for nfnetlink reads these
-//! messages, too.
+//! netlink-packet-sock-diag knows no `INET_DIAG_CGROUP_ID` (in version 0.5).
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsRawFd,
 };
 
-use nix::{
-    errno::Errno,
-    sys::{
-        socket::{MsgFlags, SockFlag, SockProtocol, recv, send, setsockopt, sockopt},
-        time::TimeVal,
-    },
-};
+use nix::sys::socket::SockProtocol;
 
 use super::{
-    message::{Message, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, attribute, close, messages},
-    netlink::{RECEIVE_BUFFER, connect},
+    listing::Listing,
+    message::{Message, attribute},
 };
 use crate::{explain::Socket, model::CgroupId};
 
@@ -39,45 +31,21 @@ const FAMILIES: [u8; 2] = [libc::AF_INET as u8, libc::AF_INET6 as u8];
 /// # Errors
 /// The system's.
 pub fn sockets() -> io::Result<Vec<Socket>> {
-    let wire = connect(SockProtocol::NetlinkSockDiag, SockFlag::SOCK_CLOEXEC, 0)?;
-    setsockopt(&wire, sockopt::ReceiveTimeout, &TimeVal::new(2, 0))?;
+    let mut listing = Listing::of(SockProtocol::NetlinkSockDiag)?;
     let mut found = Vec::new();
-    let mut buffer = vec![0; RECEIVE_BUFFER];
-    let mut seq = 0;
     for (protocol, number) in PROTOCOLS {
         for family in FAMILIES {
-            seq += 1;
-            send(wire.as_raw_fd(), &request(family, number, seq), MsgFlags::empty())?;
-            'answer: loop {
-                let length = match recv(wire.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                    Err(Errno::EINTR) => continue,
-                    length => length?,
-                };
-                for message in messages(&buffer[..length]).filter(|message| message.seq == seq) {
-                    match message.kind {
-                        NLMSG_ERROR | NLMSG_DONE => break 'answer,
-                        _ => found.extend(socket(protocol, &message)),
-                    }
-                }
-            }
+            listing.read(BY_FAMILY, &request(family, number), |message| {
+                found.extend(socket(protocol, message))
+            })?;
         }
     }
     Ok(found)
 }
 
-/// A request for all sockets of a family and protocol: `struct inet_diag_req_v2`.
-fn request(family: u8, protocol: u8, seq: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend(0_u32.to_ne_bytes());
-    bytes.extend(BY_FAMILY.to_ne_bytes());
-    bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    bytes.extend(seq.to_ne_bytes());
-    bytes.extend(0_u32.to_ne_bytes());
-    bytes.extend([family, protocol, 0, 0]);
-    bytes.extend(u32::MAX.to_ne_bytes());
-    bytes.extend([0; 48]);
-    close(&mut bytes, 0);
-    bytes
+/// All sockets of a family and protocol: `struct inet_diag_req_v2`.
+fn request(family: u8, protocol: u8) -> Vec<u8> {
+    [&[family, protocol, 0, 0][..], &u32::MAX.to_ne_bytes(), &[0; 48]].concat()
 }
 
 /// What a message says of a socket: `struct inet_diag_msg`.
