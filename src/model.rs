@@ -5,13 +5,13 @@
 use std::{
     borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     path::PathBuf,
     str::FromStr,
     sync::Arc,
 };
 
-use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 /// Where the cgroup v2 hierarchy is mounted; libnftables has the same path built in.
@@ -48,14 +48,26 @@ pub const UNIT_TYPES: [&str; 11] = [
 ];
 
 /// A unit's full name as in systemd.unit(5), such as `postfix.service`.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UnitName(pub Arc<str>);
+
+impl fmt::Display for UnitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
 
 /// A cgroup's path below [`CGROUP_ROOT`]: not empty, without NUL, leading, trailing or doubled
 /// slashes, `.` or `..`.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct CgroupPath(Arc<str>);
+
+impl fmt::Display for CgroupPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
 
 impl FromStr for CgroupPath {
     /// Why it is none.
@@ -125,14 +137,22 @@ impl CgroupPath {
 }
 
 /// A manager of units: systemd as PID 1, or as a user's.
-#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Manager {
     /// The system's.
-    #[display("system")]
     System,
     /// `user@UID.service` of this user.
     User(u32),
+}
+
+impl fmt::Display for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("system"),
+            Self::User(uid) => write!(f, "{uid}"),
+        }
+    }
 }
 
 /// A cgroup that a manager has made for a unit.
@@ -148,13 +168,18 @@ pub struct Instance {
 
 /// A cgroup's number: the inode number of its directory. Unique, increasing, never reused
 /// (kernfs, `fs/kernfs/dir.c`).
-#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CgroupId(pub u64);
 
+impl fmt::Display for CgroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// An nft address family, as nft(8) lists them.
-#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[display(rename_all = "lowercase")]
 pub enum Family {
     /// IPv4; what nft takes where no family is written.
     Ip,
@@ -168,6 +193,19 @@ pub enum Family {
     Bridge,
     /// Ingress and egress of a device.
     Netdev,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+            Self::Inet => "inet",
+            Self::Arp => "arp",
+            Self::Bridge => "bridge",
+            Self::Netdev => "netdev",
+        })
+    }
 }
 
 impl Family {
@@ -199,8 +237,7 @@ impl FromStr for Family {
 }
 
 /// A table.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[display("{family} {name}")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TableRef {
     /// Its family.
     pub family: Family,
@@ -208,9 +245,14 @@ pub struct TableRef {
     pub name: Arc<str>,
 }
 
+impl fmt::Display for TableRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.family, self.name)
+    }
+}
+
 /// A chain of a table.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[display("{table} {name}")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChainRef {
     /// The table that it is in.
     pub table: TableRef,
@@ -218,16 +260,29 @@ pub struct ChainRef {
     pub name: Arc<str>,
 }
 
+impl fmt::Display for ChainRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.name)
+    }
+}
+
 /// Which way a packet goes, seen from the socket.
-#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// The socket sent it.
-    #[display("out")]
     Out,
     /// It was sent to the socket.
-    #[display("in")]
     In,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Out => "out",
+            Self::In => "in",
+        })
+    }
 }
 
 impl Direction {
@@ -261,13 +316,18 @@ pub struct Recorded {
 }
 
 /// A set or a map of a table (nft keeps both in one name space).
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[display("{table} {name}")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetRef {
     /// The table that it is in.
     pub table: TableRef,
     /// Its name.
     pub name: Arc<str>,
+}
+
+impl fmt::Display for SetRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.name)
+    }
 }
 
 impl SetRef {
@@ -278,13 +338,18 @@ impl SetRef {
 }
 
 /// A counter of ours, a named object of a table.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[display("{table} {name}")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterRef {
     /// The table that it is in.
     pub table: TableRef,
     /// Its name.
     pub name: Arc<str>,
+}
+
+impl fmt::Display for CounterRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.name)
+    }
 }
 
 /// What a counter has counted since it was made.
@@ -313,8 +378,7 @@ impl Key {
 }
 
 /// What a map's element leads to.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[display(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Data {
     /// Take the packet.
     Accept,
@@ -325,14 +389,25 @@ pub enum Data {
     /// Go back to the calling chain.
     Return,
     /// Call a chain.
-    #[display("jump {_0}")]
     Jump(String),
     /// Go to a chain for good.
-    #[display("goto {_0}")]
     Goto(String),
     /// A value of the map's data type, in nft's words; several are a concatenation.
-    #[display("{}", _0.join(" . "))]
     Value(Vec<String>),
+}
+
+impl fmt::Display for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Continue => f.write_str("continue"),
+            Self::Return => f.write_str("return"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Value(parts) => f.write_str(&parts.join(" . ")),
+        }
+    }
 }
 
 /// An element of a set or map, by name: what should be in the kernel under a [`Condition`].
@@ -347,25 +422,31 @@ pub struct Element {
 }
 
 /// When an element is due.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Condition {
     /// While the cgroup exists.
-    #[display("{_0} exists")]
     Cgroup(CgroupPath),
     /// While all of them exist.
-    #[display(
-        "{} exist{}",
-        _0.iter().map(CgroupPath::as_str).collect::<Vec<_>>().join(" and "),
-        if _0.len() == 1 { "s" } else { "" }
-    )]
     AllCgroups(BTreeSet<CgroupPath>),
     /// While the ActiveState of the system's unit is neither `inactive` nor `failed`.
-    #[display("{_0} is active")]
     UnitActive(UnitName),
     /// While the cgroup of a user's unit exists and the system has no unit of that name: nobody is to open a system unit's
     /// rules by giving a unit of their own its name.
-    #[display("{_0} exists")]
     UsersUnit(CgroupPath, UnitName),
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(path) | Self::UsersUnit(path, _) => write!(f, "{path} exists"),
+            Self::AllCgroups(paths) => {
+                let verb = if paths.len() == 1 { "exists" } else { "exist" };
+                let names: Vec<&str> = paths.iter().map(CgroupPath::as_str).collect();
+                write!(f, "{} {verb}", names.join(" and "))
+            }
+            Self::UnitActive(unit) => write!(f, "{unit} is active"),
+        }
+    }
 }
 
 impl Condition {
@@ -408,13 +489,18 @@ impl Condition {
 pub struct AnnotationId(pub usize);
 
 /// The line that a thing comes from.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[display("{file}:{line}")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Location {
     /// The file, as it was named.
     pub file: String,
     /// The line, from 1.
     pub line: usize,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
 }
 
 /// An element, when it is due, and whose it is: what a policy wants of the kernel.
@@ -479,9 +565,8 @@ impl UnitState {
 }
 
 /// Where the daemon learns of changes.
-#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[display("{}", self.as_str())]
 pub enum Source {
     /// cgroupfs, by inotify(7).
     Cgroup,
@@ -502,6 +587,12 @@ impl Source {
             Self::Dbus => "dbus",
             Self::Journal => "journal",
         }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -110,7 +110,6 @@ const FILES: &str = "policy/files.rs";
 /// Other crates that pure code may use, or parts of them.
 const PURE_CRATES: &[&str] = &[
     "annotate_snippets",
-    "derive_more",
     "libc::CLD_EXITED",
     "nix::errno",
     "ratatui::Frame",
@@ -119,6 +118,7 @@ const PURE_CRATES: &[&str] = &[
     "ratatui::style",
     "serde",
     "serde_json",
+    "thiserror",
     "unicode_width",
     "zbus::DynamicType",
     "zbus::Message",

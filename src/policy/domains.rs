@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range};
 
-use derive_more::Display;
+use thiserror::Error;
 
 use crate::{
     model::SetRef,
@@ -129,34 +129,34 @@ pub struct NoNames {
 }
 
 /// What can be wrong.
-#[derive(Debug, Display, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
     /// No text.
-    #[display("a name is missing here")]
+    #[error("a name is missing here")]
     Missing,
     /// More than a name.
-    #[display("this is more than a name")]
+    #[error("this is more than a name")]
     More,
     /// An address.
-    #[display("this is an address")]
+    #[error("this is an address")]
     Address,
     /// `*` elsewhere than in front.
-    #[display("`*` can only be the first label, and all of it")]
+    #[error("`*` can only be the first label, and all of it")]
     Star,
     /// Letters that are not ASCII.
-    #[display("the name has letters that are sent in another form")]
+    #[error("the name has letters that are sent in another form")]
     NotAscii,
     /// Other characters.
-    #[display("no name of a host has this character")]
+    #[error("no name of a host has this character")]
     Character,
     /// Two dots.
-    #[display("a label is empty")]
+    #[error("a label is empty")]
     Empty,
     /// Too long.
-    #[display("the name or a label is too long")]
+    #[error("the name or a label is too long")]
     Long,
     /// One label, or `*` and one.
-    #[display("this has one label only")]
+    #[error("this has one label only")]
     One,
 }
 

@@ -11,8 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use derive_more::{Display, Error};
 use nix::errno::Errno;
+use thiserror::Error;
 
 use self::{
     comments::{Comment, record::Record},
@@ -40,16 +40,18 @@ mod statement;
 mod variables;
 
 /// A file named on the command line that cannot be read.
-#[derive(Debug, Display, Error)]
-#[display("{}: {}", path.display(), match error.raw_os_error() {
-    Some(number) => Errno::from_raw(number).desc().to_owned(),
-    None => error.to_string(),
-})]
+#[derive(Debug, Error)]
+#[error("{}: {}", .path.display(), in_words(.error))]
 pub struct Unreadable {
     /// The file.
     pub path: PathBuf,
     /// Why.
     pub error: io::Error,
+}
+
+/// Without the error's number.
+fn in_words(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
 }
 
 /// Reads files, and what they include, as one policy.

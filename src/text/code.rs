@@ -2,19 +2,19 @@
 //!
 //! `E…` are errors, `W…` warnings. docs/codes.md explains each of them, and `scnpm check --explain` prints that.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
-use derive_more::{Display, Error};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::diagnostic::Severity;
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $name:ident = $code:literal,)*) => {
         /// A kind of diagnostic.
-        #[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Code {
-            $($(#[doc = $doc])+ #[serde(rename = $code)] #[display($code)] $name,)*
+            $($(#[doc = $doc])+ #[serde(rename = $code)] $name,)*
         }
 
         impl Code {
@@ -177,9 +177,15 @@ impl Code {
 const EXPLANATIONS: &str = include_str!("../../docs/codes.md");
 
 /// Not a code.
-#[derive(Debug, Display, Error, Clone, Copy, PartialEq, Eq)]
-#[display("no such code: the codes are in docs/codes.md")]
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[error("no such code: the codes are in docs/codes.md")]
 pub struct UnknownCode;
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 impl FromStr for Code {
     type Err = UnknownCode;

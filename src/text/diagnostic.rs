@@ -1,21 +1,28 @@
 //! A diagnostic, its place and its rendering.
 
-use std::ops::Range;
+use std::{fmt, ops::Range};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
-use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use super::{Code, SourceFile, SourceMap, Span};
 
 /// How bad it is.
-#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[display(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The annotation is left out.
     Error,
     /// It is used, but may not do what its author thinks.
     Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
 }
 
 /// Something wrong in a file.

@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use derive_more::Display;
+use thiserror::Error;
 
 use crate::{
     lint::Ruleset,
@@ -75,16 +75,16 @@ pub struct Tried {
 }
 
 /// What was not tried.
-#[derive(Debug, Display)]
+#[derive(Debug, Error)]
 pub enum Untried {
     /// A file of the command line could not be read.
-    #[display("{_0}")]
+    #[error("{0}")]
     Unreadable(String),
     /// Nothing could be loaded on this machine, for this reason.
-    #[display("nothing was loaded, so this is only what the files' text tells: {_0}")]
+    #[error("nothing was loaded, so this is only what the files' text tells: {0}")]
     Everything(String),
     /// The annotations, since nft refuses the files and what it refuses cannot be done without.
-    #[display("the annotations were not loaded, since nft refuses the files that they are for")]
+    #[error("the annotations were not loaded, since nft refuses the files that they are for")]
     Annotations,
 }
 

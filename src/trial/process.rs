@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use derive_more::Display;
 use nix::{
     sys::{
         prctl::set_pdeathsig,
@@ -16,17 +15,19 @@ use nix::{
     unistd::{ForkResult, Pid, alarm, fork, getpid, getppid},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
 
 /// How long a process has. A file with 100,000 intervals takes a second.
 const TIME: Duration = Duration::from_secs(60);
 
 /// Why there is no result.
-#[derive(Debug, Display, PartialEq, Eq)]
+#[derive(Debug, Error, PartialEq, Eq)]
 pub enum Lost {
     /// It had too little time, or nothing would ever end it.
-    #[display("nft did not come to an end within {} seconds, as if it waited for something", _0.as_secs())]
+    #[error("nft did not come to an end within {} seconds, as if it waited for something", .0.as_secs())]
     Late(Duration),
     /// Anything else.
+    #[error("{0}")]
     Failed(String),
 }
 

@@ -15,10 +15,13 @@
 //! Several are separated by commas. What stands before the first colon is a manager only if it can be one: names of
 //! units hold colons too, as `dbus-:1.2-org.example@0.service` does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
-use derive_more::{Display, Error};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::places;
 use crate::model::{Instance, Manager, UnitName};
@@ -38,13 +41,17 @@ pub use cage::id as cage_id;
 pub use index::{Index, selected};
 
 /// Selectors, as they are written.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[display("{}", _0.iter().map(Selector::to_string).collect::<Vec<_>>().join(","))]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Selectors(pub Vec<Selector>);
 
+impl fmt::Display for Selectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.iter().map(Selector::to_string).collect::<Vec<_>>().join(","))
+    }
+}
+
 /// One of them.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[display("{whose}{which}")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Selector {
     /// Whose units.
     pub whose: Whose,
@@ -52,61 +59,83 @@ pub struct Selector {
     pub which: Which,
 }
 
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.whose, self.which)
+    }
+}
+
 /// Whose units a selector is for.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Whose {
     /// Not said: any manager's. Enough for a rule that names its cgroup, not for `socket cgroupv2 unit`.
-    #[display("")]
     Anybody,
     /// `system:`
-    #[display("system:")]
     System,
     /// `user:`, any user.
-    #[display("user:")]
     AnyUser,
     /// A number.
-    #[display("{_0}:")]
     Uid(u32),
     /// A name.
-    #[display("{_0}:")]
     User(String),
 }
 
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anybody => Ok(()),
+            Self::System => f.write_str("system:"),
+            Self::AnyUser => f.write_str("user:"),
+            Self::Uid(uid) => write!(f, "{uid}:"),
+            Self::User(name) => write!(f, "{name}:"),
+        }
+    }
+}
+
 /// Which units a selector is for.
-#[derive(Debug, Display, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Which {
     /// The one of this name; a slice with everything below it.
     Unit(UnitName),
     /// Those whose name matches a glob.
     Glob(String),
     /// Those of an application, by its id as it is written: `\xNN` stands for a byte of it.
-    #[display("app:{_0}")]
     App(String),
     /// The scopes of a cage, by its name.
-    #[display("cage:{_0}")]
     Cage(String),
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unit(name) => write!(f, "{name}"),
+            Self::Glob(glob) => f.write_str(glob),
+            Self::App(id) => write!(f, "app:{id}"),
+            Self::Cage(name) => write!(f, "cage:{name}"),
+        }
+    }
 }
 
 /// The user names that selectors have, and their numbers; one that is absent does not exist.
 pub type Users = BTreeMap<String, u32>;
 
 /// Why a text is not a selector.
-#[derive(Debug, Display, Error, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 pub enum SelectorError {
     /// Nothing between commas, or behind a colon.
-    #[display("the unit's name is missing")]
+    #[error("the unit's name is missing")]
     Empty,
     /// A unit's name without a type.
-    #[display("a unit's name ends in its type, such as `.service`")]
+    #[error("a unit's name ends in its type, such as `.service`")]
     NoType,
     /// A `[` that nothing closes, or that holds a class by name, as in `[[:alpha:]]`.
-    #[display("this `[` is no class of characters")]
+    #[error("this `[` is no class of characters")]
     Glob,
     /// A character that no name of a unit has, or no glob.
-    #[display("no unit has such a character in its name")]
+    #[error("no unit has such a character in its name")]
     Character,
     /// A character of an application's id that cannot be written as it is.
-    #[display("an application's id has this character only as systemd escapes it")]
+    #[error("an application's id has this character only as systemd escapes it")]
     Escape,
 }
 

@@ -1,6 +1,6 @@
 //! Which units can be made to wait for their rules by a drop-in (systemd.unit(5)).
 
-use derive_more::Display;
+use thiserror::Error;
 
 use super::{
     places::{is_in_name, kind},
@@ -26,22 +26,22 @@ const BEFORE_US: [&str; 7] = [
 ];
 
 /// Why units of a selector cannot be made to wait.
-#[derive(Debug, Display, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 pub enum CannotWait {
     /// Their type has no `ExecStartPre=`.
-    #[display("only services and sockets can")]
+    #[error("only services and sockets can")]
     Type,
     /// An application's units have names that come and go.
-    #[display("an application's units are made as they start")]
+    #[error("an application's units are made as they start")]
     App,
     /// systemd has no drop-ins for such a pattern.
-    #[display("systemd has no drop-in for such a pattern")]
+    #[error("systemd has no drop-in for such a pattern")]
     Pattern,
     /// scnpm starts after it.
-    #[display("scnpm itself starts after it")]
+    #[error("scnpm itself starts after it")]
     BeforeUs,
     /// It may have to start before scnpm.
-    #[display("it has `DefaultDependencies=no`, so that scnpm may have to wait for it at boot")]
+    #[error("it has `DefaultDependencies=no`, so that scnpm may have to wait for it at boot")]
     Early,
 }
 
