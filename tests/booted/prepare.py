@@ -1,4 +1,5 @@
-"""Makes the tree ready to boot: a user, a policy and units that need it at boot. Runs in a chroot."""
+"""Makes the tree ready to boot: users, and where scnpm is installed, a policy and units that need it at boot. Runs in a
+chroot."""
 
 import os
 import pathlib
@@ -20,8 +21,6 @@ RemainAfterExit=yes
 WantedBy=multi-user.target
 """
 
-# As a package does when it is installed.
-m.run("systemd-sysusers", "scnpm.conf")
 # dbus-broker takes dbus-daemon's place where it is installed; a test that wants it switches it on.
 for manager in ["system", "user"]:
     pathlib.Path(f"/etc/systemd/{manager}/dbus.service").unlink(missing_ok=True)
@@ -31,6 +30,13 @@ lingering.mkdir(parents=True, exist_ok=True)
 (lingering / m.USER).touch()
 m.run("useradd", "--create-home", "--uid", str(m.OTHER_UID), "--shell", "/bin/bash", m.OTHER)
 
+# All that is logged is kept.
+m.unit("tests.conf", "[Journal]\nRateLimitIntervalSec=0\nStorage=persistent\n", pathlib.Path("/etc/systemd/journald.conf.d"))
+if not pathlib.Path(m.SCNPM).exists():
+    sys.exit()
+
+# As a package does when it is installed.
+m.run("systemd-sysusers", "scnpm.conf")
 m.write_policy(
     m.system_rule("t-boot-client.service"), "# scnpm: wait\n", m.system_rule("t-boot-waiting.service")
 )
@@ -48,5 +54,3 @@ m.run(
     "systemctl", "enable", "nftables.service", "scnpm.service",
     "t-boot-client.service", "t-boot-waiting.service", "t-boot-stranger.service", "t-boot-listener.socket",
 )  # fmt: skip
-# All that is logged is kept.
-m.unit("tests.conf", "[Journal]\nRateLimitIntervalSec=0\nStorage=persistent\n", pathlib.Path("/etc/systemd/journald.conf.d"))

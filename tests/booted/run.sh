@@ -1,9 +1,10 @@
 #!/bin/bash
 # run.sh SUITE SCNPM PROGRAM [ARGUMENT...]: boots a Debian of that suite with systemd as PID 1 in a
 # container with a network of its own, with the program SCNPM and its unit installed, and runs PROGRAM (a
-# Python file beside this one, in tests/recipes or in tests/docs) in it. Run as root. Exit status: PROGRAM's.
+# Python file beside this one, in tests/recipes, in tests/docs or in tests/packages) in it. Run as root. Exit status: PROGRAM's.
 # With SCNPM_TREE=desktop the Debian has a virtual display and a notification daemon, with SCNPM_TREE=recipes the programs of
-# the recipes (tree.sh).
+# the recipes (tree.sh). With SCNPM=none nothing of scnpm is installed, and the files in the directory SCNPM_PACKAGES are in
+# /opt/tests/packages. A PROGRAM that ends with status 75 is run again after a reboot.
 #
 # All that it starts lives in a PID, a mount and a network namespace and in one cgroup, and goes with them.
 set -euo pipefail
@@ -13,7 +14,8 @@ top=$(cd "$here/../.." && pwd)
 
 if [ "${1:-}" != --inside-namespaces ]; then
     suite=$1
-    scnpm=$(realpath "$2")
+    scnpm=$2
+    [ "$scnpm" = none ] || scnpm=$(realpath "$scnpm")
     shift 2
     tree=$("$here/tree.sh" "$suite" "${SCNPM_TREE:-boot}")
     work=$(mktemp -d /tmp/scnpm-booted.XXXXXX)
@@ -63,14 +65,18 @@ log=$work/run/boot.log
 mount -t overlay -o "lowerdir=$tree,upperdir=$work/run/upper,workdir=$work/run/work" overlay "$root"
 
 # What a package would install, and the tests.
-install -m 755 "$scnpm" "$root/usr/bin/scnpm"
-install -m 644 -t "$root/usr/lib/systemd/system" "$top"/packaging/scnpm*.{service,socket,timer}
-install -m 644 -t "$root/usr/lib/systemd/user" "$top"/packaging/user/*.service
-install -m 644 "$top/packaging/scnpm.sysusers" "$root/usr/lib/sysusers.d/scnpm.conf"
-for manager in system user; do
-    install -D -m 755 -t "$root/usr/lib/systemd/$manager-generators" "$top/packaging/scnpm-generator"
-done
-install -D -m 644 -t "$root/usr/share/polkit-1/actions" "$top/packaging/io.scnpm.policy"
+if [ "$scnpm" != none ]; then
+    install -m 755 "$scnpm" "$root/usr/bin/scnpm"
+    install -m 644 -t "$root/usr/lib/systemd/system" "$top"/packaging/scnpm*.{service,socket,timer}
+    install -m 644 -t "$root/usr/lib/systemd/user" "$top"/packaging/user/*.service
+    install -m 644 "$top/packaging/scnpm.sysusers" "$root/usr/lib/sysusers.d/scnpm.conf"
+    for manager in system user; do
+        install -D -m 755 -t "$root/usr/lib/systemd/$manager-generators" "$top/packaging/scnpm-generator"
+    done
+    install -D -m 644 -t "$root/usr/share/polkit-1/actions" "$top/packaging/io.scnpm.policy"
+else
+    install -D -m 644 -t "$root/opt/tests/packages" "${SCNPM_PACKAGES:?}"/*
+fi
 install -D -m 755 "$work/connect" "$root/opt/tests/connect"
 install -m 644 "$here"/*.py "$top"/tests/{recipes,docs}/*.py "$root/opt/tests/"
 install -D -m 644 -t "$root/opt/tests/outputs" "$here"/outputs/*.txt
@@ -91,11 +97,6 @@ if [ "${SCNPM_TREE:-}" = recipes ]; then
         [ ! -e "$device" ] || devices+=(--bind="$device")
     done
 fi
-SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --directory="$root" \
-    --machine="$name" "${devices[@]}" --private-network --link-journal=no --resolv-conf=off --timezone=off --boot \
-    >"$log" 2>&1 </dev/null &
-nspawn=$!
-
 # The container's PID 1: below nspawn, and number 1 in its own PID namespace.
 leader() {
     local status
@@ -117,33 +118,48 @@ inside() {
         SYSTEMD_PAGER= SCNPM_BLESS="${SCNPM_BLESS:-}" "$@"
 }
 
-state=
-for _ in $(seq 600); do
-    if ! kill -0 "$nspawn" 2>/dev/null; then
-        break
-    fi
-    if pid=$(leader); then
-        state=$(inside systemctl is-system-running 2>/dev/null || true)
-        case $state in running | degraded) break ;; esac
-    fi
-    sleep 0.1
-done
-case $state in
-running | degraded) ;;
-*)
+boot() {
+    local state=
+    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --directory="$root" \
+        --machine="$name" "${devices[@]}" --private-network --link-journal=no --resolv-conf=off --timezone=off --boot \
+        >"$log" 2>&1 </dev/null &
+    nspawn=$!
+    for _ in $(seq 600); do
+        if ! kill -0 "$nspawn" 2>/dev/null; then
+            break
+        fi
+        if pid=$(leader); then
+            state=$(inside systemctl is-system-running 2>/dev/null || true)
+            case $state in running | degraded) return ;; esac
+        fi
+        sleep 0.1
+    done
     echo "The container did not boot (${state:-no state}):" >&2
     tail -n 50 "$log" >&2
     exit 1
-    ;;
-esac
+}
 
-# In a cgroup inside the container's hierarchy, so that it can move processes there.
-cgroup=$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
-cgroup=$work/cgroup${cgroup%/init.scope}/tests
-mkdir "$cgroup"
-echo $$ >"$cgroup/cgroup.procs"
-status=0
-inside python3 -u "/opt/tests/$program" "$@" || status=$?
+# Runs the program in a cgroup inside the container's hierarchy, so that it can move processes there.
+tested() {
+    local cgroup
+    cgroup=$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
+    cgroup=$work/cgroup${cgroup%/init.scope}/tests
+    mkdir -p "$cgroup"
+    (
+        echo "$BASHPID" >"$cgroup/cgroup.procs"
+        inside python3 -u "/opt/tests/$program" "$@"
+    )
+}
+
+while :; do
+    boot
+    status=0
+    tested "$@" || status=$?
+    [ "$status" = 75 ] || break
+    # With its status nspawn asks whoever started it to do so again.
+    inside systemctl reboot || true
+    wait "$nspawn" || true
+done
 if [ -n "${SCNPM_BLESS:-}" ]; then
     install -m 644 -t "$here/outputs" "$root"/opt/tests/outputs/*.txt
     # The picture, if it was made.
