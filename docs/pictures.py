@@ -1,17 +1,20 @@
-"""What docs/pictures.sh runs: the world, units, and a terminal whose screen becomes a picture."""
+"""What docs/pictures.sh and docs/session.sh run: the world, units, and a terminal whose screen becomes a picture."""
 
 import asyncio
+import base64
 import ctypes
 import fcntl
+import json
 import os
 import pty
+import re
 import select
 import socket
 import struct
 import sys
 import termios
 import time
-from html import escape
+from html import escape, unescape
 
 SERVED = [
     ("tcp", "192.0.2.25", 25),
@@ -127,46 +130,50 @@ class Terminal:
             raise SystemExit(f"it ended with the status {status}")
 
     def picture(self, title):
-        """The screen as SVG: each run of cells that look alike is a text of a fixed length, whatever the font."""
-        columns, lines = self.screen.columns, self.screen.lines
-        width, height = columns * CELL + 20, lines * LINE + 20
-        shapes = []
-        for y in range(lines):
-            row = [self.screen.buffer[y][x] for x in range(columns)]
-            x = 0
-            while x < columns:
-                start, look = x, row[x]._replace(data="")
-                while x < columns and row[x]._replace(data="") == look:
-                    x += 1
-                text = "".join(cell.data for cell in row[start:x])
-                shapes += self.run(text, look, start, y, x - start)
-        return "\n".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
-                f'font-family="DejaVu Sans Mono, Liberation Mono, Menlo, Consolas, monospace" font-size="{SIZE}">',
-                f"<title>{escape(title)}</title>",
-                f'<rect width="100%" height="100%" rx="6" fill="{PAPER}"/>',
-                *shapes,
-                "</svg>\n",
-            ]
-        )
+        return svg(self.screen, title)
 
-    @staticmethod
-    def run(text, look, column, line, cells):
-        ink = COLOURS.get(look.fg) or NAMED.get(look.fg) or (FAINT if look.italics else INK)
-        x, y, length = 10 + column * CELL, 10 + line * LINE, cells * CELL
-        if look.reverse:
-            yield f'<rect x="{x:g}" y="{y:g}" width="{length:g}" height="{LINE}" fill="{ink}"/>'
-            ink = PAPER
-        # Spaces at the ends of a run need not be drawn.
-        begin = len(text) - len(text.lstrip(" "))
-        text = text.strip(" ")
-        if text:
-            weight = ' font-weight="bold"' if look.bold else ""
-            yield (
-                f'<text x="{x + begin * CELL:g}" y="{y + 13:g}" textLength="{len(text) * CELL:g}" xml:space="preserve" '
-                f'fill="{ink}"{weight}>{escape(text)}</text>'
-            )
+
+def svg(screen, title):
+    """A screen as SVG: each run of cells that look alike is a text of a fixed length, whatever the font."""
+    columns, lines = screen.columns, screen.lines
+    width, height = columns * CELL + 20, lines * LINE + 20
+    shapes = []
+    for y in range(lines):
+        row = [screen.buffer[y][x] for x in range(columns)]
+        x = 0
+        while x < columns:
+            start, look = x, row[x]._replace(data="")
+            while x < columns and row[x]._replace(data="") == look:
+                x += 1
+            text = "".join(cell.data for cell in row[start:x])
+            shapes += run(text, look, start, y, x - start)
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
+            f'font-family="DejaVu Sans Mono, Liberation Mono, Menlo, Consolas, monospace" font-size="{SIZE}">',
+            f"<title>{escape(title)}</title>",
+            f'<rect width="100%" height="100%" rx="6" fill="{PAPER}"/>',
+            *shapes,
+            "</svg>\n",
+        ]
+    )
+
+
+def run(text, look, column, line, cells):
+    ink = COLOURS.get(look.fg) or NAMED.get(look.fg) or (FAINT if look.italics else INK)
+    x, y, length = 10 + column * CELL, 10 + line * LINE, cells * CELL
+    if look.reverse:
+        yield f'<rect x="{x:g}" y="{y:g}" width="{length:g}" height="{LINE}" fill="{ink}"/>'
+        ink = PAPER
+    # Spaces at the ends of a run need not be drawn.
+    begin = len(text) - len(text.lstrip(" "))
+    text = text.strip(" ")
+    if text:
+        weight = ' font-weight="bold"' if look.bold else ""
+        yield (
+            f'<text x="{x + begin * CELL:g}" y="{y + 13:g}" textLength="{len(text) * CELL:g}" xml:space="preserve" '
+            f'fill="{ink}"{weight}>{escape(text)}</text>'
+        )
 
 
 def pictures(program, work):
@@ -199,5 +206,69 @@ def pictures(program, work):
     wide.end()
 
 
+# The session in README.md: its files and commands, those that are not shown first.
+BEFORE = ["systemd-run --unit=door systemd-socket-activate --listen=7022 --accept --inetd echo welcome"]
+SESSION = [
+    ("$", "tail -n 1 /etc/nftables.conf"),
+    ("$", "scnpm check /etc/nftables.conf"),
+    ("#", "nft -f /etc/nftables.conf"),
+    ("#", "systemctl enable --now nftables.service scnpm.service"),
+    ("$", "cat </dev/tcp/localhost/7022"),
+    ("#", "systemctl start backup.service"),
+    ("$", "scnpm status"),
+]
+# What only the picture has.
+OF_PICTURE = {"tail -n 1 /etc/nftables.conf"}
+
+
+def wanted(readme):
+    """Prints what tests/booted/session.py is to do, as JSON."""
+    with open(readme) as file:
+        text = file.read()
+    files = dict(re.findall(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    for command in [*BEFORE, *(command for _, command in SESSION)]:
+        if command not in OF_PICTURE and not re.search(rf"^[$#] {re.escape(command)}$", text, re.MULTILINE):
+            raise SystemExit(f"README.md does not have the command `{command}` any more: mend docs/pictures.py")
+    print(json.dumps({"files": files, "before": BEFORE, "session": SESSION, "columns": 102, "lines": 40}))
+
+
+def session(wanted, said, path, *options):
+    """Makes the picture of what a terminal got; with `--check` says whether the one there is still right."""
+    import pyte
+
+    screen = make_screen(pyte, json.loads(wanted)["columns"], 200)
+    pyte.ByteStream(screen).feed(base64.b64decode(said))
+    # What is below was never written to.
+    screen.lines = max((number for number, line in enumerate(screen.display, 1) if line.strip()), default=0)
+    made = svg(screen, "scnpm check, a refusal, a start, scnpm status")
+    for needed in ["no problems found", "Connection refused", "all is in force"]:
+        if needed not in words(made):
+            sys.exit(f"the terminal does not show `{needed}`:\n{words(made)}")
+    if "--check" not in options:
+        with open(path, "w") as file:
+            file.write(made)
+        return
+    with open(path) as file:
+        kept = file.read()
+    if words(kept) != words(made):
+        sys.exit(f"{path} is not what a terminal shows today: make it anew with docs/session.sh\n{words(made)}")
+    print(f"{path} is what a terminal shows today")
+
+
+# Processes, times and how often a source was the first: they differ each time.
+VARYING = [(r"process \d+", "process N"), (r"\d+(\.\d+)? (ms|s)\b", r"N \2"), (r"tell (once|\d+ times)", "tell N times")]
+
+
+def words(picture):
+    """The text of a picture, line by line, without what differs each time and with single spaces between columns."""
+    lines = {}
+    for y, text in re.findall(r'<text x="\S+" y="(\S+)"[^>]*>(.*?)</text>', picture):
+        lines[float(y)] = lines.get(float(y), "") + " " + unescape(text)
+    text = "\n".join(" ".join(lines[y].split()) for y in sorted(lines))
+    for pattern, replacement in VARYING:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
 if __name__ == "__main__":
-    {"world": world, "unit": unit, "pictures": pictures}[sys.argv[1]](*sys.argv[2:])
+    {"world": world, "unit": unit, "pictures": pictures, "wanted": wanted, "session": session}[sys.argv[1]](*sys.argv[2:])

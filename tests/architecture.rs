@@ -1,4 +1,5 @@
-//! The rooms of the crate, and which may import which: what is pure stays so, and nothing points upwards or sideways.
+//! The rooms of the crate, and which may import which: what is pure stays so, and nothing points upwards or sideways. And what
+//! docs/architecture.md says of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -267,6 +268,58 @@ fn unsafe_code_stays_where_it_is() {
     let files: BTreeSet<String> = Source::all().into_iter().filter(is_unsafe).map(|file| file.name).collect();
     let allowed: BTreeSet<String> = UNSAFE.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(&files - &allowed, BTreeSet::new());
+}
+
+/// The page for contributors.
+const PAGE: &str = "docs/architecture.md";
+
+#[test]
+fn page_for_contributors_has_each_room_event_and_action() {
+    let page = read(PAGE);
+    let rooms: BTreeSet<String> = ROOMS.iter().map(|(room, _)| (*room).to_owned()).collect();
+    assert_eq!(named_in_table(&page, "## Rooms"), rooms, "rooms in {PAGE}");
+    let events = variants(&read("src/engine/event.rs"), "Event");
+    assert_eq!(named_in_table(&page, "### Events"), events, "events in {PAGE}");
+    let actions = variants(&read("src/engine/action.rs"), "Action");
+    assert_eq!(named_in_table(&page, "### Actions"), actions, "actions in {PAGE}");
+}
+
+#[test]
+fn page_for_contributors_calls_pure_what_is() {
+    let page = read(PAGE);
+    let rows = section(&page, "## Rooms").lines().filter(|line| line.starts_with("| `"));
+    let said: BTreeSet<&str> =
+        rows.filter(|row| row.contains(" | yes")).map(|row| row.split('`').nth(1).unwrap()).collect();
+    let is_room = |name: &&str| ROOMS.iter().any(|(room, _)| room == name);
+    let pure: BTreeSet<&str> = PURE.iter().map(|name| name.trim_end_matches(".rs")).filter(is_room).collect();
+    assert_eq!(said, pure);
+}
+
+/// A file of the project.
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What stands below a heading of a page, up to the next one.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
+    rest.find("\n#").map_or(rest, |end| &rest[..end])
+}
+
+/// The names in the first column of the table below a heading.
+fn named_in_table(page: &str, heading: &str) -> BTreeSet<String> {
+    let rows = section(page, heading).lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| row.split('`').next().unwrap().to_owned()).collect()
+}
+
+/// The variants of an enum, from its source as rustfmt writes it.
+fn variants(source: &str, name: &str) -> BTreeSet<String> {
+    let (_, rest) = source.split_once(&format!("pub enum {name} {{\n")).unwrap();
+    let body = &rest[..rest.find("\n}").unwrap()];
+    let lines = body.lines().filter_map(|line| line.strip_prefix("    "));
+    let found = lines.filter(|line| line.starts_with(char::is_uppercase));
+    found.map(|line| line[..line.find([' ', '(', ',', '{']).unwrap()].to_owned()).collect()
 }
 
 /// Whether `path` is `of`, or in it.
