@@ -1,8 +1,9 @@
 #!/bin/bash
 # run.sh SUITE SCNPM PROGRAM [ARGUMENT...]: boots a Debian of that suite with systemd as PID 1 in a
 # container with a network of its own, with the program SCNPM and its unit installed, and runs PROGRAM (a
-# Python file beside this one or in tests/recipes) in it. Run as root. Exit status: PROGRAM's. With SCNPM_TREE=desktop the
-# Debian has a virtual display and a notification daemon, with SCNPM_TREE=recipes the programs of the recipes (tree.sh).
+# Python file beside this one, in tests/recipes or in tests/docs) in it. Run as root. Exit status: PROGRAM's.
+# With SCNPM_TREE=desktop the Debian has a virtual display and a notification daemon, with SCNPM_TREE=recipes the programs of
+# the recipes (tree.sh).
 #
 # All that it starts lives in a PID, a mount and a network namespace and in one cgroup, and goes with them.
 set -euo pipefail
@@ -71,10 +72,12 @@ for manager in system user; do
 done
 install -D -m 644 -t "$root/usr/share/polkit-1/actions" "$top/packaging/io.scnpm.policy"
 install -D -m 755 "$work/connect" "$root/opt/tests/connect"
-install -m 644 "$here"/*.py "$top"/tests/recipes/*.py "$root/opt/tests/"
+install -m 644 "$here"/*.py "$top"/tests/{recipes,docs}/*.py "$root/opt/tests/"
 install -D -m 644 -t "$root/opt/tests/outputs" "$here"/outputs/*.txt
 install -D -m 644 -t "$root/opt/tests/examples" "$top"/examples/*.conf
 install -m 644 -t "$root/opt/tests" "$top"/docs/*.md
+install -D -m 644 -t "$root/opt/tests/pages" "$top"/*.md
+install -D -m 644 -t "$root/opt/tests/pages/docs" "$top"/docs/*.md
 cp -r --no-preserve=mode,ownership -t "$root/opt/tests/examples" "$top"/examples/{systemd,vpn}
 chroot "$root" python3 /opt/tests/prepare.py >"$log" 2>&1 </dev/null || {
     cat "$log" >&2
