@@ -255,6 +255,23 @@ def session(wanted, said, path, *options):
     print(f"{path} is what a terminal shows today")
 
 
+# The pictures of `scnpm top`, and the screens in tests/top that have the same columns.
+TOPS = {"top.svg": "80x24.txt", "top-wide.svg": "200x50.txt", "top-allow.svg": "allow.txt"}
+
+
+def tops(docs, screens):
+    """Says whether the pictures of `scnpm top` have the columns that it has today."""
+    for picture, screen in TOPS.items():
+        with open(f"{screens}/{screen}") as file:
+            lines = [" ".join(line.split()) for line in file]
+        heads = [line for line in lines if "UNIT" in line.split() and line == line.upper()]
+        with open(f"{docs}/{picture}") as file:
+            shown = words(file.read()).split("\n")
+        if len(heads) != 2 or not set(heads) <= set(shown):
+            sys.exit(f"{docs}/{picture} does not have the columns {heads}: make it anew with docs/pictures.sh")
+        print(f"{docs}/{picture} has the columns of today")
+
+
 # Processes, times and how often a source was the first: they differ each time.
 VARYING = [(r"process \d+", "process N"), (r"\d+(\.\d+)? (ms|s)\b", r"N \2"), (r"tell (once|\d+ times)", "tell N times")]
 
@@ -271,4 +288,4 @@ def words(picture):
 
 
 if __name__ == "__main__":
-    {"world": world, "unit": unit, "pictures": pictures, "wanted": wanted, "session": session}[sys.argv[1]](*sys.argv[2:])
+    {"world": world, "unit": unit, "pictures": pictures, "wanted": wanted, "session": session, "tops": tops}[sys.argv[1]](*sys.argv[2:])
