@@ -68,7 +68,7 @@ fn clients_are_answered() {
 
 /// What a check says of each input of a corpus.
 fn each<T>(corpus: &str, check: impl Fn(&[u8]) -> T) -> Vec<T> {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(corpus);
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(corpus);
     let mut inputs: Vec<_> = fs::read_dir(top).unwrap().map(|entry| entry.unwrap().path()).collect();
     inputs.sort();
     assert!((1..=40).contains(&inputs.len()), "{} files", inputs.len());

@@ -8,7 +8,7 @@ use std::{
 #[path = "common/invariants.rs"]
 mod invariants;
 
-const CORPUS: &str = "tests/fuzz/corpus/policy";
+const CORPUS: &str = "tests/corpus/policy";
 
 #[test]
 fn every_input_gives_a_policy_with_places_inside_its_files() {

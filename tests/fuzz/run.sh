@@ -30,7 +30,7 @@ fuzz() {
     local corpus=$learnt/$1 log=$learnt/$1.log findings=0 options=()
     mkdir -p "$corpus"
     [ ! -e "tests/fuzz/$1.dict" ] || options=(-dict="tests/fuzz/$1.dict")
-    cargo fuzz run --fuzz-dir tests/fuzz "$1" "$corpus" "tests/fuzz/corpus/$1" -- "${options[@]}" \
+    cargo fuzz run --fuzz-dir tests/fuzz "$1" "$corpus" "tests/corpus/$1" -- "${options[@]}" \
         -timeout=20 -max_len=8192 -print_final_stats=1 -max_total_time="$seconds" > "$log" 2>&1 || findings=1
     printf '%-10s %10s executions, %5s edges, %5s s, %s findings\n' "$1" \
         "$(figure 's/^stat::number_of_executed_units: *//p')" \
