@@ -1,9 +1,8 @@
 #!/bin/bash
 # run.sh SUITE SCNPM PROGRAM [ARGUMENT...]: boots a Debian of that suite with systemd as PID 1 in a
 # container with a network of its own, with the program SCNPM and its unit installed, and runs PROGRAM (a
-# Python file beside this one, in tests/recipes or in tests/docs) in it. Run as root. Exit status: PROGRAM's.
-# With SCNPM_TREE=desktop the Debian has a virtual display and a notification daemon, with SCNPM_TREE=recipes the programs of
-# the recipes (tree.sh).
+# Python file beside this one or in tests/recipes) in it. Run as root. Exit status: PROGRAM's. With SCNPM_TREE=desktop the
+# Debian has a virtual display and a notification daemon, with SCNPM_TREE=recipes the programs of the recipes (tree.sh).
 #
 # All that it starts lives in a PID, a mount and a network namespace and in one cgroup, and goes with them.
 set -euo pipefail
