@@ -5,13 +5,13 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
 import time
 
 import machine as m
+import page as pages
 
 TESTS = []
 # Those that need users' managers, and so a D-Bus that was never ended.
@@ -56,7 +56,7 @@ def is_done(done):
 def rule(answer, group=m.USER, action="reload"):
     """polkit gives this answer to users of a group who want to do it, and to no others: docs/control.md has the rules."""
     text = pathlib.Path("/opt/tests/control.md").read_text()
-    rules = re.findall(r"(?ms)^    polkit\.addRule.*?^    \}\);$", text)
+    rules = [block.text for block in pages.blocks("control.md", text) if block.text.startswith("polkit.addRule")]
     [documented] = [rule for rule in rules if f"io.scnpm.{action}" in rule]
     RULES.write_text(documented.replace("netdev", group).replace("YES", answer) + "\n")
     RULES.chmod(0o644)

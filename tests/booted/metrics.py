@@ -9,6 +9,7 @@ import shutil
 
 import control
 import machine as m
+import page as pages
 
 TESTS = []
 UNIT = "t-counted.service"
@@ -185,9 +186,9 @@ def textfile_has_what_root_sees():
 def textfile_goes_where_it_is_asked_to():
     """With the drop-in that docs/metrics.md has, where nothing of node_exporter's is."""
     text = pathlib.Path("/opt/tests/metrics.md").read_text()
-    documented = re.search(r"(?ms)^    \[Unit\]$.*?^    ReadWritePaths=.*?$", text)[0]
+    [documented] = [block.text for block in pages.blocks("metrics.md", text) if block.language == "ini"]
     start()
-    m.drop_in("scnpm-textfile.service", re.sub("(?m)^    ", "", documented) + "\n")
+    m.drop_in("scnpm-textfile.service", documented)
     other = pathlib.Path("/srv/textfiles")
     other.mkdir()
     try:

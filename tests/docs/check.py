@@ -10,7 +10,7 @@ import page as pages
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 SCENES = {each.name for each in ast.parse((TOP / "tests/docs/scenes.py").read_text()).body if isinstance(each, ast.FunctionDef)}
-KEYS = {"file", "add to", "exit", "differ", "commands", "needs", "not run", "setup", "write"}
+KEYS = {"file", "add to", "exit", "differ", "commands", "needs", "not run", "setup", "write", "checks", "types"}
 
 
 def names(chosen):

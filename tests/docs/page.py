@@ -143,6 +143,12 @@ def statuses(block, count):
     return [0] * (count - len(said)) + said
 
 
+def checks(block):
+    """The codes that `scnpm check` finds, and what stands around the block: `CODES` or `CODES in … `, or `none`."""
+    codes, _, frame = block.said("checks").partition(" in ")
+    return set(codes.split()) - {"none"}, frame or "…"
+
+
 NUMBERS = r"\d[\d.,:]*(?: ?(?:ns|µs|ms|s|min|h|days?)\b)?"
 
 

@@ -28,10 +28,15 @@ def write(path, text, append=False):
         m.reload_units()
 
 
-def policy():
+def start():
     m.load_base()
     m.run("systemctl", "reset-failed", ok=False)
     m.run("systemctl", "restart", "scnpm.service")
+    m.eventually(lambda: status().returncode != 3, lambda: f"the daemon does not answer: {m.log()}")
+
+
+def policy():
+    start()
     is_in_force()
 
 
@@ -69,6 +74,16 @@ def app(user, name):
     APPLICATIONS.add((uid, f"app-{name}-{number}.service"))
 
 
+def scope(user, name):
+    """An application of the user that is a scope."""
+    uid = pathlib.Path(f"/home/{user}").stat().st_uid
+    words = ["systemd-run", "--user", "--quiet", "--scope", f"--unit={name}", "--slice=app.slice", "sleep", "infinity"]
+    environment = {"XDG_RUNTIME_DIR": f"/run/user/{uid}", "PATH": os.environ["PATH"]}
+    subprocess.Popen(["setpriv", f"--reuid={uid}", f"--regid={uid}", "--init-groups", *words], env=environment)
+    m.eventually(lambda: list(m.CGROUPS.glob(f"user.slice/user-{uid}.slice/**/{name}")), f"{name} does not start")
+    APPLICATIONS.add((uid, name))
+
+
 def host(name, address):
     write("/etc/hosts", f"{address} {name}\n", append=True)
 
@@ -94,7 +109,6 @@ host, port, how = sys.argv[1:]
 for _ in range(1 if how == "udp" else int(how)):
     try:
         if how == "udp":
-            socket.create_connection
             info = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
             socket.socket(*info[:3]).sendto(b"x", info[4])
         else:

@@ -1,7 +1,7 @@
 """walk.py PAGE...: runs the commands of pages of docs as they are written there, and compares what they print with the page.
 README.md beside this file says how pages are marked up."""
 
-import contextlib
+import json
 import os
 import pathlib
 import re
@@ -42,9 +42,10 @@ def rename(old, new, uid):
 
 
 def prepare():
-    m.stop("t-boot-listener.socket", "t-boot-listener.service")
-    m.run("systemctl", "disable", "--quiet", *[f"t-boot-{each}" for each in ["client.service", "waiting.service", "stranger.service", "listener.socket"]])
-    for path in pathlib.Path("/etc/systemd/system").glob("t-boot-*"):
+    units = list(pathlib.Path("/etc/systemd/system").glob("t-boot-*"))
+    for command in [["stop"], ["disable", "--quiet"]]:
+        m.run("systemctl", *command, *[path.name for path in units], ok=False)
+    for path in units:
         path.unlink()
     rename(m.USER, "alice", m.UID)
     rename(m.OTHER, "bob", m.OTHER_UID)
@@ -63,8 +64,9 @@ def environment(who):
     return common | USERS[who] | ({"XDG_RUNTIME_DIR": f"/run/user/{m.UID}"} if who == "user" else {})
 
 
-def execute(command):
-    """Runs a command as it stands on a page. What it printed and its exit status."""
+def execute(command, typed=None):
+    """Runs a command as it stands on a page. What it printed and its exit status. With `typed` it has a terminal, in which that is
+    typed once it has printed something."""
     as_whom = ["setpriv", f"--reuid={m.UID}", f"--regid={m.UID}", "--init-groups"] if command.who == "user" else []
     shown, interrupt = command.output, command.output[-1:] == ["^C"]
     with tempfile.TemporaryFile("w+", errors="replace") as output:
@@ -72,11 +74,20 @@ def execute(command):
             output.seek(0)
             return output.read()
 
+        words = ["bash", "-c", SHELL, "bash", DIRECTORY.read_text().strip(), command.text]
+        if typed is not None:
+            words = ["script", "--quiet", "--return", "--command", f"stty rows 40 cols 120; {shlex.join(words)}", "/dev/null"]
         process = subprocess.Popen(
-            [*as_whom, "bash", "-c", SHELL, "bash", DIRECTORY.read_text().strip(), command.text],
-            env=environment(command.who), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            [*as_whom, *words], env=environment(command.who), stdin=subprocess.DEVNULL if typed is None else subprocess.PIPE,
+            stdout=output, stderr=output, text=True, start_new_session=True,
         )  # fmt: skip
         end = time.monotonic() + PATIENCE
+        if typed is not None:
+            while not said() and time.monotonic() < end:
+                time.sleep(0.02)
+            time.sleep(0.5)
+            process.stdin.write(typed)
+            process.stdin.flush()
         while process.poll() is None and time.monotonic() < end:
             if interrupt and pages.is_as_shown(shown[:-1], said(), numbers_differ=True):
                 os.killpg(process.pid, signal.SIGINT)
@@ -91,9 +102,10 @@ def execute(command):
 
 def differs(command, status, numbers_differ, output, found):
     """What is not as the page says, or nothing."""
-    shown = command.output[:-1] if command.output[-1:] == ["^C"] else command.output
+    is_interrupted = command.output[-1:] == ["^C"]
+    shown = command.output[:-1] if is_interrupted else command.output
     words = []
-    if found != status:
+    if found != status and not is_interrupted:
         words.append(f"exit status {found}, not {status}")
     if shown and not pages.is_as_shown(shown, output, numbers_differ):
         words.append("another output. The page has:\n" + indented("\n".join(shown)))
@@ -115,6 +127,8 @@ class Walk:
         shutil.rmtree(WORK, ignore_errors=True)
         WORK.mkdir()
         os.chown(WORK, m.UID, m.UID)
+        for package in pathlib.Path("/opt/tests/packages").glob("*"):
+            shutil.copy(package, WORK)
 
     def fail(self, item, words):
         self.failed += 1
@@ -124,13 +138,16 @@ class Walk:
         try:
             if isinstance(item, pages.Comment):
                 self.comment(item)
-            elif item.said("not run"):
+                return
+            if item.said("not run"):
                 self.skipped.append(f"{self.page}:{item.line}: {' '.join(item.said('not run').split())}")
             elif item.language == "console":
                 self.commands(item)
             elif item.said("file") or item.said("add to"):
                 path = os.path.join(WORK, item.said("file") or item.said("add to"))
                 scenes.write(path, item.text, append=item.said("file") is None)
+            if item.said("checks"):
+                self.check(item)
         except m.Failure as error:
             self.fail(item, error)
         except Exception as error:
@@ -147,6 +164,22 @@ class Walk:
         name, *words = line.split() if line.split()[0] in ["sh", "wait"] else shlex.split(line)
         getattr(scenes, name)(*words)
 
+    def check(self, block):
+        """What `scnpm check` finds in the block behind the page's nftables.conf."""
+        expected, frame = pages.checks(block)
+        is_there = block.said("add to") or block.said("file")
+        path = WORK / "checked.conf"
+        path.write_text(m.CONF.read_text() + ("" if is_there else "\n" + frame.replace("…", block.text)))
+        done = m.run(m.SCNPM, "check", "--json", str(path), ok=False, cwd=WORK)
+        found = [each["code"] for each in json.loads(done.stdout)["findings"]]
+        self.ran += 1
+        # Of units that a page makes up.
+        found = {code for code in found if code != "W003" or code in expected}
+        if found != expected:
+            said = m.run(m.SCNPM, "check", "--format", "short", str(path), ok=False, cwd=WORK).stdout
+            self.fail(block, f"scnpm check finds {sorted(found)}, not {sorted(expected)}:\n{indented(said)}")
+        path.unlink()
+
     def commands(self, block):
         needs = block.said("needs")
         if needs and not shutil.which(needs) and not os.path.exists(needs):
@@ -154,7 +187,7 @@ class Walk:
             return
         commands = pages.commands(block)
         for command, status in zip(commands, pages.statuses(block, len(commands))):
-            output, found = execute(command)
+            output, found = execute(command, block.said("types") and block.said("types").replace("Enter", "\n").replace(" ", ""))
             self.ran += 1
             if words := differs(command, status, block.said("differ") == "numbers", output, found):
                 self.fail(block, f"`{command.text}`: {words}")
@@ -199,4 +232,6 @@ def main(chosen):
 
 
 if __name__ == "__main__":
+    # What a shell starts in the background ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))
