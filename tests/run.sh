@@ -2,8 +2,8 @@
 # run.sh [STEP...]: all tests of the project, or the steps named. Needs a Debian 12 or 13 with sudo (or
 # root) and a Rust toolchain; installs what else it needs. The last line counts the steps.
 #
-# Steps: format lint unit trees build bookworm trixie sid starts faults deaths recipes-bookworm recipes-trixie notifications
-# soak examples demo
+# Steps: build trees format lint unit machine recipes-SUITE booted-SUITE-PART booted-sid kernel-SUITE packages pages deaths faults
+# book release soak notifications examples size demo starts. SUITE: bookworm, trixie (kernel: and sid); PART: 1, 2, 3.
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1
@@ -14,55 +14,70 @@ suites=(bookworm trixie sid)
 chosen=("$@")
 passed=0
 failed=()
-declare -A started
+planned=()
+declare -A title=() work=() pid=() began=()
 
-chosen() {
-    [ ${#chosen[@]} = 0 ] || [[ " ${chosen[*]} " == *" $1 "* ]]
+# plan NAME TITLE COMMAND...: has a step run by the next `run_planned`, if it is chosen.
+plan() {
+    [ ${#chosen[@]} = 0 ] || [[ " ${chosen[*]} " == *" $1 "* ]] || return 0
+    planned+=("$1")
+    title[$1]=$2
+    work[$1]=${*:3}
 }
 
-# step NAME TITLE COMMAND...
-step() {
-    local name=$1 title=$2 began=$SECONDS
-    chosen "$name" || return
-    echo
-    echo "=== $name: $title"
-    if "${@:3}"; then
-        passed=$((passed + 1))
-        echo "=== $name: ok ($((SECONDS - began)) s)"
-    else
-        failed+=("$name")
-        echo "=== $name: FAILED ($((SECONDS - began)) s)"
-    fi
-}
-
-# start NAME COMMAND...: begins the work of a step that others need not wait for, in a process group of its own.
-start() {
-    chosen "$1" || return
-    mkdir -p target
+# Each step in a process group of its own.
+begin() {
+    local name=$1
+    echo "--- $name begins: ${title[$name]}"
+    began[$name]=$SECONDS
     set -m
-    "${@:2}" >"target/step-$1.log" 2>&1 &
-    started[$1]=$!
+    # shellcheck disable=SC2086
+    ${work[$name]} >"target/step-$name.log" 2>&1 </dev/null &
+    pid[$name]=$!
     set +m
 }
 
+# finish NAME STATUS: shows what the step said.
+finish() {
+    local name=$1 result=ok
+    [ "$2" = 0 ] || result=FAILED
+    echo
+    echo "=== $name"
+    cat "target/step-$name.log"
+    echo "=== $name: $result ($((SECONDS - began[$name])) s)"
+    if [ "$2" = 0 ]; then
+        passed=$((passed + 1))
+    else
+        failed+=("$name")
+    fi
+    unset "pid[$name]"
+}
+
+# run_planned WIDTH: runs what is planned, so many steps at a time, in the order in which it was planned.
+run_planned() {
+    local ended name status
+    while [ ${#planned[@]} != 0 ] || [ ${#pid[@]} != 0 ]; do
+        while [ ${#planned[@]} != 0 ] && [ ${#pid[@]} -lt "$1" ]; do
+            begin "${planned[0]}"
+            planned=("${planned[@]:1}")
+        done
+        status=0
+        wait -n -p ended "${pid[@]}" || status=$?
+        for name in "${!pid[@]}"; do
+            [ "${pid[$name]}" != "$ended" ] || finish "$name" "$status"
+        done
+    done
+}
+
 stop() {
-    local pid
-    for pid in "${started[@]}"; do
-        kill -- "-$pid" 2>/dev/null
+    local each
+    for each in "${pid[@]}"; do
+        kill -- "-$each" 2>/dev/null
     done
 }
 trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-
-# Waits for the work of a started step and shows what it said.
-finished() {
-    local status=0
-    wait "${started[$1]}" || status=$?
-    unset "started[$1]"
-    cat "target/step-$1.log"
-    return "$status"
-}
 
 # All that need no root: tests on the kernel are named kernel_*.
 unit_tests() {
@@ -81,34 +96,55 @@ clippy() {
 }
 
 trees() {
-    local suite
-    for suite in "${suites[@]}"; do
-        tests/as-root.sh tests/booted/tree.sh "$suite" || return
+    local tree status=0 trees=()
+    for tree in "bookworm boot" "trixie boot" "sid boot" "bookworm recipes" "trixie recipes" "trixie desktop"; do
+        # shellcheck disable=SC2086
+        tests/as-root.sh tests/booted/tree.sh $tree &
+        trees+=($!)
     done
-    for suite in bookworm trixie; do
-        tests/as-root.sh tests/booted/tree.sh "$suite" recipes || return
+    for tree in "${trees[@]}"; do
+        wait "$tree" || status=1
     done
-    tests/as-root.sh tests/booted/tree.sh trixie desktop
+    return "$status"
+}
+
+program() {
+    tests/cargo.sh "$1" build --release --features top
 }
 
 # In a booted Debian of that suite.
 booted() {
     local program
-    program=$(tests/cargo.sh "$1" build --release --features top) && tests/as-root.sh tests/booted/run.sh "$1" "$program" "${@:2}"
+    program=$(program "$1") && tests/as-root.sh tests/booted/run.sh "$1" "$program" "${@:2}"
 }
 
 # On a virtual display, with a notification daemon.
 notifications() {
     local program
-    program=$(tests/cargo.sh "$1" build --release --features top) &&
-        tests/as-root.sh SCNPM_TREE=desktop tests/booted/run.sh "$1" "$program" notify.py
+    program=$(program "$1") && tests/as-root.sh SCNPM_TREE=desktop tests/booted/run.sh "$1" "$program" notify.py
 }
 
 # What docs say that one can do, with the programs that it takes.
 recipes() {
     local program
-    program=$(tests/cargo.sh "$1" build --release --features top) &&
-        tests/as-root.sh tests/recipes/run.sh "$1" "$program"
+    program=$(program "$1") && tests/as-root.sh tests/recipes/run.sh "$1" "$program"
+}
+
+# The other commands in docs.
+pages() {
+    local program
+    program=$(program "$1") && tests/as-root.sh tests/docs/run.sh "$1" "$program"
+}
+
+# Made of the program that the oldest Debian can run.
+packages() {
+    local program
+    program=$(program bookworm) && tests/as-root.sh tests/packages/run.sh "$program"
+}
+
+machine() {
+    local program
+    program=$(program bookworm) && tests/as-root.sh tests/machine/run.sh "$program"
 }
 
 # Each as it is loaded at boot, before any unit runs, and its annotations.
@@ -128,34 +164,44 @@ for component in clippy rustfmt; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component" || exit 1
 done
 
-start trees trees
-start build cargo build --quiet --release --locked --features top
-step format "cargo fmt" cargo fmt --check
-step lint "cargo clippy" clippy
-step unit "unit, golden and property tests" unit_tests
-step trees "trees of ${suites[*]}" finished trees
-step build "release build" finished build
-for suite in "${suites[@]}"; do
-    start "$suite" tests/suite.sh "$suite"
-done
-for suite in "${suites[@]}"; do
-    step "$suite" "scnpm check, tests on the kernel and booted tests with Debian $suite" finished "$suite"
-done
-step starts "first connections of 300 starts, idle and under load" booted bookworm measure.py starts 300
-step faults "system calls that fail" booted trixie faults.py
-step deaths "sources that die" booted trixie deaths.py
+mkdir -p target
+
+# What the others need.
+plan build "release build" cargo build --quiet --release --locked --features top
+plan trees "trees of ${suites[*]}" trees
+plan format "cargo fmt" cargo fmt --check
+plan lint "cargo clippy" clippy
+plan unit "unit, golden and property tests" unit_tests
+run_planned 3
+
+# Most of these wait for most of their time. The longest come first.
+plan machine "whole machines: installed, enabled, rebooted, upgraded, removed" machine
 for suite in bookworm trixie; do
-    start "recipes-$suite" recipes "$suite"
+    plan "recipes-$suite" "recipes of docs with Debian $suite" recipes "$suite"
+    for part in 1 2 3; do
+        plan "booted-$suite-$part" "booted tests with Debian $suite, part $part of 3" tests/suite.sh "$suite" booted "$part/3"
+    done
 done
-for suite in bookworm trixie; do
-    step "recipes-$suite" "recipes of docs with Debian $suite" finished "recipes-$suite"
+plan booted-sid "booted tests with Debian sid" tests/suite.sh sid booted
+for suite in "${suites[@]}"; do
+    plan "kernel-$suite" "scnpm check and tests on the kernel with Debian $suite" tests/suite.sh "$suite" kernel
 done
-start notifications notifications trixie
-start soak tests/soak.sh 1
-step notifications "notifications on a virtual display" finished notifications
-step soak "a minute of faults and traffic (tests/soak.sh)" finished soak
-step examples "example configurations" examples
-step demo "examples/demo.sh" examples/demo.sh
+plan packages "packages: built, checked, installed, upgraded, removed" packages
+plan pages "commands of the pages of docs" pages trixie
+plan deaths "sources that die" booted trixie deaths.py
+plan faults "system calls that fail" booted trixie faults.py
+plan book "the book and its links" tests/as-root.sh tests/docs/book.sh
+plan release "crates, lowest versions, source and SBOM of a release" tests/release.sh
+plan soak "a minute of faults and traffic" tests/soak.sh 1
+plan notifications "notifications on a virtual display" notifications trixie
+plan examples "example configurations" examples
+plan size "size of the program, and number of crates" tests/size.sh
+plan demo "examples/demo.sh" examples/demo.sh
+run_planned 6
+
+# These load the machine by themselves.
+plan starts "first connections of 100 starts, idle and under load" booted bookworm measure.py starts 100
+run_planned 1
 
 echo
 for name in "${failed[@]}"; do

@@ -1,15 +1,26 @@
 #!/bin/bash
-# suite.sh SUITE [STEP...]: `scnpm check`, the tests on the kernel and the booted tests with the nftables, the systemd
+# suite.sh SUITE [STEP...] [PART]: `scnpm check`, the tests on the kernel and the booted tests with the nftables, the systemd
 # and the other packages of that suite of Debian (bookworm, trixie, forky, sid), or some of the steps. Needs what
 # tests/run.sh installs.
 #
-# Steps: kernel booted
+# Steps: kernel booted. PART: a share of the booted tests, such as 1/3.
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1
 suite=${1:?usage: suite.sh SUITE [STEP...]}
 shift
-steps=("$@")
+steps=()
+parts=()
+for word in "$@"; do
+    case $word in
+    kernel | booted) steps+=("$word") ;;
+    [1-9]/[1-9]) parts+=("$word") ;;
+    *)
+        echo "suite.sh: unknown step: $word" >&2
+        exit 2
+        ;;
+    esac
+done
 [ ${#steps[@]} != 0 ] || steps=(kernel booted)
 
 versions() {
@@ -43,18 +54,9 @@ booted() {
     local program words=()
     [ "$suite" != sid ] || words=(boot report first_try restart reset nftables user_ applications each_kind explain learn)
     program=$(tests/cargo.sh "$suite" build --release --features top) &&
-        tests/as-root.sh tests/booted/run.sh "$suite" "$program" inside.py "${words[@]}"
+        tests/as-root.sh tests/booted/run.sh "$suite" "$program" inside.py "${words[@]}" "${parts[@]}"
 }
 
-for step in "${steps[@]}"; do
-    case $step in
-    kernel | booted) ;;
-    *)
-        echo "suite.sh: unknown step: $step" >&2
-        exit 2
-        ;;
-    esac
-done
 versions || exit 1
 status=0
 for step in "${steps[@]}"; do

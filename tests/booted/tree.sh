@@ -45,7 +45,7 @@ esac
 key=$(printf '%s\n' "$suite" "$packages" | sha256sum | cut -c1-12)
 tree=$cache/$suite-$kind-$key
 mkdir -p "$cache"
-exec 9>"$cache/lock"
+exec 9>"$cache/$suite-$kind.lock"
 flock 9
 
 make_tree() {
