@@ -93,6 +93,20 @@ deb() {
     echo "$package"
 }
 
+rpm() {
+    tool cargo-generate-rpm 0.21.1
+    local package arch
+    arch=$(uname -m)
+    package=$out/scnpm-$version-1.$arch.rpm
+    say "Building $package"
+    rm -rf "$out/man"
+    install -D -m 644 -t "$out/man" packaging/scnpm*.8
+    gzip --best --no-name "$out"/man/*.8
+    cargo generate-rpm --arch "$arch" --auto-req builtin --target-dir "$CARGO_TARGET_DIR" \
+        --set-metadata "version = \"$version\"" --output "$package" >&2
+    echo "$package"
+}
+
 for format in "${formats[@]}"; do
     "$format"
 done

@@ -1,10 +1,10 @@
 #!/bin/bash
-# tree.sh SUITE [build|docs|desktop|recipes|gnome|terminals]: prints the directory of a Debian tree of that suite and makes
-# it if need be.
-# With `build`, one that programs can be compiled in; with `docs`, one that has mdbook; with `desktop`, one to boot that has a
-# virtual display and a notification daemon; with `recipes`, one to boot that has the programs of the recipes in docs; with
-# `gnome`, one to boot that has GNOME Shell; with `terminals`, one to boot that has terminals and launchers of several desktops.
-# Run as root.
+# tree.sh SUITE [KIND]: prints the directory of a Debian tree of that suite and makes it if need be. KIND is build, tools,
+# desktop, recipes, gnome or terminals. Run as root.
+# With `build`, one that programs can be compiled in; with `tools`, one that has what checks packages and makes the book; with
+# `desktop`, one to boot that has a virtual display and a notification daemon; with `recipes`, one to boot that has the programs
+# of the recipes in docs; with `gnome`, one to boot that has GNOME Shell; with `terminals`, one to boot that has terminals and
+# launchers of several desktops.
 #
 # Trees are kept in $SCNPM_CACHE (/var/cache/scnpm-tests) and never written to after they are made. One that is
 # older than a week is made anew, since suites change, or used once more if that fails.
@@ -34,7 +34,10 @@ boot | desktop | recipes | gnome | terminals)
         ;;
     esac
     ;;
-docs) packages=mdbook,python3-minimal ;;
+tools)
+    packages=lintian,rpm,rpmlint,makepkg,pacman-package-manager,nix-bin,apparmor,binutils,fakeroot,libarchive-tools
+    packages+=,mdbook,python3-minimal
+    ;;
 build) packages=gcc,libc6-dev,libsystemd-dev,make,pkg-config ;;
 *)
     echo "tree.sh: unknown kind of tree: $kind" >&2

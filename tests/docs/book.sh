@@ -7,4 +7,4 @@ if [ "${1:-}" = --inside ]; then
     docs/book.sh
     exec python3 tests/docs/links.py
 fi
-exec "$top/tests/booted/chroot.sh" trixie docs "$top" -- tests/docs/book.sh --inside
+exec "$top/tests/booted/chroot.sh" trixie tools "$top" -- tests/docs/book.sh --inside
