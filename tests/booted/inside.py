@@ -257,15 +257,8 @@ def recipes():
     """The file of docs/desktop.md, and its recipes by their first words, for the tests' user."""
     text = m.pathlib.Path("/opt/tests/desktop.md").read_text().replace("alice:", f"{m.USER}:")
     before, after = text.split("## Recipes")
-    base = before[before.index("    flush ruleset"):].split("\n\n")[0]
-    blocks = after.split("\n## ")[0].strip().split("\n\n")
-    found = {}
-    for block in blocks:
-        if block.startswith("    "):
-            found[title] = "\n".join(line[4:] for line in block.splitlines()) + "\n"
-        else:
-            title = block
-    return "\n".join(line[4:] for line in base.splitlines()), found
+    [base] = m.blocks_below(before.split("## The file")[1]).values()
+    return base, {above: block + "\n" for above, block in m.blocks_below(after.split("\n## ")[0]).items()}
 
 
 @test

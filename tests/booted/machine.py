@@ -230,6 +230,16 @@ def start_dbus():
     start("dbus.socket", "dbus.service")
 
 
+# Pages of docs
+
+
+def blocks_below(text):
+    """The fenced blocks of a part of a page, each without its prompt, by the paragraph above it."""
+    paragraphs = [re.sub(r"^<!-- .*? -->\n", "", each, flags=re.DOTALL | re.MULTILINE) for each in text.strip().split("\n\n")]
+    pairs = [(above, re.fullmatch(r"```\w+\n(?:\$ )?(.*)\n```", block, re.DOTALL)) for above, block in zip(paragraphs, paragraphs[1:])]
+    return {above: found[1] for above, found in pairs if found}
+
+
 # Connections
 
 

@@ -375,10 +375,7 @@ def launchers():
     """The blocks about starting applications, by what is above each."""
     text = pathlib.Path("/opt/tests/desktop.md").read_text()
     section = text.split("## Start it with its rules in force")[1].split("\n## ")[0]
-    paragraphs = section.strip().split("\n\n")
-    is_code = lambda paragraph: paragraph.startswith("    ")  # noqa: E731
-    pairs = zip(paragraphs, paragraphs[1:])
-    return {above: code.replace("\n    ", "\n").strip() for above, code in pairs if is_code(code)}
+    return m.blocks_below(section)
 
 
 @contextlib.contextmanager

@@ -100,6 +100,10 @@ def refusals_are_said_at_the_end_and_their_lines_help():
     m.equal(done.returncode, 1, "exit status of the command")
     line = f"# user:cage:build :: insert rule inet filter cages socket cgroupv2 unit ip daddr 127.0.0.1 tcp dport 7001 return"
     m.check(line in done.stderr, done.stderr)
+    shown = next(block for block in recipe.blocks(PAGE) if "--cage build -- make" in block).split("\n", 1)[1]
+    shown = shown.replace("192.0.2.1", "127.0.0.1").replace("443", "7001")
+    printed = re.sub(r"\d+ packets?", "3 packets", done.stderr)
+    m.check(shown in printed, lambda: f"the page shows {shown}, and this was printed: {printed}")
     m.check(line in m.as_user(m.SCNPM, "denied").stdout, "scnpm denied offers another line")
     load(policy(line + "\n"))
     m.equal(m.codes(m.checked()), [], "what check finds in the line")
@@ -210,7 +214,7 @@ def escapes():
 def bubblewrap_closes_the_ways_out():
     start(policy())
     sandbox = recipe.blocks(PAGE, "With bubblewrap")[0]
-    words = re.search(r"-- (bwrap .*) -- make", sandbox)[1].replace('"$PWD"', str(HOME)).split()
+    words = re.search(r"-- (bwrap .*) -- make", sandbox.replace("\\\n", ""))[1].replace('"$PWD"', str(HOME)).split()
     m.check(not outcome(7001, *words), "the cage refuses nothing in the sandbox")
     m.check(outcome(3128, *words), "the sandbox keeps what the cage lets out")
     m.equal(caged("touch ok && cat ok", *words).returncode, 0, "the directory can be written to")
@@ -223,14 +227,14 @@ def bubblewrap_closes_the_ways_out():
 
 @test
 def service_of_the_system_is_a_cage():
-    unit, rules = recipe.blocks(PAGE, "As a service of the system")[0].split("\n# ", 1)
+    unit, rules = recipe.blocks(PAGE, "As a service of the system")
     script = pathlib.Path("/usr/local/bin/agent")
     for number, (name, command) in enumerate([("connects", f"{connect(3128)} && ! {connect(7001)}"), *escapes()]):
         script.write_text(f"#!/bin/sh\n{command}\n")
         script.chmod(0o755)
         m.unit("agent.service", unit.replace("User=agent", f"User={m.USER}\nType=oneshot\nEnvironment=XDG_RUNTIME_DIR=/run/user/{m.UID}"))
         m.reload_units()
-        start(policy("# " + rules))
+        start(policy(rules))
         done = m.run("systemctl", "start", "agent.service", ok=False)
         m.equal(done.returncode == 0, number == 0, f"{name}: {m.log('agent.service')}")
     (m.UNITS / "agent.service").unlink()

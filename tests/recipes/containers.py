@@ -169,7 +169,7 @@ def unit_is_selected_that_keeps_its_container():
 
 def slice_is_selected_that_was_chosen():
     command, annotation = blocks("A slice")
-    words = command.split()
+    words = command.removeprefix("# ").split()
     recipe.figure("--cgroup-parent, slice made anew", goes_with_its_policy(lambda: m.run(*words), end_web, annotation, 10))
     m.run(*words)
     offered = m.run(m.SCNPM, "units", "--annotate", "--chain", "inet filter containers", "libpod-")
@@ -184,7 +184,7 @@ def end_web():
 
 def container_by_id_is_told():
     command, _ = blocks("A slice")
-    m.run(*[word for word in command.split() if not word.startswith("--cgroup-parent")])
+    m.run(*[word for word in command.removeprefix("# ").split() if not word.startswith("--cgroup-parent")])
     identity = podman("inspect", "--format={{.Id}}", "web").stdout.strip()
     begin(m.selected(f"system:libpod-{identity}.scope").replace("allowed", "containers"))
     m.equal(m.codes(m.checked()), ["W040"], "what check says")
@@ -272,7 +272,7 @@ def machine_is_selected_by_its_unit():
     for _ in range(2):
         passes(lambda: m.run("machinectl", "start", "web"), "a machine")
         end_machine("web")
-    m.unit("t-machine.service", f"[Service]\nKillMode=mixed\nExecStart={command}")
+    m.unit("t-machine.service", f"[Service]\nKillMode=mixed\nExecStart={command.removeprefix('# ')}")
     m.reload_units()
     passes(lambda: m.start("t-machine.service"), "a machine in a scope of its own")
     end_machine("db")

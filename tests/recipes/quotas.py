@@ -92,7 +92,7 @@ def other_annotation(number):
 
 @test
 def quota_is_kept_over_restarts_of_the_unit_and_of_scnpm():
-    start(policy_of("What is one quota"))
+    start(policy_of("What shares a quota"))
     passed = 0
     for number in range(10):
         passed += sent("backup")
@@ -107,7 +107,7 @@ def quota_is_kept_over_restarts_of_the_unit_and_of_scnpm():
 
 @test
 def quota_begins_anew_when_its_annotation_is_edited_and_not_when_its_amount_is():
-    start(policy_of("What is one quota").replace("500", "40"))
+    start(policy_of("What shares a quota").replace("500", "40"))
     within_tolerance(sent("backup", most=30 * MEGABYTE), 30 * MEGABYTE, "before")
     text = m.CONF.read_text()
     m.CONF.write_text(text.replace("over 40", "over 60"))
@@ -126,7 +126,7 @@ def quota_begins_anew_when_its_annotation_is_edited_and_not_when_its_amount_is()
 
 @test
 def quota_of_both_directions_has_a_name():
-    start(policy_of("What is one quota", 1).replace("500", "30"))
+    start(policy_of("What shares a quota", 1).replace("500", "30"))
     passed = sent("backup")
     restart_daemon(0)
     passed += sent("backup")
@@ -141,9 +141,9 @@ def quota_of_a_day_is_set_back_by_the_timer():
     m.unit("quota-daily.timer", timer)
     m.reload_units()
     try:
-        m.run("sh", "-c", enable.replace("enable", "enable --runtime"))
+        m.run("sh", "-c", enable.removeprefix("# ").replace("enable", "enable --runtime"))
         within_tolerance(sent("backup"), 30 * MEGABYTE, "on the first day")
-        m.check("used" in m.run("sh", "-c", used).stdout, "nothing is used")
+        m.check("used" in m.run("sh", "-c", used.removeprefix("# ")).stdout, "nothing is used")
         m.check(sent("backup") < MEGABYTE, "the quota is not used up")
         m.start("quota-daily.service")
         restart_daemon(0)

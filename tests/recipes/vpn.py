@@ -370,7 +370,7 @@ def application_asks_by_itself():
     pathlib.Path("/etc/vpn-resolv.conf").write_text(block(section, "nameserver"))
     settings = block(section, "[Service]").splitlines()[1:]
     service("fetcher.service", "/usr/bin/getent ahostsv4 service.example.com", *settings)
-    command = block(section, "scnpm run").replace("-- thunderbird", "-- getent ahostsv4 application.example.com")
+    command = block(section, "$ scnpm run").removeprefix("$ ").replace("-- thunderbird", "-- getent ahostsv4 application.example.com")
     far.forget()
     m.start("fetcher.service")
     m.as_user("bash", "-c", command)
