@@ -9,6 +9,7 @@ mod spelling;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    gather::Gather,
     lint::{self, Facts},
     model::{AnnotationId, ChainRef, Data},
     nft::complaint::{Complaint, Kind},
@@ -50,14 +51,14 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
     diagnostics.iter_mut().for_each(|diagnostic| without_its_sign(policy, diagnostic));
     let messages = |code: Code| -> BTreeMap<Span, String> {
         let of_code = diagnostics.iter().filter(|diagnostic| diagnostic.code == code);
-        of_code.map(|diagnostic| (diagnostic.span, diagnostic.message.clone())).collect()
+        of_code.map(|diagnostic| (diagnostic.span, diagnostic.message.clone())).gather()
     };
     let includes = diagnostics.iter().filter(|diagnostic| diagnostic.code == Code::Include);
     let includes: Vec<Diagnostic> = includes.cloned().collect();
     let [refused, unresolved, hooks, not_reached] =
         [Code::Base, Code::Unresolved, Code::Hook, Code::NotReached].map(messages);
     let of_nft = diagnostics.iter().filter(|diagnostic| diagnostic.code == Code::Refused);
-    let broken: BTreeSet<_> = of_nft.filter_map(|diagnostic| policy.annotation_at(diagnostic.span)).collect();
+    let broken: BTreeSet<_> = of_nft.filter_map(|diagnostic| policy.annotation_at(diagnostic.span)).gather();
     diagnostics.retain_mut(|diagnostic| {
         let is_said = match diagnostic.code {
             // nft says it, too.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// [`Iterator::collect`] for maps and sets in order, one item at a time: what the standard library does instead is to sort, with
-/// code of its own for each place, which came to a tenth of the program.
+/// code of its own for each place, which came to a twelfth of the program.
 pub trait Gather: Iterator + Sized {
     /// The items; of those with the same key in a map the last one.
     fn gather<C: Ordered<Self::Item>>(self) -> C {

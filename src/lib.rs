@@ -27,6 +27,7 @@ pub mod effects;
 pub mod engine;
 pub mod explain;
 pub mod findings;
+pub mod gather;
 pub mod lint;
 pub mod load;
 pub mod log;

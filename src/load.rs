@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::{
     dispatch::{self, Dispatch, HostSet, Levels, Line, Pattern, Script, leftovers::Listing, pattern::level},
     findings::{self, Refusal},
+    gather::Gather,
     model::{AnnotationId, CgroupId, CgroupPath, Instance, Row, SetRef, TableRef, UnitName, UnitState},
     nft::{
         Complaint, ElementChange, Kernel,
@@ -128,15 +129,15 @@ pub fn script_without(
 /// The units of the system's manager whose state its rules depend on.
 pub fn units_with_state(policy: &Policy) -> BTreeSet<UnitName> {
     let rows = script(policy, &Hosts::new(), &[], &Users::new()).rows;
-    rows.iter().filter_map(|row| row.condition.unit().cloned()).collect()
+    rows.iter().filter_map(|row| row.condition.unit().cloned()).gather()
 }
 
 /// The levels at which there are instances of the units that `socket cgroupv2 unit` stands for.
 fn levels(policy: &Policy, instances: &[Instance], users: &Users) -> Levels {
     let with_units = policy.iter().filter(|(_, annotation)| annotation.units_match().is_some());
     let selected = selected(with_units.map(|(_, annotation)| &annotation.selectors), instances, users);
-    let levels = |instances: Vec<&Instance>| instances.into_iter().map(|one| level(&one.path)).collect();
-    selected.into_iter().map(|(selectors, instances)| (selectors.clone(), levels(instances))).collect()
+    let levels = |instances: Vec<&Instance>| instances.into_iter().map(|one| level(&one.path)).gather();
+    selected.into_iter().map(|(selectors, instances)| (selectors.clone(), levels(instances))).gather()
 }
 
 /// One try: what goes into the kernel, and for whom.
@@ -347,7 +348,7 @@ impl Load<'_> {
         };
         let flush = |(chain, ids): (_, &Vec<_>)| Line::new(format!("flush chain {chain}")).of(ids);
         let mut script = Script { lines: flushed.iter().map(flush).collect() };
-        script.lines.extend(listing.removal(&flushed.into_keys().collect(), &dispatch.objects).lines);
+        script.lines.extend(listing.removal(&flushed.into_keys().gather(), &dispatch.objects).lines);
         script
     }
 
@@ -401,7 +402,7 @@ impl Load<'_> {
             let of_set = |(other, id): &(usize, Option<CgroupId>)| {
                 id.filter(|_| attempt.rows[*other].element.set == *set)
             };
-            let right: BTreeSet<CgroupId> = sure.iter().filter_map(of_set).collect();
+            let right: BTreeSet<CgroupId> = sure.iter().filter_map(of_set).gather();
             let elements = kernel.elements(set);
             is_right &= !elements.as_ref().is_err_and(is_passing);
             let strays = elements
@@ -416,7 +417,7 @@ impl Load<'_> {
     /// Tries the elements of users' own sets whose cgroup does not exist with the root cgroup in its place, so that a
     /// missing set or a wrong type is known now.
     fn try_absent_elements(&self, kernel: &mut dyn Kernel, attempt: &Attempt, blamed: &mut Blamed) {
-        let due: BTreeSet<usize> = attempt.due.iter().map(|(number, _)| *number).collect();
+        let due: BTreeSet<usize> = attempt.due.iter().map(|(number, _)| *number).gather();
         for (number, row) in attempt.rows.iter().enumerate() {
             if row.element.set.is_ours() || due.contains(&number) {
                 continue;
@@ -485,7 +486,7 @@ impl Load<'_> {
     ) {
         let is_refused = |id: &AnnotationId| blamed.refused.contains_key(id);
         let group: Vec<AnnotationId> = group.iter().copied().filter(|id| !is_refused(id)).collect();
-        let others = self.policy.iter().map(|(id, _)| id).filter(|id| !group.contains(id)).collect();
+        let others = self.policy.iter().map(|(id, _)| id).filter(|id| !group.contains(id)).gather();
         let dispatch = dispatch::compile(self.policy, &others, self.hosts, levels);
         let attempt = self.attempt(Script::default(), dispatch, &Marked::new(), blamed, false);
         let Err(complaints) = kernel.run(&attempt.script, true) else { return };
@@ -544,7 +545,7 @@ pub fn marked(kernel: &mut dyn Kernel, listing: &Listing) -> io::Result<Marked> 
             elements => elements?,
         };
         let ids: BTreeSet<CgroupId> =
-            elements.into_iter().filter(|(_, is_marked)| *is_marked).map(|(id, _)| id).collect();
+            elements.into_iter().filter(|(_, is_marked)| *is_marked).map(|(id, _)| id).gather();
         if !ids.is_empty() {
             marked.insert(set, ids);
         }
@@ -608,6 +609,6 @@ impl Blamed {
     }
 
     fn left_out(&self) -> BTreeSet<AnnotationId> {
-        self.refused.keys().copied().collect()
+        self.refused.keys().copied().gather()
     }
 }

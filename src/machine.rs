@@ -17,6 +17,7 @@ use nix::{
 
 use crate::{
     cgroupfs,
+    gather::Gather,
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, UnitName},
     names::Names,
     units::{UnitFile, Units, places::is_in_name, selector::Users},
@@ -32,7 +33,7 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     let is_running = root == Path::new("/");
     let directory = |name: &&str| directory(name, is_running);
     let bus = UnitName("dbus.service".into());
-    let with_bus = interesting.iter().chain([&bus]).cloned().collect();
+    let with_bus = interesting.iter().chain([&bus]).cloned().gather();
     let [system, users] = [(SYSTEM, interesting), (USERS, &with_bus)].map(|(directories, interesting)| {
         Search::new(root, directories.iter().filter_map(directory)).unit_files(interesting)
     });
@@ -43,7 +44,7 @@ pub fn units(root: &Path, interesting: &BTreeSet<UnitName>) -> Units {
     let bus_started = if is_daemon { bus_started(root, &apps) } else { BTreeSet::new() };
     // What both have is the system's.
     let of_users = users.into_iter().map(|(name, file)| (name, UnitFile { is_users: true, ..file }));
-    let files = of_users.chain(system).collect();
+    let files = of_users.chain(system).gather();
     let running = if is_running { running_below(Path::new(CGROUP_ROOT)) } else { BTreeMap::new() };
     let mounts = if is_running { fs::read_to_string("/proc/self/mounts") } else { Ok(String::new()) };
     // What cannot be told is taken for the better.
@@ -81,7 +82,7 @@ fn apps(root: &Path, directories: impl Iterator<Item = PathBuf>) -> BTreeSet<Str
     let tree = Tree { root: root.to_owned() };
     let names = directories.flat_map(|directory| tree.list(&directory).collect::<Vec<_>>());
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter_map(|name| name.strip_suffix(".desktop").map(str::to_owned)).collect()
+    names.filter_map(|name| name.strip_suffix(".desktop").map(str::to_owned)).gather()
 }
 
 /// Those of the applications that a D-Bus service file has started without a unit (D-Bus Specification, "Message Bus Starting
@@ -95,7 +96,7 @@ fn bus_started(root: &Path, apps: &BTreeSet<String>) -> BTreeSet<String> {
             .find_map(|directory| tree.read(&Path::new(directory).join(format!("{id}.service"))))
     };
     let has_unit = |text: &String| text.lines().any(|line| line.trim_start().starts_with("SystemdService="));
-    apps.iter().filter(|id| text(id).is_some_and(|text| !has_unit(&text))).cloned().collect()
+    apps.iter().filter(|id| text(id).is_some_and(|text| !has_unit(&text))).cloned().gather()
 }
 
 /// Whether net_cls of cgroup v1 is mounted: proc(5), `/proc/self/mounts`.
@@ -109,7 +110,7 @@ fn has_class_ids(mounts: &str) -> bool {
 /// The numbers of users, of those that exist.
 pub fn users(names: &BTreeSet<&str>) -> Users {
     let number = |name: &&str| Some(((*name).to_owned(), Names::Here.user(name).ok()??));
-    names.iter().filter_map(number).collect()
+    names.iter().filter_map(number).gather()
 }
 
 /// Every unit that has a cgroup in the hierarchy below `root`, with its number: those of the system's manager, and those
@@ -121,7 +122,7 @@ pub fn instances(root: &Path) -> Vec<(Instance, CgroupId)> {
 /// The names of the network interfaces that exist in this network namespace.
 pub fn interfaces() -> BTreeSet<String> {
     let Ok(interfaces) = if_nameindex() else { return BTreeSet::new() };
-    interfaces.iter().filter_map(|interface| interface.name().to_str().ok().map(str::to_owned)).collect()
+    interfaces.iter().filter_map(|interface| interface.name().to_str().ok().map(str::to_owned)).gather()
 }
 
 /// Whether an interface is there before anything of the machine's makes one: `lo`, hardware, and what a container has

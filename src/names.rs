@@ -16,7 +16,7 @@ use std::{
 use nix::unistd::User;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::model::HostName;
+use crate::{gather::Gather, model::HostName};
 
 /// How long the service may take for an answer. glibc gives up earlier, unless resolv.conf(5) says otherwise.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ impl Names {
 fn host(host: &HostName) -> Result<BTreeSet<IpAddr>, String> {
     let all = (host.name.as_str(), 0).to_socket_addrs().map_err(|error| error.to_string())?;
     let family: BTreeSet<IpAddr> =
-        all.map(|address| address.ip()).filter(|address| address.is_ipv6() == host.v6).collect();
+        all.map(|address| address.ip()).filter(|address| address.is_ipv6() == host.v6).gather();
     if family.is_empty() {
         return Err(format!("it has no {} address", if host.v6 { "IPv6" } else { "IPv4" }));
     }

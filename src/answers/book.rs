@@ -11,6 +11,7 @@ use std::{
 
 use super::Answer;
 use crate::{
+    gather::Gather,
     model::SetRef,
     policy::domains::{Domain, Fill},
 };
@@ -125,8 +126,7 @@ impl Book {
     /// Turns to another policy. What it does not want any more goes.
     pub fn turn_to(&mut self, fills: &[Fill]) -> Vec<Change> {
         self.fills = fills.to_vec();
-        let wanted: BTreeSet<&SetRef> =
-            fills.iter().flat_map(|fill| &fill.sets).map(|(set, _)| set).collect();
+        let wanted: BTreeSet<&SetRef> = fills.iter().flat_map(|fill| &fill.sets).map(|(set, _)| set).gather();
         let mut changes = Vec::new();
         for (set, pages) in &mut self.sets {
             let addresses = std::mem::take(&mut pages.held);
@@ -160,7 +160,7 @@ impl Book {
         };
         pages.version = Some(version);
         pages.of_others =
-            content.iter().filter(|(_, kept)| !kept.is_ours).map(|(address, _)| *address).collect();
+            content.iter().filter(|(_, kept)| !kept.is_ours).map(|(address, _)| *address).gather();
         pages.held.retain(|address, _| version.is_of(*address) && !pages.of_others.contains(address));
         let mut changes = Vec::new();
         for (address, kept) in content.iter().filter(|(_, kept)| kept.is_ours) {

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use serde::Deserialize;
 
-use crate::policy::domains::Domain;
+use crate::{gather::Gather, policy::domains::Domain};
 
 /// The most records that are taken of an answer: a message of DNS by UDP has room for 4,096 addresses at most.
 const MOST: usize = 4_096;
@@ -116,7 +116,7 @@ impl Reply {
         if let Some(dump) = dump {
             let of_dns = dump.into_iter().filter(|scope| scope.protocol == "dns");
             let records = records(of_dns.flat_map(|scope| scope.cache).flat_map(|cached| cached.rrs));
-            let asked = records.iter().map(|record| record.owner.clone()).collect();
+            let asked = records.iter().map(|record| record.owner.clone()).gather();
             return Ok(Self::Cache(Answer { asked, records }));
         }
         if ready {
@@ -128,7 +128,7 @@ impl Reply {
         }
         let of_addresses = question.iter().filter(|key| key.kind == A || key.kind == AAAA);
         Ok(Self::Answer(Answer {
-            asked: of_addresses.filter_map(|key| Domain::of_text(&key.name)).collect(),
+            asked: of_addresses.filter_map(|key| Domain::of_text(&key.name)).gather(),
             records,
         }))
     }

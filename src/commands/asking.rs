@@ -11,6 +11,7 @@ use crate::{
         client::{Client, Error},
         message::{GetRefusals, GetStatus, Status},
     },
+    gather::Gather,
     machine,
     model::printable,
 };
@@ -30,7 +31,7 @@ pub(super) fn status_with_refusals(client: &mut Client, ask: &GetStatus) -> Resu
         Err(error) => return Err(error),
     };
     let names = user_names(&status.units);
-    let users = machine::users(&names.iter().map(String::as_str).collect());
+    let users = machine::users(&names.iter().map(String::as_str).gather());
     let whose = Whose::of(&status.units, users);
     for (number, unit) in status.units.iter_mut().enumerate() {
         unit.refused_packets = whose.is_selector(number).then_some(0);

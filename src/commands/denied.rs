@@ -21,6 +21,7 @@ use crate::{
         client::Client,
         message::{GetRefusals, Refusal},
     },
+    gather::Gather,
     machine,
     model::printable,
     report::denied::{self, Names},
@@ -94,7 +95,7 @@ impl Printer<'_> {
             let unnamed = refusals.iter().filter(|refusal| refusal.host.is_none());
             let known = &self.names.hosts;
             let wanted = unnamed.map(|refusal| refusal.address).filter(|one| !known.contains_key(one));
-            let wanted: BTreeSet<IpAddr> = wanted.take(LOOKED_UP).collect();
+            let wanted: BTreeSet<IpAddr> = wanted.take(LOOKED_UP).gather();
             let found = look_up(wanted);
             self.names.hosts.extend(found);
         }

@@ -12,6 +12,7 @@ use crate::{
     cgroupfs::look,
     cli::Check,
     findings::{self, Known},
+    gather::Gather,
     lint::Facts,
     machine,
     model::{CGROUP_ROOT, CgroupPath, HostName, Instance, Routing},
@@ -77,7 +78,7 @@ impl<'a> Machine<'a> {
             options,
             files,
             instances: instances.into_iter().map(|(instance, _)| instance).collect(),
-            interfaces_at_boot: at_boot.chain(&options.interface).cloned().collect(),
+            interfaces_at_boot: at_boot.chain(&options.interface).cloned().gather(),
             interfaces,
             hosts: RefCell::default(),
             addresses: RefCell::default(),
@@ -123,7 +124,7 @@ impl<'a> Machine<'a> {
         let routing = self.routing();
         let facts = Facts { units: Some(&units), ruleset: tried.ruleset.as_ref(), routing: routing.as_ref() };
         let unknown = policy.user_names().into_iter().filter(|name| !users.contains_key(*name));
-        let unknown = unknown.map(|name| (name.to_owned(), format!("there is no user `{name}`"))).collect();
+        let unknown = unknown.map(|name| (name.to_owned(), format!("there is no user `{name}`"))).gather();
         let known = Known { refused: &tried.diagnostics, facts, unknown: &unknown, unresolved: &unresolved };
         let diagnostics = findings::all(&policy, &known);
         let identities = policy.sources.files.iter().map(identity).collect();
@@ -165,7 +166,7 @@ impl Texts {
     /// The texts of files that were read. They are not read again.
     pub(super) fn of(sources: &SourceMap) -> Self {
         let texts = sources.files.iter().map(|file| (identity(file), file.marked(&file.text)));
-        Self { now: texts.collect(), ..Self::default() }
+        Self { now: texts.gather(), ..Self::default() }
     }
 
     fn note<T>(&self, path: &Path, result: io::Result<T>) -> io::Result<T> {
@@ -200,7 +201,7 @@ impl Texts {
     /// The other texts, by the paths under which the files are known.
     fn edited(&self, sources: &SourceMap) -> BTreeMap<String, String> {
         let edited = sources.files.iter().filter(|file| self.edited.contains(&identity(file)));
-        edited.map(|file| (file.path.clone(), file.marked(&file.text))).collect()
+        edited.map(|file| (file.path.clone(), file.marked(&file.text))).gather()
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
         ruleset::Ruleset,
         subject::{Protocol, Subject, destination},
     },
+    gather::Gather,
     log::colour_on,
     machine::{self, processes},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, SetRef},
@@ -138,13 +139,13 @@ impl Machine {
         let cgroups = cgroupfs::walk(root, usize::MAX).flatten();
         let by_path: BTreeMap<CgroupPath, CgroupId> = cgroups
             .filter_map(|(path, id)| Some((path.strip_prefix(root).ok()?.to_str()?.parse().ok()?, id)))
-            .collect();
+            .gather();
         let sockets = sock_diag::sockets()
             .map_err(|error| Failure::new(format!("the sockets cannot be read: {error}")))?;
         Ok(Self {
             instances: units.iter().map(|(instance, _)| instance.clone()).collect(),
             units,
-            by_id: by_path.iter().map(|(path, id)| (*id, path.clone())).collect(),
+            by_id: by_path.iter().map(|(path, id)| (*id, path.clone())).gather(),
             by_path,
             root: cgroupfs::look_at(root).ok().flatten(),
             sockets,
@@ -240,7 +241,7 @@ impl Machine {
         }
         for one in &mut found {
             let pids: BTreeSet<u32> =
-                one.sockets.iter().flat_map(|socket| self.owners(socket)).map(|owner| owner.pid).collect();
+                one.sockets.iter().flat_map(|socket| self.owners(socket)).map(|owner| owner.pid).gather();
             let is_its = |process: &&Process| pids.contains(&process.pid) && process.cgroup == one.place;
             one.processes = self.processes.iter().filter(is_its).cloned().collect();
         }
@@ -342,7 +343,7 @@ impl Machine {
         let is_in = |one: &&Process| one.cgroup.path().is_some_and(|of| of.is_within(path));
         let processes: Vec<Process> = self.processes.iter().filter(is_in).cloned().collect();
         let inodes: BTreeSet<u64> =
-            processes.iter().filter_map(|one| one.sockets.as_ref()).flatten().copied().collect();
+            processes.iter().filter_map(|one| one.sockets.as_ref()).flatten().copied().gather();
         let is_its = |one: &&Socket| {
             inodes.contains(&one.inode)
                 || one.cgroup.and_then(|id| self.by_id.get(&id)).is_some_and(|of| of.is_within(path))
@@ -539,7 +540,7 @@ fn elements(kernel: &mut Nftables, sets: BTreeSet<SetRef>) -> BTreeMap<SetRef, O
     let mut found = BTreeMap::new();
     for set in sets {
         match kernel.elements(&set) {
-            Ok(ids) => drop(found.insert(set, Some(ids.into_keys().collect()))),
+            Ok(ids) => drop(found.insert(set, Some(ids.into_keys().gather()))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => drop(found.insert(set, None)),
             Err(_) => {}
         }

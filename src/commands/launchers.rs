@@ -22,7 +22,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sd_notify::NotifyState;
 
 use super::Failure;
-use crate::{cli::Launchers, units::selector::write_app_id};
+use crate::{cli::Launchers, gather::Gather, units::selector::write_app_id};
 
 /// Where applications are if nothing else is said (XDG Base Directory Specification).
 const DEFAULT_DIRECTORIES: &str = "/usr/local/share:/usr/share";
@@ -119,7 +119,7 @@ impl Copies {
         let wanted: BTreeMap<String, String> = entries(applications)
             .into_iter()
             .filter_map(|(id, path)| Some((format!("{id}.desktop"), self.copy(&id, &path)?)))
-            .collect();
+            .gather();
         for (name, text) in &wanted {
             let path = self.place.join(name);
             if fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {

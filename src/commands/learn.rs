@@ -31,6 +31,7 @@ use super::{
 use crate::{
     cli::{DEFAULT_FILE, Learn},
     dispatch::learning::{MOST, MOST_OF_ONE},
+    gather::Gather,
     lint::{self, Ruleset},
     machine,
     model::{CGROUP_ROOT, CgroupId, CgroupPath, ChainRef, Direction, Instance, Manager, Recorded, printable},
@@ -185,14 +186,14 @@ impl Followed {
             let is_inner =
                 |path: &CgroupPath| cgroups.iter().any(|(_, other)| *other != path && path.is_within(other));
             let ids: BTreeSet<CgroupId> =
-                cgroups.iter().filter(|(_, path)| !is_inner(path)).map(|(id, _)| *id).collect();
+                cgroups.iter().filter(|(_, path)| !is_inner(path)).map(|(id, _)| *id).gather();
             let mut all: BTreeMap<Seen, u64> = BTreeMap::new();
             for (direction, one) in recorded.iter().filter(|(_, one)| ids.contains(&one.cgroup)) {
                 *all.entry(seen(*direction, one)).or_default() += one.packets;
             }
             (selector, all)
         };
-        by_selector.into_iter().map(of_selector).collect()
+        by_selector.into_iter().map(of_selector).gather()
     }
 }
 
@@ -312,7 +313,7 @@ async fn ended(child: &mut Option<Child>) {
 /// Says that nothing runs yet that is meant.
 fn say_that_none_runs(options: &Learn) {
     let running = machine::instances(Path::new(CGROUP_ROOT));
-    let names: BTreeSet<&str> = running.iter().map(|(instance, _)| &*instance.unit.0).collect();
+    let names: BTreeSet<&str> = running.iter().map(|(instance, _)| &*instance.unit.0).gather();
     let meant = nearest(&options.unit, names).map(|name| format!("; did you mean {}?", printable(name)));
     note(format!(
         "`{}` does not run yet: what it does is recorded from its start on{}",
@@ -372,7 +373,7 @@ fn print(
     let seen = followed.seen(recorded);
     let mut style = Style { prefixes: options.group_by_prefix, ..Style::default() };
     if options.names {
-        style.names = names(seen.values().flat_map(BTreeMap::keys).map(|one| one.address).collect());
+        style.names = names(seen.values().flat_map(BTreeMap::keys).map(|one| one.address).gather());
     }
     let learned = learned::learned(&seen, &style, places);
     let mut notes = notes(options, followed, recorded, &seen);
@@ -429,7 +430,7 @@ fn notes(
         ));
     }
     let is_meant = |one: &&Instance| followed.selectors.select(one, &followed.users);
-    let selected: BTreeSet<&Instance> = followed.ids.values().filter(is_meant).collect();
+    let selected: BTreeSet<&Instance> = followed.ids.values().filter(is_meant).gather();
     let unnamed = selected.into_iter().filter(|instance| {
         let user = if let Manager::User(uid) = instance.manager { machine::user_name(uid) } else { None };
         Selector::of(instance, user.as_deref()).is_none()
@@ -442,14 +443,14 @@ fn notes(
 
 /// The names that stand for addresses, and that have them.
 fn names(addresses: BTreeSet<IpAddr>) -> BTreeMap<IpAddr, String> {
-    let of_hosts = addresses.into_iter().filter(|address| !address.is_multicast()).take(LOOKED_UP).collect();
+    let of_hosts = addresses.into_iter().filter(|address| !address.is_multicast()).take(LOOKED_UP).gather();
     let found: BTreeMap<IpAddr, String> =
-        look_up(of_hosts).into_iter().filter(|(_, name)| is_host_word(name)).collect();
-    let forward = soon(found.values().cloned().collect(), |name| {
+        look_up(of_hosts).into_iter().filter(|(_, name)| is_host_word(name)).gather();
+    let forward = soon(found.values().cloned().gather(), |name| {
         dns_lookup::lookup_host(name).ok().map(|all| all.into_iter().collect::<Vec<IpAddr>>())
     });
     let has = |(address, name): &(IpAddr, String)| forward.get(name).is_some_and(|all| all.contains(address));
-    found.into_iter().filter(has).collect()
+    found.into_iter().filter(has).gather()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::{
 
 use super::examine::{Found, Machine, Texts};
 use crate::{
+    gather::Gather,
     policy::Policy,
     text::{Code, Diagnostic, Edits, FileId, Span},
     trial::Untried,
@@ -22,7 +23,7 @@ const TRIES: usize = 32;
 
 /// Leaves out all fixes that are not good; what there is to say stays.
 pub(super) fn keep_good(machine: &Machine<'_>, texts: &Texts, found: &mut Found) {
-    let good: BTreeSet<usize> = good(machine, texts, found).flatten().collect();
+    let good: BTreeSet<usize> = good(machine, texts, found).flatten().gather();
     for (number, diagnostic) in found.diagnostics.iter_mut().enumerate() {
         diagnostic.fix = diagnostic.fix.take().filter(|_| good.contains(&number));
     }
@@ -149,7 +150,7 @@ impl Proof<'_> {
         }
         let edits = edits(self.found, group);
         let edits = edits.iter().map(|(file, edits)| (self.found.identity(*file), (*file, edits)));
-        let edits: BTreeMap<PathBuf, (FileId, &Edits<'_>)> = edits.collect();
+        let edits: BTreeMap<PathBuf, (FileId, &Edits<'_>)> = edits.gather();
         let mut may_stay: BTreeMap<&Finding, usize> = BTreeMap::new();
         for (_, finding) in
             self.before.iter().enumerate().filter(|(number, _)| group.binary_search(number).is_err())
@@ -171,7 +172,7 @@ impl Proof<'_> {
             _ => true,
         };
         let coming = after.diagnostics.iter().map(before).filter(comes);
-        Some(coming.map(|finding| (finding.file, finding.line)).collect())
+        Some(coming.map(|finding| (finding.file, finding.line)).gather())
     }
 
     /// Whether something is wrong in the lines of a fix.

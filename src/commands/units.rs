@@ -10,6 +10,7 @@ use super::{Failure, note, output};
 use crate::{
     cli::{DEFAULT_FILE, Units},
     explain::facts::Process,
+    gather::Gather,
     machine::{self, processes},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, Manager, printable},
     nft::probe,
@@ -145,7 +146,7 @@ fn several_owners(rows: &[Row]) -> Option<String> {
         Manager::User(uid) => Some(row.user.clone().unwrap_or_else(|| uid.to_string())),
         Manager::System => None,
     };
-    let owners: BTreeSet<String> = rows.iter().filter_map(owner).collect();
+    let owners: BTreeSet<String> = rows.iter().filter_map(owner).gather();
     (owners.len() > 1).then(|| {
         let owners: Vec<String> = owners.iter().map(|name| printable(name)).collect();
         format!(
@@ -192,7 +193,7 @@ fn annotations_about(path: &CgroupPath, policy: &Policy, index: &Index, users: &
         let selectors = &policy.annotations[*number].selectors;
         instances.iter().any(|one| selectors.select(one, users))
     };
-    let selecting: BTreeSet<usize> = candidates.filter(selects).collect();
+    let selecting: BTreeSet<usize> = candidates.filter(selects).gather();
     let is_about = |(number, annotation): &(usize, &Annotation)| {
         let mut paths = annotation.statement.paths().peekable();
         match paths.peek() {

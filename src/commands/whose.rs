@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     control::message::{Refusal, Unit},
+    gather::Gather,
     model::{CgroupPath, Instance, Manager, UnitName},
     units::selector::{Index, Selectors, Users},
 };
@@ -33,10 +34,7 @@ impl Whose {
 
     /// The numbers of the units that a cgroup belongs to.
     pub(super) fn of_cgroup(&self, path: &CgroupPath) -> BTreeSet<usize> {
-        path.prefixes()
-            .filter_map(|path| Instance::of(&path))
-            .flat_map(|one| self.of_instance(&one))
-            .collect()
+        path.prefixes().filter_map(|path| Instance::of(&path)).flat_map(|one| self.of_instance(&one)).gather()
     }
 
     /// The numbers of the units that a refusal belongs to.
@@ -56,7 +54,7 @@ impl Whose {
         let candidates =
             self.index.candidates(&instance.unit).into_iter().map(|number| &self.selectors[number]);
         let selected = candidates.filter(|(_, selectors)| selectors.select(instance, &self.users));
-        selected.map(|(number, _)| *number).collect()
+        selected.map(|(number, _)| *number).gather()
     }
 }
 
@@ -67,7 +65,7 @@ pub(super) fn user_names(units: &[Unit]) -> BTreeSet<String> {
     selectors
         .flatten()
         .flat_map(|one| one.user_names().into_iter().map(str::to_owned).collect::<Vec<_>>())
-        .collect()
+        .gather()
 }
 
 #[cfg(test)]

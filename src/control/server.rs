@@ -3,6 +3,7 @@
 //! Nothing here waits for a client. A client that does not take its replies is sent no more of them, and is dropped after a
 //! while; what all clients of a user have not taken is bounded. A user's calls take a tenth of the daemon's time at most.
 
+use crate::gather::Gather;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -211,7 +212,7 @@ impl Server {
         self.retry.take_if(|at| *at <= now);
         self.accept(now);
         self.rests.retain(|_, until| *until > now);
-        let mut served: BTreeSet<u32> = self.rests.keys().copied().collect();
+        let mut served: BTreeSet<u32> = self.rests.keys().copied().gather();
         let mut calls = 0;
         // Whoever comes after the one that was served last, so that each has its turn.
         let (before, after): (Vec<ClientId>, Vec<ClientId>) =

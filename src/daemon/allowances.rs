@@ -20,6 +20,7 @@ use crate::{
         server::{ClientId, Peer},
         wire,
     },
+    gather::Gather,
     model::{ChainRef, Direction},
     policy::{
         Policy,
@@ -111,7 +112,7 @@ impl Allowances {
         if self.all.is_empty() {
             return Arc::clone(policy);
         }
-        let records: BTreeSet<&ChainRef> = policy.records().map(|(_, chain)| chain).collect();
+        let records: BTreeSet<&ChainRef> = policy.records().map(|(_, chain)| chain).gather();
         let mut with = (**policy).clone();
         let now = now_ms();
         for held in self.all.iter().filter(|held| held.until_ms > now) {

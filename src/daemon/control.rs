@@ -26,6 +26,7 @@ use crate::{
         wire::{self, Ask},
     },
     engine::{Concern, Event, Standing},
+    gather::Gather,
     model::{AnnotationId, CgroupPath, Instance, Manager, RowId, Source, UnitName, UnitState},
     policy::Policy,
     text::Diagnostic,
@@ -181,14 +182,14 @@ impl Control {
     /// Whether a user may watch that, too.
     fn may_watch(&self, (user, unit): &Watched) -> bool {
         let of_user = self.watchers.values().map(Watcher::watched).filter(|(other, _)| other == user);
-        let others: BTreeSet<Watched> = of_user.filter(|(_, other)| other != unit).collect();
+        let others: BTreeSet<Watched> = of_user.filter(|(_, other)| other != unit).gather();
         *user == 0 || others.len() < WATCHED
     }
 
     /// What watchers are told of next.
     fn next_to_tell(&mut self) -> Option<Watched> {
         if self.to_tell.is_empty() && std::mem::take(&mut self.is_changed) {
-            self.to_tell = self.watchers.values().map(Watcher::watched).collect();
+            self.to_tell = self.watchers.values().map(Watcher::watched).gather();
         }
         self.to_tell.pop_first()
     }
@@ -364,8 +365,8 @@ impl Daemon {
     /// The same for all cgroups that annotations are about.
     fn look_for_all(&mut self, sources: &mut Sources, annotations: &BTreeSet<AnnotationId>) {
         let all = annotations.iter().map(|id| self.policy.annotation(*id));
-        let selectors = all.clone().filter_map(|one| one.followed()).collect();
-        let named: BTreeSet<CgroupPath> = all.flat_map(|one| one.statement.paths().cloned()).collect();
+        let selectors = all.clone().filter_map(|one| one.followed()).gather();
+        let named: BTreeSet<CgroupPath> = all.flat_map(|one| one.statement.paths().cloned()).gather();
         for path in named {
             self.look_for(sources, &path);
         }
@@ -419,7 +420,7 @@ impl Daemon {
             annotation.selectors.overlap(wanted)
                 || paths.any(|path| names.iter().any(|name| path.components().any(|part| *part == *name.0)))
         };
-        self.policy.iter().map(|(id, _)| id).filter(is_for).collect()
+        self.policy.iter().map(|(id, _)| id).filter(is_for).gather()
     }
 
     /// Answers those who wait and whose rules are in the kernel.
@@ -447,7 +448,7 @@ impl Daemon {
                 Target::Annotations(annotations) => annotations.contains(id),
             })
             .map(|(id, words)| (*id, words.clone()))
-            .collect();
+            .gather();
         let mut annotations = concern.annotations.clone();
         annotations.extend(refused.keys());
         if annotations.is_empty() {

@@ -13,6 +13,7 @@ use crate::{
     dispatch::{self, Script, is_identifier},
     engine::{Event, PolicyLoaded},
     findings,
+    gather::Gather,
     load::{self, Again, Load, LoadError, Loaded},
     model::{CGROUP_ROOT, Instance, Source, UnitState},
     nft::{Interest, Kernel, Surroundings},
@@ -163,7 +164,7 @@ impl Daemon {
         self.calm = Some(self.now() + CALM);
         let mut loaded = loaded.inspect_err(|_| drop(sources.monitor.recorded()))?;
         self.load_error = None;
-        self.refused = loaded.refusals.iter().map(|one| (one.annotation, one.words.clone())).collect();
+        self.refused = loaded.refusals.iter().map(|one| (one.annotation, one.words.clone())).gather();
         if is_just_read {
             self.loaded_at = SystemTime::now();
             self.records_are_loaded(sources, &policy, Some(&loaded.ruleset));

@@ -38,6 +38,7 @@ use crate::{
     commands::Failure,
     effects::{self, Done, Failed},
     engine::{Action, Engine, Event, Settings, hosts::HostSets},
+    gather::Gather,
     load::{self, Again},
     log,
     model::{AnnotationId, CGROUP_ROOT, ChainRef, Instance, Outcome, Source, UnitName, UnitState},
@@ -173,7 +174,7 @@ struct Daemon {
 
 impl Daemon {
     fn new(options: cli::Daemon, files: PolicyFiles, policy: Policy, kernel: Nftables, fills: Fills) -> Self {
-        let names = |units: &[String]| units.iter().map(|unit| UnitName(unit.as_str().into())).collect();
+        let names = |units: &[String]| units.iter().map(|unit| UnitName(unit.as_str().into())).gather();
         let settings = Settings {
             cooldown: Duration::from_millis(options.cooldown),
             reload_with: names(&options.reload_with_unit),

@@ -18,6 +18,7 @@ use crate::{
     control::message,
     engine::Figures,
     findings::{self, Known, Refusal},
+    gather::Gather,
     lint::{Facts, Ruleset},
     load::LoadError,
     log, machine,
@@ -87,7 +88,7 @@ impl Notices {
         report: Option<UnboundedSender<Answered>>,
     ) {
         self.in_force = self.findings.clone();
-        self.refused = refusals.iter().map(|refusal| refusal.annotation).collect();
+        self.refused = refusals.iter().map(|refusal| refusal.annotation).gather();
         let refused: Vec<Diagnostic> = refusals.iter().map(|refusal| refusal.diagnostic(policy)).collect();
         let (said, unresolved, unknown) =
             (self.findings.clone(), self.unresolved.clone(), self.unknown.clone());

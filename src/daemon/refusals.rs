@@ -28,6 +28,7 @@ use crate::{
         denials::{self, KEPT},
         recorder::Book,
     },
+    gather::Gather,
     lint::{self, Ruleset},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, ChainRef, Direction, Instance, Manager, Recorded, TableRef},
     nft::{netlink::Netlink, words_of},
@@ -106,7 +107,7 @@ impl Recordings {
             Some((id, path))
         };
         let paths = match &recorded {
-            Ok(all) if !all.is_empty() => found.filter_map(path).collect(),
+            Ok(all) if !all.is_empty() => found.filter_map(path).gather(),
             _ => BTreeMap::new(),
         };
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -289,7 +290,7 @@ impl Daemon {
         }
         self.refusals.before = match stay.is_empty() {
             true => BTreeMap::new(),
-            false => recorded.iter().map(|one| (key(one), one.2.packets)).collect(),
+            false => recorded.iter().map(|one| (key(one), one.2.packets)).gather(),
         };
         self.refusals.followers = stay;
         self.refusals.took = self.now().saturating_sub(now);

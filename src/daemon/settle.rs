@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{engine::UNSETTLED, policy::Policy};
+use crate::{engine::UNSETTLED, gather::Gather, policy::Policy};
 
 /// After so many readings the last one is taken: somebody writes all the time.
 const READINGS: usize = 25;
@@ -36,7 +36,7 @@ pub(super) enum Verdict {
 }
 
 pub(super) fn texts(policy: &Policy) -> Texts {
-    policy.sources.files.iter().map(|file| (file.path.clone(), summary(&file.text))).collect()
+    policy.sources.files.iter().map(|file| (file.path.clone(), summary(&file.text))).gather()
 }
 
 /// How many bytes a text has, and a hash of it.

@@ -28,6 +28,7 @@ use crate::{
         server::{ClientId, Incoming, Sent, Server},
         wire,
     },
+    gather::Gather,
     model::{CGROUP_ROOT, Source, UnitName},
     names::Names,
     nft::{Nftables, RulesetMonitor},
@@ -224,7 +225,7 @@ impl Sources {
     /// Asks for the names in a policy, and no longer for any others.
     pub(super) fn ask_for(&mut self, policy: &Policy) {
         self.hosts.want(policy.host_names());
-        self.users.want(policy.user_names().into_iter().map(str::to_owned).collect());
+        self.users.want(policy.user_names().into_iter().map(str::to_owned).gather());
     }
 
     /// Sends a client an answer.

@@ -18,6 +18,7 @@ use crate::{
     },
     dispatch,
     engine::{Engine, Kept, Standing},
+    gather::Gather,
     model::{AnnotationId, CgroupId, CgroupPath, Count, CounterRef, HostName, Key, SetRef, Source},
     nft::{Content, words_of},
     policy::{Annotation, Policy},
@@ -69,8 +70,8 @@ impl Daemon {
             keep_matching(&mut groups, text, &policy)?;
         }
         let meant: BTreeSet<AnnotationId> =
-            groups.iter().flat_map(|(_, group)| group.annotations.iter().copied()).collect();
-        let names: BTreeSet<&str> = groups.iter().map(|(name, _)| *name).collect();
+            groups.iter().flat_map(|(_, group)| group.annotations.iter().copied()).gather();
+        let names: BTreeSet<&str> = groups.iter().map(|(name, _)| *name).gather();
         let (mut due, mut in_kernel) = (0, 0);
         for (name, group) in &groups {
             (due, in_kernel) = (due + group.due, in_kernel + group.in_kernel);
@@ -150,7 +151,7 @@ impl Daemon {
     /// What the kernel has of the sets that the policy needs. None, and a problem, if it cannot be read.
     fn read_kernel(&mut self, problems: &mut Vec<String>) -> Option<Found> {
         let sets: BTreeSet<SetRef> =
-            self.engine.standings().map(|(_, row, _)| row.element.set.clone()).collect();
+            self.engine.standings().map(|(_, row, _)| row.element.set.clone()).gather();
         let is_counted = self.policy.annotations.iter().any(|annotation| annotation.is_counted);
         let read = || {
             let content = |set: SetRef| match self.kernel.content(&set) {
@@ -208,7 +209,7 @@ impl Daemon {
                 continue;
             }
             let of_row: BTreeSet<usize> =
-                row.annotations.iter().filter_map(|id| *of_annotation.get(id.0)?).collect();
+                row.annotations.iter().filter_map(|id| *of_annotation.get(id.0)?).gather();
             let is_held = is_held(row, standing, found);
             for number in of_row {
                 groups[number].1.take(row, standing, is_held);
@@ -351,7 +352,7 @@ fn not_looked_up(engine: &Engine, found: &Found, meant: &BTreeSet<AnnotationId>)
     };
     let due = engine.standings().filter(|(_, row, standing)| is_due(row, *standing));
     let ours: BTreeSet<&SetRef> =
-        due.map(|(_, row, _)| &row.element.set).filter(|set| set.is_ours()).collect();
+        due.map(|(_, row, _)| &row.element.set).filter(|set| set.is_ours()).gather();
     let lost = ours.into_iter().filter(|set| !found.looked_up.contains(*set));
     lost.map(|set| format!("no rule looks anything up in {set}")).collect()
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Names, script::Line};
 use crate::{
+    gather::Gather,
     model::{AnnotationId, SetRef, TableRef},
     policy::{
         Part, RuleStatement,
@@ -41,7 +42,7 @@ impl HostSet {
         let known = self.names.iter().filter_map(|name| hosts.get(name)).flatten();
         let of_names =
             known.filter(|address| address.is_ipv6() == self.v6).map(|address| (*address, *address));
-        let all: BTreeSet<Addresses> = self.ranges.iter().copied().chain(of_names).collect();
+        let all: BTreeSet<Addresses> = self.ranges.iter().copied().chain(of_names).gather();
         let mut content: Vec<Addresses> = Vec::new();
         for (first, last) in all {
             match content.last_mut() {
@@ -105,7 +106,7 @@ impl HostSets {
     }
 
     fn set(&mut self, table: &TableRef, found: &HostMatch, names: &mut Names) -> &mut HostSet {
-        let all: BTreeSet<HostName> = found.names.iter().map(|(name, _)| name.clone()).collect();
+        let all: BTreeSet<HostName> = found.names.iter().map(|(name, _)| name.clone()).gather();
         let sets = &mut self.sets;
         let at = self.index.entry((table.clone(), all, found.ranges.clone())).or_insert_with_key(
             |(_, all, ranges)| {

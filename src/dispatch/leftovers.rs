@@ -9,7 +9,10 @@ use super::{
     denials,
     script::{Line, Script},
 };
-use crate::model::{PREFIX, SetRef, TableRef};
+use crate::{
+    gather::Gather,
+    model::{PREFIX, SetRef, TableRef},
+};
 
 /// A ruleset as libnftables lists it in JSON (libnftables-json(5)), taken apart: what is ours, of which names are enough,
 /// and the rest.
@@ -71,7 +74,7 @@ impl Listing {
     /// The tables that there are.
     pub fn tables(&self) -> BTreeSet<TableRef> {
         let objects = self.others["nftables"].as_array().into_iter().flatten();
-        objects.filter_map(|object| table(object.get("table")?, "name")).collect()
+        objects.filter_map(|object| table(object.get("table")?, "name")).gather()
     }
 
     /// The sets and maps of others whose key is a cgroup.

@@ -29,6 +29,7 @@ use std::{
 
 pub use crate::text::token::is_identifier;
 use crate::{
+    gather::Gather,
     model::{AnnotationId, CgroupPath, ChainRef, Condition, Data, Element, Key, Row, SetRef, TableRef},
     policy::{Annotation, ElementStatement, Part, Placement, Policy, Statement, hosts::Hosts},
     text::{Span, Token, TokenKind},
@@ -501,7 +502,7 @@ impl Compiler<'_> {
         let set = self.set("set", rule, name, "type mark; flags interval;", &[id]);
         let name = Arc::clone(&set.name);
         let target = || vec![Target { level: None, set: set.clone(), data: None }];
-        let paths: BTreeSet<CgroupPath> = rule.statement.paths().cloned().collect();
+        let paths: BTreeSet<CgroupPath> = rule.statement.paths().cloned().gather();
         let conditions: Vec<Condition> = match (due, annotation.only_unit()) {
             (Due::Always, _) => vec![],
             (Due::UnitActive, Some(unit)) => {

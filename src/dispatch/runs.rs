@@ -10,6 +10,7 @@ use super::{
     form::{Due, Form, Match, form, may_be_repeated, outcome, verdict},
 };
 use crate::{
+    gather::Gather,
     model::{AnnotationId, CgroupPath, Data, Instance, UnitName},
     policy::{Annotation, Part, RuleStatement},
     text::Token,
@@ -121,7 +122,7 @@ impl<'a> Mapped<'a> {
         let selectors = &self.rule.annotation.selectors;
         match self.cgroup {
             Match::Paths(cgroup) => {
-                (Whose::Paths(cgroup.paths.iter().map(|(path, _)| path).collect()), [cgroup.level].into())
+                (Whose::Paths(cgroup.paths.iter().map(|(path, _)| path).gather()), [cgroup.level].into())
             }
             Match::Units(_) => (Whose::Units(selectors), levels_of(selectors, levels)),
         }
@@ -204,7 +205,7 @@ impl Whose<'_> {
 }
 
 pub(super) fn levels_of(selectors: &Selectors, levels: &Levels) -> BTreeSet<u32> {
-    selectors.levels().into_iter().chain(levels.get(selectors).into_iter().flatten().copied()).collect()
+    selectors.levels().into_iter().chain(levels.get(selectors).into_iter().flatten().copied()).gather()
 }
 
 impl<'a> Group<'a> {
@@ -268,6 +269,6 @@ fn join<'a>(steps: &mut Vec<Step<'a>>, mapped: Mapped<'a>, levels: &Levels) {
             _ => {}
         }
     }
-    let known = whose.known(false).into_iter().map(|one| (one, 0)).collect();
+    let known = whose.known(false).into_iter().map(|one| (one, 0)).gather();
     steps.push(Step::Run { levels, groups: vec![Group { whose, rules: vec![mapped] }], known, mixed: own });
 }

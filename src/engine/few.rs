@@ -1,5 +1,6 @@
 //! Sets of which most have one member, of which there are very many: a B-tree's smallest node has room for eleven.
 
+use crate::gather::Gather;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -47,7 +48,7 @@ impl<T: Ord> Few<T> {
             Self::Many(many) => drop(many.insert(member)),
             Self::One(None) => *self = Self::One(Some(member)),
             Self::One(Some(one)) if *one == member => {}
-            Self::One(one) => *self = Self::Many(one.take().into_iter().chain([member]).collect()),
+            Self::One(one) => *self = Self::Many(one.take().into_iter().chain([member]).gather()),
         }
     }
 
@@ -80,7 +81,7 @@ impl<T: Ord> From<BTreeSet<T>> for Few<T> {
 impl<T: Ord> From<Few<T>> for BTreeSet<T> {
     fn from(few: Few<T>) -> Self {
         match few {
-            Few::One(one) => one.into_iter().collect(),
+            Few::One(one) => one.into_iter().gather(),
             Few::Many(many) => many,
         }
     }

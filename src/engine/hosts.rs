@@ -12,6 +12,7 @@ use std::{
 use super::pause;
 use crate::{
     dispatch::HostSet,
+    gather::Gather,
     model::{Addresses, HostName, Hosts, SetRef},
 };
 
@@ -55,7 +56,7 @@ impl HostSets {
             let held = wanted.content(&self.known);
             (wanted.set.clone(), (wanted, held))
         };
-        self.sets = sets.into_iter().map(filled).collect();
+        self.sets = sets.into_iter().map(filled).gather();
         self.is_changed = false;
         self.retries.clear();
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Engine, Kept, Reload, Seen, Settings, index_of};
 use crate::{
     dispatch::Pattern,
+    gather::Gather,
     model::{Instance, RowId, Source},
     units::Users,
 };
@@ -39,7 +40,7 @@ impl Engine {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             settings: self.settings.clone(),
-            rows: self.table.rows.iter().map(|(id, row)| (*id, Kept::clone(row))).collect(),
+            rows: self.table.rows.iter().map(|(id, row)| (*id, Kept::clone(row))).gather(),
             patterns: self.patterns.clone(),
             users: self.users.clone(),
             instances: self.table.instances(),

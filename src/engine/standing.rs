@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{Engine, Kept, Seen, few::Few};
-use crate::model::{
-    AnnotationId, CgroupId, CgroupPath, Condition, Instance, Manager, RowId, Source, UnitName,
+use crate::{
+    gather::Gather,
+    model::{AnnotationId, CgroupId, CgroupPath, Condition, Instance, Manager, RowId, Source, UnitName},
 };
 
 /// How far a row is.
@@ -133,7 +134,7 @@ impl Engine {
     /// What is for any of these annotations.
     pub fn concern_for(&self, annotations: &BTreeSet<AnnotationId>) -> Concern {
         let is_for = |row: &Kept| row.annotations.iter().any(|one| annotations.contains(one));
-        let rows = self.table.rows.iter().filter(|(_, row)| is_for(row)).map(|(id, _)| *id).collect();
+        let rows = self.table.rows.iter().filter(|(_, row)| is_for(row)).map(|(id, _)| *id).gather();
         let is_partial = self.reload.due.is_some();
         Concern { rows, annotations: annotations.clone(), is_partial }
     }
@@ -141,7 +142,7 @@ impl Engine {
     /// The units of the system's manager on whose state these rows depend.
     pub fn units_of(&self, concern: &Concern) -> BTreeSet<UnitName> {
         let rows = concern.rows.iter().filter_map(|row| self.table.rows.get(row));
-        rows.flat_map(|row| row.conditions.iter()).filter_map(Condition::unit).cloned().collect()
+        rows.flat_map(|row| row.conditions.iter()).filter_map(Condition::unit).cloned().gather()
     }
 
     /// How long it took from hearing of a cgroup until its rules were in the kernel, for the last ones, in order of time.

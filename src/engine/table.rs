@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{Seen, action::Commit, few::Few, row::Kept};
-use crate::model::{CgroupPath, Condition, Element, Instance, Key, Outcome, Row, RowId, UnitName};
+use crate::{
+    gather::Gather,
+    model::{CgroupPath, Condition, Element, Instance, Key, Outcome, Row, RowId, UnitName},
+};
 
 /// All rows.
 #[derive(Debug, Clone, Default)]
@@ -52,7 +55,7 @@ impl Table {
                 .get(*path)
                 .is_none_or(|of| rows.iter().any(|row| !of.rows.contains(row) || self.stays(*row)))
         };
-        self.by_path.iter().filter(is_named).map(|(path, _)| path.clone()).collect()
+        self.by_path.iter().filter(is_named).map(|(path, _)| path.clone()).gather()
     }
 
     /// Keeps a row, which is known ahead or goes with an instance; one for the same element is joined.

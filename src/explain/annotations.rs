@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     dispatch::{Dispatch, pattern::level},
+    gather::Gather,
     model::{AnnotationId, CgroupId, CgroupPath, Count, Data, Instance, Key, Location, Manager, Row, SetRef},
     policy::{Annotation, CgroupMatch, Part, Policy, RuleStatement, Statement},
     units::selector::{Selector, Users, Whose},
@@ -316,7 +317,7 @@ impl Judge<'_> {
         let patterns =
             self.dispatch.patterns.iter().filter(|pattern| pattern.annotations.iter().any(is_near));
         let targets = patterns.flat_map(|pattern| &pattern.targets).filter(|target| target.level.is_some());
-        rows.chain(targets.map(|target| target.set.clone())).collect()
+        rows.chain(targets.map(|target| target.set.clone())).gather()
     }
 }
 

@@ -8,7 +8,10 @@ use super::{
     ruleset::Base,
     subject::Subject,
 };
-use crate::text::{Code, Diagnostic, Token, diagnostic::quoted};
+use crate::{
+    gather::Gather,
+    text::{Code, Diagnostic, Token, diagnostic::quoted},
+};
 
 /// One warning for each rule.
 pub(super) fn lint(subjects: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnostic> {
@@ -26,7 +29,7 @@ pub(super) fn lint(subjects: &[Subject<'_>], calls: &Calls<'_>) -> Vec<Diagnosti
             .iter()
             .filter_map(|(_, walk)| walk.comes_to(subject.rule))
             .map(|behind| behind == Behind::Refuses)
-            .collect();
+            .gather();
         if !is_walked {
             return None;
         }

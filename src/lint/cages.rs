@@ -11,6 +11,7 @@ use super::{
     subject::Subject,
 };
 use crate::{
+    gather::Gather,
     model::ChainRef,
     policy::Placement,
     text::{Code, Diagnostic, diagnostic::quoted},
@@ -26,7 +27,7 @@ pub(super) fn lint(subjects: &[Subject<'_>], calls: Option<&Calls<'_>>) -> Vec<D
         subjects.iter().filter(|subject| cages(subject).next().is_some()).collect();
     let closing: Vec<&Subject<'_>> =
         of_cages.iter().copied().filter(|subject| closes(subject, calls)).collect();
-    let chains: BTreeSet<&ChainRef> = closing.iter().map(|subject| &subject.rule.chain).collect();
+    let chains: BTreeSet<&ChainRef> = closing.iter().map(|subject| &subject.rule.chain).gather();
     let mut diagnostics = Vec::new();
     let mut told: BTreeSet<String> = BTreeSet::new();
     for subject in &of_cages {

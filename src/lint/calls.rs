@@ -7,6 +7,7 @@ use super::{
     subject::Subject,
 };
 use crate::{
+    gather::Gather,
     model::{ChainRef, Data, SetRef, TableRef},
     policy::{Policy, Statement},
     text::TokenKind,
@@ -124,7 +125,7 @@ struct Added<'a> {
 impl Added<'_> {
     /// The hooks of all chains, by so many of each chain's rules.
     fn hooks<'a>(&self, ruleset: &'a Ruleset, reached: impl Fn(&Chain) -> usize) -> Hooks<'a> {
-        let mut hooks: Hooks<'_> = ruleset.chains().map(|(name, _)| (name, BTreeSet::new())).collect();
+        let mut hooks: Hooks<'_> = ruleset.chains().map(|(name, _)| (name, BTreeSet::new())).gather();
         let bases = ruleset.chains().filter_map(|(name, chain)| Some((name, &*chain.base.as_ref()?.hook)));
         let mut open: Vec<(&ChainRef, &str)> = bases.collect();
         let mut opened = BTreeSet::new();

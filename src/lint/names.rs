@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cgroups::{self, Written};
 use crate::{
+    gather::Gather,
     model::{AnnotationId, CgroupPath, UnitName},
     policy::{Annotation, Policy},
     text::{Code, Diagnostic, Span, diagnostic::quoted, nearest::nearest},
@@ -112,7 +113,7 @@ fn meant(unit: &UnitName, units: &Units, manager: &str) -> Meant {
         units.files.iter().filter(|(_, file)| Some(file.is_users) == is_of_users).map(|(name, _)| name);
     let is_there = |path: &CgroupPath| cgroups::manager(path.as_str()) == manager;
     let running = units.running.iter().filter(|(_, paths)| paths.iter().any(is_there)).map(|(name, _)| name);
-    let names: BTreeSet<&str> = files.chain(running).map(|name| &*name.0).collect();
+    let names: BTreeSet<&str> = files.chain(running).map(|name| &*name.0).gather();
     let stems = || names.iter().filter_map(|name| name.rsplit_once('.')).filter(|(_, of)| *of == kind);
     let templates = || stems().filter_map(|(stem, _)| stem.strip_suffix('@'));
     let (prefix, instance) = stem.split_once('@').unwrap_or((stem, ""));

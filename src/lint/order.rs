@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{calls::Calls, cgroups, shadows, subject::Subject};
 use crate::{
+    gather::Gather,
     model::{AnnotationId, CgroupPath, ChainRef, UnitName},
     policy::{CgroupMatch, Part, Policy, Statement},
     text::{Code, Diagnostic, FileId, Token, TokenKind, diagnostic::quoted},
@@ -48,7 +49,7 @@ fn said(statement: &Statement) -> Vec<String> {
                 Some(data) => format!("{path} : {data}"),
                 None => path.to_string(),
             };
-            let elements: BTreeSet<String> = element.elements.iter().map(of_one).collect();
+            let elements: BTreeSet<String> = element.elements.iter().map(of_one).gather();
             [format!("element {}", element.set)].into_iter().chain(elements).collect()
         }
         Statement::Rule(rule) => {
@@ -66,7 +67,7 @@ fn said(statement: &Statement) -> Vec<String> {
 }
 
 fn paths(cgroup: &CgroupMatch) -> BTreeSet<&str> {
-    cgroup.paths.iter().map(|(path, _)| path.as_str()).collect()
+    cgroup.paths.iter().map(|(path, _)| path.as_str()).gather()
 }
 
 /// Whether a path is one of these or below one.

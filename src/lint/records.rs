@@ -9,6 +9,7 @@ use super::{
     subject::Subject,
 };
 use crate::{
+    gather::Gather,
     model::ChainRef,
     policy::Policy,
     text::{Code, Diagnostic, diagnostic::quoted},
@@ -28,10 +29,10 @@ pub fn hooks(policy: &Policy, ruleset: &Ruleset) -> BTreeMap<ChainRef, BTreeSet<
     let calls = Calls::of(ruleset, policy, &rules);
     let of_chain = |subject: &Subject<'_>| {
         let hooks = calls.hooks(&subject.rule.chain)?;
-        Some((subject.rule.chain.clone(), hooks.iter().map(|hook| (*hook).to_owned()).collect()))
+        Some((subject.rule.chain.clone(), hooks.iter().map(|hook| (*hook).to_owned()).gather()))
     };
     let records = super::subject::records(policy);
-    rules.iter().chain(&records).filter_map(of_chain).collect()
+    rules.iter().chain(&records).filter_map(of_chain).gather()
 }
 
 /// The chain has a rule of its own that decides every packet before it is recorded.

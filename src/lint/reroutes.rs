@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{calls::Calls, subject::Subject};
 use crate::{
+    gather::Gather,
     model::{ChainRef, Family, MaskedMark, Routing},
     policy::{Define, Policy},
     text::{
@@ -25,7 +26,7 @@ pub(super) fn lint(
     let outlines: Vec<Outline> =
         files.map(|(number, file)| Outline::of(FileId(number), &file.text)).collect();
     let rules: Vec<Rule<'_>> = of_files(&outlines).chain(subjects.iter().map(Rule::of)).collect();
-    let marks: BTreeSet<&Mark> = marking.iter().map(|each| &each.mark).collect();
+    let marks: BTreeSet<&Mark> = marking.iter().map(|each| &each.mark).gather();
     let output = rules.iter().filter(|rule| is_only_output(rule.chain, calls));
     let mut diagnostics: Vec<Diagnostic> = output.filter_map(|rule| old_link(rule, &marks, policy)).collect();
     if let Some(routing) = routing {

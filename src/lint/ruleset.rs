@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::model::{ChainRef, Family, PREFIX, SetRef, TableRef};
+use crate::{
+    gather::Gather,
+    model::{ChainRef, Family, PREFIX, SetRef, TableRef},
+};
 
 /// Chains and their rules.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +92,7 @@ impl Ruleset {
     fn rule(&self, table: &TableRef, expressions: &[Value]) -> Rule {
         let words =
             expressions.iter().flat_map(all_in).filter_map(|(_, value)| value.as_str()?.strip_prefix('@'));
-        let sets = words.map(|name| SetRef { table: table.clone(), name: name.into() }).collect();
+        let sets = words.map(|name| SetRef { table: table.clone(), name: name.into() }).gather();
         let mut rule = Rule { sets, ..Rule::default() };
         // Whether it is for established connections, if it looks at their state.
         let mut established = None;
@@ -265,7 +268,7 @@ impl Verdicts {
         let calls = all_in(elements)
             .filter(|(key, _)| matches!(*key, "jump" | "goto"))
             .filter_map(|(_, call)| Some(chain_of(table, call["target"].as_str()?)));
-        let mut verdicts = Self { calls: calls.collect(), accepts: false, refuses: false };
+        let mut verdicts = Self { calls: calls.gather(), accepts: false, refuses: false };
         let pairs = elements.get("set").unwrap_or(elements).as_array().into_iter().flatten();
         for pair in pairs {
             if holds_established(&pair[0]) {

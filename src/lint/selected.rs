@@ -10,6 +10,7 @@ use super::{
     names::{LOOKED_UP, is_from_file},
 };
 use crate::{
+    gather::Gather,
     model::{Manager, UnitName},
     policy::Policy,
     text::{Code, Diagnostic, Span, diagnostic::quoted, nearest::nearest},
@@ -85,7 +86,7 @@ fn unknown_unit(
         paths.iter().any(|path| (places::owner(path.as_str()).0 != Manager::System) == is_users)
     });
     let names = files.map(|(name, _)| name).chain(running.map(|(name, _)| name));
-    let known: BTreeSet<&str> = names.map(|name| &*name.0).collect();
+    let known: BTreeSet<&str> = names.map(|name| &*name.0).gather();
     let kind = places::kind(&unit.0);
     let of_kind = known.into_iter().filter(|name| places::kind(name) == kind);
     let stems = of_kind.filter_map(|name| Some(name.rsplit_once('.')?.0)).filter(|stem| !stem.ends_with('@'));
@@ -130,7 +131,7 @@ fn bus_started(selector: &Selector, written: &str, span: Span, units: &Units) ->
 /// The ids of applications: of those that are installed, that start with a session, and that run.
 fn apps(units: &Units) -> BTreeSet<String> {
     let of_units = units.running.keys().chain(units.of_users.keys()).filter_map(|unit| app_id(&unit.0));
-    units.apps.iter().cloned().chain(of_units).collect()
+    units.apps.iter().cloned().chain(of_units).gather()
 }
 
 fn unknown_app(

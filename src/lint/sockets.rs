@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{calls::Calls, cgroups, subject::Subject};
 use crate::{
+    gather::Gather,
     model::{CgroupPath, ChainRef, Data, UnitName},
     policy::{Policy, Statement},
     text::{Code, Diagnostic, Span, diagnostic::quoted},
@@ -22,7 +23,7 @@ pub(super) fn lint(
         return Vec::new();
     }
     let matches: Vec<Match<'_>> = rules(subjects).chain(elements(policy, calls)).collect();
-    let covered: BTreeSet<(&ChainRef, &str)> = matches.iter().flat_map(Match::covered).collect();
+    let covered: BTreeSet<(&ChainRef, &str)> = matches.iter().flat_map(Match::covered).gather();
     let judged = |found: &Match<'_>| {
         let chains =
             found.chains.iter().filter(|chain| found.has_source_port || may_be_of_accepted(chain, calls));

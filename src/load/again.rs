@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use super::{Attempt, Blamed, Levels, Load, Loaded, Marked, levels};
 use crate::{
     dispatch::{self, Pattern},
+    gather::Gather,
     model::{Data, Element, Instance, Row, SetRef, TableRef},
     nft::{ElementChange, Kernel, Recording, Surroundings},
     policy::{Annotation, Part, Placement, Policy, Statement},
@@ -102,7 +103,7 @@ pub fn is_repeatable(policy: &Policy) -> bool {
 
 /// The tables that a policy's annotations are about.
 pub fn tables(policy: &Policy) -> BTreeSet<TableRef> {
-    policy.iter().map(|(_, annotation)| annotation.statement.table().clone()).collect()
+    policy.iter().map(|(_, annotation)| annotation.statement.table().clone()).gather()
 }
 
 /// Whether its rule stands at an end of its chain, has no end in time, and its counters and quotas begin with nothing.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use crate::explain::facts::{Place, Process, command, inode};
+use crate::{
+    explain::facts::{Place, Process, command, inode},
+    gather::Gather,
+};
 
 /// A process or thread, if there is one.
 pub fn process(pid: u32) -> Option<Process> {
@@ -39,7 +42,7 @@ fn read(proc: &Path, pid: u32) -> Option<Process> {
 fn sockets(directory: &Path) -> Option<BTreeSet<u64>> {
     let entries = fs::read_dir(directory.join("fd")).ok()?.flatten();
     let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
-    Some(links.filter_map(|link| inode(link.to_str()?, "socket")).collect())
+    Some(links.filter_map(|link| inode(link.to_str()?, "socket")).gather())
 }
 
 fn network(directory: &Path) -> Option<u64> {

@@ -11,6 +11,7 @@ use std::{
 
 use super::tree::Tree;
 use crate::{
+    gather::Gather,
     model::{UNIT_TYPES, UnitName},
     units::{UnitFile, places},
 };
@@ -56,11 +57,11 @@ impl Search {
 
     /// All of them by name; what is in them of those of interest and of sockets.
     pub(super) fn unit_files(&self, interesting: &BTreeSet<UnitName>) -> BTreeMap<UnitName, UnitFile> {
-        let templates: BTreeSet<UnitName> = interesting.iter().filter_map(template).collect();
+        let templates: BTreeSet<UnitName> = interesting.iter().filter_map(template).gather();
         let is_of_interest = |name: &UnitName| {
             interesting.contains(name) || templates.contains(name) || name.0.ends_with(".socket")
         };
-        let names: BTreeSet<&UnitName> = self.files.keys().chain(interesting).collect();
+        let names: BTreeSet<&UnitName> = self.files.keys().chain(interesting).gather();
         let file = |name: &UnitName| {
             let place = self.files.get(name).or_else(|| self.files.get(&template(name)?))?;
             let file = if is_of_interest(name) { self.read(name, place) } else { UnitFile::default() };
@@ -71,7 +72,7 @@ impl Search {
                 .and_then(|name| self.machine(name));
             Some((name.clone(), UnitFile { is_wanted: self.wanted.contains(name), machine, ..file }))
         };
-        names.into_iter().filter_map(file).collect()
+        names.into_iter().filter_map(file).gather()
     }
 
     /// The text of a machine's .nspawn file (systemd.nspawn(5)), empty if it has none. None if that may not be read.
@@ -87,7 +88,7 @@ impl Search {
     /// Those with `DefaultDependencies=no` among the units that are meant.
     pub(super) fn early(&self, is_meant: impl Fn(&UnitName) -> bool) -> BTreeSet<UnitName> {
         let meant = self.files.iter().filter(|(name, _)| is_meant(name));
-        meant.filter(|(name, place)| self.read(name, place).is_early).map(|(name, _)| name.clone()).collect()
+        meant.filter(|(name, place)| self.read(name, place).is_early).map(|(name, _)| name.clone()).gather()
     }
 
     fn look_through(&mut self, rank: usize, directory: &Path) {

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     dispatch::{Script, is_identifier, leftovers::Listing},
     explain::ruleset::Ruleset,
+    gather::Gather,
     model::{Addresses, CgroupId, Count, CounterRef, Data, Element, SetRef, TableRef},
 };
 
@@ -188,7 +189,7 @@ impl Nftables {
         }
         let mut ruleset = Ruleset::of(&listings, &text);
         let unread = tables.iter().filter(|table| table.is_owned || !is_identifier(&table.table.name));
-        ruleset.unread = unread.map(|table| table.table.clone()).collect();
+        ruleset.unread = unread.map(|table| table.table.clone()).gather();
         for map in
             ruleset.unknown_sets().into_iter().filter(|map| ruleset.is_of_verdicts(map)).collect::<Vec<_>>()
         {

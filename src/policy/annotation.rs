@@ -7,6 +7,7 @@ use std::{
 
 use super::{domains::Fill, hosts::HostMatch};
 use crate::{
+    gather::Gather,
     model::{AnnotationId, CgroupPath, ChainRef, Data, Instance, SetRef, TableRef, UnitName},
     text::{Code, FileId, SourceMap, Span, Token, diagnostic::Diagnostic},
     units::selector::{Selector, Selectors, Users, Which, Whose},
@@ -103,17 +104,17 @@ impl Policy {
             Which::Unit(unit) => Some(unit.clone()),
             Which::Glob(_) | Which::App(_) | Which::Cage(_) => None,
         });
-        self.of_units().map(|annotation| annotation.unit.clone()).chain(selected).collect()
+        self.of_units().map(|annotation| annotation.unit.clone()).chain(selected).gather()
     }
 
     /// What selects units that are not known ahead.
     pub fn followed(&self) -> BTreeSet<Selectors> {
-        self.annotations.iter().filter_map(Annotation::followed).collect()
+        self.annotations.iter().filter_map(Annotation::followed).gather()
     }
 
     /// The users whom annotations name.
     pub fn user_names(&self) -> BTreeSet<&str> {
-        self.annotations.iter().flat_map(|annotation| annotation.selectors.user_names()).collect()
+        self.annotations.iter().flat_map(|annotation| annotation.selectors.user_names()).gather()
     }
 
     /// The tokens of all annotations, as far as they are nft's business.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::admission::{Kind, Packets};
-use crate::model::Direction;
+use crate::{gather::Gather, model::Direction};
 
 /// Packets of one kind between a unit and another side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,7 +110,7 @@ pub fn groups(seen: &BTreeMap<Seen, u64>, style: &Style) -> Vec<Group> {
             Class::Icmp(number) => (Kinds::Icmp(number), 0),
             Class::Protocol(protocol) => (Kinds::Protocol(protocol), protocol),
         };
-        for block in cover(&of_kind.keys().cloned().collect()) {
+        for block in cover(&of_kind.keys().cloned().gather()) {
             let pairs = block.0.iter().flat_map(|peer| block.1.iter().map(|port| (peer.clone(), *port)));
             let of_block: Vec<_> = pairs.flat_map(|pair| of_kind.remove(&pair).unwrap_or_default()).collect();
             let (protocols, several) = lines.entry((direction, v6, kinds, block)).or_default();
@@ -305,7 +305,7 @@ fn doubts(seen: &[(&Seen, u64)], peers: &BTreeSet<Peer>, ports: &BTreeSet<u16>) 
         (any(&|one| is_link_local(one.address)), Doubt::LinkLocal),
         (peers.iter().any(|peer| matches!(peer, Peer::Name(_))), Doubt::Name),
     ];
-    all.into_iter().filter(|(is_true, _)| *is_true).map(|(_, doubt)| doubt).collect()
+    all.into_iter().filter(|(is_true, _)| *is_true).map(|(_, doubt)| doubt).gather()
 }
 
 #[cfg(test)]

@@ -9,9 +9,12 @@ use std::{
 
 use super::annotation::{Annotation, Part, Policy};
 pub use crate::model::{Addresses, HostName, Hosts};
-use crate::text::{
-    Code, Span, Token, TokenKind,
-    diagnostic::{Diagnostic, quoted},
+use crate::{
+    gather::Gather,
+    text::{
+        Code, Span, Token, TokenKind,
+        diagnostic::{Diagnostic, quoted},
+    },
 };
 
 /// `ip daddr` and the like, compared with one host name or with a list that has one in it.
@@ -37,7 +40,7 @@ impl Policy {
 
     /// The host names whose addresses it needs.
     pub fn host_names(&self) -> BTreeSet<HostName> {
-        self.host_matches().flat_map(|found| &found.names).map(|(host, _)| host.clone()).collect()
+        self.host_matches().flat_map(|found| &found.names).map(|(host, _)| host.clone()).gather()
     }
 
     /// A diagnostic for each place of each of these names.

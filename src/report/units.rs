@@ -12,6 +12,7 @@ use unicode_width::UnicodeWidthChar;
 
 use super::table;
 use crate::{
+    gather::Gather,
     model::{CgroupId, Instance, Location, Manager},
     units::{places, selector::app_id},
 };
@@ -115,9 +116,9 @@ impl Row {
 fn short_names(rows: &[Row]) -> BTreeMap<&str, &str> {
     let files = rows.iter().flat_map(|row| &row.annotations).map(|at| at.file.as_str());
     let name = |file| Path::new(file).file_name().and_then(|name| name.to_str()).unwrap_or(file);
-    let names: BTreeMap<&str, &str> = files.map(|file| (file, name(file))).collect();
+    let names: BTreeMap<&str, &str> = files.map(|file| (file, name(file))).gather();
     let is_unique = |name: &&str| names.values().filter(|other| *other == name).count() == 1;
-    names.iter().map(|(file, name)| (*file, Some(*name).filter(is_unique).unwrap_or(file))).collect()
+    names.iter().map(|(file, name)| (*file, Some(*name).filter(is_unique).unwrap_or(file))).gather()
 }
 
 /// With a replacement for blanks and for what takes no room.

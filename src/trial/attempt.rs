@@ -19,6 +19,7 @@ use crate::{
     effects::{self, Failed},
     engine::{Add, Commit},
     findings::Refusal,
+    gather::Gather,
     load::{Load, LoadError},
     model::{CgroupPath, Key, Row, RowId, SetRef, TableRef},
     nft::{Complaint, FileComplaint, Kernel, Nftables, libnftables::Libnftables},
@@ -80,7 +81,7 @@ impl Attempt {
         room::make_cgroups(statements().flat_map(Statement::paths));
         // What goes into our own maps is added after the load: with it, libnftables reads all elements of all sets.
         let elements = statements().filter(|statement| matches!(statement, Statement::Element(_)));
-        let of_elements: BTreeSet<&CgroupPath> = elements.flat_map(Statement::paths).collect();
+        let of_elements: BTreeSet<&CgroupPath> = elements.flat_map(Statement::paths).gather();
         let load = Load {
             policy,
             hosts: &trial.hosts,
@@ -180,8 +181,8 @@ fn examples(pattern: &Pattern) -> impl Iterator<Item = Row> {
 fn refused_elements(kernel: &mut Nftables, rows: &[Row], policy: &Policy) -> Vec<Diagnostic> {
     let ours = rows.iter().filter(|row| row.element.set.is_ours());
     let once: BTreeMap<(&SetRef, &Key), &Row> =
-        ours.map(|row| ((&row.element.set, &row.element.key), row)).collect();
-    let rows: BTreeMap<RowId, &Row> = (0..).map(RowId).zip(once.into_values()).collect();
+        ours.map(|row| ((&row.element.set, &row.element.key), row)).gather();
+    let rows: BTreeMap<RowId, &Row> = (0..).map(RowId).zip(once.into_values()).gather();
     let add = |(id, row): (&RowId, &&Row)| Add {
         row: *id,
         element: row.element.clone(),

@@ -22,6 +22,7 @@ use std::{
 use thiserror::Error;
 
 use crate::{
+    gather::Gather,
     lint::Ruleset,
     model::{CgroupPath, Instance},
     nft::{FileComplaint, complaint::Kind},
@@ -122,7 +123,7 @@ impl Trial<'_> {
         let (ruleset, untried) = rounds.run();
         // The devices that the kernel did without, each once.
         let first: BTreeMap<&String, Span> =
-            rounds.missing.iter().rev().map(|(name, span)| (name, *span)).collect();
+            rounds.missing.iter().rev().map(|(name, span)| (name, *span)).gather();
         let is_there =
             |name| rounds.attempt.interfaces.contains(name) || rounds.trial.interfaces.contains(name);
         let unmade = first.into_iter().filter(|(name, _)| !is_there(*name));
@@ -134,7 +135,7 @@ impl Trial<'_> {
 /// The files that nft is to load: each once, and none that another one includes.
 fn files(named: &[PathBuf], policy: &Policy) -> Vec<String> {
     let included = policy.sources.files.iter().filter(|file| file.is_included);
-    let mut seen: BTreeSet<PathBuf> = included.map(|file| Disk.identity(Path::new(&file.path))).collect();
+    let mut seen: BTreeSet<PathBuf> = included.map(|file| Disk.identity(Path::new(&file.path))).gather();
     let wanted = named.iter().filter(|path| seen.insert(Disk.identity(path)));
     wanted.map(|path| path.to_string_lossy().into_owned()).collect()
 }
@@ -183,7 +184,7 @@ impl Rounds<'_> {
     fn prepare(&mut self) {
         let named = self.trial.policy.sources.files.iter().filter(|file| self.files.contains(&file.path));
         let streams = named.filter(|file| Disk::is_stream(&file.path));
-        self.attempt.streams = streams.map(|file| (file.path.clone(), file.text.clone())).collect();
+        self.attempt.streams = streams.map(|file| (file.path.clone(), file.text.clone())).gather();
         for span in self.outlines.iter().flat_map(judge::endless).collect::<Vec<_>>() {
             self.diagnostics.push(judge::never_ends(span));
             self.blank(span);
@@ -191,13 +192,13 @@ impl Rounds<'_> {
         let (now, at_boot) = (self.trial.interfaces, self.trial.interfaces_at_boot);
         let tokens = self.outlines.iter().flat_map(|outline| &outline.tokens);
         let words = |tokens: &mut dyn Iterator<Item = &Token>, known: &BTreeSet<String>| {
-            tokens.filter_map(|token| known.get(token.unquoted())).cloned().collect()
+            tokens.filter_map(|token| known.get(token.unquoted())).cloned().gather()
         };
         self.attempt.interfaces = words(&mut tokens.chain(self.trial.policy.tokens()), at_boot);
         self.attempt.interfaces_later = words(&mut self.trial.policy.tokens(), now);
         let devices = self.outlines.iter().flat_map(|outline| judge::devices(outline, &self.outlines));
         self.missing = devices.filter(|(name, _)| !at_boot.contains(name)).collect();
-        self.attempt.cgroups = CGROUPS_AT_BOOT.iter().filter_map(|path| path.parse().ok()).collect();
+        self.attempt.cgroups = CGROUPS_AT_BOOT.iter().filter_map(|path| path.parse().ok()).gather();
     }
 
     /// Whether it is about a flowtable that a missing device is an error of.

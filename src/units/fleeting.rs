@@ -4,7 +4,10 @@ use super::{
     places,
     selector::{Selector, Selectors, Users, Which, Whose, written_app_id},
 };
-use crate::model::{Instance, Manager};
+use crate::{
+    gather::Gather,
+    model::{Instance, Manager},
+};
 
 /// How to select a unit so that it is selected when it starts again, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +29,7 @@ pub fn again(instance: &Instance, user: Option<&str>) -> Option<Again> {
     let session = places::user_of_session(instance.path.as_str());
     let users: Users = match (session, instance.manager) {
         (Some(uid), _) | (None, Manager::User(uid)) => {
-            user.map(|name| (name.to_owned(), uid)).into_iter().collect()
+            user.map(|name| (name.to_owned(), uid)).into_iter().gather()
         }
         (None, Manager::System) => Users::new(),
     };

@@ -24,7 +24,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::places;
-use crate::model::{Instance, Manager, UnitName};
+use crate::{
+    gather::Gather,
+    model::{Instance, Manager, UnitName},
+};
 
 mod app;
 mod cage;
@@ -177,7 +180,7 @@ impl Selector {
         let (app, owner, users) = match manager {
             Manager::System => (None, Whose::System, Users::new()),
             Manager::User(uid) => {
-                let users = user.map(|name| (name.to_owned(), *uid)).into_iter().collect();
+                let users = user.map(|name| (name.to_owned(), *uid)).into_iter().gather();
                 (written_app_id(&unit.0), Whose::Uid(*uid), users)
             }
         };
@@ -215,7 +218,7 @@ impl Selectors {
                 Whose::User(name) => Some(name.as_str()),
                 _ => None,
             })
-            .collect()
+            .gather()
     }
 
     /// Which managers' units they can mean.
@@ -246,7 +249,7 @@ impl Selectors {
 
     /// The levels (`socket cgroupv2 level`) at which what they select is to be expected, as far as names tell.
     pub fn levels(&self) -> BTreeSet<u32> {
-        self.0.iter().flat_map(levels::of).collect()
+        self.0.iter().flat_map(levels::of).gather()
     }
 }
 
@@ -299,7 +302,7 @@ impl Whose {
             all_users: matches!(self, Self::Anybody | Self::AnyUser),
             users: match self {
                 Self::Uid(uid) => BTreeSet::from([*uid]),
-                Self::User(name) => users.get(name).copied().into_iter().collect(),
+                Self::User(name) => users.get(name).copied().into_iter().gather(),
                 _ => BTreeSet::new(),
             },
         }

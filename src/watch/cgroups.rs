@@ -15,6 +15,7 @@ use std::{
 use super::{inotify, notice, readable::Readable};
 use crate::{
     cgroupfs::{is_absence, look_at},
+    gather::Gather,
     model::{CGROUP_ROOT, CgroupId, CgroupPath},
 };
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
@@ -159,7 +160,7 @@ impl Cgroups {
             return;
         }
         let leading = within(&self.followed, top).flat_map(|path| ancestors(path.as_str()));
-        let directories: BTreeSet<&str> = leading.filter(|directory| directory.len() >= top.len()).collect();
+        let directories: BTreeSet<&str> = leading.filter(|directory| directory.len() >= top.len()).gather();
         for directory in directories {
             let exists = look.exists(directory) && self.watches.watch(directory, &self.root);
             if !exists {

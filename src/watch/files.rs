@@ -3,6 +3,7 @@
 //! Editors write in place, or make another file and rename it; a name may be a link to a file elsewhere. So directories are
 //! watched, not files: those of all files, of the links on the way, and of what `include` looks through.
 
+use crate::gather::Gather;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
@@ -39,7 +40,7 @@ impl ConfigFiles {
     /// Watches the directories that these files are in, or would be in, and no others. Returns what to say of those that
     /// exist and cannot be watched, unless there were such before. Must be called within a tokio runtime.
     pub fn follow<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
-        self.wanted = files.into_iter().flat_map(directories).collect();
+        self.wanted = files.into_iter().flat_map(directories).gather();
         let was_blind = self.is_blind;
         let why = self.watch().err().filter(|_| !was_blind);
         why.map(|why| format!("the policy's files cannot be watched for changes: {why}"))

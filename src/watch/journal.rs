@@ -4,6 +4,7 @@
 //! may be read half a second after it was written, since journald is slow to wake its readers:
 //! [`Journal::drain`] right after another source spoke finds it at once.
 
+use crate::gather::Gather;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{CStr, CString},
@@ -263,7 +264,7 @@ fn open(files: &Files, start: &Start) -> io::Result<(systemd::Journal, BTreeSet<
         Ok(journal) => journal,
         Err(_) => {
             // One bad file spoils the call for all.
-            refused = files.keys().filter(|file| open_files([*file]).is_err()).cloned().collect();
+            refused = files.keys().filter(|file| open_files([*file]).is_err()).cloned().gather();
             open_files(files.keys().filter(|file| !refused.contains(file)))?
         }
     };

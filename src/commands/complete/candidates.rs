@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    gather::Gather,
     model::{Instance, Manager},
     policy::Policy,
     text::{Code, FileId, outline::Outline},
@@ -30,14 +31,14 @@ pub(super) fn units(running: &[Instance], users: &UserNames, policy: &Policy) ->
     let annotated = policy.annotations.iter().flat_map(|annotation| &annotation.selectors.0);
     let annotated = annotated.map(|selector| (selector.to_string(), "annotation"));
     let found = running.chain(annotated).filter(|(text, _)| is_selector(text));
-    found.map(|(text, words)| (text, words.to_owned())).collect()
+    found.map(|(text, words)| (text, words.to_owned())).gather()
 }
 
 /// Names of applications.
 pub(super) fn apps(installed: &BTreeSet<String>, running: &[Instance]) -> Candidates {
     let running = running.iter().filter_map(|instance| written_app_id(&instance.unit.0));
     let all = installed.iter().map(|id| write_app_id(id.as_bytes())).chain(running);
-    all.filter(|id| id.chars().all(is_in_name)).map(|id| (id, "application".to_owned())).collect()
+    all.filter(|id| id.chars().all(is_in_name)).map(|id| (id, "application".to_owned())).gather()
 }
 
 /// The slices of a user's manager.
@@ -46,14 +47,14 @@ pub(super) fn slices(running: &[Instance], uid: u32) -> Candidates {
     let own = running.iter().filter(|instance| instance.manager == Manager::User(uid));
     let names = own.map(|instance| &*instance.unit.0).filter(|name| is_slice(name));
     let names = names.chain(USUAL).filter(|name| name.chars().all(is_in_name));
-    names.map(|name| (name.to_owned(), "slice".to_owned())).collect()
+    names.map(|name| (name.to_owned(), "slice".to_owned())).gather()
 }
 
 /// The paths of cgroups.
 pub(super) fn paths(running: &[Instance]) -> Candidates {
     let paths = running.iter().map(|instance| instance.path.as_str());
     let is_good = |path: &&str| path.chars().all(|letter| letter == '/' || is_in_name(letter));
-    paths.filter(is_good).map(|path| (path.to_owned(), "cgroup".to_owned())).collect()
+    paths.filter(is_good).map(|path| (path.to_owned(), "cgroup".to_owned())).gather()
 }
 
 /// The chains that the policy's files make or that annotations are for.
@@ -65,14 +66,14 @@ pub(super) fn chains(policy: &Policy) -> Candidates {
     let names = made.chain(annotated).map(|chain| chain.to_string());
     let is_good =
         |name: &String| name.chars().all(|letter| letter == ' ' || letter == '/' || is_in_name(letter));
-    names.filter(is_good).map(|name| (name, "chain".to_owned())).collect()
+    names.filter(is_good).map(|name| (name, "chain".to_owned())).gather()
 }
 
 /// The codes of what may be wrong, each with its title.
 pub(super) fn codes() -> Candidates {
     let heading = |code: Code| code.explanation().lines().next().unwrap_or_default();
     let title_of = |code: Code| heading(code).split_once(": ").map_or("", |(_, title)| title).to_owned();
-    Code::ALL.iter().map(|code| (code.to_string(), title_of(*code))).collect()
+    Code::ALL.iter().map(|code| (code.to_string(), title_of(*code))).gather()
 }
 
 /// Whether it selects as a single selector: names of cgroups may be anything.

@@ -25,6 +25,7 @@ use nix::unistd::Uid;
 use super::{Failure, output};
 use crate::{
     cli::{Cli, Complete, DEFAULT_FILE, Shell},
+    gather::Gather,
     machine,
     model::{CGROUP_ROOT, Instance},
     policy::{Policy, files::Disk, parse},
@@ -205,7 +206,7 @@ impl Kind {
             Self::UnitFile => {
                 let names = machine::units(Path::new("/"), &Default::default()).files.into_keys();
                 let names = names.filter(|name| !name.0.contains("@."));
-                names.map(|name| (name.to_string(), "unit".to_owned())).collect()
+                names.map(|name| (name.to_string(), "unit".to_owned())).gather()
             }
             Self::App => candidates::apps(&machine::installed_apps(), &running()),
             Self::Slice => candidates::slices(&running(), Uid::current().as_raw()),
@@ -218,10 +219,10 @@ impl Kind {
                     .into_iter()
                     .filter(|(code, _)| code.starts_with('W'))
                     .chain([all])
-                    .collect()
+                    .gather()
             }
             Self::Interface => {
-                machine::interfaces().into_iter().map(|name| (name, "interface".to_owned())).collect()
+                machine::interfaces().into_iter().map(|name| (name, "interface".to_owned())).gather()
             }
             Self::File | Self::Command => Candidates::new(),
         }
@@ -244,7 +245,7 @@ fn user_names() -> UserNames {
         let mut fields = line.split(':');
         Some((fields.clone().nth(2)?.parse().ok()?, fields.next()?.to_owned()))
     };
-    text.lines().filter_map(user).collect()
+    text.lines().filter_map(user).gather()
 }
 
 #[cfg(test)]

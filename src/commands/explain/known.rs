@@ -16,6 +16,7 @@ use crate::{
         message::{GetStatus, Status},
     },
     dispatch::Dispatch,
+    gather::Gather,
     load, machine,
     model::{HostName, Hosts, Instance, Location},
     policy::{Policy, files::Disk, parse},
@@ -48,7 +49,7 @@ impl Known {
         let users = machine::users(&policy.user_names());
         let refused = refused(&policy, &status);
         let is_refused = |span| refused.contains_key(&policy.sources.location(span));
-        let left_out = policy.iter().filter(|(_, one)| is_refused(one.unit_span)).map(|(id, _)| id).collect();
+        let left_out = policy.iter().filter(|(_, one)| is_refused(one.unit_span)).map(|(id, _)| id).gather();
         let dispatch = load::script_without(&policy, &left_out, &hosts(&status), instances, &users);
         Ok(Self { policy, dispatch, users, refused })
     }
@@ -76,7 +77,7 @@ fn not_included(status: &Status) -> Vec<&str> {
     let files: Vec<&str> = status.files.iter().map(|file| file.path.as_str()).collect();
     let included = files.iter().filter_map(|file| parse::read(&Disk, &[file]).ok());
     let included: BTreeSet<String> =
-        included.flat_map(|policy| policy.sources.files.into_iter().skip(1)).map(|file| file.path).collect();
+        included.flat_map(|policy| policy.sources.files.into_iter().skip(1)).map(|file| file.path).gather();
     files.into_iter().filter(|file| !included.contains(*file)).collect()
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    gather::Gather,
     model::UnitName,
     policy::Policy,
     units::{places, selector::Whose, waiting},
@@ -33,7 +34,7 @@ pub(super) fn wanted(policy: &Policy, manager: Manager<'_>) -> BTreeSet<UnitName
     let waiting = policy.annotations.iter().filter(|annotation| annotation.is_waited_for);
     let selectors = waiting.flat_map(|annotation| &annotation.selectors.0);
     let own = selectors.filter(|selector| manager.is(&selector.whose));
-    own.filter_map(|selector| waiting::drop_in(&selector.which).ok()).collect()
+    own.filter_map(|selector| waiting::drop_in(&selector.which).ok()).gather()
 }
 
 /// A drop-in's text.

@@ -32,6 +32,7 @@ use crate::{
         client::{Client, Error},
         message::{GetRefusals, GetStatus, Refusal, Status, Unit},
     },
+    gather::Gather,
     machine,
     model::{CGROUP_ROOT, Manager, printable},
     report::denied,
@@ -89,7 +90,7 @@ impl Caller {
         let name = machine::user_name(uid.as_raw());
         Self {
             manager: if uid.is_root() { Manager::System } else { Manager::User(uid.as_raw()) },
-            users: name.map(|name| (name, uid.as_raw())).into_iter().collect(),
+            users: name.map(|name| (name, uid.as_raw())).into_iter().gather(),
         }
     }
 
@@ -119,7 +120,7 @@ impl Caller {
 
     /// The names of the cages that a status tells of, but for those of which nft refuses something.
     fn cages(&self, status: &Status) -> BTreeSet<String> {
-        self.named(&status.units).difference(&self.refused(status)).cloned().collect()
+        self.named(&status.units).difference(&self.refused(status)).cloned().gather()
     }
 
     fn refused(&self, status: &Status) -> BTreeSet<String> {
@@ -130,7 +131,7 @@ impl Caller {
         let units = units.into_iter();
         let selectors = units.filter_map(|unit| Selectors::parse(&unit.name).ok()).flat_map(|all| all.0);
         let own = selectors.filter(|one| one.whose.owns(self.manager, &self.users));
-        own.filter_map(|one| if let Which::Cage(name) = one.which { Some(name) } else { None }).collect()
+        own.filter_map(|one| if let Which::Cage(name) = one.which { Some(name) } else { None }).gather()
     }
 
     /// Looks after the cage on a thread of its own. If it is no longer in force, all processes in the cgroup but this one are

@@ -32,6 +32,7 @@ use crate::{
         client::{Client, Error},
         message::{Disallow, GetRefusals, GetStatus, Method, Status},
     },
+    gather::Gather,
     model::{CGROUP_ROOT, CgroupId, CgroupPath, printable},
     nft::sock_diag,
     units::selector::Users,
@@ -184,7 +185,7 @@ pub(super) struct Numbers(BTreeMap<String, Option<u32>>);
 impl Numbers {
     /// A status with the numbers of the users that it names.
     pub(super) fn event(&mut self, status: Status) -> Event {
-        let users: Users = user_names(&status).into_iter().filter_map(|name| self.of(name)).collect();
+        let users: Users = user_names(&status).into_iter().filter_map(|name| self.of(name)).gather();
         Event::Status(Box::new(status), users)
     }
 
@@ -296,10 +297,7 @@ impl Cgroups {
             self.look(counts.keys().copied());
         }
         Some(
-            counts
-                .into_iter()
-                .filter_map(|(id, count)| Some((self.paths.get(&id)?.clone(), count)))
-                .collect(),
+            counts.into_iter().filter_map(|(id, count)| Some((self.paths.get(&id)?.clone(), count))).gather(),
         )
     }
 
@@ -307,8 +305,8 @@ impl Cgroups {
         let root = Path::new(CGROUP_ROOT);
         let path = |directory: &Path| directory.strip_prefix(root).ok()?.to_str()?.parse().ok();
         let all = cgroupfs::walk(root, usize::MAX).flatten();
-        self.paths = all.filter_map(|(directory, id)| Some((id, path(&directory)?))).collect();
-        self.without = wanted.filter(|id| !self.paths.contains_key(id)).collect();
+        self.paths = all.filter_map(|(directory, id)| Some((id, path(&directory)?))).gather();
+        self.without = wanted.filter(|id| !self.paths.contains_key(id)).gather();
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     commands::whose::{self, Whose},
     control::message::{Allow, Allowance, Refusal, Status},
+    gather::Gather,
     model::{CgroupPath, Direction, printable},
     report::status::plural,
     units::selector::Users,
@@ -355,7 +356,7 @@ impl State {
 
     fn add(&mut self, list: Vec<Refusal>) {
         let mut known: BTreeMap<RefusalKey, Refusal> =
-            self.list.drain(..).map(|refusal| (key_of(&refusal), refusal)).collect();
+            self.list.drain(..).map(|refusal| (key_of(&refusal), refusal)).gather();
         known.extend(list.into_iter().map(|refusal| (key_of(&refusal), refusal)));
         self.list = known.into_values().collect();
         if self.list.len() > MOST_REFUSALS {

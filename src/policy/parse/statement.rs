@@ -12,6 +12,7 @@ use super::{
     variables::Variables,
 };
 use crate::{
+    gather::Gather,
     model::{CgroupPath, ChainRef, Data, Family, SetRef, TableRef},
     policy::{
         annotation::{CgroupMatch, ElementStatement, Part, Placement, RuleStatement, Statement},
@@ -323,7 +324,7 @@ impl<'a> Reader<'a> {
             paths.push((path, written.span));
         }
         let depth = |path: &CgroupPath| paths::below_mount(path).unwrap_or(path.as_str()).split('/').count();
-        let depths: BTreeSet<usize> = paths.iter().map(|(path, _)| depth(path)).collect();
+        let depths: BTreeSet<usize> = paths.iter().map(|(path, _)| depth(path)).gather();
         for (path, span) in paths.iter().filter(|(path, _)| u32::try_from(depth(path)) != Ok(level)) {
             let names = depth(path);
             let plural = if names == 1 { "" } else { "s" };

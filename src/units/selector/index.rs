@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Selectors, Users, Which, app};
-use crate::model::{Instance, UnitName};
+use crate::{
+    gather::Gather,
+    model::{Instance, UnitName},
+};
 
 /// Many selectors, by what they ask of a unit's name. They are known by their numbers.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +39,7 @@ impl Index {
         let of_name = self.by_name.get(unit);
         let of_family = app::family_of_unit(&unit.0).and_then(|family| self.by_family.get(&family));
         let looked_up = of_name.into_iter().chain(of_family).flatten().copied();
-        looked_up.chain(self.globs.iter().copied()).collect()
+        looked_up.chain(self.globs.iter().copied()).gather()
     }
 }
 
@@ -46,7 +49,7 @@ pub fn selected<'a, 'i>(
     instances: &'i [Instance],
     users: &Users,
 ) -> BTreeMap<&'a Selectors, Vec<&'i Instance>> {
-    let all: BTreeSet<&Selectors> = selectors.into_iter().collect();
+    let all: BTreeSet<&Selectors> = selectors.into_iter().gather();
     let all: Vec<&Selectors> = all.into_iter().collect();
     let index = Index::of(all.iter().copied());
     let mut selected: BTreeMap<&Selectors, Vec<&Instance>> = BTreeMap::new();

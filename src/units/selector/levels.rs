@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::{Selector, Which, Whose};
-use crate::units::places;
+use crate::{gather::Gather, units::places};
 
 /// The level of a user's manager, `user.slice/user-UID.slice/user@UID.service`.
 const USER: u32 = 3;
@@ -20,14 +20,14 @@ pub(super) fn of(selector: &Selector) -> BTreeSet<u32> {
     let levels = match selector.whose {
         Whose::System => of_system(which),
         Whose::AnyUser | Whose::Uid(_) | Whose::User(_) => of_user(which),
-        Whose::Anybody => of_system(which).into_iter().chain(of_user(which)).collect(),
+        Whose::Anybody => of_system(which).into_iter().chain(of_user(which)).gather(),
     };
-    levels.into_iter().chain(of_session).collect()
+    levels.into_iter().chain(of_session).gather()
 }
 
 fn of_system(which: &Which) -> BTreeSet<u32> {
     match which {
-        Which::Unit(unit) if places::is_slice(&unit.0) => of_slice(&unit.0).into_iter().collect(),
+        Which::Unit(unit) if places::is_slice(&unit.0) => of_slice(&unit.0).into_iter().gather(),
         Which::Unit(unit) if *unit.0 == *"init.scope" => BTreeSet::from([1]),
         which if which.is_of_sessions() => BTreeSet::from([SESSION]),
         Which::Unit(unit) if places::template(&unit.0).is_some() => BTreeSet::from([3]),
@@ -43,7 +43,7 @@ fn of_user(which: &Which) -> BTreeSet<u32> {
     const INSTANCE: u32 = USER + 3;
     match which {
         Which::Unit(unit) if places::is_slice(&unit.0) => {
-            of_slice(&unit.0).into_iter().map(|level| USER + level).collect()
+            of_slice(&unit.0).into_iter().map(|level| USER + level).gather()
         }
         Which::Unit(unit) if *unit.0 == *"init.scope" => BTreeSet::from([USER + 1]),
         Which::Unit(unit) if places::template(&unit.0).is_none() => BTreeSet::from([UNIT]),

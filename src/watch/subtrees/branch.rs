@@ -11,7 +11,7 @@ use super::{
     listeners::Owner,
     paths::{below, within},
 };
-use crate::{cgroupfs::Children, model::CgroupId};
+use crate::{cgroupfs::Children, gather::Gather, model::CgroupId};
 
 /// A manager's subtree.
 #[derive(Debug, Default)]
@@ -73,6 +73,6 @@ impl Branch {
     pub(super) fn children(&self, path: &str) -> BTreeSet<String> {
         let start = below(path).len();
         let is_child = |path: &&String| !path[start..].is_empty() && !path[start..].contains('/');
-        within(&self.slices, path).chain(within(&self.selected, path)).filter(is_child).cloned().collect()
+        within(&self.slices, path).chain(within(&self.selected, path)).filter(is_child).cloned().gather()
     }
 }

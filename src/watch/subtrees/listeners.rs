@@ -12,6 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::Limits;
 use crate::{
+    gather::Gather,
     model::Manager,
     watch::{readable::Readable, shares::Shares},
 };
@@ -155,9 +156,9 @@ impl Listeners {
             if count == 0 {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let numbers: BTreeSet<u64> = events[..count].iter().map(EpollEvent::data).collect();
+            let numbers: BTreeSet<u64> = events[..count].iter().map(EpollEvent::data).gather();
             let pending = self.by_owner.iter().filter(|(_, one)| numbers.contains(&one.number()));
-            Ok(pending.map(|(owner, _)| *owner).collect())
+            Ok(pending.map(|(owner, _)| *owner).gather())
         };
         wait().or_else(|_: io::Error| readable.read(wait)).unwrap_or_default()
     }
