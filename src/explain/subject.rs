@@ -202,7 +202,7 @@ mod tests {
             ("mail:smtp", "`smtp` is not a port"),
             ("mail:0", "`0` is not a port"),
             ("http://mail:25", "is no host"),
-            ("[mail]:25", "is no host"),
+            ("[mail]:25", "is not a host"),
         ] {
             let error = destination(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
