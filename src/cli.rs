@@ -26,10 +26,10 @@ pub const RESOLVED_MONITOR: &str = "/run/systemd/resolve/io.systemd.Resolve.Moni
 /// Where the daemon is asked.
 pub const CONTROL_SOCKET: &str = "/run/scnpm/control";
 
-/// Keeps nftables rules in step with the systemd units and cgroups that they name.
+/// Keeps nftables rules in step with the systemd units that they name.
 ///
-/// Rules with `socket cgroupv2` are written as comments in nftables.conf, tagged with their unit. scnpm
-/// reads them, follows units as they start and stop, and keeps the kernel's nftables right.
+/// Write a rule with `socket cgroupv2` as a comment in nftables.conf, with its unit in front. scnpm loads such rules, follows
+/// units as they start and stop, and keeps the rules in the kernel right.
 #[derive(Debug, Parser)]
 #[command(
     name = "scnpm",
@@ -38,8 +38,8 @@ pub const CONTROL_SOCKET: &str = "/run/scnpm/control";
     subcommand_precedence_over_arg = true
 )]
 #[command(after_help = "\
-Exit status: 0 ended by a signal or done, 1 something failed, 2 wrong usage. Those of check: scnpm check --help.
-Signals: SIGHUP reads the files again; SIGTERM and SIGINT end it and leave the kernel's rules as they are.")]
+Exit status: 0 done, or ended by a signal, 1 something failed, 2 wrong usage, 6 no file, no nft or no rights. Each command has its own: scnpm COMMAND --help.
+Signals: SIGHUP reads the files again; SIGTERM and SIGINT end the daemon; its rules stay in the kernel.")]
 pub struct Cli {
     /// What to do instead of running.
     #[command(subcommand)]
@@ -80,41 +80,41 @@ impl Cli {
 /// A subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Load the files and their annotations where it touches nothing, and print every error and warning
+    /// Check files without changing anything: load them in a sandbox, and print every error and warning
     Check(Check),
-    /// List the units that have cgroups on this machine, or print annotations for them
+    /// List the units that run on this machine, or print annotations for them
     Units(Units),
-    /// Show whether everything that the policy asks for is in force
+    /// Show whether the whole policy is in force
     Status(Status),
-    /// Show units with their traffic, connections and refusals in the terminal, and allow what is refused for a while
+    /// Show units with their traffic, connections and refusals in the terminal; allow what is refused for a while
     Top(Top),
-    /// Say why packets of a process, a unit or a socket pass or not
+    /// Explain why packets of a process, a unit or a socket pass or not
     Explain(Explain),
     /// Wait until the rules for a unit or cgroup are in the kernel
     Wait(Wait),
-    /// Run a command in a scope of its own, once the rules for it are in the kernel
+    /// Run a command in a scope of its own, once its rules are in the kernel
     Run(Run),
-    /// Keep copies of the menus' .desktop files that start each application by `scnpm run` (scnpm-launchers.service)
+    /// Have desktop menus start each application by `scnpm run` (scnpm-launchers.service)
     Launchers(Launchers),
-    /// Have the daemon read its files again, and print what is wrong with them
+    /// Tell the daemon to read its files again, and print what is wrong with them
     Reload(Reload),
-    /// Say which units were refused where, and which annotation would allow it
+    /// List what was refused, by unit and destination, with the annotation that would allow it
     Denied(Denied),
-    /// Let packets through for a while that would be refused, or end that
+    /// Allow packets for a while that would be refused, or stop allowing them
     Allow(Allow),
-    /// Record for a while what a unit does, and print the annotations that allow it
+    /// Record what a unit does, and print the annotations that allow it
     Learn(Learn),
-    /// Tell a desktop's user by notifications what of their applications is refused (scnpm-notify.service)
+    /// Show desktop notifications when your applications are refused (scnpm-notify.service)
     Notify(Notify),
-    /// Feed a state log to the engine again, and show each step and what is decided otherwise today
+    /// Replay a state log, and show where this version decides differently
     Replay(Replay),
     /// Look names up for whoever connects to the socket that is the standard input (scnpm-names.service)
     #[command(hide = true)]
     ServeNames,
-    /// Tell systemd-report(1) the metrics at the connection that is the standard input (scnpm-report.socket)
+    /// Answer systemd-report(1) on the connection that is the standard input (scnpm-report.socket)
     #[command(hide = true)]
     ServeMetrics(Reach),
-    /// Write drop-ins for the units that are to wait for their rules (systemd.generator(7), packaging/scnpm-generator)
+    /// Write drop-ins for units that wait for their rules (systemd.generator(7), packaging/scnpm-generator)
     #[command(hide = true)]
     Generate(Generate),
     /// Print what a shell may complete a command line with (packaging/scnpm.bash, _scnpm and scnpm.fish)
@@ -133,7 +133,7 @@ pub struct Generate {
     #[arg(value_name = "NORMAL")]
     pub normal: PathBuf,
 
-    /// Directories of other ranks, which systemd gives, too
+    /// The other directories that systemd passes to a generator
     #[arg(value_name = "EARLY LATE", num_args = 0..=2)]
     pub others: Vec<PathBuf>,
 }
@@ -168,7 +168,7 @@ pub struct Daemon {
     #[arg(value_name = "FILE", default_value = DEFAULT_FILE)]
     pub files: Vec<PathBuf>,
 
-    /// Flush the chains named in annotations at start and at every reload
+    /// Flush the chains that annotations name, at start and at every reload
     #[arg(short, long)]
     pub flush: bool,
 
@@ -176,7 +176,7 @@ pub struct Daemon {
     #[arg(short = 'u', long, value_name = "UNIT")]
     pub reload_with_unit: Vec<String>,
 
-    /// Load the policy again, without reading the files, when a job of this unit is done (repeatable)
+    /// Load the policy again without reading the files when a job of this unit is done (repeatable)
     #[arg(short = 'a', long, value_name = "UNIT")]
     pub reapply_with_unit: Vec<String>,
 
@@ -184,35 +184,35 @@ pub struct Daemon {
     #[arg(long)]
     pub watch_config: bool,
 
-    /// Least time between two loads of the policy; new cgroups never wait for it
+    /// Shortest time between two loads of the policy, in milliseconds; new cgroups never wait for it
     #[arg(short, long, value_name = "MS", default_value_t = 300)]
     pub cooldown: u64,
 
-    /// Say what happens
+    /// Log every change
     #[arg(short, long)]
     pub debug: bool,
 
-    /// Where to learn of changes
+    /// Where to learn about changes
     #[arg(long, value_name = "SOURCES", value_delimiter = ',', default_value = "cgroup,dbus,journal")]
     pub sources: Vec<Source>,
 
-    /// Have names of hosts and users looked up by the service at this socket (scnpm-names.socket)
+    /// Ask the service at this socket for the names of hosts and users (scnpm-names.socket)
     #[arg(long, value_name = "SOCKET")]
     pub names: Option<PathBuf>,
 
-    /// Where systemd-resolved tells its answers, for sets that are filled with addresses of names (scnpm-answers.socket)
+    /// Where to read systemd-resolved's answers, for sets that are filled with the addresses of names (scnpm-answers.socket)
     #[arg(long, value_name = "SOCKET", default_value = RESOLVED_MONITOR)]
     pub answers: PathBuf,
 
-    /// Serve the control socket here; nowhere if this is empty
+    /// Where to make the control socket; if this is empty, there is none
     #[arg(long, value_name = "SOCKET", default_value = CONTROL_SOCKET, value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub control: PathBuf,
 
-    /// Write all that happens and all that is decided to this file, for `scnpm replay`; FILE.1 is the one before
+    /// Write every event and every decision to this file, for `scnpm replay`; the file before it is kept as FILE.1
     #[arg(long, value_name = "FILE")]
     pub state_log: Option<PathBuf>,
 
-    /// Remove everything of scnpm's from the kernel and exit
+    /// Remove everything that scnpm put into the kernel, and exit
     #[arg(long)]
     pub clean: bool,
 }
@@ -235,14 +235,14 @@ impl ValueEnum for Source {
 /// Options of `scnpm replay`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 today's engine decides the same, 1 it does not, or the output cannot be written, 2 wrong usage, 3 the \
-file is no state log.")]
+Exit status: 0 this version decides the same, 1 it does not, or the output cannot be written, 2 wrong usage, 3 the \
+file is not a state log.")]
 pub struct Replay {
     /// A file that `--state-log` wrote
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// Show only what is decided otherwise
+    /// Show only what is decided differently
     #[arg(long)]
     pub differences: bool,
 }
@@ -250,9 +250,9 @@ pub struct Replay {
 /// Options of `scnpm check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 no errors (there may be warnings), 1 errors, what is denied, or output that cannot be written, 2 wrong \
-usage, 3 the files could not be checked. With --fix it is about what the fixes leave.
-A comment `# scnpm: allow(W004)` above a line or an annotation keeps a warning silent there.")]
+Exit status: 0 no errors (there may be warnings), 1 errors, something that --deny names, or the output cannot be written, 2 wrong \
+usage, 3 the files could not be checked. With --fix, only what the fixes do not mend counts.
+A comment `# scnpm: allow(W004)` above a line or an annotation silences a warning there.")]
 pub struct Check {
     /// Files to load, in this order, with their annotations; `-` is the standard input
     #[arg(value_name = "FILE", required_unless_present = "explain")]
@@ -266,35 +266,35 @@ pub struct Check {
     #[arg(long, conflicts_with = "format")]
     pub json: bool,
 
-    /// Print the nft script that the annotations are loaded as, and what is found to stderr
+    /// Print the nft script that the annotations become; what is found goes to the standard error
     #[arg(long)]
     pub dispatch: bool,
 
-    /// Count warnings (`warnings`), or those with this code, as errors (repeatable)
+    /// Treat all warnings (`warnings`), or those with this code, as errors (repeatable)
     #[arg(long, value_name = "CODE", value_delimiter = ',')]
     pub deny: Vec<Deny>,
 
-    /// Look no host names up
+    /// Do not look up host names
     #[arg(long)]
     pub no_dns: bool,
 
-    /// Take it that an interface of this name exists at boot (repeatable)
+    /// Assume that an interface of this name exists at boot (repeatable)
     #[arg(long, value_name = "NAME")]
     pub interface: Vec<String>,
 
-    /// Look for unit files below this directory; what runs on this machine does not count then
+    /// Look for unit files below this directory; what runs on this machine is ignored then
     #[arg(long, value_name = "DIRECTORY")]
     pub root: Option<PathBuf>,
 
-    /// Print what the fixes of all findings change, as a unified diff, in place of the findings
+    /// Print all fixes as a unified diff instead of the findings
     #[arg(long, conflicts_with_all = ["format", "json", "dispatch", "explain"])]
     pub fix: bool,
 
-    /// Change the files so; FILE~ is what a file was before
+    /// Apply the fixes to the files; each file is kept as FILE~
     #[arg(long, requires = "fix")]
     pub write: bool,
 
-    /// Explain a code and do nothing else
+    /// Explain a code, and do nothing else
     #[arg(long, value_name = "CODE")]
     pub explain: Option<Code>,
 }
@@ -333,8 +333,8 @@ impl FromStr for Deny {
 Exit status: 0 done, 1 nothing matches or something failed, 2 wrong usage.
 For example, `scnpm units --annotate firefox` prints the annotation for that application.")]
 pub struct Units {
-    /// Those that a selector of annotations selects, such as `alice:app:firefox`, `system:*.service` or a unit's name; or a
-    /// user's; or those that have this text in their name or path, in capitals or not
+    /// A selector as in annotations, such as `alice:app:firefox`, `system:*.service` or a unit's name; or a user; or a part of
+    /// a name or path, in upper or lower case
     #[arg(value_name = "PATTERN")]
     pub pattern: Option<String>,
 
@@ -346,19 +346,19 @@ pub struct Units {
     #[arg(long, conflicts_with = "annotate")]
     pub json: bool,
 
-    /// Files whose annotations are shown beside the units that they are about (repeatable) [default: /etc/nftables.conf]
+    /// Files whose annotations are shown beside their units (repeatable) [default: /etc/nftables.conf]
     #[arg(long, value_name = "FILE")]
     pub file: Vec<PathBuf>,
 
-    /// Print an annotation that is ready to be copied for each unit, and one for each application of a user
+    /// Print an annotation to copy for each unit, and one for each application of a user
     #[arg(long)]
     pub annotate: bool,
 
-    /// Print for each unit the annotation with its level and path besides
+    /// Also print the annotation with level and path for each unit
     #[arg(long, requires = "annotate")]
     pub explicit: bool,
 
-    /// The chain that annotations are for, such as `inet filter services` [default: that of the first annotation]
+    /// The chain for the annotations, such as `inet filter services` [default: that of the first annotation]
     #[arg(long, value_name = "CHAIN", requires = "annotate")]
     pub chain: Option<String>,
 }
@@ -375,9 +375,9 @@ pub struct Reach {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 all is in force, 1 something is not, 2 wrong usage, 3 the daemon does not run or cannot be asked. \
-With metrics it is 0 whatever is in force.")]
+With metrics it is 0 whether or not all is in force.")]
 pub struct Status {
-    /// Only units that match: a unit's name, a selector of annotations such as `alice:app:firefox`, or a part of a name
+    /// Only units that match: a unit's name, a selector such as `alice:app:firefox`, or a part of a name
     #[arg(value_name = "UNIT")]
     pub unit: Option<String>,
 
@@ -393,7 +393,7 @@ pub struct Status {
     #[arg(short, long)]
     pub watch: bool,
 
-    /// Write it to this file, whole or not at all; `-` is the standard output
+    /// Write it to this file, which is replaced in one step; `-` is the standard output
     #[arg(long, value_name = "FILE", conflicts_with = "watch")]
     pub output: Option<PathBuf>,
 
@@ -407,7 +407,7 @@ pub struct Status {
 pub enum StatusFormat {
     /// One screen for people
     Text,
-    /// One JSON object; with --watch one in each line
+    /// One JSON object; with --watch one per line
     Json,
     /// Metrics as OpenMetrics 1.0
     Openmetrics,
@@ -425,15 +425,15 @@ impl StatusFormat {
 /// Options of `scnpm top`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 ended with q or Ctrl-C, 1 the terminal fails, or this scnpm was built without this view, 2 wrong usage, or there is \
+Exit status: 0 ended with q or Ctrl-C, 1 the terminal fails, or this scnpm was built without `top`, 2 wrong usage, or there is \
 no terminal, 3 the daemon does not run or cannot be asked.
 Keys: ? shows them all. Without colours if NO_COLOR is set.")]
 pub struct Top {
-    /// Show only units and refusals with this text in them at first; the key / changes it
+    /// Begin with only those units and refusals that contain this text; the key / changes it
     #[arg(value_name = "TEXT")]
     pub filter: Option<String>,
 
-    /// How often to look at counters and sockets; what else changes is shown at once
+    /// How often to read counters and sockets; all other changes are shown at once
     #[arg(short, long, value_name = "SECONDS", default_value = "2", value_parser = delay)]
     pub delay: Duration,
 
@@ -446,19 +446,18 @@ pub struct Top {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 explained, 1 there is no such process, unit or socket, or something failed, 2 wrong usage. \
-With --to: 0 the packet passes, 1 it does not, 3 it cannot be told.")]
+With --to: 0 the packet passes, 1 it does not, 3 it could not be found out.")]
 pub struct Explain {
-    /// A process's id, a unit or a selector of annotations, a port, or the local address of a socket as ADDRESS:PORT
+    /// A process ID, a unit or selector, a port, or a socket's local address as ADDRESS:PORT
     #[arg(value_name = "WHAT")]
     pub subject: String,
 
-    /// Say which rule decides about a packet to this host and port. Root finds out by sending one: a child of this process
-    /// goes into the cgroup, has the rights of its first process's user, and begins a connection or sends an empty datagram,
-    /// which the kernel traces
+    /// Say which rule decides about a packet to this host and port. Root's scnpm sends one: a child process enters the cgroup,
+    /// takes the user of the first process there, and opens a connection or sends an empty datagram, which the kernel traces
     #[arg(long, value_name = "HOST:PORT")]
     pub to: Option<String>,
 
-    /// Send no packet: read the rules instead, which cannot always tell
+    /// Send no packet: read the rules instead, which does not always give an answer
     #[arg(long, requires = "to")]
     pub no_probe: bool,
 
@@ -482,11 +481,11 @@ pub struct Explain {
 /// Options of `scnpm wait`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 the rules are in the kernel, or no annotation is about it; 1 the kernel or nft refuses a rule; 2 wrong usage; \
-3 the daemon does not run or cannot be asked; 4 the time is over.")]
+Exit status: 0 the rules are in the kernel, or no annotation names the unit; 1 the kernel or nft refuses a rule; 2 wrong usage; \
+3 the daemon does not run or cannot be asked; 4 the time is up.")]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct Wait {
-    /// A unit or a selector of annotations: all its cgroups that exist
+    /// A unit or selector: all of its cgroups that exist
     #[arg(value_name = "UNIT", group = "what")]
     pub unit: Option<String>,
 
@@ -494,11 +493,11 @@ pub struct Wait {
     #[arg(long, value_name = "PATH", group = "what")]
     pub cgroup: Option<String>,
 
-    /// The cgroup of the process that asks
+    /// The cgroup of the calling process
     #[arg(long = "self", group = "what")]
     pub own: bool,
 
-    /// How long to wait at most
+    /// The longest time to wait
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub timeout: Duration,
 
@@ -506,7 +505,7 @@ pub struct Wait {
     #[arg(long)]
     pub or_fail: bool,
 
-    /// Go on if the daemon does not run: say so, with exit status 0
+    /// Go on if the daemon does not run: print that, with exit status 0
     #[arg(long, conflicts_with = "or_fail")]
     pub or_continue: bool,
 
@@ -524,14 +523,14 @@ pub struct Wait {
 #[command(after_help = "\
 The file says where refusals are recorded: `# scnpm: record refusals in inet filter refused`, with the chain `refused` empty and \
 called in front of the last `reject` or `drop`. A refusal stays recorded for an hour after its last packet. Root sees those of \
-all units, others those of their own.
+all units, other users those of their own.
 Exit status: 0 also if nothing was refused; 2 wrong usage; 3 the daemon does not run, cannot be asked or records nothing.")]
 pub struct Denied {
-    /// Only this unit, what a selector of annotations selects, an application, or what is below a cgroup
+    /// Only this unit, selector or application, or what is below this cgroup
     #[arg(value_name = "UNIT")]
     pub unit: Option<String>,
 
-    /// Go on, and print what is refused from now on, too
+    /// Also print what is refused from now on
     #[arg(short, long)]
     pub follow: bool,
 
@@ -539,11 +538,11 @@ pub struct Denied {
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub since: Option<Duration>,
 
-    /// Print addresses and ports only, without looking up their names
+    /// Print addresses and ports as numbers
     #[arg(short, long)]
     pub numeric: bool,
 
-    /// Print one JSON object; with --follow one in each line, whenever there is something new
+    /// Print one JSON object; with --follow one per line, whenever there is something new
     #[arg(long)]
     pub json: bool,
 
@@ -555,19 +554,19 @@ pub struct Denied {
 /// Options of `scnpm allow`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What is allowed comes to an end by itself, also if the daemon does not run any more: the kernel ends it. It follows the unit when \
-that is started anew, for the time that is left. `scnpm status` lists it. The file has to say where refusals are recorded, as \
-scnpm-denied(8) says. A user other than root can allow something to their own units only, and only if polkit permits it \
+The kernel itself ends what is allowed, even if the daemon no longer runs. If the unit restarts, it stays allowed for the time \
+that is left. `scnpm status` lists it. The file has to say where refusals are recorded, see \
+scnpm-denied(8). Users other than root can allow something to their own units only, and only if polkit permits it \
 (io.scnpm.allow).
 Exit status: 0 done; 1 not permitted or not possible; 2 wrong usage; 3 the daemon does not run, cannot be asked or records nothing.
 For example, `scnpm allow postfix.service 192.0.2.1:25 --for 10min` or `scnpm allow alice:app:firefox example.org`.")]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["unit", "undo"]))]
 pub struct Allow {
-    /// A unit, or a selector of annotations
+    /// A unit or selector
     #[arg(value_name = "UNIT", requires = "destination")]
     pub unit: Option<String>,
 
-    /// Where to: an address, a prefix or a host name, with a port if only that is meant, such as 192.0.2.1:25, 10.0.0.0/8,
+    /// The destination: an address, a prefix or a host name, with a port if only that is meant, such as 192.0.2.1:25, 10.0.0.0/8,
     /// [2001:db8::1]:443 or example.org:443
     #[arg(value_name = "DEST[:PORT]")]
     pub destination: Option<Destination>,
@@ -576,11 +575,11 @@ pub struct Allow {
     #[arg(long = "for", value_name = "TIME", default_value = "5min", value_parser = seconds)]
     pub time: Duration,
 
-    /// Only this protocol (with a port: tcp and udp if it is not said)
+    /// Only this protocol [default: all; with a port tcp and udp]
     #[arg(long, value_name = "PROTOCOL", value_parser = PossibleValuesParser::new(WITH_PORTS.into_iter().chain(["icmp"])))]
     pub protocol: Option<String>,
 
-    /// Packets that come in from there; the port is the unit's own
+    /// Packets that come in from there; the port is a port of the unit
     #[arg(long = "in")]
     pub inward: bool,
 
@@ -588,7 +587,7 @@ pub struct Allow {
     #[arg(long, conflicts_with_all = ["time", "undo"])]
     pub forever: bool,
 
-    /// End what is allowed: all of it, or that of a number which `scnpm status` lists
+    /// Stop allowing: everything, or the one with this number in `scnpm status`
     #[arg(long, value_name = "NUMBER", num_args = 0..=1, conflicts_with_all = ["unit", "time", "protocol", "inward"])]
     #[allow(clippy::option_option)]
     pub undo: Option<Option<u64>>,
@@ -601,13 +600,13 @@ pub struct Allow {
 /// Options of `scnpm notify`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It runs until the session bus ends, best as a service of the user's: `systemctl --user enable --now scnpm-notify.service`. Each \
-application and destination is told once an hour; of more than a few in a minute only the number. What was refused before it began \
-is not told. \"Allow\" asks the daemon as scnpm-allow(8) does, and polkit says whether it may be (io.scnpm.allow). \"Copy\" needs \
+It runs until the session bus ends, best as a user service: `systemctl --user enable --now scnpm-notify.service`. There is one \
+notification an hour for each application and destination. If there are many in a minute, one notification gives the number. What was \
+refused before the start is not shown. \"Allow\" does what scnpm-allow(8) does, if polkit permits it (io.scnpm.allow). \"Copy\" needs \
 wl-copy, xclip or xsel; without them the rule is shown.
 Exit status: 1 there is no session bus, or it has ended; 2 wrong usage.")]
 pub struct Notify {
-    /// For how long "Allow" allows it
+    /// How long "Allow" allows it
     #[arg(long = "for", value_name = "TIME", default_value = "5min", value_parser = seconds_of_a_day)]
     pub time: Duration,
 
@@ -619,14 +618,14 @@ pub struct Notify {
 /// Options of `scnpm learn`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It is recorded whether it is allowed or refused, by the kernel, until the time is over, the command has ended, or Ctrl-C. Nothing \
-is changed: the annotations are printed, with what is uncertain in a comment above. The output of the command goes to the \
+The kernel records packets, whether allowed or refused, until the time is up, the command ends, or you press Ctrl-C. Nothing is \
+changed: the annotations are printed, with a comment above where something is uncertain. The output of the command goes to the \
 standard error. Needs root.
-Exit status: 0 done, 1 the unit did nothing or something failed, 2 wrong usage. With a command that of the command; 125 if scnpm \
+Exit status: 0 done, 1 the unit did nothing or something failed, 2 wrong usage. With a command, that of the command; 125 if scnpm \
 itself failed, 126 the command cannot be run, 127 there is no such command.
 For example, `scnpm learn postfix.service --for 10min` or `scnpm learn alice:app:mail -- thunderbird`.")]
 pub struct Learn {
-    /// A unit, an application or any other selector of annotations, such as postfix.service or alice:app:firefox
+    /// A unit or selector, such as postfix.service or alice:app:firefox
     #[arg(value_name = "UNIT")]
     pub unit: String,
 
@@ -634,24 +633,24 @@ pub struct Learn {
     #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
     pub time: Option<Duration>,
 
-    /// Record what goes over the loopback interface, too
+    /// Also record what goes over the loopback interface
     #[arg(long)]
     pub loopback: bool,
 
-    /// Write networks of this prefix length in place of addresses, such as 24 for IPv4 and 64 for IPv6, or both as 24,56
+    /// Write networks instead of addresses, with this prefix length for IPv4 and 64 for IPv6, or with both as 24,56
     #[arg(long, value_name = "LENGTH", value_parser = prefixes)]
     pub group_by_prefix: Option<(u8, u8)>,
 
-    /// Write the names of hosts in place of addresses that they have
+    /// Write host names instead of their addresses
     #[arg(long)]
     pub names: bool,
 
-    /// The chain that annotations are for, such as `inet filter services` [default: that in which refusals are recorded, or
-    /// that of the first annotation]
+    /// The chain for the annotations, such as `inet filter services` [default: the one in which refusals are recorded, or that
+    /// of the first annotation]
     #[arg(long, value_name = "CHAIN", value_parser = chain)]
     pub chain: Option<ChainRef>,
 
-    /// Files of which the chain is taken (repeatable) [default: /etc/nftables.conf]
+    /// Files to take the chain from (repeatable) [default: /etc/nftables.conf]
     #[arg(long, value_name = "FILE")]
     pub file: Vec<PathBuf>,
 
@@ -663,7 +662,7 @@ pub struct Learn {
     #[command(flatten)]
     pub reach: Reach,
 
-    /// Run this in the unit, as `scnpm run` does, and learn until it ends
+    /// Run this command in the unit, as `scnpm run` does, and record until it ends
     #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<OsString>,
 }
@@ -683,19 +682,19 @@ pub struct Run {
     #[arg(long, value_name = "NAME")]
     pub unit: Option<String>,
 
-    /// The slice that it is in [default: app.slice; for root system.slice]
+    /// The slice to put it into [default: app.slice; for root system.slice]
     #[arg(long, value_name = "SLICE")]
     pub slice: Option<String>,
 
-    /// Have the manager run it as a service in place of a scope
+    /// Have the manager run it as a service instead of in a scope
     #[arg(long)]
     pub service: bool,
 
-    /// Run it in a cage of the policy's, which may refuse what others may do; at the end say what it refused
+    /// Run it in a cage that the policy defines: it reaches only what the policy names; at the end, print what was refused
     #[arg(long, value_name = "NAME", conflicts_with_all = ["app", "unit", "service", "no_wait"])]
     pub cage: Option<String>,
 
-    /// Fail if it is not certain that its rules are in the kernel; else that is a warning
+    /// Fail, rather than warn, if it is not certain that its rules are in the kernel
     #[arg(long)]
     pub wait: bool,
 
@@ -720,14 +719,14 @@ pub struct Run {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 done, 1 there is no place for the copies or they cannot be written, 2 wrong usage.
-The copies are in the directory scnpm/applications in XDG_RUNTIME_DIR, for desktops that have scnpm in there first in XDG_DATA_DIRS: \
-scnpm-launchers.service sees to it.")]
+It copies the .desktop files of the menus to scnpm/applications in XDG_RUNTIME_DIR, with `scnpm run` in front of each command. \
+Desktops read them if $XDG_RUNTIME_DIR/scnpm comes first in XDG_DATA_DIRS, which scnpm-launchers.service sees to.")]
 pub struct Launchers {
-    /// Have no application started unless its rules are in the kernel, as `scnpm run --wait`
+    /// Start no application unless its rules are in the kernel, as `scnpm run --wait` does
     #[arg(long)]
     pub wait: bool,
 
-    /// Make the copies and end, in place of following changes
+    /// Make the copies and exit, without following changes
     #[arg(long)]
     pub once: bool,
 }
@@ -738,11 +737,11 @@ pub struct Launchers {
 Exit status: 0 loaded, 1 there are errors or the old policy stays, 2 wrong usage, 3 the daemon does not run or cannot be \
 asked, 4 not allowed.")]
 pub struct Reload {
-    /// Go back to the old policy after this time unless it is confirmed
+    /// Go back to the old policy after this time, unless --confirm comes first
     #[arg(long = "try", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30", value_parser = seconds)]
     pub trial: Option<Duration>,
 
-    /// Keep the policy that is on trial, and do nothing else
+    /// Keep the policy that --try loaded, and do nothing else
     #[arg(long, conflicts_with_all = ["trial", "format", "json"])]
     pub confirm: bool,
 

@@ -9,7 +9,7 @@
 //!
 //! scnpm check:    policy ──► trial, what nft refuses: a load in namespaces of its own
 //!                    │         │
-//!                    └─────────┴──► lint, what nft takes and what goes wrong all the same
+//!                    └─────────┴──► lint, what nft accepts and what goes wrong later
 //!                                      └──► findings, merged for check and the daemon alike
 //! ```
 //!

@@ -405,9 +405,9 @@ fn unit_that_does_nothing_and_arguments_that_mean_nothing_are_said() {
         for (words, status, part) in [
             (vec!["work", "--for", "1s"], 2, "ends in its type"),
             (vec!["nosuchuser:app:x", "--for", "1s"], 2, "there is no user"),
-            (vec!["work.service", "--for", "soon"], 2, "no time"),
-            (vec!["work.service", "--chain", "out"], 2, "is no chain"),
-            (vec!["work.service", "--group-by-prefix", "33"], 2, "no length"),
+            (vec!["work.service", "--for", "soon"], 2, "is not a time"),
+            (vec!["work.service", "--chain", "out"], 2, "is not a chain"),
+            (vec!["work.service", "--group-by-prefix", "33"], 2, "is not a prefix length"),
             (vec!["a-*.service", "--", "true"], 125, "name one such as"),
         ] {
             let (code, said) = run(&words);

@@ -26,7 +26,7 @@ impl FromStr for Destination {
             None if text.matches(':').count() > 1 => (text, None),
             None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
         };
-        let wrong = |port: &str| format!("`{port}` is no port: write a number from 1 to 65535");
+        let wrong = |port: &str| format!("`{port}` is not a port: write a number from 1 to 65535");
         let number = |port: &str| port.parse().ok().filter(|port| *port != 0).ok_or_else(|| wrong(port));
         if host.is_empty() {
             return Err("the address is missing".to_owned());
@@ -40,7 +40,7 @@ impl FromStr for Destination {
 /// # Errors
 /// It is none.
 pub fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no time: write seconds such as 5 or 0.5, or 500ms, 5s, 2min");
+    let wrong = || format!("`{text}` is not a time: write seconds such as 5 or 0.5, or 500ms, 5s, 2min");
     let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
         Some(at) => (
             text[..at].trim_end(),
@@ -90,7 +90,7 @@ pub(super) fn prefixes(text: &str) -> Result<(u8, u8), String> {
     let (v4, v6) = text.split_once(',').unwrap_or((text, OF_V6));
     let length = |text: &str, most: u8| {
         text.trim().parse().ok().filter(|length| (1..=most).contains(length)).ok_or_else(|| {
-            format!("`{text}` is no length of a prefix: write a number from 1 to {most}, such as 24 or 24,56")
+            format!("`{text}` is not a prefix length: write a number from 1 to {most}, such as 24 or 24,56")
         })
     };
     Ok((length(v4, 32)?, length(v6, 128)?))
@@ -111,7 +111,7 @@ pub(super) fn chain(text: &str) -> Result<ChainRef, String> {
             })
         }
         _ => Err(format!(
-            "`{text}` is no chain: write a family, a table and a chain, such as `inet filter services`"
+            "`{text}` is not a chain: write a family, a table and a chain, such as `inet filter services`"
         )),
     }
 }

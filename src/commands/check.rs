@@ -1,4 +1,4 @@
-//! `scnpm check`: a dry run. Loads the files where it touches nothing, needs no rights, and prints every diagnostic.
+//! `scnpm check`: a dry run. Loads the files in namespaces of its own, needs no rights, and prints every diagnostic.
 
 use std::{io, path::PathBuf, process::ExitCode};
 

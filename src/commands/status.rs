@@ -130,7 +130,7 @@ fn replace(file: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     // What a link leads to is replaced, not the link.
     let place = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     if fs::metadata(&place).is_ok_and(|found| !found.is_file()) {
-        return Err(Failure::new(format!("{} is no regular file: name one for --output", file.display())));
+        return Err(Failure::new(format!("{} is not a regular file: name one for --output", file.display())));
     }
     let new = place.with_extension(format!("new.{}", std::process::id()));
     let failed = |error: io::Error| {

@@ -77,7 +77,7 @@ fn what(options: &cli::Wait) -> Result<Option<Wait>, Failure> {
             let path = path.strip_prefix(CGROUP_ROOT).unwrap_or(path);
             let example = "write one such as system.slice/postfix.service";
             path.parse().map_err(|why| {
-                usage(format!("`{}` is no cgroup's path: {why}: {example}", printable(path)))
+                usage(format!("`{}` is not a cgroup's path: {why}: {example}", printable(path)))
             })?
         }
         None => match own_cgroup()? {

@@ -294,7 +294,9 @@ impl Keeper {
             match self.netlink().and_then(|netlink| netlink.addresses(&set)) {
                 Ok(content) => {
                     if content.is_none() && self.told.insert(set.clone()) {
-                        tracing::warn!("{set} is no set of addresses with `flags timeout`: it is not filled");
+                        tracing::warn!(
+                            "{set} is not a set of addresses with `flags timeout`: it is not filled"
+                        );
                     } else if content.is_some() {
                         self.told.remove(&set);
                     }

@@ -77,8 +77,8 @@ impl Notices {
         self.unresolved.get(host).cloned()
     }
 
-    /// Says all that is found in a policy that was just read and loaded: what nft refuses, and what it takes and will not
-    /// do what its author thinks. To look at the machine's units takes a while, in which services start, so it is done
+    /// Says all that is found in a policy that was just read and loaded: what nft refuses, and what it accepts but will not
+    /// do what was meant. To look at the machine's units takes a while, in which services start, so it is done
     /// beside the loop.
     pub(super) fn policy_loaded(
         &mut self,

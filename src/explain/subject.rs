@@ -36,7 +36,7 @@ impl Subject {
         match text.split_once(':').filter(|_| text.parse::<IpAddr>().is_err()) {
             Some(("pid", number)) => match number.parse() {
                 Ok(pid) if pid > 0 => Ok(Self::Pid(pid)),
-                _ => Err(format!("`{}` is no process's id: write pid:1234", printable(number))),
+                _ => Err(format!("`{}` is not a process's id: write pid:1234", printable(number))),
             },
             Some(("port" | "", number)) => port(number).map(|port| Self::Port(vec![], port)),
             _ => address(text),
@@ -76,7 +76,7 @@ fn address(text: &str) -> Result<Subject, String> {
 fn port(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(port) if port > 0 => Ok(port),
-        _ => Err(format!("`{}` is no port: write a number from 1 to 65535", printable(text))),
+        _ => Err(format!("`{}` is not a port: write a number from 1 to 65535", printable(text))),
     }
 }
 
@@ -99,7 +99,7 @@ impl Protocol {
             "tcp" => Ok(Self::Tcp),
             "udp" => Ok(Self::Udp),
             _ => Err(format!(
-                "`{}` is no protocol that can be asked about: write --proto tcp or --proto udp",
+                "`{}` is not a protocol that can be asked about: write --proto tcp or --proto udp",
                 printable(text)
             )),
         }
@@ -142,7 +142,7 @@ pub fn destination(text: &str) -> Result<(String, u16), String> {
         Some("") => Err(format!("the host is missing: write --to HOST:{}", printable(number))),
         Some(host) => Ok((host.to_owned(), port(number)?)),
         None => Err(format!(
-            "`{}` is no host: write --to HOST:PORT, or --to [ADDRESS]:PORT for IPv6",
+            "`{}` is not a host: write --to HOST:PORT, or --to [ADDRESS]:PORT for IPv6",
             printable(host)
         )),
     }
@@ -179,10 +179,10 @@ mod tests {
             ("", "nothing to explain"),
             ("0", "0 is the number of no process"),
             ("99999999999", "is the number of no process"),
-            ("pid:x", "`x` is no process's id: write pid:1234"),
-            (":0", "`0` is no port"),
+            ("pid:x", "`x` is not a process's id: write pid:1234"),
+            (":0", "`0` is not a port"),
             ("port:70000", "write a number from 1 to 65535"),
-            ("127.0.0.1:x", "`x` is no port"),
+            ("127.0.0.1:x", "`x` is not a port"),
             ("127.0.0.1", "the port is missing: write 127.0.0.1:25"),
             ("::1:25", "write [::1:25]:25"),
         ] {
@@ -199,10 +199,10 @@ mod tests {
             ("mail", "the port is missing: write --to mail:443"),
             ("::1", "the port is missing, or the brackets: write --to [::1]:443"),
             (":25", "the host is missing: write --to HOST:25"),
-            ("mail:smtp", "`smtp` is no port"),
-            ("mail:0", "`0` is no port"),
+            ("mail:smtp", "`smtp` is not a port"),
+            ("mail:0", "`0` is not a port"),
             ("http://mail:25", "is no host"),
-            ("[mail]:25", "is no host"),
+            ("[mail]:25", "is not a host"),
         ] {
             let error = destination(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");

@@ -1,4 +1,4 @@
-//! POLICY + FACTS -> DIAGNOSTICS. What nft takes and what will not do what its author thinks. Pure.
+//! POLICY + FACTS -> DIAGNOSTICS. What nft accepts and what will not do what was meant. Pure.
 //!
 //! A lint that lacks its facts is silent: those about units need [`Units`], those about what is reached in which order
 //! need a [`Ruleset`].

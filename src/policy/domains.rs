@@ -270,7 +270,7 @@ impl NoNames {
     pub fn message(&self, text: &str) -> String {
         match self.what {
             Wrong::Missing => Wrong::Missing.to_string(),
-            what => format!("{} is no name of hosts: {what}", quoted(text)),
+            what => format!("{} is not a host name: {what}", quoted(text)),
         }
     }
 }

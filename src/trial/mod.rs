@@ -1,4 +1,4 @@
-//! A load for real that touches nothing: the files, then their annotations, in namespaces of their own.
+//! A real load in a sandbox: the files, then their annotations, in namespaces of their own.
 //!
 //! A round is an [`attempt`] in a process of its own, which ends with it: a load as at boot, and once it succeeds one more
 //! on top of it, as at a reload. What nft complains of is [`judge`]d: each

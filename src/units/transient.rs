@@ -84,7 +84,7 @@ pub fn application_id(text: &str) -> Result<Vec<u8>, String> {
             Err("the application's id is empty: write one, such as --app firefox".to_owned())
         }
         _ => Err(format!(
-            "`{}` is no application's id as annotations have it: write {}",
+            "`{}` is not an application's id as annotations have it: write {}",
             printable(text),
             write_app_id(id.as_bytes())
         )),
@@ -135,7 +135,7 @@ pub fn slice(text: &str) -> Result<String, String> {
 }
 
 fn wrong(text: &str, what: &str) -> String {
-    format!("`{}` is no {what}", printable(text))
+    format!("`{}` is not a {what}", printable(text))
 }
 
 #[cfg(test)]

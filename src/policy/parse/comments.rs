@@ -220,7 +220,7 @@ impl<'a> Lines<'a> {
             diagnostics: Vec::new(),
         };
         if !is_unit && !unit.contains(['*', ':', ',']) {
-            let message = format!("{} is no type of a unit", quoted(&format!(".{}", places::kind(unit))));
+            let message = format!("{} is not a unit type", quoted(&format!(".{}", places::kind(unit))));
             let diagnostic = Diagnostic::new(Code::UnitType, unit_span, message)
                 .help(format!("the types are {}", UNIT_TYPES.join(", ")));
             comment.diagnostics.push(diagnostic);
@@ -302,7 +302,7 @@ impl<'a> Lines<'a> {
             {
                 None => "the file ends after this `\\`",
                 Some((true, _)) => "another annotation begins after this `\\`",
-                Some((false, None)) => "the line after this `\\` is no comment",
+                Some((false, None)) => "the line after this `\\` is not a comment",
                 Some((false, Some(""))) => continue,
                 Some((false, Some(piece))) => {
                     comment.statement.push(piece, self.span(piece).start);
@@ -414,7 +414,7 @@ mod tests {
             [
                 "another annotation begins after this `\\`",
                 "blanks follow this `\\`",
-                "the line after this `\\` is no comment"
+                "the line after this `\\` is not a comment"
             ]
         );
         assert_eq!(diagnostics("# a.service :: add rule f c \\"), ["the file ends after this `\\`"]);
@@ -422,6 +422,6 @@ mod tests {
 
     #[test]
     fn other_suffix_is_warned_of() {
-        assert_eq!(diagnostics("# a.foo :: add rule f c accept"), ["`.foo` is no type of a unit"]);
+        assert_eq!(diagnostics("# a.foo :: add rule f c accept"), ["`.foo` is not a unit type"]);
     }
 }

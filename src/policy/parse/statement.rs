@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
                     .help("write an annotation for each of them"));
             } else if let Some(odd) = odd_blank(token) {
                 let blanks: String = token.text.chars().map(|c| if c == odd { ' ' } else { c }).collect();
-                let message = format!("the character U+{:04X} is no blank", u32::from(odd));
+                let message = format!("the character U+{:04X} is not a blank", u32::from(odd));
                 let diagnostic = no_statement(token.span, message).help("write ordinary blanks");
                 return Err(diagnostic.fix(token.span, blanks));
             } else if token.kind != TokenKind::Quoted && token.text.ends_with('\\') {
@@ -140,7 +140,7 @@ impl<'a> Reader<'a> {
             [] => Err(self.missing("statement")),
             ["nft", second, ..] if matches!(second, "add" | "insert") || is_family(second) => {
                 let whole = Span { end: self.span(1).start, ..self.span(0) };
-                Err(no_statement(self.span(0), "`nft` is no part of the statement")
+                Err(no_statement(self.span(0), "`nft` is not part of the statement")
                     .help("leave it out")
                     .fix(whole, ""))
             }
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
         if third.kind != TokenKind::Word || !is_identifier(&third.text) || is_of_rules(third) {
             return Ok(());
         }
-        let message = format!("{} is no family", quoted(&first.text));
+        let message = format!("{} is not a family", quoted(&first.text));
         let diagnostic = no_statement(first.span, message);
         Err(match meant {
             "" => diagnostic.help("write the table's own family, such as `inet` for IPv4 and IPv6, or `ip6`"),
@@ -399,7 +399,7 @@ impl<'a> Reader<'a> {
         let token = &self.tokens[self.at];
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok() || number(text).is_some();
         if token.kind == TokenKind::Word && is_address(&token.text) {
-            return Err(no_element(token.span, format!("{} is no cgroup's path", quoted(&token.text)))
+            return Err(no_element(token.span, format!("{} is not a cgroup's path", quoted(&token.text)))
                 .help("an annotation adds elements to sets and maps of `type cgroupsv2`"));
         }
         let list = if token.is("{") { None } else { paths::list(self.variables, self.tokens, self.at) };

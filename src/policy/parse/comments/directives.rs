@@ -125,7 +125,7 @@ impl Directives {
             ),
             _ => {
                 let diagnostic =
-                    Diagnostic::new(Code::Directive, of_name, format!("{} is no directive", quoted(name)));
+                    Diagnostic::new(Code::Directive, of_name, format!("{} is not a directive", quoted(name)));
                 self.diagnostics.push(match nearest(name, NAMES) {
                     Some(near) => diagnostic.help(format!("did you mean `{near}`?")).fix(of_name, near),
                     None => diagnostic.help(KNOWN),
@@ -169,7 +169,7 @@ fn allow(
                     .help("only warnings can, whose codes begin with W"),
             ),
             Err(_) => diagnostics.push(
-                Diagnostic::new(Code::Directive, span, format!("{} is no code", quoted(name)))
+                Diagnostic::new(Code::Directive, span, format!("{} is not a code", quoted(name)))
                     .help("write the code that the warning has in its brackets, such as W004"),
             ),
         }
@@ -275,7 +275,7 @@ mod tests {
     fn what_allows_nothing_is_told() {
         assert_eq!(
             found("scnpm: allow(E001, W1)").1,
-            ["E001: an error cannot be allowed", "W1: `W1` is no code"]
+            ["E001: an error cannot be allowed", "W1: `W1` is not a code"]
         );
         for empty in ["allow", "allow()", "allow W004", "allow(W004", "allows(W004)"] {
             assert_eq!(found(&format!("scnpm: {empty}")).1, [format!("{empty}: this allows nothing")]);
@@ -295,10 +295,10 @@ mod tests {
     #[test]
     fn slips_are_told_with_what_was_meant() {
         for (wrong, problem, right) in [
-            ("scnpm: cuont", "cuont: `cuont` is no directive", "scnpm: count"),
-            ("scnpm: Wait", "Wait: `Wait` is no directive", "scnpm: wait"),
-            ("scnpm: wiat 5", "wiat: `wiat` is no directive", "scnpm: wait 5"),
-            ("scnpm: alow(W004)", "alow: `alow` is no directive", "scnpm: allow(W004)"),
+            ("scnpm: cuont", "cuont: `cuont` is not a directive", "scnpm: count"),
+            ("scnpm: Wait", "Wait: `Wait` is not a directive", "scnpm: wait"),
+            ("scnpm: wiat 5", "wiat: `wiat` is not a directive", "scnpm: wait 5"),
+            ("scnpm: alow(W004)", "alow: `alow` is not a directive", "scnpm: allow(W004)"),
             ("scnpm: wait 5", "5: `5` stands behind `wait`, which takes nothing", "scnpm: wait"),
             ("scnpm: count(1)", "(1): `(1)` stands behind `count`, which takes nothing", "scnpm: count"),
             (
@@ -310,9 +310,12 @@ mod tests {
             assert_eq!(found(wrong).1, [problem], "{wrong}");
             assert_eq!(mended(wrong), right);
         }
-        assert_eq!(found("scnpm: count, wiat"), (vec!["count"], vec!["wiat: `wiat` is no directive".into()]));
+        assert_eq!(
+            found("scnpm: count, wiat"),
+            (vec!["count"], vec!["wiat: `wiat` is not a directive".into()])
+        );
         assert_eq!(found("scnpm: count,"), (vec!["count"], vec![": a directive is missing here".into()]));
-        assert_eq!(found("scnpm: trace").1, ["trace: `trace` is no directive"]);
+        assert_eq!(found("scnpm: trace").1, ["trace: `trace` is not a directive"]);
     }
 
     #[test]

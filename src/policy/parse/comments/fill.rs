@@ -47,7 +47,7 @@ pub(super) fn read(
     let places: Vec<Range<usize>> = words(text).collect();
     let first = places[0].clone();
     if text[first.clone()] != *"fill" {
-        let message = format!("{} is no directive", quoted(&text[first.clone()]));
+        let message = format!("{} is not a directive", quoted(&text[first.clone()]));
         return Err(vec![wrong(first.clone(), message).help("did you mean `fill`?").fix(at(first), "fill")]);
     }
     if text.ends_with('\\') {
@@ -107,13 +107,13 @@ fn set(text: &str) -> Result<SetRef, String> {
         [table, name] => (Family::Ip, [table, name]),
         [family, table, name] => match family.parse() {
             Ok(family) => (family, [table, name]),
-            Err(_) => return Err(format!("{} is no family of tables", quoted(family))),
+            Err(_) => return Err(format!("{} is not a family of tables", quoted(family))),
         },
         _ => return Err(format!("{} is not a family, a table and a set", quoted(text))),
     };
     let names = names.map(|name| name.strip_prefix('@').unwrap_or(name));
     if let Some(name) = names.iter().find(|name| !is_identifier(name) || name.starts_with(PREFIX)) {
-        return Err(format!("{} is no name of a table or set of yours", quoted(name)));
+        return Err(format!("{} is not the name of a table or set of yours", quoted(name)));
     }
     let [table, name] = names.map(Into::into);
     Ok(SetRef { table: TableRef { family, name: table }, name })
@@ -195,21 +195,21 @@ mod tests {
         );
         assert_eq!(
             wrong("fill inett filter a with a.org"),
-            ["inett filter a: `inett` is no family of tables"]
+            ["inett filter a: `inett` is not a family of tables"]
         );
         assert_eq!(
             wrong("fill inet f scnpm.a with a.org"),
-            ["inet f scnpm.a: `scnpm.a` is no name of a table or set of yours"]
+            ["inet f scnpm.a: `scnpm.a` is not the name of a table or set of yours"]
         );
         assert_eq!(wrong("fill inet f a with a.org, \\"), ["\\: a directive is one line"]);
         assert_eq!(
             wrong("fill inet f a with a.org, b, c*.org"),
             [
-                "b: `b` is no name of hosts: this has one label only",
-                "*: `c*.org` is no name of hosts: `*` can only be the first label, and all of it"
+                "b: `b` is not a host name: this has one label only",
+                "*: `c*.org` is not a host name: `*` can only be the first label, and all of it"
             ]
         );
-        assert_eq!(wrong("fil inet f a with a.org"), ["fil: `fil` is no directive"]);
+        assert_eq!(wrong("fil inet f a with a.org"), ["fil: `fil` is not a directive"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(super) fn read(content: &str, start: usize, file: FileId) -> Option<Diagnost
         .or_else(|| blank_in_id(content))
         .or_else(|| slip(content))?;
     let span = |place: Range<usize>| Span { file, start: start + place.start, end: start + place.end };
-    let message = format!("this comment is no annotation: {}", slip.what);
+    let message = format!("this comment is not an annotation: {}", slip.what);
     let (replaced, by) = slip.fix;
     Some(Diagnostic::new(Code::NearMiss, span(slip.place), message).help(slip.help).fix(span(replaced), by))
 }
@@ -52,7 +52,7 @@ fn odd_blank(content: &str) -> Option<Slip> {
         place: at..at + first.len_utf8(),
         what: match first {
             '\u{a0}' => "a no-break space (U+00A0) is no blank".to_owned(),
-            _ => format!("the character U+{:04X} is no blank", u32::from(first)),
+            _ => format!("the character U+{:04X} is not a blank", u32::from(first)),
         },
         help: "write ordinary blanks",
         fix: (0..content.len(), right),
@@ -129,11 +129,11 @@ fn slip(content: &str) -> Option<Slip> {
             let place = statement_at..statement_at + words[0].len();
             let rest = content[place.end..].trim_start_matches(is_blank);
             let whole = statement_at..content.len() - rest.len();
-            (place, "`nft` is no part of the statement".to_owned(), "leave it out", whole, String::new())
+            (place, "`nft` is not part of the statement".to_owned(), "leave it out", whole, String::new())
         }
         (true, true) if has_other_verb(&words) => {
             let place = statement_at..statement_at + words[0].len();
-            let what = format!("{} is no verb", quoted(words[0]));
+            let what = format!("{} is not a verb", quoted(words[0]));
             (place.clone(), what, "write `add`", place, "add".to_owned())
         }
         (false, true) if is_statement(&words) && is_bare_name(unit) => {

@@ -85,7 +85,7 @@ pub(super) fn read(
     for place in names {
         let name = &item[place.clone()];
         if !is_identifier(name) || name.starts_with(PREFIX) {
-            let message = format!("{} is no name of a chain or table of yours", quoted(name));
+            let message = format!("{} is not the name of a chain or table of yours", quoted(name));
             return Err(Box::new(wrong(at(place), message).help(form)));
         }
     }
