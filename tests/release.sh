@@ -46,10 +46,12 @@ source_code() {
     ) || return
     (cd "$work/one" && sha256sum -- *) | tee "$work/sums" || return
     (cd "$work/two" && sha256sum --check "$work/sums") || return
-    # Nothing but the source: no registry, no network.
+    # Nothing but the source: no registry, no network. jemalloc's C takes a minute to compile and nothing is linked, so an empty
+    # file does; cargo compares its files with their checksums like all others.
     mkdir "$work/built" && tar --extract --directory "$work/built" --file "$work"/one/scnpm-*-vendored.tar || return
-    cd "$work"/built/scnpm-* &&
-        CARGO_HOME=$work/home cargo check --quiet --frozen --target-dir "$work/built/target"
+    : >"$work/libjemalloc.so"
+    cd "$work"/built/scnpm-* && JEMALLOC_OVERRIDE=$work/libjemalloc.so CARGO_HOME=$work/home \
+        cargo check --quiet --frozen --target-dir "$work/built/target"
 }
 
 sbom() {

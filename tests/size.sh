@@ -1,10 +1,10 @@
 #!/bin/bash
-# size.sh PROGRAM [BYTES]: the size of the program, stripped, and how many other crates it is built of; fails if one of them
-# is over its limit. BYTES is the limit of the size, for one that is not the release's.
+# size.sh [PROGRAM [BYTES]]: the size of the program (target/release/scnpm), stripped, and how many other crates it is built of.
+# Fails if one of them is over its limit. BYTES is the limit of the size, for a program that is not the release's.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
-program=${1:?usage: size.sh PROGRAM [BYTES]}
+program=${1:-target/release/scnpm}
 # 4 MiB.
 most_bytes=${2:-4194304}
 most_crates=120
