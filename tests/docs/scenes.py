@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shlex
+import shutil
 import socket
 import subprocess
 import threading
@@ -24,6 +25,8 @@ def write(path, text, append=False):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text((before or b"").decode() + "\n" + text if append else text)
     path.chmod(0o755 if text.startswith("#!") else 0o644)
+    if path.parts[1] == "home":
+        shutil.chown(path, path.parts[2], path.parts[2])
     if path.suffix in [".service", ".socket", ".timer", ".target", ".slice", ".conf"] and "systemd" in path.parts:
         m.reload_units()
 
