@@ -201,7 +201,7 @@ mod tests {
             (":25", "the host is missing: write --to HOST:25"),
             ("mail:smtp", "`smtp` is not a port"),
             ("mail:0", "`0` is not a port"),
-            ("http://mail:25", "is no host"),
+            ("http://mail:25", "is not a host"),
             ("[mail]:25", "is not a host"),
         ] {
             let error = destination(text).unwrap_err();

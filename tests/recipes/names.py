@@ -379,7 +379,7 @@ def hostile_answers_are_bounded():
 @test
 def a_set_that_cannot_be_filled_holds_up_nothing():
     filling("# scnpm: fill inet filter shop4, inet filter plain, inet filter none with *.example.org\n", "set plain { type ipv4_addr; }\n")
-    m.says("inet filter plain is no set of addresses")
+    m.says("inet filter plain is not a set of addresses")
     look_up("fine.example.org")
     holds(ZONE.address("fine.example.org"))
     report = m.checked()

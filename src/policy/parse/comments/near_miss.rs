@@ -51,7 +51,7 @@ fn odd_blank(content: &str) -> Option<Slip> {
     (is_unit && is_nearly_one(&right)).then(|| Slip {
         place: at..at + first.len_utf8(),
         what: match first {
-            '\u{a0}' => "a no-break space (U+00A0) is no blank".to_owned(),
+            '\u{a0}' => "a no-break space (U+00A0) is not a blank".to_owned(),
             _ => format!("the character U+{:04X} is not a blank", u32::from(first)),
         },
         help: "write ordinary blanks",
