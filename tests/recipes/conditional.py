@@ -105,7 +105,7 @@ def timers_switch_targets():
     files = {name: pathlib.Path(f"/etc/systemd/system/{name}.timer") for name in ["office-hours", "after-hours"]}
     texts = {name: file.read_text() for name, file in files.items()}
     now = datetime.datetime.now()
-    for name, seconds in [("office-hours", 4), ("after-hours", 8)]:
+    for name, seconds in [("office-hours", 8), ("after-hours", 12)]:
         at = now + datetime.timedelta(seconds=seconds)
         files[name].write_text(re.sub("OnCalendar=.*", f"OnCalendar={at:%Y-%m-%d %H:%M:%S}", texts[name]))
     m.run("systemctl", "daemon-reload")
