@@ -166,12 +166,28 @@ impl Code {
         if self.as_str().starts_with('E') { Severity::Error } else { Severity::Warning }
     }
 
-    /// Its section of docs/codes.md, without the heading's `##`.
-    pub fn explanation(self) -> &'static str {
+    /// Its section of docs/codes.md for a terminal, without the heading's `##`.
+    pub fn explanation(self) -> String {
         let heading = format!("\n## {}", self.as_str());
         let section = EXPLANATIONS.find(&heading).map_or("", |at| &EXPLANATIONS[at + "\n## ".len()..]);
-        section.find("\n## ").map_or(section, |end| &section[..end]).trim_end()
+        plain(section.find("\n## ").map_or(section, |end| &section[..end]).trim_end())
     }
+}
+
+/// Markdown with its fenced blocks indented, and without the comments, which are for tests and stand in lines of their own.
+fn plain(markdown: &str) -> String {
+    let mut is_fenced = false;
+    let mut lines = Vec::new();
+    for line in markdown.lines() {
+        if line.starts_with("```") {
+            is_fenced = !is_fenced;
+        } else if is_fenced && !line.is_empty() {
+            lines.push(format!("    {line}"));
+        } else if is_fenced || !line.starts_with("<!--") {
+            lines.push(line.to_owned());
+        }
+    }
+    lines.join("\n")
 }
 
 const EXPLANATIONS: &str = include_str!("../../docs/codes.md");
@@ -209,6 +225,17 @@ mod tests {
         }
         let headings: Vec<&str> = EXPLANATIONS.lines().filter_map(|line| line.strip_prefix("## ")).collect();
         assert_eq!(headings.len(), Code::ALL.len(), "{headings:?}");
+    }
+
+    #[test]
+    fn explanations_are_plain_text() {
+        let markdown =
+            "E1: A\n\nWrong:\n\n<!-- checks: E1 -->\n```nft\ntable a { }\n\n# <!-- b\n```\n\nRight.";
+        assert_eq!(plain(markdown), "E1: A\n\nWrong:\n\n    table a { }\n\n    # <!-- b\n\nRight.");
+        for code in Code::ALL {
+            let explanation = code.explanation();
+            assert!(!explanation.contains("```") && !explanation.contains("<!--"), "{explanation}");
+        }
     }
 
     #[test]

@@ -144,9 +144,11 @@ def statuses(block, count):
 
 
 def checks(block):
-    """The codes that `scnpm check` finds, and what stands around the block: `CODES` or `CODES in … `, or `none`."""
+    """The codes that `scnpm check` finds, what stands around the block, and whether that is all: `CODES`, `none`, `CODES alone` or
+    `CODES in table … { … }`."""
     codes, _, frame = block.said("checks").partition(" in ")
-    return set(codes.split()) - {"none"}, frame or "…"
+    words = set(codes.split())
+    return words - {"none", "alone"}, frame or "…", "alone" in words
 
 
 NUMBERS = r"\d[\d.,:]*(?: ?(?:ns|µs|ms|s|min|h|days?)\b)?"

@@ -171,10 +171,10 @@ class Walk:
 
     def check(self, block):
         """What `scnpm check` finds in the block behind the page's nftables.conf."""
-        expected, frame = pages.checks(block)
+        expected, frame, is_alone = pages.checks(block)
         is_there = block.said("add to") or block.said("file")
         path = WORK / "checked.conf"
-        path.write_text(m.CONF.read_text() + ("" if is_there else "\n" + frame.replace("…", block.text)))
+        path.write_text(("" if is_alone else m.CONF.read_text()) + ("" if is_there else "\n" + frame.replace("…", "\n" + block.text)))
         done = m.run(m.SCNPM, "check", "--json", str(path), ok=False, cwd=WORK)
         found = [each["code"] for each in json.loads(done.stdout)["findings"]]
         self.ran += 1

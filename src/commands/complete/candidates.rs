@@ -71,7 +71,7 @@ pub(super) fn chains(policy: &Policy) -> Candidates {
 
 /// The codes of what may be wrong, each with its title.
 pub(super) fn codes() -> Candidates {
-    let heading = |code: Code| code.explanation().lines().next().unwrap_or_default();
+    let heading = |code: Code| code.explanation().lines().next().unwrap_or_default().to_owned();
     let title_of = |code: Code| heading(code).split_once(": ").map_or("", |(_, title)| title).to_owned();
     Code::ALL.iter().map(|code| (code.to_string(), title_of(*code))).gather()
 }
