@@ -18,7 +18,7 @@ static() {
     packaging/build.sh rpm --program "$program"
     # makepkg does not run as root, and takes the program from where cargo puts it.
     install -D -m 755 "$program" "$out/program/scnpm"
-    tests/booted/chroot.sh trixie packages "$top" "$out" -- python3 tests/packages/check.py "$out"
+    tests/booted/chroot.sh trixie tools "$top" "$out" -- python3 tests/packages/check.py "$out"
 }
 
 # In a container that has nothing of scnpm.
