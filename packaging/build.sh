@@ -102,7 +102,7 @@ rpm() {
     rm -rf "$out/man"
     install -D -m 644 -t "$out/man" packaging/scnpm*.8
     gzip --best --no-name "$out"/man/*.8
-    cargo generate-rpm --arch "$arch" --auto-req builtin --target-dir "$CARGO_TARGET_DIR" \
+    cargo generate-rpm --arch "$arch" --auto-req disabled --payload-compress gzip --target-dir "$CARGO_TARGET_DIR" \
         --set-metadata "version = \"$version\"" --output "$package" >&2
     echo "$package"
 }

@@ -28,9 +28,9 @@ rustPlatform.buildRustPackage {
   buildInputs = [ systemd ];
 
   # What the generator writes.
-  postPatch = '''
+  postPatch = ''
     substituteInPlace src/commands/generate/drop_ins.rs --replace-fail /usr/bin/scnpm "$out/bin/scnpm"
-  ''';
+  '';
 
   # Those on the kernel need root.
   cargoTestFlags = [ "--lib" ];
