@@ -836,7 +836,7 @@ fn what_has_no_end_is_not_checked() {
     let policy =
         scnpm::policy::parse::read(&scnpm::policy::files::Disk, &[scratch.write("nftables.conf", &include)])
             .unwrap();
-    assert!(policy.diagnostics[0].message.ends_with("cannot be included: it is no regular file"));
+    assert!(policy.diagnostics[0].message.ends_with("cannot be included: it is not a regular file"));
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn no(error: Error, options: &cli::Allow) -> Failure {
     };
     let invalid = match &error {
         Error::Failed(name) if name.ends_with("InvalidParameter") => {
-            Some("it is no unit, address, protocol or port")
+            Some("it is not a unit, address, protocol or port")
         }
         _ => None,
     };
@@ -150,9 +150,9 @@ fn forever(options: &cli::Allow, selectors: &Selectors, to: &Destination) -> Res
     let admissions = peers.admissions(&named, &chains).map_err(|wrong| Failure {
         exit_code: 2,
         ..Failure::new(match wrong {
-            Wrong::Address => "it is no address, prefix or host name",
-            Wrong::Protocol => "it is no protocol that can be named here",
-            Wrong::Port => "it is no port, or the protocol has none",
+            Wrong::Address => "it is not an address, prefix or host name",
+            Wrong::Protocol => "it is not a protocol that can be named here",
+            Wrong::Port => "it is not a port, or the protocol has none",
             Wrong::Chains => "no chain that records refusals is for such addresses",
         })
     })?;

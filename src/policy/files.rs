@@ -17,7 +17,7 @@ pub trait Files {
     /// The bytes of a file that another one includes.
     ///
     /// # Errors
-    /// As [`Self::read`], and if it is no regular file: nft would wait for it, and since 1.0.9 it refuses it.
+    /// As [`Self::read`], and if it is not a regular file: nft would wait for it, and since 1.0.9 it refuses it.
     fn read_included(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.read(path)
     }
@@ -67,7 +67,7 @@ impl Files for Disk {
         if kind.is_file() || kind.is_dir() {
             return fs::read(path);
         }
-        Err(io::Error::other("it is no regular file"))
+        Err(io::Error::other("it is not a regular file"))
     }
 
     fn glob(&self, pattern: &str) -> Vec<PathBuf> {

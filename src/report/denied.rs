@@ -85,7 +85,7 @@ fn write_row(row: [&str; 6], widths: [usize; 5], out: &mut dyn Write) -> io::Res
 fn why_none(refusal: &Refusal) -> &'static str {
     match (&refusal.cgroup, &refusal.unit) {
         (None, _) => "(its cgroup was gone before anybody looked: no annotation can be offered)",
-        (_, None) => "(it is no unit's: no annotation can be offered)",
+        (_, None) => "(it belongs to no unit, so there is no annotation to offer)",
         _ => "(an annotation cannot have such a name: none is offered)",
     }
 }

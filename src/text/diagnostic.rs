@@ -12,7 +12,7 @@ use super::{Code, SourceFile, SourceMap, Span};
 pub enum Severity {
     /// The annotation is left out.
     Error,
-    /// It is used, but may not do what its author thinks.
+    /// It is used, but may not do what was meant.
     Warning,
 }
 

@@ -132,7 +132,7 @@ pub enum SelectorError {
     #[error("a unit's name ends in its type, such as `.service`")]
     NoType,
     /// A `[` that nothing closes, or that holds a class by name, as in `[[:alpha:]]`.
-    #[error("this `[` is no class of characters")]
+    #[error("this `[` does not begin a class of characters")]
     Glob,
     /// A character that no name of a unit has, or no glob.
     #[error("no unit has such a character in its name")]

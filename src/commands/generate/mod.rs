@@ -37,7 +37,7 @@ pub fn run(options: &Generate) -> ExitCode {
     };
     // systemd waits for generators: nobody may ever write into a pipe.
     if let Some(file) = options.file.iter().find(|file| file.exists() && !file.is_file()) {
-        say(manager, &format!("{}: it is no regular file: no unit waits for its rules", file.display()));
+        say(manager, &format!("{}: it is not a regular file: no unit waits for its rules", file.display()));
         return ExitCode::SUCCESS;
     }
     let policy = match parse::read(&Disk, &options.file) {

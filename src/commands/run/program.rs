@@ -93,7 +93,7 @@ fn unfit(file: &Path) -> Option<(u8, &'static str)> {
         }
         Err(_) => Some((NOT_FOUND, "there is no such file")),
         Ok(metadata) if metadata.is_dir() => Some((CANNOT_RUN, "it is a directory: write the command in it")),
-        Ok(metadata) if !metadata.is_file() => Some((CANNOT_RUN, "it is no file that can be run")),
+        Ok(metadata) if !metadata.is_file() => Some((CANNOT_RUN, "it is not a file that can be run")),
         Ok(_) if eaccess(file, AccessFlags::X_OK).is_err() => {
             Some((CANNOT_RUN, "it may not be executed: chmod +x makes it so, if it is a program"))
         }
