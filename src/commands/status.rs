@@ -173,7 +173,7 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["a.prom"], "what is left");
-        for (name, word) in [(".", "no regular file"), ("none/a.prom", "no such directory")] {
+        for (name, word) in [(".", "not a regular file"), ("none/a.prom", "no such directory")] {
             let failure = replace(&directory.join(name), |_| Ok(())).unwrap_err();
             assert!(failure.message.contains(word), "{failure:?}");
         }

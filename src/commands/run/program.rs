@@ -143,7 +143,7 @@ mod tests {
             (path(&["b/tool"]).as_str(), String::new(), 126, "chmod"),
             (path(&["b/none"]).as_str(), String::new(), 127, "no such file"),
             (path(&["b/tool/x"]).as_str(), String::new(), 127, "no such file"),
-            ("/dev/null", String::new(), 126, "no file that can be run"),
+            ("/dev/null", String::new(), 126, "not a file that can be run"),
             ("/", String::new(), 126, "directory"),
         ] {
             let (code, message) = find(name, &path).unwrap_err();
