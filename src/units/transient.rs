@@ -53,12 +53,12 @@ pub fn cage_name(text: &str) -> Result<&str, String> {
         let hint = if meant.is_empty() { "build" } else { meant };
         return Err(wrong(
             text,
-            &format!("cage's name: write what stands behind `cage:` in annotations, such as {hint}"),
+            &format!("a cage's name: write what stands behind `cage:` in annotations, such as {hint}"),
         ));
     }
     match Selectors::parse(&format!("cage:{text}")).as_ref().map(|selectors| &selectors.0[..]) {
         Ok([one]) if one.which == Which::Cage(text.to_owned()) => Ok(text),
-        _ => Err(wrong(text, "cage's name, which has no blanks and no commas in it and none of / * ? [ ]")),
+        _ => Err(wrong(text, "a cage's name, which has no blanks and no commas in it and none of / * ? [ ]")),
     }
 }
 
@@ -75,7 +75,7 @@ pub fn application_id(text: &str) -> Result<Vec<u8>, String> {
         let hint = if meant.is_empty() { "firefox" } else { meant };
         return Err(wrong(
             text,
-            &format!("application's id: write what stands behind `app:` in annotations, such as {hint}"),
+            &format!("an application's id: write what stands behind `app:` in annotations, such as {hint}"),
         ));
     }
     match Selectors::parse(&format!("app:{id}")).as_ref().map(|selectors| &selectors.0[..]) {
@@ -99,7 +99,7 @@ pub fn unit(text: &str, kind: &str) -> Result<String, String> {
     let name = match places::kind(text) {
         own if own == kind => text.to_owned(),
         "service" => return Err(format!("`{}` is a service: add --service", printable(text))),
-        own if UNIT_TYPES.contains(&own) => return Err(wrong(text, &format!("{kind}: leave .{own} out"))),
+        own if UNIT_TYPES.contains(&own) => return Err(wrong(text, &format!("a {kind}: leave .{own} out"))),
         _ => format!("{text}.{kind}"),
     };
     let stem = &name[..name.len() - kind.len() - 1];
@@ -107,7 +107,7 @@ pub fn unit(text: &str, kind: &str) -> Result<String, String> {
     let is_instance = parts.is_none_or(|(prefix, instance)| !prefix.is_empty() && !instance.is_empty());
     if stem.is_empty() || !is_instance || !stem.chars().all(places::is_in_name) {
         let allowed =
-            "unit's name, which has letters, digits and `:-_.\\@` in it; systemd-escape(1) makes one";
+            "a unit's name, which has letters, digits and `:-_.\\@` in it; systemd-escape(1) makes one";
         return Err(wrong(text, allowed));
     }
     if name.len() > NAME_MAX {
@@ -128,14 +128,14 @@ pub fn slice(text: &str) -> Result<String, String> {
     if is_other || !is_name || places::slice_path(&name).is_none() {
         return Err(wrong(
             text,
-            "slice: write one such as app.slice, or app-untrusted.slice, which is in app.slice",
+            "a slice: write one such as app.slice, or app-untrusted.slice, which is in app.slice",
         ));
     }
     Ok(name)
 }
 
 fn wrong(text: &str, what: &str) -> String {
-    format!("`{}` is not a {what}", printable(text))
+    format!("`{}` is not {what}", printable(text))
 }
 
 #[cfg(test)]

@@ -30,6 +30,12 @@ lingering.mkdir(parents=True, exist_ok=True)
 (lingering / m.USER).touch()
 m.run("useradd", "--create-home", "--uid", str(m.OTHER_UID), "--shell", "/bin/bash", m.OTHER)
 
+# Each `systemctl daemon-reload` would run them; a container has nothing for them, and the tests reload hundreds of times.
+masked = pathlib.Path("/etc/systemd/system-generators")
+masked.mkdir(exist_ok=True)
+for generator in pathlib.Path("/usr/lib/systemd/system-generators").glob("systemd-*"):
+    (masked / generator.name).symlink_to("/dev/null")
+
 # All that is logged is kept.
 m.unit("tests.conf", "[Journal]\nRateLimitIntervalSec=0\nStorage=persistent\n", pathlib.Path("/etc/systemd/journald.conf.d"))
 if not pathlib.Path(m.SCNPM).exists():

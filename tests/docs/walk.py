@@ -36,7 +36,7 @@ def rename(old, new, uid):
     m.run("systemctl", "stop", f"user@{uid}.service", f"user-{uid}.slice", ok=False)
     m.run("usermod", "--login", new, "--home", f"/home/{new}", "--move-home", old)
     m.run("groupmod", "--new-name", new, old)
-    pathlib.Path(f"/var/lib/systemd/linger/{old}").unlink(missing_ok=True)
+    # systemd-logind goes on to look for the old name: without that, the user's manager ends with the next session.
     m.run("loginctl", "enable-linger", new)
     m.run("systemctl", "start", f"user@{uid}.service")
 
