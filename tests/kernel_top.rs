@@ -155,8 +155,9 @@ impl Terminal {
         set_size(&ends.slave, columns, lines);
         let before = stty(&ends.slave, &["-g"]);
         let inner = || Stdio::from(ends.slave.try_clone().unwrap());
-        let process = Command::new("setsid")
-            .arg("--ctty")
+        // What runs the tests may ignore some signals.
+        let process = Command::new("env")
+            .args(["--default-signal", "setsid", "--ctty"])
             .args(words.split(' '))
             .env("TERM", "xterm")
             .env_remove("NO_COLOR")
