@@ -212,6 +212,11 @@ def profile_denies_what_is_not_in_it():
     m.eventually(lambda: any(str(home) in line for line in denied_by_apparmor()), denied_by_apparmor)
 
 
+def watch_from_boot_on_ends():
+    """It takes a good part of the machine's time."""
+    m.stop("t-first.service")
+
+
 def daemon_is_content():
     complaints = m.run("journalctl", "--no-pager", "-q", "-b", "-u", "scnpm.service", "-p", "err", "-o", "cat").stdout
     m.equal(complaints.strip(), "", "what the daemon complains of")
@@ -229,7 +234,7 @@ def users_rules_apply_at_login():
         m.run("install", "-m", "600", "-o", name, "-g", name, "/root/.ssh/id_ed25519.pub", f"/home/{name}/.ssh/authorized_keys")
         m.check(not m.active(f"user@{uid}.service"), f"{name} is logged in already")
         ssh = ["ssh", "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR", f"{name}@127.0.0.1"]
-        wait = "until test -s $XDG_RUNTIME_DIR/t-login; do sleep 0.2; done"
+        wait = "for try in $(seq 100); do ! test -s $XDG_RUNTIME_DIR/t-login || break; sleep 0.5; done"
         printed = m.run(*ssh, f"{wait}; {start}; {show}").stdout.split()
         m.equal(printed[:2], [expected, expected], f"first connections of {name}'s units, at login and then")
         m.check(printed[2].startswith(f"/user.slice/user-{uid}.slice/session-"), f"no login: {printed}")
@@ -307,11 +312,11 @@ BOOT = [
 ]
 PARTS = {
     "install": [package_is_installed, example_policy_is_put_in_place, services_of_the_test_are_enabled],
-    "boot": BOOT,
+    "boot": [*BOOT, watch_from_boot_on_ends],
     "login": [users_rules_apply_at_login],
     "nftset": [compared.scnpm_and_nftset_side_by_side],
     "upgrade": [upgrade_under_traffic_drops_nothing, daemon_is_confined],
-    "power-cut": [*BOOT, tests_see_what_passes_without_scnpm],
+    "power-cut": [*BOOT, tests_see_what_passes_without_scnpm, watch_from_boot_on_ends],
     "vpn": tunnel.TESTS,
     "removal": [nothing_was_denied_by_apparmor, profile_denies_what_is_not_in_it, removal_and_purge_leave_nothing],
 }
