@@ -79,7 +79,7 @@ static void stream(const char *path, char **ports)
 		snprintf(text, sizeof text, "%-12lu%-12lu%-12lu%-12lu\n", ok, refused, unreachable, other);
 		if (pwrite(file, text, strlen(text), 0) < 0)
 			exit(2);
-		usleep(2000);
+		usleep(10000);
 	}
 }
 

@@ -6,7 +6,7 @@ import machine as m
 
 TABLE = pathlib.Path("/opt/tests/nftset.txt")
 CLIENT = "/usr/local/lib/t-tests/client"
-N = 10
+N = 5
 # Who allows it, and the port on which one sees it.
 SCNPM, NFTSET = ("scnpm", 7030), ("nftset", 7031)
 USERS = f"user.slice/user-{m.UID}.slice/user@{m.UID}.service/app.slice"

@@ -48,7 +48,7 @@ int main(void)
     load_modules();
     for (int tries = 0; access(DISK, F_OK) != 0 && tries < 3000; tries++)
         usleep(10000);
-    if (mount(DISK, "/root", "ext4", 0, NULL) != 0)
+    if (mount(DISK, "/root", "ext4", MS_NOATIME, NULL) != 0)
         complain(DISK);
     if (mount("/dev", "/root/dev", NULL, MS_MOVE, NULL) != 0)
         complain("/root/dev");

@@ -39,7 +39,7 @@ dpkg-deb --root-owner-group -Zgzip -z1 --build "$work/next" "$tests/packages/new
 
 gcc -O2 -static -Wall -Wextra -o "$tests/connect" "$top/tests/bench/connect.c"
 gcc -O2 -static -Wall -Wextra -o "$tests/client" "$here/client.c"
-install -m 644 -t "$tests" "$here"/*.py "$here"/nftset.txt "$top"/tests/{booted,recipes}/*.py "$top"/docs/*.md
+install -m 644 -t "$tests" "$here"/*.py "$here"/nftset.txt "$top"/tests/{booted,recipes}/*.py "$top/tests/docs/page.py" "$top"/docs/*.md
 install -m 755 -t "$tests" "$here/network.sh"
 install -D -m 644 -t "$tests/examples" "$top"/examples/*.conf
 cp -r --no-preserve=mode,ownership -t "$tests/examples" "$top"/examples/{systemd,vpn}
