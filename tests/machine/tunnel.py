@@ -51,4 +51,5 @@ def example_policy_is_back():
 
 far.commands = commands
 [set_up, *others] = [test for test in vpn.TESTS if test.__name__ in CHOSEN]
+clean_up = vpn.clean_up
 TESTS = [cable_is_unplugged, set_up, tunnel_is_the_kernels, *others, example_policy_is_back]
