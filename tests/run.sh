@@ -113,28 +113,16 @@ program() {
     tests/cargo.sh "$1" build --release --features top
 }
 
-# In a booted Debian of that suite.
-booted() {
+# in_suite SCRIPT SUITE WORD...: a script that boots a Debian of that suite, with the program that runs there.
+in_suite() {
     local program
-    program=$(program "$1") && tests/as-root.sh tests/booted/run.sh "$1" "$program" "${@:2}"
+    program=$(program "$2") && tests/as-root.sh "$1" "$2" "$program" "${@:3}"
 }
 
 # On a virtual display, with a notification daemon.
 notifications() {
     local program
     program=$(program "$1") && tests/as-root.sh SCNPM_TREE=desktop tests/booted/run.sh "$1" "$program" notify.py
-}
-
-# What docs say that one can do, with the programs that it takes.
-recipes() {
-    local program
-    program=$(program "$1") && tests/as-root.sh tests/recipes/run.sh "$1" "$program"
-}
-
-# The other commands in docs.
-pages() {
-    local program
-    program=$(program "$1") && tests/as-root.sh tests/docs/run.sh "$1" "$program"
 }
 
 picture() {
@@ -177,7 +165,7 @@ run_planned 3
 
 # Most of these wait for most of their time. The longest come first.
 for suite in bookworm trixie; do
-    plan "recipes-$suite" "recipes of docs with Debian $suite" recipes "$suite"
+    plan "recipes-$suite" "recipes of docs with Debian $suite" in_suite tests/recipes/run.sh "$suite"
     for part in 1 2 3; do
         plan "booted-$suite-$part" "booted tests with Debian $suite, part $part of 3" tests/suite.sh "$suite" booted "$part/3"
     done
@@ -187,10 +175,10 @@ for suite in "${suites[@]}"; do
     plan "kernel-$suite" "scnpm check and tests on the kernel with Debian $suite" tests/suite.sh "$suite" kernel
 done
 plan packages "packages: built, checked, installed, upgraded, removed" packages
-plan pages "commands of the pages of docs" pages trixie
+plan pages "commands of the pages of docs" in_suite tests/docs/run.sh trixie
 plan picture "README's picture is what the program shows" picture trixie
-plan deaths "sources that die" booted trixie deaths.py
-plan faults "system calls that fail" booted trixie faults.py
+plan deaths "sources that die" in_suite tests/booted/run.sh trixie deaths.py
+plan faults "system calls that fail" in_suite tests/booted/run.sh trixie faults.py
 plan book "the book and its links" tests/as-root.sh tests/docs/book.sh
 plan release "crates, lowest versions, source and SBOM of a release" tests/release.sh
 plan soak "a minute of faults and traffic" tests/soak.sh 1
@@ -201,7 +189,7 @@ plan demo "examples/demo.sh" examples/demo.sh
 run_planned 6
 
 # These load the machine by themselves.
-plan starts "first connections of 100 starts, idle and under load" booted bookworm measure.py starts 100
+plan starts "first connections of 100 starts, idle and under load" in_suite tests/booted/run.sh bookworm measure.py starts 100
 run_planned 1
 
 echo

@@ -66,14 +66,7 @@ mount -t overlay -o "lowerdir=$tree,upperdir=$work/run/upper,workdir=$work/run/w
 
 # What a package would install, and the tests.
 if [ "$scnpm" != none ]; then
-    install -m 755 "$scnpm" "$root/usr/bin/scnpm"
-    install -m 644 -t "$root/usr/lib/systemd/system" "$top"/packaging/scnpm*.{service,socket,timer}
-    install -m 644 -t "$root/usr/lib/systemd/user" "$top"/packaging/user/*.service
-    install -m 644 "$top/packaging/scnpm.sysusers" "$root/usr/lib/sysusers.d/scnpm.conf"
-    for manager in system user; do
-        install -D -m 755 -t "$root/usr/lib/systemd/$manager-generators" "$top/packaging/scnpm-generator"
-    done
-    install -D -m 644 -t "$root/usr/share/polkit-1/actions" "$top/packaging/io.scnpm.policy"
+    "$top/packaging/install.sh" "$root" "$scnpm"
 else
     install -D -m 644 -t "$root/opt/tests/packages" "${SCNPM_PACKAGES:?}"/*
 fi
