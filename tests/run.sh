@@ -15,6 +15,9 @@ chosen=("$@")
 passed=0
 failed=()
 planned=()
+table=
+# What `time` says of a step: its seconds of CPU time and its children's.
+TIMEFORMAT=%U+%S
 declare -A title=() work=() pid=() began=()
 
 # plan NAME TITLE COMMAND...: has a step run by the next `run_planned`, if it is chosen.
@@ -32,19 +35,21 @@ begin() {
     began[$name]=$SECONDS
     set -m
     # shellcheck disable=SC2086
-    ${work[$name]} >"target/step-$name.log" 2>&1 </dev/null &
+    { time ${work[$name]} >"target/step-$name.log" 2>&1 </dev/null; } 2>"target/step-$name.times" &
     pid[$name]=$!
     set +m
 }
 
-# finish NAME STATUS: shows what the step said.
+# finish NAME STATUS: shows what the step said, and what it took.
 finish() {
-    local name=$1 result=ok
+    local name=$1 result=ok took
     [ "$2" = 0 ] || result=FAILED
     echo
     echo "=== $name"
     cat "target/step-$name.log"
-    echo "=== $name: $result ($((SECONDS - began[$name])) s)"
+    took="$((SECONDS - began[$name])) s, $(awk -F+ 'END { printf "%d", $1 + $2 }' "target/step-$name.times") s of CPU time"
+    echo "=== $name: $result ($took)"
+    table+="$name: $result, $took"$'\n'
     if [ "$2" = 0 ]; then
         passed=$((passed + 1))
     else
@@ -193,6 +198,7 @@ plan starts "first connections of 100 starts, idle and under load" in_suite test
 run_planned 1
 
 echo
+echo "$table$SECONDS s in all"
 for name in "${failed[@]}"; do
     echo "failed: $name"
 done
