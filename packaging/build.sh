@@ -55,7 +55,7 @@ tool() {
     grep -qs "^\"$1 $2 " "$tools/.crates.toml" && return
     say "Compiling $1 $2 into $tools"
     packages gcc libc6-dev
-    CARGO_TARGET_DIR=$tools/target cargo install --quiet --debug --no-default-features --locked --root "$tools" \
+    CARGO_TARGET_DIR=$tools/target CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --debug --no-default-features --locked --root "$tools" \
         --version "$2" "$1" >&2
     rm -rf "$tools/target"
 }
