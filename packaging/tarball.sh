@@ -62,7 +62,7 @@ comm -13 <(used) <(find vendor -mindepth 1 -maxdepth 1 -printf '%f\n' | sort) | 
     empty "vendor/$crate"
 done
 mkdir .cargo
-cat >.cargo/config.toml <<'END'
+cat >>.cargo/config.toml <<'END'
 [source.crates-io]
 replace-with = "vendor"
 

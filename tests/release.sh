@@ -1,13 +1,13 @@
 #!/bin/bash
-# release.sh [PART...]: what a release needs, tried on the last commit: cargo-deny, the lowest versions of crates that
-# Cargo.toml allows, cargo package, the source, made twice and built without a network, and the SBOM.
+# release.sh [PART...]: what a release needs, tried on the last commit: cargo-deny, cargo package, also with the lowest versions
+# of crates that Cargo.toml allows, the source, made twice and compared, with all crates in it, and the SBOM.
 #
-# Parts: deny minimal package source sbom
+# Parts: deny package source sbom
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1
 parts=("$@")
-[ ${#parts[@]} != 0 ] || parts=(deny minimal package source sbom)
+[ ${#parts[@]} != 0 ] || parts=(deny package source sbom)
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 # The crates that other steps have built need not be built again.
@@ -17,14 +17,8 @@ deny() {
     tests/deny.sh
 }
 
-# An unstable option of cargo chooses the versions; what is built with them is a stable compiler's business.
-minimal() {
-    mkdir "$work/minimal" && cp -r Cargo.toml Cargo.lock src docs "$work/minimal" && cd "$work/minimal" &&
-        RUSTC_BOOTSTRAP=1 cargo update --quiet -Z direct-minimal-versions &&
-        cargo check --quiet --locked --target-dir "$shared"
-}
-
-# Without a warning; and what is in it is enough. Cargo would build it with all crates for itself.
+# Without a warning; and what is in it is enough, also with the lowest versions of crates that Cargo.toml allows. An unstable
+# option of cargo chooses those; what is built with them is a stable compiler's business.
 package() {
     local said dirty=()
     [ -z "$(git status --porcelain)" ] || dirty=(--allow-dirty)
@@ -33,7 +27,8 @@ package() {
     echo "$said"
     [ "$status" = 0 ] && ! grep -q '^warning' <<<"$said" || return 1
     tar --extract --directory "$work" --file "$work"/package/package/scnpm-*.crate &&
-        cd "$work"/scnpm-* && cargo check --quiet --locked --target-dir "$shared"
+        cd "$work"/scnpm-* && RUSTC_BOOTSTRAP=1 cargo update --quiet -Z direct-minimal-versions &&
+        cargo check --quiet --locked --target-dir "$shared"
 }
 
 # Elsewhere, for another user's habits.
@@ -46,12 +41,23 @@ source_code() {
     ) || return
     (cd "$work/one" && sha256sum -- *) | tee "$work/sums" || return
     (cd "$work/two" && sha256sum --check "$work/sums") || return
-    # Nothing but the source: no registry, no network. jemalloc's C takes a minute to compile and nothing is linked, so an empty
-    # file does; cargo compares its files with their checksums like all others.
+    # Nothing but the source, no registry and no network: all crates are there, whole. Cargo would compare their files when it
+    # compiles them, which takes minutes.
     mkdir "$work/built" && tar --extract --directory "$work/built" --file "$work"/one/scnpm-*-vendored.tar || return
-    : >"$work/libjemalloc.so"
-    cd "$work"/built/scnpm-* && JEMALLOC_OVERRIDE=$work/libjemalloc.so CARGO_HOME=$work/home \
-        cargo check --quiet --frozen --target-dir "$work/built/target"
+    cd "$work"/built/scnpm-* && CARGO_HOME=$work/home cargo metadata --format-version 1 --frozen >"$work/metadata.json" || return
+    python3 - "$work/metadata.json" <<'END'
+import hashlib, json, pathlib, sys
+
+crates = [pathlib.Path(each["manifest_path"]).parent for each in json.load(open(sys.argv[1]))["packages"] if each["source"]]
+assert len(crates) > 100, crates
+files = 0
+for crate in crates:
+    assert crate.parent == pathlib.Path.cwd() / "vendor", crate
+    for name, checksum in json.loads((crate / ".cargo-checksum.json").read_text())["files"].items():
+        assert hashlib.sha256((crate / name).read_bytes()).hexdigest() == checksum, crate / name
+        files += 1
+print(f"{len(crates)} crates, {files} files as they were published")
+END
 }
 
 sbom() {
@@ -77,7 +83,7 @@ END
 status=0
 for part in "${parts[@]}"; do
     case $part in
-    deny | minimal | package | sbom) run=$part ;;
+    deny | package | sbom) run=$part ;;
     source) run=source_code ;;
     *)
         echo "release.sh: unknown part: $part" >&2
