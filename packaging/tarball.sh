@@ -61,7 +61,7 @@ cargo vendor --quiet --locked --versioned-dirs vendor >/dev/null
 comm -13 <(used) <(find vendor -mindepth 1 -maxdepth 1 -printf '%f\n' | sort) | while read -r crate; do
     empty "vendor/$crate"
 done
-mkdir .cargo
+mkdir -p .cargo
 cat >>.cargo/config.toml <<'END'
 [source.crates-io]
 replace-with = "vendor"
