@@ -12,6 +12,7 @@ vpn.STARTS = 6
 ETC = pathlib.Path("/etc/systemd/system")
 CHOSEN = [
     "vpn_is_set_up_as_the_page_says",
+    "first_packets_of_what_waits_leave_through_the_tunnel",
     "first_packets_leave_through_the_tunnel",
     "nothing_leaves_while_the_tunnel_is_down",
     "nothing_leaves_beside_while_files_are_loaded_and_the_daemon_ends",
