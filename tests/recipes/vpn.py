@@ -208,24 +208,28 @@ def packets_of(what, names, start, expected=ALL, rounds=3):
         far.forget()
         start(names)
         time.sleep(0.5)
-        came = far.served()
-        late = [each for each in names if {(protocol, address) for protocol, address, name in came if name == each} != expected]
+        came = {each: set() for each in names}
+        for protocol, address, name in far.served():
+            came.setdefault(name, set()).add((protocol, address))
+        late = {each: came[each] for each in names if came[each] != expected}
         said.append(len(names) - len(late))
         if not late:
             break
     recipe.figure(f"first packets of {what}", f"{said[-1]} of {len(names)} as expected", f"rounds: {said}")
-    m.equal(late, [], f"{what} whose packets took another way, in rounds of which so many were right: {said}")
+    m.equal(late, {}, f"{what} whose packets took another way, in rounds of which so many were right: {said}")
 
 
 @contextlib.contextmanager
 def policy(text):
     """Another text of nftables.conf for a while, which the daemon takes up by itself."""
     before = m.CONF.read_text()
-    for each in [text, before]:
-        m.CONF.write_text(each)
+    try:
+        m.CONF.write_text(text)
         m.run(m.SCNPM, "reload")
-        if each is text:
-            yield
+        yield
+    finally:
+        m.CONF.write_text(before)
+        m.run(m.SCNPM, "reload")
 
 
 @test
