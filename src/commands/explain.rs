@@ -26,7 +26,7 @@ use crate::{
         ruleset::Ruleset,
         subject::{Protocol, Subject, destination},
     },
-    gather::Gather,
+    gather::{Gather, sort_by_key},
     log::colour_on,
     machine::{self, processes},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, SetRef},
@@ -439,7 +439,7 @@ impl Machine {
         let processes = found.processes.iter().take(MOST_SHOWN).map(process).collect();
         let mut sockets: Vec<&Socket> = found.sockets.iter().collect();
         // Listeners first.
-        sockets.sort_by_key(|one| (one.remote.is_some(), one.protocol, one.local, one.remote));
+        sort_by_key(&mut sockets, |one| (one.remote.is_some(), one.protocol, one.local, one.remote));
         Block {
             name: found.name.clone(),
             cgroup,

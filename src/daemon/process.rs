@@ -2,7 +2,7 @@
 //! cgroup appears, and little memory.
 #![allow(unsafe_code)]
 
-use std::{ffi::CString, io, ptr};
+use std::io;
 
 /// Puts this process ahead of ordinary ones, unless whoever started it did: the lowest real-time priority, which what it
 /// starts does not inherit. A nice value would not do: systemd gives every service a session of its own, and between
@@ -39,17 +39,10 @@ pub(super) fn share_the_heap() {
 /// Gives memory that is not in use back to the system: that of C libraries, and what this thread has freed. Other threads
 /// are not to wait for it.
 pub(super) fn trim() {
-    let (mut arena, mut size) = (0_u32, size_of::<u32>());
-    let none = ptr::null_mut();
-    // SAFETY: these only return pages that nothing is in (malloc_trim(3); jemalloc(3), "thread.arena", "arena.<i>.purge"). The
-    // number of the arena is an unsigned int, for which there is room.
+    // SAFETY: these only return pages that nothing is in (malloc_trim(3); mimalloc.h, "mi_collect").
     unsafe {
         #[cfg(target_env = "gnu")]
         libc::malloc_trim(0);
-        let number = (&raw mut arena).cast();
-        tikv_jemalloc_sys::mallctl(c"thread.arena".as_ptr(), number, &raw mut size, none, 0);
-        if let Ok(purge) = CString::new(format!("arena.{arena}.purge")) {
-            tikv_jemalloc_sys::mallctl(purge.as_ptr(), none, ptr::null_mut(), none, 0);
-        }
+        libmimalloc_sys::mi_collect(true);
     }
 }

@@ -28,7 +28,7 @@ use crate::{
         denials::{self, KEPT},
         recorder::Book,
     },
-    gather::Gather,
+    gather::{Gather, sort_by_key},
     lint::{self, Ruleset},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, ChainRef, Direction, Instance, Manager, Recorded, TableRef},
     nft::{netlink::Netlink, words_of},
@@ -313,7 +313,7 @@ impl Daemon {
             (is_seen && is_later).then_some((at, table, *direction, one, path))
         });
         let mut named: Vec<_> = named.collect();
-        named.sort_by_key(|(at, ..)| *at);
+        sort_by_key(&mut named, |(at, ..)| *at);
         let of_one = |(at, table, direction, one, path)| self.refusal(at, table, direction, one, path);
         let is_wanted = |refusal: &(Option<Instance>, Refusal)| {
             wanted.as_ref().is_none_or(|(text, selectors)| self.is_meant(text, selectors.as_ref(), refusal))

@@ -18,7 +18,7 @@ use crate::{
     },
     dispatch,
     engine::{Engine, Kept, Standing},
-    gather::Gather,
+    gather::{Gather, sort_by},
     model::{AnnotationId, CgroupId, CgroupPath, Count, CounterRef, HostName, Key, SetRef, Source},
     nft::{Content, words_of},
     policy::{Annotation, Policy},
@@ -224,7 +224,7 @@ impl Daemon {
         let of_source = |source: Source| {
             let mut taken: Vec<Duration> =
                 latencies.iter().filter(|(of, _)| *of == source).map(|(_, taken)| *taken).collect();
-            taken.sort_unstable();
+            sort_by(&mut taken, Ord::cmp);
             let is_on = self.options.sources.contains(&source);
             let words = self.lost.get(&source).filter(|_| is_on).cloned();
             let state = match (&words, is_on) {

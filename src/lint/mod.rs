@@ -31,7 +31,7 @@ mod waiting;
 
 use std::collections::BTreeMap;
 
-use crate::{model::Routing, policy::Policy, text::Diagnostic, units::Units};
+use crate::{gather::sort_by_key, model::Routing, policy::Policy, text::Diagnostic, units::Units};
 use calls::Calls;
 pub use ruleset::Ruleset;
 
@@ -79,7 +79,7 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
         diagnostics.extend(reroutes::lint(policy, &subjects, calls, facts.routing));
     }
     diagnostics.extend(fills::without_resolved(policy, units));
-    diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
+    sort_by_key(&mut diagnostics, |diagnostic| (diagnostic.span, diagnostic.code));
     diagnostics
 }
 

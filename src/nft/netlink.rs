@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     answers::{self, Kept, Version},
+    gather::sort_by_key,
     model::{Addresses, CgroupId, Count, CounterRef, PREFIX, Recorded, SetRef, TableRef},
 };
 
@@ -240,7 +241,7 @@ impl<W: Wire> Netlink<W> {
         let mut sets: BTreeMap<&SetRef, (Vec<Timed>, usize)> = BTreeMap::new();
         let mut ordered: Vec<&answers::Change> = changes.iter().collect();
         // What stays comes first.
-        ordered.sort_by_key(|change| matches!(change, answers::Change::Release { .. }));
+        sort_by_key(&mut ordered, |change| matches!(change, answers::Change::Release { .. }));
         for change in ordered {
             match change {
                 answers::Change::Hold { set, address, time, name } => {

@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use crate::gather::sort_by;
+
 /// How much there is to give.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -82,7 +84,7 @@ impl<K: Copy + Ord> Shares<K> {
             .filter(|key| self.may_work(*key))
             .map(|key| (self.accounts.get(&key).map_or(0, |account| account.served), key))
             .collect();
-        ready.sort_unstable();
+        sort_by(&mut ready, Ord::cmp);
         ready.truncate(self.limits.at_once);
         self.turn += 1;
         for (_, key) in &ready {
