@@ -12,6 +12,7 @@ use scnpm::{
     daemon, log,
 };
 
+/// What libnftables allocates is in libc's heap and leaves no gaps in this one.
 #[global_allocator]
 static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

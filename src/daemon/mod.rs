@@ -66,7 +66,7 @@ use state_log::StateLog;
 /// # Errors
 /// What keeps it from starting; once it runs, nothing ends it but a signal.
 pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
-    process::share_the_heap();
+    process::share_the_heaps();
     let missing = |missing: String| Failure { exit_code: NOT_CONFIGURED, ..Failure::new(missing) };
     let mut files = PolicyFiles::new(options.files.clone());
     let policy = files.read_settled().await.map_err(|failure| missing(failure.message))?;

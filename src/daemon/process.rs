@@ -26,13 +26,17 @@ pub(super) fn raise_priority() -> io::Result<()> {
     }
 }
 
+/// Until mimalloc gives pages that are free back to the system, in ms (mimalloc.h of version 2, "mi_option_purge_delay").
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
 /// Has C libraries share one heap over all threads. With a heap for each, what a thread has needed once for a moment stays
-/// with the process.
-pub(super) fn share_the_heap() {
-    // SAFETY: mallopt(3) only sets a number; at this point there is one thread.
-    #[cfg(target_env = "gnu")]
+/// with the process. And has Rust's heap keep no pages that are free: much is needed for a moment and not again.
+pub(super) fn share_the_heaps() {
+    // SAFETY: these only set numbers; at this point there is one thread.
     unsafe {
+        #[cfg(target_env = "gnu")]
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, 0);
     }
 }
 
