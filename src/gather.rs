@@ -69,7 +69,7 @@ mod tests {
         sort_by_key(&mut items, |item| item.0);
         assert_eq!(items, expected);
         sort_by(&mut items, |one, other| other.1.cmp(&one.1));
-        expected.sort_by(|one, other| other.1.cmp(&one.1));
+        expected.sort_by_key(|item| std::cmp::Reverse(item.1));
         assert_eq!(items, expected);
     }
 }

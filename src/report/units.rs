@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn system_comes_first_and_what_is_below_a_slice_behind_it() {
-        let mut rows = [
+        let mut rows = vec![
             row(Manager::User(1001), "c.slice"),
             row(Manager::User(1000), "a.slice"),
             row(Manager::System, "a-b.slice"),
