@@ -14,6 +14,21 @@ pub trait Gather: Iterator + Sized {
         self.for_each(|item| collection.put(item));
         collection
     }
+
+    /// The same of items that there may be errors instead of.
+    ///
+    /// # Errors
+    /// The first error; what comes after it is not asked for.
+    fn try_gather<C: Ordered<T>, T, E>(self) -> Result<C, E>
+    where
+        Self: Iterator<Item = Result<T, E>>,
+    {
+        let mut collection = C::default();
+        for item in self {
+            collection.put(item?);
+        }
+        Ok(collection)
+    }
 }
 
 impl<I: Iterator> Gather for I {}

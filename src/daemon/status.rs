@@ -158,7 +158,7 @@ impl Daemon {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((set, Content::default())),
                 other => other.map(|content| (set, content)),
             };
-            let sets = sets.into_iter().map(content).collect::<io::Result<_>>()?;
+            let sets = sets.into_iter().map(content).try_gather()?;
             let counters = if is_counted { self.kernel.counters()? } else { BTreeMap::new() };
             io::Result::Ok(Found { sets, looked_up: self.kernel.looked_up()?, counters })
         };

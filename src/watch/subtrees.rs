@@ -29,6 +29,7 @@ use std::{
 use super::shares::{self, Shares};
 use crate::{
     cgroupfs,
+    gather::Gather,
     model::{CgroupId, Instance, Manager},
     units::selector::{Selectors, Users},
 };
@@ -185,7 +186,7 @@ impl Subtrees {
         let pending = self.listeners.pending();
         self.serve(Owner::System, SYSTEM_SHARE, pending.contains(&Owner::System));
         let busy = self.branches.values().filter(|branch| branch.is_busy()).map(|branch| branch.owner);
-        let mut with_work: BTreeSet<Owner> = busy.chain(pending.iter().copied()).collect();
+        let mut with_work: BTreeSet<Owner> = busy.chain(pending.iter().copied()).gather();
         with_work.remove(&Owner::System);
         for owner in self.shares.next(with_work) {
             let before = self.news.work;
