@@ -5,6 +5,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
+use litemap::LiteMap;
+
 /// [`Iterator::collect`] for maps and sets in order, one item at a time: what the standard library does instead is to sort, with
 /// code of its own for each place, which came to a twelfth of the program.
 pub trait Gather: Iterator + Sized {
@@ -40,6 +42,12 @@ pub trait Ordered<T>: Default {
 }
 
 impl<K: Ord, V> Ordered<(K, V)> for BTreeMap<K, V> {
+    fn put(&mut self, (key, value): (K, V)) {
+        self.insert(key, value);
+    }
+}
+
+impl<K: Ord, V> Ordered<(K, V)> for LiteMap<K, V> {
     fn put(&mut self, (key, value): (K, V)) {
         self.insert(key, value);
     }
