@@ -1,9 +1,8 @@
 //! When which name is to be looked up. Pure: the caller says what time it is.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
+
+use litemap::LiteMap;
 
 /// How long an answer is taken for true at first.
 const FIRST_PERIOD: Duration = Duration::from_secs(300);
@@ -36,7 +35,7 @@ pub enum Outcome {
 /// The names that are wanted, and when to look each of them up.
 #[derive(Debug, Clone)]
 pub struct Schedule<N> {
-    turns: BTreeMap<N, Turn>,
+    turns: LiteMap<N, Turn>,
     /// When wanted names that are not being looked up are due.
     queue: BTreeSet<(Duration, N)>,
     /// What is being looked up, wanted or not.
@@ -57,7 +56,7 @@ struct Turn {
 impl<N: Ord + Clone> Schedule<N> {
     /// Without names; `most` look-ups at a time.
     pub fn new(most: usize) -> Self {
-        Self { turns: BTreeMap::new(), queue: BTreeSet::new(), asked: BTreeSet::new(), most }
+        Self { turns: LiteMap::new(), queue: BTreeSet::new(), asked: BTreeSet::new(), most }
     }
 
     /// From `now` on these names are wanted, and no others. New ones are due at once.

@@ -26,6 +26,8 @@ use std::{
     time::Duration,
 };
 
+use litemap::LiteMap;
+
 use super::shares::{self, Shares};
 use crate::{
     cgroupfs,
@@ -74,7 +76,7 @@ pub struct Subtrees {
     wanted: Wanted,
     /// Whether the names of all units are wanted, too.
     names: bool,
-    branches: BTreeMap<Manager, Branch>,
+    branches: LiteMap<Manager, Branch>,
     listeners: Listeners,
     shares: Shares<Owner>,
     /// Whether somebody said that there may be something new.
@@ -105,7 +107,7 @@ impl Subtrees {
             limits: Limits::default(),
             wanted: Wanted::default(),
             names: false,
-            branches: BTreeMap::new(),
+            branches: LiteMap::new(),
             listeners,
             shares: Shares::new(SHARES),
             is_nudged: false,
