@@ -29,7 +29,7 @@ mod subject;
 pub(crate) mod testing;
 mod waiting;
 
-use std::collections::BTreeMap;
+use litemap::LiteMap;
 
 use crate::{
     gather::{Gather, sort_by_key},
@@ -59,7 +59,7 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     let none = Units::default();
     let units = facts.units.unwrap_or(&none);
     let (mut diagnostics, mut misspelt) = names::lint(policy, units);
-    let of_containers: BTreeMap<_, _> = containers::names(policy).into_iter().gather();
+    let of_containers: LiteMap<_, _> = containers::names(policy).into_iter().gather();
     let others = life::names(policy).into_iter().filter(|(id, _)| !of_containers.contains_key(id));
     for (id, diagnostic) in others.chain(of_containers.clone()) {
         misspelt.insert(id);
