@@ -7,6 +7,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use litemap::LiteMap;
 use serde_json::json;
 
 use super::Daemon;
@@ -38,7 +39,7 @@ const INSTANCES: usize = 1000;
 
 /// What the kernel has, as it was just read.
 struct Found {
-    sets: BTreeMap<SetRef, Content>,
+    sets: LiteMap<SetRef, Content>,
     looked_up: BTreeSet<SetRef>,
     counters: BTreeMap<CounterRef, Count>,
 }
