@@ -15,6 +15,7 @@ use std::{
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use crate::{
+    gather::Gather,
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Manager},
     units::places,
 };
@@ -78,7 +79,7 @@ impl<'a> Glance<'a> {
             *looks += 1;
             let listed =
                 (*looks > AS_LONG_AS_A_LIST).then(|| children(&self.root.join(above)).ok().flatten());
-            match listed.flatten().and_then(|children| children.collect::<io::Result<_>>().ok()) {
+            match listed.flatten().and_then(|children| children.try_gather().ok()) {
                 Some(list) => *parent = Parent::Listed(list),
                 None => return look_at(&self.root.join(path.as_str())).ok().flatten(),
             }
@@ -161,7 +162,7 @@ pub fn alive() -> io::Result<BTreeSet<CgroupId>> {
         return Err(io::ErrorKind::NotFound.into());
     }
     let below = walk(root, usize::MAX).map(|found| found.map(|(_, id)| id));
-    look_at(root)?.into_iter().map(Ok).chain(below).collect()
+    look_at(root)?.into_iter().map(Ok).chain(below).try_gather()
 }
 
 /// Whether an error says that there is no such directory. A path that is too long is none to anybody.

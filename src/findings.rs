@@ -9,7 +9,7 @@ mod spelling;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    gather::Gather,
+    gather::{Gather, sort_by_key},
     lint::{self, Facts},
     model::{AnnotationId, ChainRef, Data},
     nft::complaint::{Complaint, Kind},
@@ -87,7 +87,7 @@ pub fn merged(policy: &Policy, mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnost
         };
         !is_said && !policy.allows(diagnostic)
     });
-    diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
+    sort_by_key(&mut diagnostics, |diagnostic| (diagnostic.span, diagnostic.code));
     // What one change mends, nft may say in several ways.
     let is_the_same = |one: &Diagnostic, other: &Diagnostic| {
         (one.span, one.code) == (other.span, other.code) && one.fix.is_some() && one.fix == other.fix

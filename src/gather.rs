@@ -1,6 +1,11 @@
-//! Ordered collections of what an iterator yields.
+//! Ordered collections of what an iterator yields, and lists in order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use litemap::LiteMap;
 
 /// [`Iterator::collect`] for maps and sets in order, one item at a time: what the standard library does instead is to sort, with
 /// code of its own for each place, which came to a twelfth of the program.
@@ -10,6 +15,21 @@ pub trait Gather: Iterator + Sized {
         let mut collection = C::default();
         self.for_each(|item| collection.put(item));
         collection
+    }
+
+    /// The same of items that there may be errors instead of.
+    ///
+    /// # Errors
+    /// The first error; what comes after it is not asked for.
+    fn try_gather<C: Ordered<T>, T, E>(self) -> Result<C, E>
+    where
+        Self: Iterator<Item = Result<T, E>>,
+    {
+        let mut collection = C::default();
+        for item in self {
+            collection.put(item?);
+        }
+        Ok(collection)
     }
 }
 
@@ -27,8 +47,52 @@ impl<K: Ord, V> Ordered<(K, V)> for BTreeMap<K, V> {
     }
 }
 
+impl<K: Ord, V> Ordered<(K, V)> for LiteMap<K, V> {
+    fn put(&mut self, (key, value): (K, V)) {
+        self.insert(key, value);
+    }
+}
+
 impl<K: Ord> Ordered<K> for BTreeSet<K> {
     fn put(&mut self, item: K) {
         self.insert(item);
+    }
+}
+
+/// [`slice::sort_by`], which is stable, for a list of any type. The standard library has 4 kB of code for each type and order, and this
+/// a tenth of that: what it sorts are places, by one function.
+pub fn sort_by<T>(items: &mut Vec<T>, order: impl Fn(&T, &T) -> Ordering) {
+    let places = sorted(items.len(), &|one, other| order(&items[one], &items[other]));
+    let mut unsorted: Vec<_> = items.drain(..).map(Some).collect();
+    items.extend(places.into_iter().filter_map(|place| unsorted[place].take()));
+}
+
+/// [`sort_by`], by a key.
+pub fn sort_by_key<T, K: Ord>(items: &mut Vec<T>, key: impl Fn(&T) -> K) {
+    sort_by(items, |one, other| key(one).cmp(&key(other)));
+}
+
+/// The places below a number, in an order.
+#[inline(never)]
+fn sorted(number: usize, order: &dyn Fn(usize, usize) -> Ordering) -> Vec<usize> {
+    let mut places: Vec<_> = (0..number).collect();
+    places.sort_by(|one, other| order(*one, *other));
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_sorted_and_what_is_equal_stays_in_its_order() {
+        let mut items: Vec<_> = (0..1000).map(|number| (number * 7919 % 100, number)).collect();
+        let mut expected = items.clone();
+        expected.sort_by_key(|item| item.0);
+        sort_by_key(&mut items, |item| item.0);
+        assert_eq!(items, expected);
+        sort_by(&mut items, |one, other| other.1.cmp(&one.1));
+        expected.sort_by_key(|item| std::cmp::Reverse(item.1));
+        assert_eq!(items, expected);
     }
 }

@@ -14,6 +14,7 @@ use std::{
     ops::Range,
 };
 
+use litemap::LiteMap;
 use serde_json::Value;
 
 use crate::{
@@ -190,7 +191,7 @@ impl Attempt {
             installed,
             hosts,
             objects,
-            refusals: blamed.refused.into_values().collect(),
+            refusals: blamed.refused.into_iter().map(|(_, one)| one).collect(),
             ..Loaded::default()
         }
     }
@@ -248,7 +249,7 @@ impl Load<'_> {
             if self.is_strict && blamed.refused.keys().any(is_of_a_file) {
                 blamed.refused.retain(|id, _| is_of_a_file(id));
                 let words = blamed.words(self.policy);
-                let refusals = blamed.refused.into_values().collect();
+                let refusals = blamed.refused.into_iter().map(|(_, one)| one).collect();
                 return Err(LoadError { words, passing: false, refusals });
             }
             if progress == Progress::None || rounds == ROUNDS_TOGETHER {
@@ -581,7 +582,7 @@ enum Progress {
 #[derive(Debug, Default)]
 struct Blamed {
     /// Annotations that nft refuses.
-    refused: BTreeMap<AnnotationId, Refusal>,
+    refused: LiteMap<AnnotationId, Refusal>,
     /// Cgroups that vanished meanwhile; if they come again, the engine adds their elements.
     late: BTreeSet<CgroupPath>,
 }

@@ -12,15 +12,9 @@ use scnpm::{
     daemon, log,
 };
 
+/// What libnftables allocates is in libc's heap and leaves no gaps in this one.
 #[global_allocator]
-static HEAP: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
-/// One heap for all threads, and what is free goes back to the system soon: much is needed for a moment and not again
-/// (jemalloc(3), "TUNING"). What libnftables allocates is in libc's heap and leaves no gaps in this one.
-// SAFETY: jemalloc reads this symbol as a pointer to a string that ends in a NUL, which it is.
-#[allow(unsafe_code)]
-#[unsafe(export_name = "_rjem_malloc_conf")]
-static HEAP_SETTINGS: &[u8; 48] = b"dirty_decay_ms:10000,muzzy_decay_ms:0,thp:never\0";
+static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = cli::normalise(env::args_os());

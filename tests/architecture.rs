@@ -118,6 +118,7 @@ const FILES: &str = "policy/files.rs";
 const PURE_CRATES: &[&str] = &[
     "annotate_snippets",
     "libc::CLD_EXITED",
+    "litemap",
     "nix::errno",
     "ratatui::Frame",
     "ratatui::buffer",

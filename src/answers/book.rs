@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use litemap::LiteMap;
+
 use super::Answer;
 use crate::{
     gather::Gather,
@@ -90,7 +92,7 @@ pub enum Change {
 #[derive(Debug, Default)]
 pub struct Book {
     fills: Vec<Fill>,
-    sets: BTreeMap<SetRef, Pages>,
+    sets: LiteMap<SetRef, Pages>,
 }
 
 #[derive(Debug, Default)]
@@ -210,7 +212,7 @@ impl Book {
 
     /// Forgets what has gone from the kernel by itself.
     pub fn expire(&mut self, now: Duration) {
-        for pages in self.sets.values_mut() {
+        for (_, pages) in &mut self.sets {
             pages.held.retain(|_, held| held.until > now);
         }
     }

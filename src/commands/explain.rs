@@ -10,6 +10,7 @@ use std::{
     process::ExitCode,
 };
 
+use litemap::LiteMap;
 use nix::unistd::geteuid;
 
 use self::{
@@ -26,7 +27,7 @@ use crate::{
         ruleset::Ruleset,
         subject::{Protocol, Subject, destination},
     },
-    gather::Gather,
+    gather::{Gather, sort_by_key},
     log::colour_on,
     machine::{self, processes},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, Instance, Location, SetRef},
@@ -311,7 +312,7 @@ impl Machine {
             return Ok(of_name.map(|path| self.of_cgroup(format!("container {name}"), path)).collect());
         }
         if rows.is_empty() {
-            let judged = self.judge(known, None, &BTreeMap::new(), |judge| judge.of_absent(name));
+            let judged = self.judge(known, None, &LiteMap::new(), |judge| judge.of_absent(name));
             if judged.is_empty()
                 && let Some(words) = units::in_units_of_others(name, &self.processes)
             {
@@ -356,7 +357,7 @@ impl Machine {
         &self,
         known: &Known,
         ruleset: Option<&Ruleset>,
-        elements: &BTreeMap<SetRef, Option<BTreeSet<CgroupId>>>,
+        elements: &LiteMap<SetRef, Option<BTreeSet<CgroupId>>>,
         ask: impl FnOnce(&Judge<'_>) -> T,
     ) -> T {
         ask(&Judge {
@@ -381,8 +382,8 @@ impl Machine {
         let mut notes = found.notes.clone();
         let (annotations, other_annotations) = match &found.place {
             Place::In(path) | Place::Gone(path) => {
-                let sets = self.judge(known, ruleset, &BTreeMap::new(), |judge| judge.sets(path));
-                let elements = kernel.map_or_else(BTreeMap::new, |kernel| elements(kernel, sets));
+                let sets = self.judge(known, ruleset, &LiteMap::new(), |judge| judge.sets(path));
+                let elements = kernel.map_or_else(LiteMap::new, |kernel| elements(kernel, sets));
                 self.judge(known, ruleset, &elements, |judge| judge.all(path))
             }
             Place::Root => {
@@ -392,7 +393,7 @@ impl Machine {
                 (vec![], known.policy.of_units().count())
             }
             Place::Unknown => {
-                let near = self.judge(known, ruleset, &BTreeMap::new(), |judge| judge.of_absent(&found.name));
+                let near = self.judge(known, ruleset, &LiteMap::new(), |judge| judge.of_absent(&found.name));
                 let others = known.policy.of_units().count() - near.len();
                 (near, others)
             }
@@ -439,7 +440,7 @@ impl Machine {
         let processes = found.processes.iter().take(MOST_SHOWN).map(process).collect();
         let mut sockets: Vec<&Socket> = found.sockets.iter().collect();
         // Listeners first.
-        sockets.sort_by_key(|one| (one.remote.is_some(), one.protocol, one.local, one.remote));
+        sort_by_key(&mut sockets, |one| (one.remote.is_some(), one.protocol, one.local, one.remote));
         Block {
             name: found.name.clone(),
             cgroup,
@@ -488,7 +489,7 @@ impl Machine {
     fn made_in(&self, place: &Place, id: Option<CgroupId>, known: &Known) -> String {
         match place {
             Place::In(path) => {
-                let there = self.judge(known, None, &BTreeMap::new(), |judge| judge.matching(path));
+                let there = self.judge(known, None, &LiteMap::new(), |judge| judge.matching(path));
                 let there: Vec<String> = there.iter().map(Location::to_string).collect();
                 let there = match there.as_slice() {
                     [] => "no annotation matches that".to_owned(),
@@ -536,8 +537,8 @@ fn process(one: &Process) -> ShownProcess {
 }
 
 /// What is in these sets; nothing of those that cannot be read.
-fn elements(kernel: &mut Nftables, sets: BTreeSet<SetRef>) -> BTreeMap<SetRef, Option<BTreeSet<CgroupId>>> {
-    let mut found = BTreeMap::new();
+fn elements(kernel: &mut Nftables, sets: BTreeSet<SetRef>) -> LiteMap<SetRef, Option<BTreeSet<CgroupId>>> {
+    let mut found = LiteMap::new();
     for set in sets {
         match kernel.elements(&set) {
             Ok(ids) => drop(found.insert(set, Some(ids.into_keys().gather()))),

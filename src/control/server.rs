@@ -5,7 +5,7 @@
 
 use crate::gather::Gather;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     io::{self, ErrorKind, Read, Write},
     net::Shutdown,
@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use litemap::LiteMap;
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     socket::{getsockopt, sockopt::PeerCredentials},
@@ -104,14 +105,14 @@ pub struct Server {
     path: PathBuf,
     listener: UnixListener,
     epoll: Epoll,
-    connections: BTreeMap<ClientId, Connection>,
+    connections: LiteMap<ClientId, Connection>,
     last: u64,
     /// The one of which a call was taken last.
     served: ClientId,
     /// Connections that may have sent something.
     with_input: BTreeSet<ClientId>,
     /// Until when nothing is taken from a user.
-    rests: BTreeMap<u32, Duration>,
+    rests: LiteMap<u32, Duration>,
     /// Whether somebody may want to connect, and until when nobody is let in.
     is_called: bool,
     retry: Option<Duration>,
@@ -166,11 +167,11 @@ impl Server {
             path: path.to_owned(),
             listener,
             epoll,
-            connections: BTreeMap::new(),
+            connections: LiteMap::new(),
             last: LISTENER,
             served: ClientId(LISTENER),
             with_input: BTreeSet::new(),
-            rests: BTreeMap::new(),
+            rests: LiteMap::new(),
             is_called: true,
             retry: None,
             events: Vec::new(),
@@ -582,7 +583,7 @@ mod tests {
 
     /// Has the server take everybody for an ordinary user.
     fn demote(server: &mut Server) {
-        server.connections.values_mut().for_each(|one| one.peer.user = 1);
+        server.connections.iter_mut().for_each(|(_, one)| one.peer.user = 1);
     }
 
     #[test]

@@ -278,7 +278,8 @@ pub fn of_a_service(call: &Call, own: &str, description: &str) -> Arc<[u8]> {
 fn parameters<M: Method + serde::de::DeserializeOwned>(given: Map<String, Value>) -> Result<M, Arc<[u8]>> {
     let fits = |one: Map<String, Value>| serde_json::from_value::<M>(Value::Object(one));
     let wrong = given.iter().find(|(name, value)| {
-        let alone = [((*name).clone(), (*value).clone())].into_iter().collect();
+        let mut alone = Map::new();
+        alone.insert((*name).clone(), (*value).clone());
         !M::PARAMETERS.contains(&name.as_str()) || fits(alone).is_err()
     });
     let wrong = wrong.map(|(name, _)| name.clone());

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use litemap::LiteMap;
 use nix::unistd::Uid;
 use serde_json::json;
 
@@ -71,13 +72,13 @@ pub(super) enum Answered {
 /// Who is owed an answer.
 #[derive(Default)]
 pub(super) struct Control {
-    waits: BTreeMap<ClientId, Waiting>,
-    watchers: BTreeMap<ClientId, Watcher>,
+    waits: LiteMap<ClientId, Waiting>,
+    watchers: LiteMap<ClientId, Watcher>,
     /// Who asked for a change that polkit has to say about.
     asking: Questions<ClientId, Change>,
     /// Who waits until the files are read, and who for what is found in them.
-    reloads: BTreeMap<ClientId, Reading>,
-    loaded: BTreeMap<ClientId, Reload>,
+    reloads: LiteMap<ClientId, Reading>,
+    loaded: LiteMap<ClientId, Reload>,
     is_loading: bool,
     trial: Option<Trial>,
     /// Whether something has happened since watchers were told, who is still to be told of what was before, and when.
@@ -159,14 +160,14 @@ impl Control {
 
     /// Notes that systemd said what state a unit is in.
     pub(super) fn state_is_known(&mut self, unit: &UnitName) {
-        for waiting in self.waits.values_mut() {
+        for (_, waiting) in &mut self.waits {
             waiting.units.remove(unit);
         }
     }
 
     /// Notes that systemd cannot be asked.
     pub(super) fn bus_is_lost(&mut self) {
-        self.waits.values_mut().for_each(|waiting| waiting.units.clear());
+        self.waits.iter_mut().for_each(|(_, waiting)| waiting.units.clear());
     }
 
     /// Notes that the files were read and are about to be loaded.
@@ -575,7 +576,9 @@ impl Daemon {
             None if !reloads.is_empty() => self.control.trial = None,
             None => {}
         }
-        self.control.loaded.extend(reloads.into_iter().map(|(client, one)| (client, one.ask)));
+        for (client, one) in reloads {
+            self.control.loaded.insert(client, one.ask);
+        }
     }
 
     /// Tells those who asked for it that the files are not loaded; `again` is the time now if it will be tried again: then only

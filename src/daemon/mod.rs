@@ -30,6 +30,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use litemap::LiteMap;
 use sd_notify::NotifyState;
 
 use crate::{
@@ -66,7 +67,7 @@ use state_log::StateLog;
 /// # Errors
 /// What keeps it from starting; once it runs, nothing ends it but a signal.
 pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
-    process::share_the_heap();
+    process::share_the_heaps();
     let missing = |missing: String| Failure { exit_code: NOT_CONFIGURED, ..Failure::new(missing) };
     let mut files = PolicyFiles::new(options.files.clone());
     let policy = files.read_settled().await.map_err(|failure| missing(failure.message))?;
@@ -166,10 +167,10 @@ struct Daemon {
     fills: Fills,
     /// When the policy was loaded, what nft refuses of it, and why the last load failed, if it did.
     loaded_at: SystemTime,
-    refused: BTreeMap<AnnotationId, String>,
+    refused: LiteMap<AnnotationId, String>,
     load_error: Option<String>,
     /// The sources that are lost for now, and why.
-    lost: BTreeMap<Source, String>,
+    lost: LiteMap<Source, String>,
 }
 
 impl Daemon {
@@ -207,9 +208,9 @@ impl Daemon {
             refusals: Refusals::default(),
             fills,
             loaded_at: SystemTime::UNIX_EPOCH,
-            refused: BTreeMap::new(),
+            refused: LiteMap::new(),
             load_error: None,
-            lost: BTreeMap::from([(Source::Dbus, "not connected yet".to_owned())]),
+            lost: [(Source::Dbus, "not connected yet".to_owned())].into_iter().gather(),
         }
     }
 

@@ -1,10 +1,8 @@
 //! Whether polkit lets somebody change something (polkit(8), org.freedesktop.PolicyKit1.Authority).
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
+use litemap::LiteMap;
 use tokio::{task::AbortHandle, time::timeout};
 use zbus::{Connection, Error, Variant};
 
@@ -26,7 +24,7 @@ const OPEN: usize = 16;
 const ALLOW_USER_INTERACTION: u32 = 1;
 
 /// What polkit is being asked: who waits for it, and what they want.
-pub(super) struct Questions<Who, What>(BTreeMap<Who, Question<What>>);
+pub(super) struct Questions<Who, What>(LiteMap<Who, Question<What>>);
 
 struct Question<What> {
     user: u32,
@@ -45,7 +43,7 @@ impl Drop for Task {
 
 impl<Who, What> Default for Questions<Who, What> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self(LiteMap::new())
     }
 }
 

@@ -2,7 +2,7 @@
 //! cgroup appears, and little memory.
 #![allow(unsafe_code)]
 
-use std::{ffi::CString, io, ptr};
+use std::io;
 
 /// Puts this process ahead of ordinary ones, unless whoever started it did: the lowest real-time priority, which what it
 /// starts does not inherit. A nice value would not do: systemd gives every service a session of its own, and between
@@ -26,30 +26,27 @@ pub(super) fn raise_priority() -> io::Result<()> {
     }
 }
 
+/// Until mimalloc gives pages that are free back to the system, in ms (mimalloc.h of version 2, "mi_option_purge_delay").
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
 /// Has C libraries share one heap over all threads. With a heap for each, what a thread has needed once for a moment stays
-/// with the process.
-pub(super) fn share_the_heap() {
-    // SAFETY: mallopt(3) only sets a number; at this point there is one thread.
-    #[cfg(target_env = "gnu")]
+/// with the process. And has Rust's heap keep no pages that are free: much is needed for a moment and not again.
+pub(super) fn share_the_heaps() {
+    // SAFETY: these only set numbers; at this point there is one thread.
     unsafe {
+        #[cfg(target_env = "gnu")]
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, 0);
     }
 }
 
 /// Gives memory that is not in use back to the system: that of C libraries, and what this thread has freed. Other threads
 /// are not to wait for it.
 pub(super) fn trim() {
-    let (mut arena, mut size) = (0_u32, size_of::<u32>());
-    let none = ptr::null_mut();
-    // SAFETY: these only return pages that nothing is in (malloc_trim(3); jemalloc(3), "thread.arena", "arena.<i>.purge"). The
-    // number of the arena is an unsigned int, for which there is room.
+    // SAFETY: these only return pages that nothing is in (malloc_trim(3); mimalloc.h, "mi_collect").
     unsafe {
         #[cfg(target_env = "gnu")]
         libc::malloc_trim(0);
-        let number = (&raw mut arena).cast();
-        tikv_jemalloc_sys::mallctl(c"thread.arena".as_ptr(), number, &raw mut size, none, 0);
-        if let Ok(purge) = CString::new(format!("arena.{arena}.purge")) {
-            tikv_jemalloc_sys::mallctl(purge.as_ptr(), none, ptr::null_mut(), none, 0);
-        }
+        libmimalloc_sys::mi_collect(true);
     }
 }

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use litemap::LiteMap;
 use serde_json::json;
 
 use super::{Daemon, control::Answered, sources::Sources};
@@ -28,7 +29,7 @@ use crate::{
         denials::{self, KEPT},
         recorder::Book,
     },
-    gather::Gather,
+    gather::{Gather, sort_by_key},
     lint::{self, Ruleset},
     model::{CGROUP_ROOT, CgroupId, CgroupPath, ChainRef, Direction, Instance, Manager, Recorded, TableRef},
     nft::{netlink::Netlink, words_of},
@@ -70,7 +71,7 @@ pub(super) struct Refusals {
     /// The chains that record, and the hooks that call them as far as it matters.
     chains: Vec<(ChainRef, Vec<String>)>,
     asking: Vec<(ClientId, Asking)>,
-    followers: BTreeMap<ClientId, Asking>,
+    followers: LiteMap<ClientId, Asking>,
     is_reading: bool,
     last: Option<Duration>,
     /// How long the last answers took.
@@ -201,10 +202,10 @@ impl Daemon {
         self.refusals.chains = with_hooks.collect();
         if self.refusals.chains.is_empty() {
             self.refusals.names = Names::default();
-            let nobody_more = std::mem::take(&mut self.refusals.followers).into_keys();
+            let nobody_more = std::mem::take(&mut self.refusals.followers).into_iter();
             let asking = std::mem::take(&mut self.refusals.asking).into_iter().map(|(client, _)| client);
             let answer = not_recorded(policy);
-            for client in nobody_more.chain(asking) {
+            for client in nobody_more.map(|(client, _)| client).chain(asking) {
                 sources.answer(client, Arc::clone(&answer), false);
             }
         }
@@ -276,7 +277,7 @@ impl Daemon {
         let followers = std::mem::take(&mut self.refusals.followers);
         let followers = followers.into_iter().map(|(client, asking)| (client, asking, &new, false));
         let asking = asking.into_iter().map(|(client, asking)| (client, asking, &all, true));
-        let mut stay = BTreeMap::new();
+        let mut stay = LiteMap::new();
         for (client, asking, of, is_first) in followers.chain(asking) {
             let refusals = self.refusals_for(&asking, of, &reading);
             if !is_first && refusals.is_empty() {
@@ -313,7 +314,7 @@ impl Daemon {
             (is_seen && is_later).then_some((at, table, *direction, one, path))
         });
         let mut named: Vec<_> = named.collect();
-        named.sort_by_key(|(at, ..)| *at);
+        sort_by_key(&mut named, |(at, ..)| *at);
         let of_one = |(at, table, direction, one, path)| self.refusal(at, table, direction, one, path);
         let is_wanted = |refusal: &(Option<Instance>, Refusal)| {
             wanted.as_ref().is_none_or(|(text, selectors)| self.is_meant(text, selectors.as_ref(), refusal))

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use litemap::LiteMap;
 use serde_json::json;
 
 use super::Daemon;
@@ -18,7 +19,7 @@ use crate::{
     },
     dispatch,
     engine::{Engine, Kept, Standing},
-    gather::Gather,
+    gather::{Gather, sort_by},
     model::{AnnotationId, CgroupId, CgroupPath, Count, CounterRef, HostName, Key, SetRef, Source},
     nft::{Content, words_of},
     policy::{Annotation, Policy},
@@ -38,7 +39,7 @@ const INSTANCES: usize = 1000;
 
 /// What the kernel has, as it was just read.
 struct Found {
-    sets: BTreeMap<SetRef, Content>,
+    sets: LiteMap<SetRef, Content>,
     looked_up: BTreeSet<SetRef>,
     counters: BTreeMap<CounterRef, Count>,
 }
@@ -158,7 +159,7 @@ impl Daemon {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((set, Content::default())),
                 other => other.map(|content| (set, content)),
             };
-            let sets = sets.into_iter().map(content).collect::<io::Result<_>>()?;
+            let sets = sets.into_iter().map(content).try_gather()?;
             let counters = if is_counted { self.kernel.counters()? } else { BTreeMap::new() };
             io::Result::Ok(Found { sets, looked_up: self.kernel.looked_up()?, counters })
         };
@@ -224,7 +225,7 @@ impl Daemon {
         let of_source = |source: Source| {
             let mut taken: Vec<Duration> =
                 latencies.iter().filter(|(of, _)| *of == source).map(|(_, taken)| *taken).collect();
-            taken.sort_unstable();
+            sort_by(&mut taken, Ord::cmp);
             let is_on = self.options.sources.contains(&source);
             let words = self.lost.get(&source).filter(|_| is_on).cloned();
             let state = match (&words, is_on) {

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use litemap::LiteMap;
+
 use super::pause;
 use crate::{
     dispatch::HostSet,
@@ -40,7 +42,7 @@ pub struct HostSets {
     /// Whether a name has other addresses than when the sets were last looked at.
     is_changed: bool,
     /// When to try a set again that failed so often in a row.
-    retries: BTreeMap<SetRef, (Duration, u32)>,
+    retries: LiteMap<SetRef, (Duration, u32)>,
 }
 
 impl HostSets {

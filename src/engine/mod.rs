@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dispatch::Pattern,
+    gather::Gather,
     model::{CgroupId, CgroupPath, Instance, Outcome, Row, RowId, Source, UnitName, UnitState},
     units::{Users, selector::Index},
 };
@@ -120,12 +121,12 @@ impl Engine {
     /// The units whose events matter.
     pub fn units(&self) -> BTreeSet<UnitName> {
         let settings = self.settings.reload_with.iter().chain(&self.settings.reapply_with);
-        self.table.paths_of.keys().chain(self.table.by_unit.keys()).chain(settings).cloned().collect()
+        self.table.paths_of.keys().chain(self.table.by_unit.keys()).chain(settings).cloned().gather()
     }
 
     /// The units of the system's manager whose state matters by itself.
     pub fn units_with_state(&self) -> BTreeSet<UnitName> {
-        self.table.by_unit.keys().cloned().collect()
+        self.table.by_unit.keys().cloned().gather()
     }
 
     /// The cgroups that matter and are known by name, whether or not a pattern selects them, too.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use litemap::LiteMap;
 use serde::Serialize;
 
 use crate::{
@@ -65,7 +66,7 @@ pub struct Judge<'a> {
     /// The cgroups that exist.
     pub cgroups: &'a BTreeMap<CgroupPath, CgroupId>,
     /// What sets and maps hold, as far as it could be read; none for one that does not exist.
-    pub elements: &'a BTreeMap<SetRef, Option<BTreeSet<CgroupId>>>,
+    pub elements: &'a LiteMap<SetRef, Option<BTreeSet<CgroupId>>>,
     /// What an element has counted.
     pub counted: &'a dyn Fn(&SetRef, &CgroupPath) -> Option<Count>,
     /// What is wrong with annotations, by where these stand.

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::model::{CgroupPath, ChainRef, Count, SetRef, TableRef};
+use crate::{
+    gather::sort_by_key,
+    model::{CgroupPath, ChainRef, Count, SetRef, TableRef},
+};
 
 /// Chains and their rules.
 #[derive(Debug, Clone, Default)]
@@ -153,7 +156,7 @@ impl Ruleset {
             .iter()
             .filter(|(_, chain)| chain.base.as_ref().is_some_and(|base| base.hook == hook))
             .collect();
-        found.sort_by_key(|(_, chain)| chain.base.clone());
+        sort_by_key(&mut found, |(_, chain)| chain.base.clone());
         found.into_iter()
     }
 

@@ -29,9 +29,15 @@ mod subject;
 pub(crate) mod testing;
 mod waiting;
 
-use std::collections::BTreeMap;
+use litemap::LiteMap;
 
-use crate::{model::Routing, policy::Policy, text::Diagnostic, units::Units};
+use crate::{
+    gather::{Gather, sort_by_key},
+    model::Routing,
+    policy::Policy,
+    text::Diagnostic,
+    units::Units,
+};
 use calls::Calls;
 pub use ruleset::Ruleset;
 
@@ -53,7 +59,7 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
     let none = Units::default();
     let units = facts.units.unwrap_or(&none);
     let (mut diagnostics, mut misspelt) = names::lint(policy, units);
-    let of_containers: BTreeMap<_, _> = containers::names(policy).into_iter().collect();
+    let of_containers: LiteMap<_, _> = containers::names(policy).into_iter().gather();
     let others = life::names(policy).into_iter().filter(|(id, _)| !of_containers.contains_key(id));
     for (id, diagnostic) in others.chain(of_containers.clone()) {
         misspelt.insert(id);
@@ -79,7 +85,7 @@ pub fn lint(policy: &Policy, facts: Facts<'_>) -> Vec<Diagnostic> {
         diagnostics.extend(reroutes::lint(policy, &subjects, calls, facts.routing));
     }
     diagnostics.extend(fills::without_resolved(policy, units));
-    diagnostics.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.code));
+    sort_by_key(&mut diagnostics, |diagnostic| (diagnostic.span, diagnostic.code));
     diagnostics
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use litemap::LiteMap;
+
 use super::{calls::Calls, cgroups, shadows, subject::Subject};
 use crate::{
     gather::Gather,
@@ -29,7 +31,7 @@ pub(super) fn lint(
         let message = format!("the same annotation as at {place}");
         Diagnostic::new(Code::Duplicate, annotation.unit_span, message).help("leave one of them out")
     });
-    duplicates.chain(of_rules.into_values()).collect()
+    duplicates.chain(of_rules.into_iter().map(|(_, diagnostic)| diagnostic)).collect()
 }
 
 /// For each annotation the first one that says the same.
@@ -86,10 +88,10 @@ pub(super) fn is_boundary(tokens: &[&Token], at: usize) -> bool {
 const COMPARED: usize = 32;
 
 /// Annotations of a unit and chain that another file's annotation contradicts.
-fn contradictions(policy: &Policy, subjects: &[Subject<'_>]) -> BTreeMap<AnnotationId, Diagnostic> {
+fn contradictions(policy: &Policy, subjects: &[Subject<'_>]) -> LiteMap<AnnotationId, Diagnostic> {
     type ByFileAndSense<'s, 'a> = BTreeMap<(FileId, bool), Vec<&'s Subject<'a>>>;
     let mut earlier: BTreeMap<(&UnitName, &ChainRef), ByFileAndSense<'_, '_>> = BTreeMap::new();
-    let mut found = BTreeMap::new();
+    let mut found = LiteMap::new();
     for later in subjects {
         let accepts = matches!(later.verdict, Some(("accept", _)));
         let Some((_, span)) = later.verdict.filter(|_| accepts || later.refuses()) else { continue };

@@ -11,7 +11,7 @@ use std::{
 
 use super::tree::Tree;
 use crate::{
-    gather::Gather,
+    gather::{Gather, sort_by},
     model::{UNIT_TYPES, UnitName},
     units::{UnitFile, places},
 };
@@ -146,7 +146,7 @@ impl Search {
             let places = self.drop_ins.get(&format!("{name}.d")).into_iter().flatten();
             directories.extend(places.map(|(rank, place)| (*rank, distance, place)));
         }
-        directories.sort();
+        sort_by(&mut directories, Ord::cmp);
         let mut found = BTreeMap::new();
         for (_, _, directory) in directories {
             let names = self.tree.list(directory).filter_map(|entry| entry.file_name().into_string().ok());

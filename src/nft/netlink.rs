@@ -13,6 +13,7 @@ use libc::{
     NFT_MSG_GETCHAIN, NFT_MSG_GETGEN, NFT_MSG_GETOBJ, NFT_MSG_GETRULE, NFT_MSG_GETSET, NFT_MSG_GETSETELEM,
     NFT_MSG_GETTABLE, NFT_MSG_NEWGEN, c_int,
 };
+use litemap::LiteMap;
 use nix::{
     errno::Errno,
     sys::{
@@ -34,6 +35,7 @@ use super::{
 };
 use crate::{
     answers::{self, Kept, Version},
+    gather::sort_by_key,
     model::{Addresses, CgroupId, Count, CounterRef, PREFIX, Recorded, SetRef, TableRef},
 };
 
@@ -237,10 +239,10 @@ impl<W: Wire> Netlink<W> {
     /// # Errors
     /// The first of the kernel's; nothing is changed then.
     pub fn apply(&mut self, changes: &[answers::Change]) -> io::Result<()> {
-        let mut sets: BTreeMap<&SetRef, (Vec<Timed>, usize)> = BTreeMap::new();
+        let mut sets: LiteMap<&SetRef, (Vec<Timed>, usize)> = LiteMap::new();
         let mut ordered: Vec<&answers::Change> = changes.iter().collect();
         // What stays comes first.
-        ordered.sort_by_key(|change| matches!(change, answers::Change::Release { .. }));
+        sort_by_key(&mut ordered, |change| matches!(change, answers::Change::Release { .. }));
         for change in ordered {
             match change {
                 answers::Change::Hold { set, address, time, name } => {

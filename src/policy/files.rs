@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::gather::sort_by;
+
 /// Reads files and expands globs.
 pub trait Files {
     /// A file's bytes.
@@ -78,7 +80,7 @@ impl Files for Disk {
         };
         let Ok(paths) = glob::glob_with(&as_in_libc(pattern), options) else { return Vec::new() };
         let mut paths: Vec<PathBuf> = paths.flatten().filter(|path| !path.is_dir()).collect();
-        paths.sort();
+        sort_by(&mut paths, Ord::cmp);
         paths
     }
 

@@ -25,6 +25,7 @@ use super::{
     words,
 };
 use crate::{
+    gather::sort_by_key,
     model::UnitName,
     text::{
         Code, FileId, Span, Token,
@@ -75,7 +76,7 @@ pub fn read(files: &dyn Files, paths: &[impl AsRef<Path>]) -> Result<Policy, Unr
     let mut policy = reader.policy;
     policy.annotations.shrink_to_fit();
     policy.defines = reader.variables.defines;
-    policy.diagnostics.sort_by_key(|diagnostic| diagnostic.span);
+    sort_by_key(&mut policy.diagnostics, |diagnostic| diagnostic.span);
     policy.diagnostics.dedup();
     Ok(policy)
 }
@@ -172,7 +173,7 @@ impl Reader<'_> {
         let mut steps = base::find(id, &file.text);
         if known.is_none() {
             steps.extend(comments::find(id, &file.text));
-            steps.sort_by_key(|step| step.0);
+            sort_by_key(&mut steps, |step| step.0);
         }
         self.readings += 1;
         self.open.push(identity);

@@ -54,7 +54,8 @@ fn all(status: Option<&Status>) -> Vec<Family> {
 }
 
 fn metric(family: &Family, sample: &Sample) -> Value {
-    let mut metric = Map::from_iter([("name".to_owned(), name(family).into())]);
+    let mut metric = Map::new();
+    metric.insert("name".to_owned(), name(family).into());
     let mut labels = sample.labels.iter();
     let about = labels.next().map(|(_, value)| value.clone());
     if family.kind == Kind::Info {
@@ -64,8 +65,8 @@ fn metric(family: &Family, sample: &Sample) -> Value {
     let value = serde_json::from_str(&sample.value).unwrap_or(Value::Null);
     metric.insert("value".to_owned(), value);
     metric.extend(about.map(|about| ("object".to_owned(), about.into())));
-    let fields: Map<String, Value> =
-        labels.map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
+    let mut fields = Map::new();
+    fields.extend(labels.map(|(name, value)| ((*name).to_owned(), value.clone().into())));
     if !fields.is_empty() {
         metric.insert("fields".to_owned(), fields.into());
     }

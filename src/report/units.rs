@@ -12,7 +12,7 @@ use unicode_width::UnicodeWidthChar;
 
 use super::table;
 use crate::{
-    gather::Gather,
+    gather::{Gather, sort_by_key},
     model::{CgroupId, Instance, Location, Manager},
     units::{places, selector::app_id},
 };
@@ -31,8 +31,8 @@ pub struct Row {
 }
 
 /// The system's units first, then users' by number, then by path with what is below a slice behind it.
-pub fn sort(rows: &mut [Row]) {
-    rows.sort_by_cached_key(|row| (row.instance.manager, row.instance.path.as_str().replace('/', "\0")));
+pub fn sort(rows: &mut Vec<Row>) {
+    sort_by_key(rows, |row| (row.instance.manager, row.instance.path.as_str().replace('/', "\0")));
 }
 
 /// Writes the table; fails as `out` does.
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn system_comes_first_and_what_is_below_a_slice_behind_it() {
-        let mut rows = [
+        let mut rows = vec![
             row(Manager::User(1001), "c.slice"),
             row(Manager::User(1000), "a.slice"),
             row(Manager::System, "a-b.slice"),

@@ -6,6 +6,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 use serde::{Deserialize, Serialize};
 
 use super::{Code, SourceFile, SourceMap, Span};
+use crate::gather::sort_by;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +76,7 @@ impl Diagnostic {
     /// With several changes of a file's text, as one that reaches from the first of them to the last.
     #[must_use]
     pub fn fix_all(self, text: &str, mut changes: Vec<(Span, String)>) -> Self {
-        changes.sort();
+        sort_by(&mut changes, Ord::cmp);
         let [(first, _), ..] = &changes[..] else { return self };
         let (mut whole, mut written) = (Span { end: first.start, ..*first }, String::new());
         for (span, by) in &changes {

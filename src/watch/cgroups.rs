@@ -19,6 +19,7 @@ use crate::{
     model::{CGROUP_ROOT, CgroupId, CgroupPath},
 };
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use litemap::LiteMap;
 
 /// Follows a set of cgroups.
 #[derive(Debug)]
@@ -226,8 +227,8 @@ impl Look {
 struct Watches {
     /// Nothing while the kernel has none for us.
     inotify: Option<(Inotify, Readable)>,
-    by_number: BTreeMap<i32, (String, WatchDescriptor)>,
-    by_directory: BTreeMap<String, i32>,
+    by_number: LiteMap<i32, (String, WatchDescriptor)>,
+    by_directory: LiteMap<String, i32>,
     notices: Vec<String>,
     /// The kinds of errors that have been told of.
     told: BTreeSet<Option<i32>>,

@@ -5,6 +5,7 @@ use std::{
     num::NonZeroU32,
 };
 
+use litemap::LiteMap;
 use zbus::{
     DynamicType, Message, ObjectPath, OwnedObjectPath, Variant,
     message::{Flags, Header, Type},
@@ -26,7 +27,7 @@ pub enum Said {
 #[derive(Debug)]
 pub struct Conversation {
     /// What was asked, by the number of the call.
-    pending: BTreeMap<NonZeroU32, Asked>,
+    pending: LiteMap<NonZeroU32, Asked>,
     /// systemd's unique name, or nothing. Anybody can send us signals that look like systemd's.
     owner: String,
     subscribed: bool,
@@ -85,7 +86,7 @@ impl Conversation {
     /// A call cannot be written.
     pub fn begin(units: BTreeSet<UnitName>) -> zbus::Result<Self> {
         let mut new = Self {
-            pending: BTreeMap::new(),
+            pending: LiteMap::new(),
             owner: String::new(),
             subscribed: false,
             units,

@@ -5,7 +5,7 @@
 
 use crate::gather::Gather;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     ffi::OsString,
     io,
     path::{Path, PathBuf},
@@ -14,6 +14,7 @@ use std::{
 };
 
 use inotify::{Inotify, WatchDescriptor, WatchMask};
+use litemap::LiteMap;
 
 use super::{inotify, readable::Readable, with_remedy};
 
@@ -31,7 +32,7 @@ pub struct ConfigFiles {
     /// Nothing while the kernel has none for us.
     inotify: Option<(Inotify, Readable)>,
     wanted: BTreeSet<PathBuf>,
-    watches: BTreeMap<PathBuf, WatchDescriptor>,
+    watches: LiteMap<PathBuf, WatchDescriptor>,
     /// Whether some directories exist and could not be watched.
     is_blind: bool,
 }
@@ -87,7 +88,9 @@ impl ConfigFiles {
             }
         }
         let mut watches = inotify.watches();
-        for watch in old.into_values().filter(|watch| !self.watches.values().any(|kept| kept == watch)) {
+        for (_, watch) in
+            old.into_iter().filter(|(_, watch)| !self.watches.values().any(|kept| kept == watch))
+        {
             // It fails if the directory is gone, and the watch with it.
             let _ = watches.remove(watch);
         }

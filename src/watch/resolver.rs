@@ -1,12 +1,13 @@
 //! Names to what they stand for, apart from the loop: the names of hosts and of users. Whoever answers may be slow, or hang.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use litemap::LiteMap;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::{timeout, timeout_at},
@@ -26,7 +27,7 @@ pub type LookUp<N, A> = Arc<dyn Fn(&N) -> Result<A, String> + Send + Sync>;
 /// Asks for names.
 pub struct Resolver<N, A> {
     schedule: Schedule<N>,
-    last: BTreeMap<N, A>,
+    last: LiteMap<N, A>,
     look_up: LookUp<N, A>,
     outcome: fn(&A) -> Outcome,
     sender: UnboundedSender<Answer<N, A>>,
@@ -44,7 +45,7 @@ where
         let (sender, answers) = unbounded_channel();
         Self {
             schedule: Schedule::new(MOST),
-            last: BTreeMap::new(),
+            last: LiteMap::new(),
             look_up,
             outcome,
             sender,

@@ -1,9 +1,8 @@
 //! When which name is to be looked up. Pure: the caller says what time it is.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
+
+use litemap::LiteMap;
 
 /// How long an answer is taken for true at first.
 const FIRST_PERIOD: Duration = Duration::from_secs(300);
@@ -36,16 +35,16 @@ pub enum Outcome {
 /// The names that are wanted, and when to look each of them up.
 #[derive(Debug, Clone)]
 pub struct Schedule<N> {
-    turns: BTreeMap<N, Turn>,
-    /// When wanted names that are not being looked up are due.
-    queue: BTreeSet<(Duration, N)>,
+    turns: LiteMap<N, Turn>,
     /// What is being looked up, wanted or not.
-    asked: BTreeSet<N>,
+    asked: Vec<N>,
     most: usize,
 }
 
 #[derive(Debug, Clone)]
 struct Turn {
+    /// When it is due, unless it is being looked up or settled.
+    due: Option<Duration>,
     /// `None` before the first answer.
     period: Option<Duration>,
     pause: Duration,
@@ -57,34 +56,28 @@ struct Turn {
 impl<N: Ord + Clone> Schedule<N> {
     /// Without names; `most` look-ups at a time.
     pub fn new(most: usize) -> Self {
-        Self { turns: BTreeMap::new(), queue: BTreeSet::new(), asked: BTreeSet::new(), most }
+        Self { turns: LiteMap::new(), asked: Vec::new(), most }
     }
 
     /// From `now` on these names are wanted, and no others. New ones are due at once.
     pub fn want(&mut self, now: Duration, names: BTreeSet<N>) {
         self.turns.retain(|name, _| names.contains(name));
-        self.queue.retain(|(_, name)| names.contains(name));
         for name in names {
             if self.turns.contains_key(&name) {
                 continue;
             }
-            if !self.asked.contains(&name) {
-                self.queue.insert((now, name.clone()));
-            }
-            let turn = Turn { period: None, pause: FIRST_PAUSE, again: false, has_outcome: false };
+            let due = (!self.asked.contains(&name)).then_some(now);
+            let turn = Turn { due, period: None, pause: FIRST_PAUSE, again: false, has_outcome: false };
             self.turns.insert(name, turn);
         }
     }
 
     /// All names are due at once; those that are being looked up, once more.
     pub fn ask_anew(&mut self, now: Duration) {
-        self.queue.clear();
         for (name, turn) in &mut self.turns {
             turn.pause = FIRST_PAUSE;
             turn.again = self.asked.contains(name);
-            if !turn.again {
-                self.queue.insert((now, name.clone()));
-            }
+            turn.due = (!turn.again).then_some(now);
         }
     }
 
@@ -92,23 +85,32 @@ impl<N: Ord + Clone> Schedule<N> {
     pub fn due(&mut self, now: Duration) -> Vec<N> {
         let mut names = Vec::new();
         while self.asked.len() < self.most
-            && self.queue.first().is_some_and(|(at, _)| *at <= now)
-            && let Some((_, name)) = self.queue.pop_first()
+            && let Some((at, name)) = self.first()
+            && at <= now
         {
-            self.asked.insert(name.clone());
+            let name = name.clone();
+            if let Some(turn) = self.turns.get_mut(&name) {
+                turn.due = None;
+            }
+            self.asked.push(name.clone());
             names.push(name);
         }
         names
     }
 
+    /// The name that is due first.
+    fn first(&self) -> Option<(Duration, &N)> {
+        self.turns.iter().filter_map(|(name, turn)| Some((turn.due?, name))).min()
+    }
+
     /// When [`Self::due`] has something, unless an answer comes first.
     pub fn timeout(&self) -> Option<Duration> {
-        self.queue.first().filter(|_| self.asked.len() < self.most).map(|(at, _)| *at)
+        self.first().filter(|_| self.asked.len() < self.most).map(|(at, _)| at)
     }
 
     /// A look-up is over. Whether its name is wanted.
     pub fn answered(&mut self, now: Duration, name: &N, outcome: Outcome) -> bool {
-        self.asked.remove(name);
+        self.asked.retain(|asked| asked != name);
         let Some(turn) = self.turns.get_mut(name) else { return false };
         turn.has_outcome = true;
         let after = match outcome {
@@ -131,7 +133,7 @@ impl<N: Ord + Clone> Schedule<N> {
             turn.pause = FIRST_PAUSE;
         }
         let after = if std::mem::take(&mut turn.again) { Some(Duration::ZERO) } else { after };
-        self.queue.extend(after.map(|after| (now + after, name.clone())));
+        turn.due = after.map(|after| now + after);
         true
     }
 
@@ -273,9 +275,11 @@ mod tests {
                 }
                 let waits = |name: &&u8| !asked.contains(name) && !settled.contains(*name);
                 let waiting: BTreeSet<u8> = wanted.iter().filter(waits).copied().collect();
-                let queued: BTreeSet<u8> = schedule.queue.iter().map(|(_, name)| *name).collect();
+                let due = |(name, turn): (&u8, &Turn)| Some((turn.due?, *name));
+                let queued: BTreeSet<(Duration, u8)> = schedule.turns.iter().filter_map(due).collect();
+                prop_assert!(queued.iter().all(|(at, _)| *at <= now + LONGEST_PERIOD));
+                let queued: BTreeSet<u8> = queued.into_iter().map(|(_, name)| name).collect();
                 prop_assert_eq!(&queued, &waiting);
-                prop_assert!(schedule.queue.iter().all(|(at, _)| *at <= now + LONGEST_PERIOD));
                 prop_assert_eq!(schedule.timeout().is_some(), asked.len() < 3 && !waiting.is_empty());
             }
         }

@@ -4,7 +4,11 @@
 //! who has used up what was saved gets an equal part of a rate that is the same however many they are. So those who flood
 //! slow each other down, and nobody else.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
+
+use litemap::LiteMap;
+
+use crate::gather::sort_by;
 
 /// How much there is to give.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +27,7 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Shares<K> {
     limits: Limits,
-    accounts: BTreeMap<K, Account>,
+    accounts: LiteMap<K, Account>,
     /// The number of the last turn.
     turn: u64,
     /// Until when the rate has been given out, and what of it was too little to be divided, in units per 10⁹.
@@ -45,7 +49,7 @@ const SECOND: u128 = 1_000_000_000;
 
 impl<K: Copy + Ord> Shares<K> {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, accounts: BTreeMap::new(), turn: 0, given: Duration::ZERO, left: 0 }
+        Self { limits, accounts: LiteMap::new(), turn: 0, given: Duration::ZERO, left: 0 }
     }
 
     /// Gives out what there is to give up to `now`.
@@ -62,14 +66,14 @@ impl<K: Copy + Ord> Shares<K> {
             if part == 0 {
                 break;
             }
-            for account in self.accounts.values_mut().filter(|account| account.used > 0) {
+            for (_, account) in self.accounts.iter_mut().filter(|(_, account)| account.used > 0) {
                 let taken = account.used.min(u64::try_from(part).unwrap_or(u64::MAX));
                 account.used -= taken;
                 self.left -= u128::from(taken) * SECOND;
             }
         }
         let Limits { burst, share, .. } = self.limits;
-        for account in self.accounts.values_mut() {
+        for (_, account) in &mut self.accounts {
             account.waits &= account.used + share > burst;
         }
     }
@@ -82,7 +86,7 @@ impl<K: Copy + Ord> Shares<K> {
             .filter(|key| self.may_work(*key))
             .map(|key| (self.accounts.get(&key).map_or(0, |account| account.served), key))
             .collect();
-        ready.sort_unstable();
+        sort_by(&mut ready, Ord::cmp);
         ready.truncate(self.limits.at_once);
         self.turn += 1;
         for (_, key) in &ready {

@@ -26,9 +26,12 @@ use std::{
     time::Duration,
 };
 
+use litemap::LiteMap;
+
 use super::shares::{self, Shares};
 use crate::{
     cgroupfs,
+    gather::Gather,
     model::{CgroupId, Instance, Manager},
     units::selector::{Selectors, Users},
 };
@@ -73,7 +76,7 @@ pub struct Subtrees {
     wanted: Wanted,
     /// Whether the names of all units are wanted, too.
     names: bool,
-    branches: BTreeMap<Manager, Branch>,
+    branches: LiteMap<Manager, Branch>,
     listeners: Listeners,
     shares: Shares<Owner>,
     /// Whether somebody said that there may be something new.
@@ -104,7 +107,7 @@ impl Subtrees {
             limits: Limits::default(),
             wanted: Wanted::default(),
             names: false,
-            branches: BTreeMap::new(),
+            branches: LiteMap::new(),
             listeners,
             shares: Shares::new(SHARES),
             is_nudged: false,
@@ -185,7 +188,7 @@ impl Subtrees {
         let pending = self.listeners.pending();
         self.serve(Owner::System, SYSTEM_SHARE, pending.contains(&Owner::System));
         let busy = self.branches.values().filter(|branch| branch.is_busy()).map(|branch| branch.owner);
-        let mut with_work: BTreeSet<Owner> = busy.chain(pending.iter().copied()).collect();
+        let mut with_work: BTreeSet<Owner> = busy.chain(pending.iter().copied()).gather();
         with_work.remove(&Owner::System);
         for owner in self.shares.next(with_work) {
             let before = self.news.work;

@@ -13,12 +13,12 @@ mod follow;
 mod words;
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
+use litemap::LiteMap;
 use nix::unistd::Uid;
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
@@ -94,7 +94,7 @@ pub fn run(options: &cli::Notify) -> Result<ExitCode, Failure> {
             server: None,
             has_server: None,
             asked: None,
-            shown: BTreeMap::new(),
+            shown: LiteMap::new(),
             more: None,
             kept: Vec::new(),
             state: None,
@@ -117,7 +117,7 @@ struct Notifier {
     /// When it was last looked whether there is one.
     asked: Option<Instant>,
     /// What notifications are about, by their numbers.
-    shown: BTreeMap<u32, Refusal>,
+    shown: LiteMap<u32, Refusal>,
     /// The notification of how many more there are.
     more: Option<u32>,
     /// What there was no notification daemon for.
@@ -293,8 +293,10 @@ impl Notifier {
 
     fn remember(&mut self, id: u32, refusal: Refusal) {
         self.shown.insert(id, refusal);
-        while self.shown.len() > SHOWN {
-            self.shown.pop_first();
+        while self.shown.len() > SHOWN
+            && let Some((&first, _)) = self.shown.first()
+        {
+            self.shown.remove(&first);
         }
     }
 

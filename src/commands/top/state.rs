@@ -14,7 +14,7 @@ use super::{
 use crate::{
     commands::whose::{self, Whose},
     control::message::{Allow, Allowance, Refusal, Status},
-    gather::Gather,
+    gather::{Gather, sort_by, sort_by_key},
     model::{CgroupPath, Direction, printable},
     report::status::plural,
     units::selector::Users,
@@ -360,7 +360,7 @@ impl State {
         known.extend(list.into_iter().map(|refusal| (key_of(&refusal), refusal)));
         self.list = known.into_values().collect();
         if self.list.len() > MOST_REFUSALS {
-            self.list.sort_by_key(|refusal| std::cmp::Reverse(refusal.at));
+            sort_by_key(&mut self.list, |refusal| std::cmp::Reverse(refusal.at));
             self.list.truncate(MOST_REFUSALS);
         }
         self.count_refusals();
@@ -405,7 +405,7 @@ impl State {
         let matches = |text: &str| filter.is_empty() || text.to_lowercase().contains(&filter);
         let mut order: Vec<usize> =
             (0..self.rows.len()).filter(|line| matches(&self.rows[*line].shown)).collect();
-        order.sort_by(|one, other| {
+        sort_by(&mut order, |one, other| {
             let (one, other) = (&self.rows[*one], &self.rows[*other]);
             turned(column.compare(one, other), self.units.is_reversed)
                 .then_with(|| one.shown.cmp(&other.shown))
@@ -415,7 +415,7 @@ impl State {
         let column = RefusalColumn::ALL[self.refusals.column];
         let mut order: Vec<usize> =
             (0..self.list.len()).filter(|line| matches(&rows::searched(&self.list[*line]))).collect();
-        order.sort_by(|one, other| {
+        sort_by(&mut order, |one, other| {
             let (one, other) = (&self.list[*one], &self.list[*other]);
             turned(column.compare(one, other), self.refusals.is_reversed).then_with(|| other.at.cmp(&one.at))
         });

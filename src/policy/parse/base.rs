@@ -1,7 +1,10 @@
 //! Finds what matters in nft's own statements of a file: `define`, `include`, and where blocks begin and end.
 
 use super::Step;
-use crate::text::{FileId, Outline, Token, TokenKind, token::is_identifier};
+use crate::{
+    gather::sort_by_key,
+    text::{FileId, Outline, Token, TokenKind, token::is_identifier},
+};
 
 /// The statements of a file, in order, each with the byte that it begins at.
 pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
@@ -12,7 +15,7 @@ pub(super) fn find(file: FileId, text: &str) -> Vec<(usize, Step)> {
         Some((item.span.start, step))
     });
     let mut steps: Vec<(usize, Step)> = statements.chain(outline.scopes.iter().map(scope)).collect();
-    steps.sort_by_key(|step| step.0);
+    sort_by_key(&mut steps, |step| step.0);
     steps
 }
 

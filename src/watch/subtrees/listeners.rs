@@ -8,6 +8,7 @@ use std::{
 };
 
 use inotify::{Inotify, WatchDescriptor, WatchMask};
+use litemap::LiteMap;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::Limits;
@@ -48,7 +49,7 @@ impl Listener {
 /// All inotify instances, behind one file descriptor.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
-    pub(super) by_owner: BTreeMap<Owner, Listener>,
+    pub(super) by_owner: LiteMap<Owner, Listener>,
     /// Nothing if inotify is not to be used.
     epoll: Option<(Epoll, Readable)>,
     is_shared: bool,
@@ -168,7 +169,7 @@ impl Drop for Listeners {
     /// Closes them side by side: each takes up to 20 ms, and systemd waits for the daemon's end.
     fn drop(&mut self) {
         std::thread::scope(|scope| {
-            for listener in std::mem::take(&mut self.by_owner).into_values() {
+            for (_, listener) in std::mem::take(&mut self.by_owner) {
                 let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(listener));
             }
         });
