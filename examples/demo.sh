@@ -9,7 +9,7 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 export PATH="$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin"
 
 if [ "${1:-}" != --inside-namespaces ]; then
-    "$top/tests/setup.sh" ca-certificates gcc iproute2 libc6-dev libsystemd-dev make nftables perl-base pkg-config
+    "$top/tests/setup.sh" ca-certificates gcc iproute2 libc6-dev libsystemd-dev nftables perl-base pkg-config
     if command -v cargo >/dev/null; then
         echo "Building scnpm"
         (cd "$top" && cargo build --quiet --release --locked --features top)

@@ -63,7 +63,7 @@ tool() {
 packages binutils xz-utils
 if [ -z "$program" ]; then
     say "Building scnpm"
-    packages ca-certificates gcc libc6-dev libsystemd-dev make mmdebstrap pkg-config util-linux
+    packages ca-certificates gcc libc6-dev libsystemd-dev mmdebstrap pkg-config util-linux
     program=$(tests/cargo.sh bookworm build --release --features top)
 fi
 [ -x "$program" ] || {

@@ -152,7 +152,7 @@ examples() {
     return "$status"
 }
 
-tests/setup.sh binutils ca-certificates dpkg-dev fish gcc git iproute2 libc6-dev libsystemd-dev make mmdebstrap nftables pkg-config \
+tests/setup.sh binutils ca-certificates dpkg-dev fish gcc git iproute2 libc6-dev libsystemd-dev mmdebstrap nftables pkg-config \
     python3 python3-pip python3-pyte systemd-container util-linux xz-utils zsh || exit 1
 for component in clippy rustfmt; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component" || exit 1

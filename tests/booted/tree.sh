@@ -38,7 +38,7 @@ tools)
     packages=lintian,rpm,rpmlint,makepkg,pacman-package-manager,nix-bin,apparmor,binutils,fakeroot,libarchive-tools
     packages+=,mdbook,python3-minimal
     ;;
-build) packages=gcc,libc6-dev,libsystemd-dev,make,pkg-config ;;
+build) packages=gcc,libc6-dev,libsystemd-dev,pkg-config ;;
 *)
     echo "tree.sh: unknown kind of tree: $kind" >&2
     exit 2
