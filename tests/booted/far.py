@@ -93,13 +93,25 @@ def make():
     """)
     peer = ["peer", key("near.pub"), "allowed-ips", "10.64.0.2/32,fd64::2/128"]
     m.run("ip", "netns", "exec", "far", "wg", "set", "wgfar", "listen-port", "51820", "private-key", f"{STATE}/far.key", *peer)
-    if not os.fork():
+    carrier = os.fork()
+    if not carrier:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         carry(near, far)
     os.close(near)
     os.close(far)
-    subprocess.Popen(["ip", "netns", "exec", "far", "python3", __file__])
+    server = subprocess.Popen(["ip", "netns", "exec", "far", "python3", __file__])
+    RUNNING.extend([carrier, server.pid])
     m.eventually(lambda: SERVED.exists() and ASKED.exists(), "the far side does not serve")
+
+
+def end():
+    """The link and the far side go."""
+    while RUNNING:
+        os.kill(RUNNING.pop(), signal.SIGKILL)
+
+
+# The processes of the far side.
+RUNNING = []
 
 
 def key(name):

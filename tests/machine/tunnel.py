@@ -48,6 +48,7 @@ def example_policy_is_back():
     m.run("systemctl", "daemon-reload")
     m.CONF.write_text(policy_before)
     m.run("systemctl", "restart", "nftables.service", "scnpm.service")
+    far.end()
 
 
 far.commands = commands
