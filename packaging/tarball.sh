@@ -61,8 +61,8 @@ cargo vendor --quiet --locked --versioned-dirs vendor >/dev/null
 comm -13 <(used) <(find vendor -mindepth 1 -maxdepth 1 -printf '%f\n' | sort) | while read -r crate; do
     empty "vendor/$crate"
 done
-mkdir -p .cargo
-cat >>.cargo/config.toml <<'END'
+mkdir .cargo
+cat >.cargo/config.toml <<'END'
 [source.crates-io]
 replace-with = "vendor"
 

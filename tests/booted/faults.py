@@ -68,7 +68,7 @@ def one(call, error):
     except m.Failure as failure:
         wrong.append(f"wrong state: {failure}")
     if m.daemon_pid() != pid:
-        said = m.run("journalctl", "-o", "cat", "-n", "4", "-u", "scnpm.service").stdout
+        said = m.run("journalctl", "-o", "cat", "-n", "20", "-u", "scnpm.service").stdout
         wrong.append(f"the daemon ended: {said}")
     print(f"{'ok   ' if not wrong else 'WRONG'} {call} {error} ({hits} times)", *wrong, sep="\n      " if wrong else " ")
     return not wrong

@@ -71,7 +71,7 @@ def every_file_of_packaging_is_in_the_package():
     names = {pathlib.Path(path).name for path in debian_files()}
     for path in [*TOP.glob("packaging/*"), *TOP.glob("packaging/user/*"), *TOP.glob("docs/*"), *TOP.glob("examples/*")]:
         name = {"scnpm.bash": "scnpm", "scnpm.sysusers": "scnpm.conf"}.get(path.name, path.name)
-        if path.is_file() and path.suffix not in [".py", ".sh"] and path.name != "README.md":
+        if path.is_file() and path.suffix not in [".py", ".sh", ".rs", ".ld"] and path.name != "README.md":
             assert name in names, f"{path.relative_to(TOP)} is not in the package"
 
 
