@@ -126,10 +126,9 @@ in_suite() {
 
 # One after the other: inotify's limits, which both use up, are a user's in whatever container.
 faults() {
-    local program status=0
-    program=$(program "$1") || return
-    tests/as-root.sh tests/booted/run.sh "$1" "$program" faults.py || status=1
-    tests/as-root.sh tests/booted/run.sh "$1" "$program" deaths.py || status=1
+    local status=0
+    in_suite tests/booted/run.sh "$1" faults.py || status=1
+    in_suite tests/booted/run.sh "$1" deaths.py || status=1
     return "$status"
 }
 
