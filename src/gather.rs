@@ -63,13 +63,18 @@ impl<K: Ord> Ordered<K> for BTreeSet<K> {
 /// a tenth of that: what it sorts are places, by one function.
 pub fn sort_by<T>(items: &mut Vec<T>, order: impl Fn(&T, &T) -> Ordering) {
     let places = sorted(items.len(), &|one, other| order(&items[one], &items[other]));
-    let mut unsorted: Vec<_> = items.drain(..).map(Some).collect();
-    items.extend(places.into_iter().filter_map(|place| unsorted[place].take()));
+    put_in_order(items, places);
 }
 
-/// [`sort_by`], by a key.
+/// [`sort_by`], by a key, which is made once for each item.
 pub fn sort_by_key<T, K: Ord>(items: &mut Vec<T>, key: impl Fn(&T) -> K) {
-    sort_by(items, |one, other| key(one).cmp(&key(other)));
+    let keys: Vec<K> = items.iter().map(key).collect();
+    put_in_order(items, sorted(keys.len(), &|one, other| keys[one].cmp(&keys[other])));
+}
+
+fn put_in_order<T>(items: &mut Vec<T>, places: Vec<usize>) {
+    let mut unsorted: Vec<_> = items.drain(..).map(Some).collect();
+    items.extend(places.into_iter().filter_map(|place| unsorted[place].take()));
 }
 
 /// The places below a number, in an order.
