@@ -14,9 +14,9 @@ use clap::{
 
 use crate::{model::Source, text::nearest::nearest};
 pub use asking::{
-    Allow, Denied, Explain, Launchers, Learn, Notify, Reach, Reload, Run, Status, StatusFormat, Top, Wait,
+    Allow, Denied, Explain, Learn, Notify, Reach, Reload, Run, Status, StatusFormat, Top, Wait,
 };
-pub use files::{Check, Complete, Deny, Format, Generate, Replay, Shell, Units};
+pub use files::{Check, Complete, Deny, Format, Generate, Launchers, Replay, Shell, Units};
 pub use values::{Destination, delay, seconds};
 
 /// Where nft keeps its ruleset, and so where annotations are looked for.

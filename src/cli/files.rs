@@ -176,3 +176,19 @@ pub struct Units {
     #[arg(long, value_name = "CHAIN", requires = "annotate")]
     pub chain: Option<String>,
 }
+
+/// Options of `scnpm launchers`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 done, 1 there is no place for the copies or they cannot be written, 2 wrong usage.
+It copies the .desktop files of the menus to scnpm/applications in XDG_RUNTIME_DIR, with `scnpm run` in front of each command. \
+Desktops read them if $XDG_RUNTIME_DIR/scnpm comes first in XDG_DATA_DIRS, which scnpm-launchers.service sees to.")]
+pub struct Launchers {
+    /// Start no application unless its rules are in the kernel, as `scnpm run --wait` does
+    #[arg(long)]
+    pub wait: bool,
+
+    /// Make the copies and exit, without following changes
+    #[arg(long)]
+    pub once: bool,
+}

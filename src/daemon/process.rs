@@ -26,7 +26,8 @@ pub(super) fn raise_priority() -> io::Result<()> {
     }
 }
 
-/// Until mimalloc gives pages that are free back to the system, in ms (mimalloc.h of version 2, "mi_option_purge_delay").
+/// The number of mimalloc's option for how long it keeps pages that are free, in ms (mimalloc.h of version 2,
+/// "mi_option_purge_delay").
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 /// Has C libraries share one heap over all threads. With a heap for each, what a thread has needed once for a moment stays
