@@ -3,7 +3,7 @@
 # root) and a Rust toolchain; installs what else it needs. The last line counts the steps.
 #
 # Steps: build trees format lint unit recipes-SUITE booted-SUITE-PART booted-sid kernel-SUITE packages pages picture faults
-# book release soak notifications examples size demo starts. SUITE: bookworm, trixie (kernel: and sid); PART: 1, 2, 3.
+# book release soak notifications examples size demo machine starts. SUITE: bookworm, trixie (kernel: and sid); PART: 1, 2, 3.
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1
@@ -108,6 +108,8 @@ trees() {
         tests/as-root.sh tests/booted/tree.sh $tree &
         trees+=($!)
     done
+    tests/as-root.sh tests/machine/image.sh &
+    trees+=($!)
     for tree in "${trees[@]}"; do
         wait "$tree" || status=1
     done
@@ -149,6 +151,12 @@ packages() {
     program=$(program bookworm) && tests/as-root.sh tests/packages/run.sh "$program"
 }
 
+# The life of a whole machine, in qemu.
+machine() {
+    local program
+    program=$(program "$1") && tests/as-root.sh tests/machine/run.sh "$program"
+}
+
 # Each as it is loaded at boot, before any unit runs, and its annotations.
 examples() {
     local file status=0
@@ -160,8 +168,8 @@ examples() {
     return "$status"
 }
 
-tests/setup.sh binutils ca-certificates dpkg-dev fish gcc git iproute2 libc6-dev libsystemd-dev mmdebstrap nftables pkg-config \
-    python3 python3-pip python3-pyte systemd-container util-linux xz-utils zsh || exit 1
+tests/setup.sh binutils ca-certificates dpkg-dev e2fsprogs fish gcc git iproute2 libc6-dev libsystemd-dev mmdebstrap nftables \
+    pkg-config python3 python3-pip python3-pyte qemu-system-x86 systemd-container util-linux xz-utils zsh || exit 1
 for component in clippy rustfmt; do
     cargo "${component/rust/}" --version >/dev/null 2>&1 || rustup component add "$component" || exit 1
 done
@@ -170,7 +178,7 @@ mkdir -p target
 
 # What the others need.
 plan build "release build" cargo build --quiet --release --locked --features top
-plan trees "trees of ${suites[*]}" trees
+plan trees "trees of ${suites[*]}, and a machine" trees
 plan format "cargo fmt" cargo fmt --check
 plan lint "cargo clippy" clippy
 plan unit "unit, golden and property tests" unit_tests
@@ -201,6 +209,7 @@ plan demo "examples/demo.sh" examples/demo.sh
 run_planned 6
 
 # These load the machine by themselves.
+plan machine "a virtual machine: installation, boots, login, upgrade, VPN, removal" machine trixie
 plan starts "first connections of 100 starts, idle and under load" in_suite tests/booted/run.sh bookworm measure.py starts 100
 run_planned 1
 
