@@ -17,6 +17,7 @@ use crate::{
     text::{Code, Diagnostic, Severity, Span, Token, TokenKind, diagnostic::quoted},
 };
 use cause::{Refused, explained, without_sockets};
+use litemap::LiteMap;
 
 /// What is known about a policy besides its text.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +27,7 @@ pub struct Known<'a> {
     /// What the lints go by.
     pub facts: Facts<'a>,
     /// Users whom nobody knows, and what to say of it.
-    pub unknown: &'a BTreeMap<String, String>,
+    pub unknown: &'a LiteMap<String, String>,
     /// Host names that have none, and why.
     pub unresolved: &'a BTreeMap<HostName, String>,
 }
@@ -304,7 +305,7 @@ pub const ONLY_SOME_HOOKS: &str =
 pub const BY_NAME: &str = "`iifname` and `oifname` compare names, and take one that does not exist";
 
 /// Annotations for users of whom this is known.
-pub fn unknown_users(policy: &Policy, unknown: &BTreeMap<String, String>) -> Vec<Diagnostic> {
+pub fn unknown_users(policy: &Policy, unknown: &LiteMap<String, String>) -> Vec<Diagnostic> {
     let diagnostic = |annotation: &Annotation| {
         let message = annotation.selectors.user_names().into_iter().find_map(|name| unknown.get(name))?;
         Some(

@@ -53,6 +53,15 @@ impl<K: Ord, V> Ordered<(K, V)> for LiteMap<K, V> {
     }
 }
 
+/// In order, each once: small code for a set that has some thousand members at most, or gets them in order.
+impl<K: Ord> Ordered<K> for Vec<K> {
+    fn put(&mut self, item: K) {
+        if let Err(place) = self.binary_search(&item) {
+            self.insert(place, item);
+        }
+    }
+}
+
 impl<K: Ord> Ordered<K> for BTreeSet<K> {
     fn put(&mut self, item: K) {
         self.insert(item);

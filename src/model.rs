@@ -606,7 +606,7 @@ pub struct HostName {
 }
 
 /// What is known of host names; one that is absent has no address (yet).
-pub type Hosts = BTreeMap<HostName, BTreeSet<IpAddr>>;
+pub type Hosts = BTreeMap<HostName, Vec<IpAddr>>;
 
 /// The first and the last address of a range, both of one family.
 pub type Addresses = (IpAddr, IpAddr);

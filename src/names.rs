@@ -4,7 +4,6 @@
 //! The service reads one question from each connection and answers it, each as JSON. Whoever answers a look-up may be slow.
 
 use std::{
-    collections::BTreeSet,
     io::{self, Read, Write},
     net::{IpAddr, Shutdown, ToSocketAddrs},
     os::unix::net::{UnixListener, UnixStream},
@@ -44,7 +43,7 @@ impl Names {
     ///
     /// # Errors
     /// Why it has none.
-    pub fn host(&self, name: &HostName) -> Result<BTreeSet<IpAddr>, String> {
+    pub fn host(&self, name: &HostName) -> Result<Vec<IpAddr>, String> {
         match self {
             Self::Here => host(name),
             Self::Service(socket) => ask(socket, &Question::Host(name.clone())),
@@ -63,9 +62,9 @@ impl Names {
     }
 }
 
-fn host(host: &HostName) -> Result<BTreeSet<IpAddr>, String> {
+fn host(host: &HostName) -> Result<Vec<IpAddr>, String> {
     let all = (host.name.as_str(), 0).to_socket_addrs().map_err(|error| error.to_string())?;
-    let family: BTreeSet<IpAddr> =
+    let family: Vec<IpAddr> =
         all.map(|address| address.ip()).filter(|address| address.is_ipv6() == host.v6).gather();
     if family.is_empty() {
         return Err(format!("it has no {} address", if host.v6 { "IPv6" } else { "IPv4" }));
@@ -120,7 +119,7 @@ mod tests {
 
     #[test]
     fn each_family_is_asked_for_by_itself() {
-        assert_eq!(Names::Here.host(&loopback(false)), Ok(BTreeSet::from(["127.0.0.1".parse().unwrap()])));
+        assert_eq!(Names::Here.host(&loopback(false)), Ok(vec!["127.0.0.1".parse().unwrap()]));
         assert_eq!(Names::Here.host(&loopback(true)), Err("it has no IPv6 address".to_owned()));
     }
 

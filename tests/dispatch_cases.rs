@@ -87,10 +87,10 @@ fn difference(case: &Path) -> Option<String> {
 fn hosts() -> Hosts {
     let host = |name: &str, v6| HostName { name: name.into(), v6 };
     BTreeMap::from([
-        (host("mail.intranet.local", false), BTreeSet::from(["192.0.2.25".parse().unwrap()])),
+        (host("mail.intranet.local", false), vec!["192.0.2.25".parse().unwrap()]),
         (
             host("web.intranet.local", false),
-            BTreeSet::from(["192.0.2.80".parse().unwrap(), "192.0.2.81".parse().unwrap()]),
+            vec!["192.0.2.80".parse().unwrap(), "192.0.2.81".parse().unwrap()],
         ),
     ])
 }

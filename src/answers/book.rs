@@ -99,9 +99,9 @@ pub struct Book {
 struct Pages {
     /// Nothing while the kernel has no such set, or none that can be filled.
     version: Option<Version>,
-    held: BTreeMap<IpAddr, Held>,
-    /// Elements that scnpm did not put in.
-    of_others: BTreeSet<IpAddr>,
+    held: LiteMap<IpAddr, Held>,
+    /// Elements that scnpm did not put in, in order.
+    of_others: Vec<IpAddr>,
     /// How many addresses were not taken because there were too many.
     too_many: u64,
 }
@@ -136,8 +136,8 @@ impl Book {
                 wanted.contains(set) && is_wanted(fills, set, *address, &held.names)
             });
             pages.held = stay;
-            let go: BTreeMap<IpAddr, Held> = go;
-            changes.extend(go.into_keys().map(|address| Change::Release { set: set.clone(), address }));
+            let go: LiteMap<IpAddr, Held> = go;
+            changes.extend(go.into_iter().map(|(address, _)| Change::Release { set: set.clone(), address }));
         }
         self.sets.retain(|set, _| wanted.contains(set));
         for set in wanted {
@@ -162,8 +162,10 @@ impl Book {
         };
         pages.version = Some(version);
         pages.of_others =
-            content.iter().filter(|(_, kept)| !kept.is_ours).map(|(address, _)| *address).gather();
-        pages.held.retain(|address, _| version.is_of(*address) && !pages.of_others.contains(address));
+            content.iter().filter(|(_, kept)| !kept.is_ours).map(|(address, _)| *address).collect();
+        pages
+            .held
+            .retain(|address, _| version.is_of(*address) && pages.of_others.binary_search(address).is_err());
         let mut changes = Vec::new();
         for (address, kept) in content.iter().filter(|(_, kept)| kept.is_ours) {
             if pages.held.contains_key(address) {
@@ -228,7 +230,7 @@ impl Book {
 impl Pages {
     /// Whether an address of a name is to be put in, or to stay for longer.
     fn take(&mut self, now: Duration, name: &Domain, address: IpAddr, ttl: u32) -> bool {
-        if self.of_others.contains(&address) {
+        if self.of_others.binary_search(&address).is_ok() {
             return false;
         }
         let until = now + (Duration::from_secs(ttl.into()) + GRACE).min(LONGEST);
@@ -245,7 +247,7 @@ impl Pages {
             }
             return is_worth_it;
         }
-        let is_full = |held: &BTreeMap<IpAddr, Held>| {
+        let is_full = |held: &LiteMap<IpAddr, Held>| {
             held.len() >= OF_A_SET
                 || held.values().filter(|held| held.names.contains(name)).count() >= OF_A_NAME
         };

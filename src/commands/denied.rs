@@ -1,7 +1,6 @@
 //! `scnpm denied`: who was refused where, and what would allow it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
     process::ExitCode,
@@ -9,6 +8,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use litemap::LiteMap;
 
 use super::{
     Failure,
@@ -95,7 +96,7 @@ impl Printer<'_> {
             let unnamed = refusals.iter().filter(|refusal| refusal.host.is_none());
             let known = &self.names.hosts;
             let wanted = unnamed.map(|refusal| refusal.address).filter(|one| !known.contains_key(one));
-            let wanted: BTreeSet<IpAddr> = wanted.take(LOOKED_UP).gather();
+            let wanted: Vec<IpAddr> = wanted.take(LOOKED_UP).gather();
             let found = look_up(wanted);
             self.names.hosts.extend(found);
         }
@@ -103,7 +104,7 @@ impl Printer<'_> {
 }
 
 /// The names that the system's resolver has for addresses, as far as it says them soon.
-pub(super) fn look_up(addresses: BTreeSet<IpAddr>) -> BTreeMap<IpAddr, String> {
+pub(super) fn look_up(addresses: Vec<IpAddr>) -> LiteMap<IpAddr, String> {
     // getnameinfo(3) gives the address itself where there is no name.
     let is_name = |name: &String| name.parse::<IpAddr>().is_err();
     soon(addresses, move |address| dns_lookup::lookup_addr(address).ok().filter(is_name))
@@ -111,9 +112,9 @@ pub(super) fn look_up(addresses: BTreeSet<IpAddr>) -> BTreeMap<IpAddr, String> {
 
 /// What is answered soon of what is asked at once.
 pub(super) fn soon<Q: Ord + Clone + Send + 'static, A: Send + 'static>(
-    questions: BTreeSet<Q>,
+    questions: Vec<Q>,
     ask: impl Fn(&Q) -> Option<A> + Clone + Send + 'static,
-) -> BTreeMap<Q, A> {
+) -> LiteMap<Q, A> {
     let (found, answers) = mpsc::channel();
     let mut open = 0;
     for question in questions {
@@ -125,7 +126,7 @@ pub(super) fn soon<Q: Ord + Clone + Send + 'static, A: Send + 'static>(
         open += usize::from(thread::Builder::new().spawn(ask).is_ok());
     }
     let end = Instant::now() + LOOK_UP;
-    let mut all = BTreeMap::new();
+    let mut all = LiteMap::new();
     while open > 0 {
         let Ok((question, answer)) = answers.recv_timeout(end.saturating_duration_since(Instant::now()))
         else {

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use litemap::LiteMap;
+
 use crate::{
     cgroupfs::look,
     cli::Check,
@@ -42,7 +44,7 @@ pub(super) struct Machine<'a> {
     interfaces: BTreeSet<String>,
     interfaces_at_boot: BTreeSet<String>,
     /// What annotations' host names were looked up as.
-    hosts: RefCell<BTreeMap<HostName, Result<BTreeSet<IpAddr>, String>>>,
+    hosts: RefCell<BTreeMap<HostName, Result<Vec<IpAddr>, String>>>,
     /// The same of the files' own.
     addresses: RefCell<BTreeMap<String, Vec<IpAddr>>>,
 }
@@ -199,7 +201,7 @@ impl Texts {
     }
 
     /// The other texts, by the paths under which the files are known.
-    fn edited(&self, sources: &SourceMap) -> BTreeMap<String, String> {
+    fn edited(&self, sources: &SourceMap) -> LiteMap<String, String> {
         let edited = sources.files.iter().filter(|file| self.edited.contains(&identity(file)));
         edited.map(|file| (file.path.clone(), file.marked(&file.text))).gather()
     }

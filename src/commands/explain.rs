@@ -241,7 +241,7 @@ impl Machine {
             }
         }
         for one in &mut found {
-            let pids: BTreeSet<u32> =
+            let pids: Vec<u32> =
                 one.sockets.iter().flat_map(|socket| self.owners(socket)).map(|owner| owner.pid).gather();
             let is_its = |process: &&Process| pids.contains(&process.pid) && process.cgroup == one.place;
             one.processes = self.processes.iter().filter(is_its).cloned().collect();

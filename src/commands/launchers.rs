@@ -18,6 +18,7 @@ use std::{
 };
 
 use inotify::{Inotify, WatchMask};
+use litemap::LiteMap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sd_notify::NotifyState;
 
@@ -116,7 +117,7 @@ impl Copies {
             move |error: io::Error| Failure::new(format!("{}: {error}", path.display()))
         };
         fs::create_dir_all(&self.place).map_err(failed(&self.place))?;
-        let wanted: BTreeMap<String, String> = entries(applications)
+        let wanted: LiteMap<String, String> = entries(applications)
             .into_iter()
             .filter_map(|(id, path)| Some((format!("{id}.desktop"), self.copy(&id, &path)?)))
             .gather();

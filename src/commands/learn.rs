@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use litemap::LiteMap;
 use nix::unistd::Uid;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -442,9 +443,9 @@ fn notes(
 }
 
 /// The names that stand for addresses, and that have them.
-fn names(addresses: BTreeSet<IpAddr>) -> BTreeMap<IpAddr, String> {
-    let of_hosts = addresses.into_iter().filter(|address| !address.is_multicast()).take(LOOKED_UP).gather();
-    let found: BTreeMap<IpAddr, String> =
+fn names(addresses: Vec<IpAddr>) -> LiteMap<IpAddr, String> {
+    let of_hosts = addresses.into_iter().filter(|address| !address.is_multicast()).take(LOOKED_UP).collect();
+    let found: LiteMap<IpAddr, String> =
         look_up(of_hosts).into_iter().filter(|(_, name)| is_host_word(name)).gather();
     let forward = soon(found.values().cloned().gather(), |name| {
         dns_lookup::lookup_host(name).ok().map(|all| all.into_iter().collect::<Vec<IpAddr>>())

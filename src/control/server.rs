@@ -213,7 +213,7 @@ impl Server {
         self.retry.take_if(|at| *at <= now);
         self.accept(now);
         self.rests.retain(|_, until| *until > now);
-        let mut served: BTreeSet<u32> = self.rests.keys().copied().gather();
+        let mut served: Vec<u32> = self.rests.keys().copied().gather();
         let mut calls = 0;
         // Whoever comes after the one that was served last, so that each has its turn.
         let (before, after): (Vec<ClientId>, Vec<ClientId>) =
@@ -223,7 +223,7 @@ impl Server {
             if calls < CALLS && !served.contains(&user) {
                 let begun = Instant::now();
                 if self.serve(id, &mut all) {
-                    served.insert(user);
+                    served.push(user);
                     calls += 1;
                     self.served = id;
                 }

@@ -451,7 +451,7 @@ impl Daemon {
         }
     }
 
-    fn host_answered(&mut self, (host, answer): Answer<HostName, BTreeSet<IpAddr>>) {
+    fn host_answered(&mut self, (host, answer): Answer<HostName, Vec<IpAddr>>) {
         match answer {
             Ok(addresses) => {
                 // A rule that must not match a name waits for all that it stands for.

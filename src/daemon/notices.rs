@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use litemap::LiteMap;
 use sd_notify::NotifyState;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
@@ -48,7 +49,7 @@ pub(super) struct Notices {
     /// Host names that have no address, and why.
     unresolved: BTreeMap<HostName, String>,
     /// Users whom nobody knows, and what to say of it.
-    unknown: BTreeMap<String, String>,
+    unknown: LiteMap<String, String>,
     /// Who has changed the ruleset, and when last.
     changers: BTreeMap<String, Instant>,
     /// Whether it was said that somebody undoes load after load.
@@ -165,7 +166,7 @@ impl Notices {
 
     /// Says which annotations are for a user whom nobody knows.
     pub(super) fn unknown_user(&mut self, name: String, message: String, policy: &Policy) {
-        let unknown = BTreeMap::from([(name, message)]);
+        let unknown = [(name, message)].into_iter().gather();
         self.findings.say(&findings::merged(policy, findings::unknown_users(policy, &unknown)), policy);
         self.unknown.extend(unknown);
     }

@@ -70,7 +70,7 @@ pub(super) struct Sources {
     pub(super) journal: Option<(mpsc::Sender<()>, mpsc::Receiver<Vec<Heard>>)>,
     pub(super) monitor: RulesetMonitor,
     pub(super) ruleset: Readable,
-    pub(super) hosts: Resolver<HostName, BTreeSet<IpAddr>>,
+    pub(super) hosts: Resolver<HostName, Vec<IpAddr>>,
     pub(super) users: Resolver<String, Option<u32>>,
     /// The control socket.
     pub(super) control: Option<Control>,
@@ -90,7 +90,7 @@ pub(super) enum News {
     Files,
     Heard(Source, Vec<Heard>),
     Ruleset,
-    Host(Answer<HostName, BTreeSet<IpAddr>>),
+    Host(Answer<HostName, Vec<IpAddr>>),
     User(Answer<String, Option<u32>>),
     Control(Vec<Incoming>),
     Answered(Answered),

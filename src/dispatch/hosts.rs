@@ -26,7 +26,7 @@ pub struct HostSet {
     /// The names.
     pub names: BTreeSet<HostName>,
     /// What is in it whatever the names stand for.
-    pub ranges: BTreeSet<Addresses>,
+    pub ranges: Vec<Addresses>,
     /// The annotations that need it.
     pub annotations: Vec<AnnotationId>,
 }
@@ -42,7 +42,7 @@ impl HostSet {
         let known = self.names.iter().filter_map(|name| hosts.get(name)).flatten();
         let of_names =
             known.filter(|address| address.is_ipv6() == self.v6).map(|address| (*address, *address));
-        let all: BTreeSet<Addresses> = self.ranges.iter().copied().chain(of_names).gather();
+        let all: Vec<Addresses> = self.ranges.iter().copied().chain(of_names).gather();
         let mut content: Vec<Addresses> = Vec::new();
         for (first, last) in all {
             match content.last_mut() {
@@ -69,7 +69,7 @@ impl HostSet {
 #[derive(Debug, Default)]
 pub(super) struct HostSets {
     pub(super) sets: Vec<HostSet>,
-    index: BTreeMap<(TableRef, BTreeSet<HostName>, BTreeSet<Addresses>), usize>,
+    index: BTreeMap<(TableRef, BTreeSet<HostName>, Vec<Addresses>), usize>,
 }
 
 impl HostSets {

@@ -94,7 +94,7 @@ impl fmt::Display for Dispatch {
 }
 
 /// The levels at which instances of selectors were seen, besides those where they are expected.
-pub type Levels = BTreeMap<Selectors, BTreeSet<u32>>;
+pub type Levels = BTreeMap<Selectors, Vec<u32>>;
 
 /// Compiles a policy, without the annotations in `left_out`.
 pub fn compile(
@@ -319,7 +319,7 @@ impl Compiler<'_> {
     }
 
     /// A map for each level: the cgroups of a unit may be at any of them.
-    fn run(&mut self, levels: &BTreeSet<u32>, groups: &[Group<'_>]) {
+    fn run(&mut self, levels: &[u32], groups: &[Group<'_>]) {
         let first = &groups[0].rules[0];
         let everyone: Vec<AnnotationId> = groups.iter().flat_map(Group::ids).collect();
         let mut line = beginning(first.rule).of(&everyone);
@@ -338,7 +338,7 @@ impl Compiler<'_> {
 
     /// Makes a chain that looks the packet's cgroup up at one level after the other. At the first that is found it goes on
     /// to the group's rules, from where there is no way back to the next level, so that they act once. Returns its name.
-    fn guarded(&mut self, levels: &BTreeSet<u32>, group: &Group<'_>) -> Arc<str> {
+    fn guarded(&mut self, levels: &[u32], group: &Group<'_>) -> Arc<str> {
         let (first, ids) = (&group.rules[0], group.ids());
         let maps = self.maps(first.rule, levels, &ids);
         self.fill(&maps, group, Data::Goto);
@@ -358,7 +358,7 @@ impl Compiler<'_> {
         self.dispatch.script.lines.push(line);
     }
 
-    fn maps(&mut self, rule: &Rule<'_>, levels: &BTreeSet<u32>, ids: &[AnnotationId]) -> Vec<(u32, SetRef)> {
+    fn maps(&mut self, rule: &Rule<'_>, levels: &[u32], ids: &[AnnotationId]) -> Vec<(u32, SetRef)> {
         let map = |level: &u32| {
             let name = self.names.run(&rule.statement.chain);
             (*level, self.set("map", rule, name, "type cgroupsv2 : verdict;", ids))

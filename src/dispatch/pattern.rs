@@ -1,7 +1,5 @@
 //! Rows for units that nobody knows ahead: one for each cgroup that selectors select.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -61,7 +59,7 @@ impl Pattern {
 
     /// Whether it has a set for the level of a cgroup, or only a gate.
     pub fn has_level_of(&self, path: &CgroupPath) -> bool {
-        let levels: Option<BTreeSet<u32>> = self.targets.iter().map(|target| target.level).collect();
+        let levels: Option<Vec<u32>> = self.targets.iter().map(|target| target.level).collect();
         levels.is_none_or(|levels| levels.contains(&level(path)))
     }
 }

@@ -61,7 +61,7 @@ pub(super) enum Whose<'a> {
 }
 
 pub(super) enum Step<'a> {
-    Run { levels: BTreeSet<u32>, groups: Vec<Group<'a>>, known: BTreeMap<Known, usize>, mixed: Mixed },
+    Run { levels: Vec<u32>, groups: Vec<Group<'a>>, known: BTreeMap<Known, usize>, mixed: Mixed },
     InPlace { rule: &'a Rule<'a>, due: Due },
 }
 
@@ -111,14 +111,14 @@ impl Mixed {
     }
 
     /// Whether it makes no difference which of two groups comes first, at these levels.
-    fn is_in_any_order(&self, levels: &BTreeSet<u32>) -> bool {
+    fn is_in_any_order(&self, levels: &[u32]) -> bool {
         levels.len() == 1 || !self.may_hold_others || self.outcome.is_some()
     }
 }
 
 impl<'a> Mapped<'a> {
     /// Whose cgroups it is for, and at which levels they are.
-    fn whose(&self, levels: &Levels) -> (Whose<'a>, BTreeSet<u32>) {
+    fn whose(&self, levels: &Levels) -> (Whose<'a>, Vec<u32>) {
         let selectors = &self.rule.annotation.selectors;
         match self.cgroup {
             Match::Paths(cgroup) => {
@@ -204,7 +204,7 @@ impl Whose<'_> {
     }
 }
 
-pub(super) fn levels_of(selectors: &Selectors, levels: &Levels) -> BTreeSet<u32> {
+pub(super) fn levels_of(selectors: &Selectors, levels: &Levels) -> Vec<u32> {
     selectors.levels().into_iter().chain(levels.get(selectors).into_iter().flatten().copied()).gather()
 }
 

@@ -1,67 +1,65 @@
 //! Sets of which most have one member, of which there are very many: a B-tree's smallest node has room for eleven.
 
-use crate::gather::Gather;
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
 /// A set, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    from = "BTreeSet<T>",
-    into = "BTreeSet<T>",
-    bound = "T: Ord + Clone + Serialize + for<'a> Deserialize<'a>"
-)]
+#[serde(from = "Vec<T>", into = "Vec<T>", bound = "T: Ord + Clone + Serialize + for<'a> Deserialize<'a>")]
 pub enum Few<T> {
     /// At most one.
     One(Option<T>),
     /// More than that.
-    Many(BTreeSet<T>),
+    Many(Vec<T>),
 }
 
 impl<T: Ord> Few<T> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.iter().next().is_none()
+        self.members().is_empty()
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        let (one, many) = match self {
-            Self::One(one) => (one.as_ref(), None),
-            Self::Many(many) => (None, Some(many)),
-        };
-        one.into_iter().chain(many.into_iter().flatten())
+        self.members().iter()
     }
 
     /// Whether this is one of them.
     pub fn contains(&self, member: &T) -> bool {
-        match self {
-            Self::One(one) => one.as_ref() == Some(member),
-            Self::Many(many) => many.contains(member),
-        }
+        self.members().binary_search(member).is_ok()
     }
 
     /// Puts one in.
     pub fn insert(&mut self, member: T) {
+        let Err(place) = self.members().binary_search(&member) else { return };
         match self {
-            Self::Many(many) => drop(many.insert(member)),
-            Self::One(None) => *self = Self::One(Some(member)),
-            Self::One(Some(one)) if *one == member => {}
-            Self::One(one) => *self = Self::Many(one.take().into_iter().chain([member]).gather()),
+            Self::One(one) => match one.take() {
+                None => *one = Some(member),
+                Some(other) => {
+                    *self = Self::Many(if place == 0 { vec![member, other] } else { vec![other, member] });
+                }
+            },
+            Self::Many(many) => many.insert(place, member),
         }
     }
 
     /// Takes one out.
     pub fn remove(&mut self, member: &T) {
+        let Ok(place) = self.members().binary_search(member) else { return };
         match self {
-            Self::One(one) => drop(one.take_if(|one| one == member)),
+            Self::One(one) => *one = None,
             Self::Many(many) => {
-                many.remove(member);
+                many.remove(place);
                 if many.len() == 1 {
-                    *self = Self::One(many.pop_first());
+                    *self = Self::One(many.pop());
                 }
             }
+        }
+    }
+
+    fn members(&self) -> &[T] {
+        match self {
+            Self::One(one) => one.as_slice(),
+            Self::Many(many) => many,
         }
     }
 }
@@ -72,16 +70,18 @@ impl<T> Default for Few<T> {
     }
 }
 
-impl<T: Ord> From<BTreeSet<T>> for Few<T> {
-    fn from(mut members: BTreeSet<T>) -> Self {
-        if members.len() > 1 { Self::Many(members) } else { Self::One(members.pop_first()) }
+impl<T: Ord> From<Vec<T>> for Few<T> {
+    fn from(members: Vec<T>) -> Self {
+        let mut few = Self::default();
+        members.into_iter().for_each(|member| few.insert(member));
+        few
     }
 }
 
-impl<T: Ord> From<Few<T>> for BTreeSet<T> {
+impl<T> From<Few<T>> for Vec<T> {
     fn from(few: Few<T>) -> Self {
         match few {
-            Few::One(one) => one.into_iter().gather(),
+            Few::One(one) => one.into_iter().collect(),
             Few::Many(many) => many,
         }
     }
@@ -89,6 +89,8 @@ impl<T: Ord> From<Few<T>> for BTreeSet<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -106,7 +108,7 @@ mod tests {
                     set.remove(&member);
                 }
                 prop_assert_eq!(few.iter().copied().collect::<Vec<_>>(), set.iter().copied().collect::<Vec<_>>());
-                prop_assert_eq!(&few, &Few::from(set.clone()));
+                prop_assert_eq!(&few, &Few::from(set.iter().rev().copied().collect::<Vec<_>>()));
                 prop_assert_eq!(few.is_empty(), set.is_empty());
                 prop_assert!((0..4).all(|member| few.contains(&member) == set.contains(&member)));
             }

@@ -64,7 +64,7 @@ impl HostSets {
     }
 
     /// A name stands for these addresses. Whether it had none before.
-    pub fn answered(&mut self, host: HostName, addresses: BTreeSet<IpAddr>) -> bool {
+    pub fn answered(&mut self, host: HostName, addresses: Vec<IpAddr>) -> bool {
         self.is_changed = true;
         self.known.insert(host, addresses).is_none()
     }
@@ -117,7 +117,7 @@ mod tests {
         HostName { name: text.into(), v6: false }
     }
 
-    fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+    fn addresses(texts: &[&str]) -> Vec<IpAddr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
@@ -127,7 +127,7 @@ mod tests {
             set: SetRef { table, name: format!("scnpm.host.ip.{}", names.concat()).into() },
             v6: false,
             names: names.iter().map(|text| name(text)).collect(),
-            ranges: BTreeSet::new(),
+            ranges: Vec::new(),
             annotations: vec![],
         }
     }

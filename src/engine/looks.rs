@@ -2,10 +2,9 @@
 //!
 //! Invariant: what was asked for is looked at once at most for each time that it becomes due.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
+
+use litemap::LiteMap;
 
 use crate::model::{CgroupPath, UnitName};
 
@@ -26,7 +25,7 @@ pub(super) struct Looks {
     cgroups: BTreeSet<CgroupPath>,
     units: BTreeSet<UnitName>,
     later: BTreeSet<(Duration, CgroupPath)>,
-    rounds: BTreeMap<CgroupPath, Duration>,
+    rounds: LiteMap<CgroupPath, Duration>,
 }
 
 impl Looks {

@@ -1,9 +1,11 @@
 //! How far the rules are: what somebody asks who waits for them, or who wants to know.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Duration,
 };
+
+use litemap::LiteMap;
 
 use super::{Engine, Kept, Seen, few::Few};
 use crate::{
@@ -41,7 +43,7 @@ const REMEMBERED: usize = 1000;
 /// How long rules took, from when a cgroup was heard of until the kernel had them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Latencies {
-    begun: BTreeMap<CgroupPath, (Duration, Source)>,
+    begun: LiteMap<CgroupPath, (Duration, Source)>,
     taken: VecDeque<(Source, Duration)>,
 }
 

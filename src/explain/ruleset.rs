@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use litemap::LiteMap;
 use serde_json::Value;
 
 use crate::{
@@ -13,11 +14,11 @@ use crate::{
 /// Chains and their rules.
 #[derive(Debug, Clone, Default)]
 pub struct Ruleset {
-    chains: BTreeMap<ChainRef, Chain>,
+    chains: LiteMap<ChainRef, Chain>,
     /// Sets and maps as they are declared, without elements.
-    sets: BTreeMap<SetRef, Value>,
+    sets: LiteMap<SetRef, Value>,
     /// What is known to be in maps and sets.
-    elements: BTreeMap<SetRef, Value>,
+    elements: LiteMap<SetRef, Value>,
     /// The tables whose rules are known as text alone.
     pub unread: BTreeSet<TableRef>,
 }

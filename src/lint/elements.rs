@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::calls::{Calls, set_of};
 use crate::{
+    gather::Gather,
     model::{CgroupPath, Data, SetRef, TableRef},
     policy::{ElementStatement, Policy, Statement},
     text::{Code, Diagnostic, FileId, ItemKind, Outline, Span, Token, TokenKind, diagnostic::quoted},
@@ -28,9 +29,9 @@ pub(super) fn lint(policy: &Policy, calls: &Calls<'_>) -> Vec<Diagnostic> {
         }
         if let Some(found) = levels.get(&statement.set)
             && found.len() >= calls.lookups(&statement.set).len()
-            && let Some(found) = found.iter().copied().collect::<Option<BTreeSet<u32>>>()
+            && let Some(found) = found.iter().copied().collect::<Option<Vec<u32>>>()
         {
-            let elements = statement.elements.iter();
+            let (elements, found): (_, Vec<u32>) = (statement.elements.iter(), found.into_iter().gather());
             diagnostics.extend(elements.filter_map(|element| of_no_level(element, &statement.set, &found)));
         }
     }
@@ -68,7 +69,7 @@ fn not_looked_up(statement: &ElementStatement, calls: &Calls<'_>) -> Option<Diag
 fn of_no_level(
     (path, span, data): &(CgroupPath, Span, Option<Data>),
     set: &SetRef,
-    levels: &BTreeSet<u32>,
+    levels: &[u32],
 ) -> Option<Diagnostic> {
     let names = path.components().count();
     if levels.iter().any(|level| usize::try_from(*level) == Ok(names)) {

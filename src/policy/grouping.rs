@@ -10,8 +10,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use litemap::LiteMap;
+
 use super::admission::{Kind, Packets};
-use crate::{gather::Gather, model::Direction};
+use crate::{
+    gather::{Gather, sort_by},
+    model::Direction,
+};
 
 /// Packets of one kind between a unit and another side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +37,7 @@ pub struct Style {
     /// The lengths of the prefixes that they are grouped by, of IPv4 and IPv6. Without, each is written as it is.
     pub prefixes: Option<(u8, u8)>,
     /// The names that are written in their place.
-    pub names: BTreeMap<IpAddr, String>,
+    pub names: LiteMap<IpAddr, String>,
 }
 
 /// Packets that an annotation can name.
@@ -43,11 +48,11 @@ pub struct Group {
     /// How many were seen.
     pub count: u64,
     /// What may be otherwise the next time.
-    pub doubts: BTreeSet<Doubt>,
+    pub doubts: Vec<Doubt>,
 }
 
 /// What may be otherwise the next time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doubt {
     /// There was one packet only.
     Once,
@@ -96,11 +101,16 @@ const FEW: usize = 8;
 
 /// What was seen as groups, in an order that does not depend on chance.
 pub fn groups(seen: &BTreeMap<Seen, u64>, style: &Style) -> Vec<Group> {
+    let mut all: Vec<Peer> = seen.keys().map(|one| style.peer(one.address)).collect();
+    sort_by(&mut all, Ord::cmp);
+    all.dedup();
     let mut kinds: BTreeMap<(Direction, bool, Class), Pairs<'_>> = BTreeMap::new();
     for (one, count) in seen {
         let (class, port) = class(one);
         let of_kind = kinds.entry((one.direction, one.address.is_ipv6(), class)).or_default();
-        of_kind.entry((style.peer(one.address), port)).or_default().push((one, *count));
+        let peer = style.peer(one.address);
+        let peer = all.partition_point(|other| *other < peer);
+        of_kind.entry((peer, port.into())).or_default().push((one, *count));
     }
     // Protocols that have the same ports of the same peers share a line.
     let mut lines: BTreeMap<(Direction, bool, Kinds, Block), Shared<'_>> = BTreeMap::new();
@@ -110,9 +120,10 @@ pub fn groups(seen: &BTreeMap<Seen, u64>, style: &Style) -> Vec<Group> {
             Class::Icmp(number) => (Kinds::Icmp(number), 0),
             Class::Protocol(protocol) => (Kinds::Protocol(protocol), protocol),
         };
-        for block in cover(&of_kind.keys().cloned().gather()) {
-            let pairs = block.0.iter().flat_map(|peer| block.1.iter().map(|port| (peer.clone(), *port)));
-            let of_block: Vec<_> = pairs.flat_map(|pair| of_kind.remove(&pair).unwrap_or_default()).collect();
+        for block in cover(&of_kind.keys().copied().gather()) {
+            let pairs = block.0.iter().flat_map(|peer| block.1.iter().map(|port| (*peer, *port)));
+            let of_pair = |pair| of_kind.get_mut(&pair).map(std::mem::take).unwrap_or_default();
+            let of_block: Vec<_> = pairs.flat_map(of_pair).collect();
             let (protocols, several) = lines.entry((direction, v6, kinds, block)).or_default();
             protocols.push(protocol);
             several.extend(of_block);
@@ -120,8 +131,10 @@ pub fn groups(seen: &BTreeMap<Seen, u64>, style: &Style) -> Vec<Group> {
     }
     let group = |((direction, v6, kinds, block), of_line): ((_, _, _, Block), Shared<'_>)| {
         let ((peers, ports), (protocols, several)) = (block, of_line);
+        let peers: Vec<&Peer> = peers.iter().map(|peer| &all[*peer]).collect();
+        let ports: Vec<u16> = ports.iter().map(|port| *port as u16).collect();
         let kind = match kinds {
-            Kinds::Ports => Kind::Ports(protocol_names(&protocols), ports.iter().copied().collect()),
+            Kinds::Ports => Kind::Ports(protocol_names(&protocols), ports.clone()),
             Kinds::Icmp(number) => Kind::Icmp(number),
             Kinds::Protocol(protocol) => Kind::of(protocol, 0),
         };
@@ -138,7 +151,7 @@ pub fn groups(seen: &BTreeMap<Seen, u64>, style: &Style) -> Vec<Group> {
 type Several<'a> = Vec<(&'a Seen, u64)>;
 
 /// What was seen of each port of a peer.
-type Pairs<'a> = BTreeMap<(Peer, u16), Several<'a>>;
+type Pairs<'a> = BTreeMap<Pair, Several<'a>>;
 
 /// The protocols that share a line, and what was seen of them.
 type Shared<'a> = (Vec<u8>, Several<'a>);
@@ -231,55 +244,60 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// Which peer had which port.
-type Relation = BTreeSet<(Peer, u16)>;
+/// A peer, as its place among all peers, and a port. Both are plain numbers, so that one code does for peers and ports.
+type Pair = (usize, usize);
 
-/// Peers that all had the same ports.
-type Block = (BTreeSet<Peer>, BTreeSet<u16>);
+/// Which peers had which ports.
+type Relation = BTreeSet<Pair>;
+
+/// Peers that all had the same ports, and these.
+type Block = (Numbers, Numbers);
+
+type Numbers = BTreeSet<usize>;
 
 /// The blocks that have all of it, and nothing else.
 fn cover(relation: &Relation) -> Vec<Block> {
-    let part = |part: &Relation| {
-        let by_peer: Vec<Block> = alike(part.iter().map(|(peer, port)| (peer, port)));
-        let by_port: Vec<Block> = alike(part.iter().map(|(peer, port)| (port, peer)))
-            .into_iter()
-            .map(|(ports, peers)| (peers, ports))
-            .collect();
-        if by_port.len() < by_peer.len() { by_port } else { by_peer }
-    };
-    parts(relation).iter().flat_map(part).collect()
+    parts(relation).iter().flat_map(cover_part).collect()
+}
+
+fn cover_part(part: &Relation) -> Vec<Block> {
+    let by_peer = alike(part.iter().copied().collect());
+    let by_port = alike(part.iter().map(|(peer, port)| (*port, *peer)).collect());
+    if by_port.len() < by_peer.len() {
+        by_port.into_iter().map(|(ports, peers)| (peers, ports)).collect()
+    } else {
+        by_peer
+    }
 }
 
 /// Those who have the same things, with these.
-fn alike<'a, A: Ord + Clone + 'a, B: Ord + Clone + 'a>(
-    pairs: impl Iterator<Item = (&'a A, &'a B)>,
-) -> Vec<(BTreeSet<A>, BTreeSet<B>)> {
-    let mut things: BTreeMap<&A, BTreeSet<B>> = BTreeMap::new();
+fn alike(pairs: Vec<Pair>) -> Vec<Block> {
+    let mut things: BTreeMap<usize, Numbers> = BTreeMap::new();
     for (who, thing) in pairs {
-        things.entry(who).or_default().insert(thing.clone());
+        things.entry(who).or_default().insert(thing);
     }
-    let mut groups: BTreeMap<BTreeSet<B>, BTreeSet<A>> = BTreeMap::new();
+    let mut groups: BTreeMap<Numbers, Numbers> = BTreeMap::new();
     for (who, things) in things {
-        groups.entry(things).or_default().insert(who.clone());
+        groups.entry(things).or_default().insert(who);
     }
     groups.into_iter().map(|(things, who)| (who, things)).collect()
 }
 
 /// The parts that have neither a peer nor a port in common.
 fn parts(relation: &Relation) -> Vec<Relation> {
-    let mut peers: BTreeMap<u16, Vec<&Peer>> = BTreeMap::new();
-    let mut ports: BTreeMap<&Peer, Vec<u16>> = BTreeMap::new();
+    let mut peers: BTreeMap<usize, Numbers> = BTreeMap::new();
+    let mut ports: BTreeMap<usize, Numbers> = BTreeMap::new();
     for (peer, port) in relation {
-        peers.entry(*port).or_default().push(peer);
-        ports.entry(peer).or_default().push(*port);
+        peers.entry(*port).or_default().insert(*peer);
+        ports.entry(*peer).or_default().insert(*port);
     }
     let mut parts = Vec::new();
     while let Some((peer, _)) = ports.first_key_value() {
         let mut part = Relation::new();
         let mut pending = vec![*peer];
         while let Some(peer) = pending.pop() {
-            for port in ports.remove(peer).into_iter().flatten() {
-                part.insert((peer.clone(), port));
+            for port in ports.remove(&peer).into_iter().flatten() {
+                part.insert((peer, port));
                 pending.extend(peers.remove(&port).into_iter().flatten());
             }
         }
@@ -289,7 +307,7 @@ fn parts(relation: &Relation) -> Vec<Relation> {
 }
 
 /// What may be otherwise the next time of what was seen.
-fn doubts(seen: &[(&Seen, u64)], peers: &BTreeSet<Peer>, ports: &BTreeSet<u16>) -> BTreeSet<Doubt> {
+fn doubts(seen: &[(&Seen, u64)], peers: &[&Peer], ports: &[u16]) -> Vec<Doubt> {
     const DNS: u16 = 53;
     let any = |is: &dyn Fn(&Seen) -> bool| seen.iter().any(|(one, _)| is(one));
     let has_ports = any(&|one| matches!(class(one).0, Class::Ports(_)));
@@ -305,7 +323,7 @@ fn doubts(seen: &[(&Seen, u64)], peers: &BTreeSet<Peer>, ports: &BTreeSet<u16>) 
         (any(&|one| is_link_local(one.address)), Doubt::LinkLocal),
         (peers.iter().any(|peer| matches!(peer, Peer::Name(_))), Doubt::Name),
     ];
-    all.into_iter().filter(|(is_true, _)| *is_true).map(|(_, doubt)| doubt).gather()
+    all.into_iter().filter(|(is_true, _)| *is_true).map(|(_, doubt)| doubt).collect()
 }
 
 #[cfg(test)]
@@ -401,7 +419,7 @@ mod tests {
         );
         let named = ["192.0.2.1", "192.0.2.77", "2001:db8::1"]
             .map(|one| (one.parse().unwrap(), "www.example.org".to_owned()));
-        let names = Style { names: named.into(), ..Style::default() };
+        let names = Style { names: named.into_iter().gather(), ..Style::default() };
         assert_eq!(
             lines(&all, &names),
             [
@@ -419,7 +437,7 @@ mod tests {
         let of = |all: &[(Seen, u64)]| {
             let mut groups = groups(&all.iter().copied().collect(), &Style::default());
             assert_eq!(groups.len(), 1, "{groups:?}");
-            groups.remove(0).doubts.into_iter().collect::<Vec<_>>()
+            groups.remove(0).doubts
         };
         assert_eq!(of(&[(out("192.0.2.1", TCP, 443), 2)]), []);
         assert_eq!(of(&[(out("192.0.2.1", TCP, 443), 1)]), [Doubt::Once]);

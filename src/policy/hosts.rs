@@ -10,7 +10,7 @@ use std::{
 use super::annotation::{Annotation, Part, Policy};
 pub use crate::model::{Addresses, HostName, Hosts};
 use crate::{
-    gather::Gather,
+    gather::{Gather, Ordered},
     text::{
         Code, Span, Token, TokenKind,
         diagnostic::{Diagnostic, quoted},
@@ -29,7 +29,7 @@ pub struct HostMatch {
     /// The names, each with its place (the variable's, if it is in one).
     pub names: Vec<(HostName, Span)>,
     /// What else is in the list.
-    pub ranges: BTreeSet<Addresses>,
+    pub ranges: Vec<Addresses>,
 }
 
 impl Policy {
@@ -125,8 +125,7 @@ impl<'a> Finder<'a, '_> {
             }
         }
         let v6 = self.is_any(at, &["ip6"]);
-        let mut found =
-            HostMatch { parts: next..end, negated, v6, names: Vec::new(), ranges: BTreeSet::new() };
+        let mut found = HostMatch { parts: next..end, negated, v6, names: Vec::new(), ranges: Vec::new() };
         let mut other = None;
         let flat = self.flat(first..end);
         for element in flat.split(|(token, _)| token.is_any(&[",", "{", "}"])) {
@@ -138,7 +137,7 @@ impl<'a> Finder<'a, '_> {
                 [(_, span), ..] => {
                     let text: String = element.iter().map(|(token, _)| &*token.text).collect();
                     match ranges(&text).filter(|(first, _)| first.is_ipv6() == v6) {
-                        Some(range) => drop(found.ranges.insert(range)),
+                        Some(range) => found.ranges.put(range),
                         None => other = other.or(Some((text, *span))),
                     }
                 }

@@ -7,6 +7,7 @@ use std::{
     net::IpAddr,
 };
 
+use litemap::LiteMap;
 use serde_json::json;
 use unicode_width::UnicodeWidthStr;
 
@@ -22,7 +23,7 @@ pub struct Names {
     /// Users.
     pub users: BTreeMap<u32, String>,
     /// Hosts.
-    pub hosts: BTreeMap<IpAddr, String>,
+    pub hosts: LiteMap<IpAddr, String>,
     /// Services by port and protocol (services(5)).
     pub services: BTreeMap<(u16, String), String>,
 }
@@ -161,6 +162,7 @@ pub fn services(text: &str) -> BTreeMap<(u16, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gather::Gather;
 
     const MINUTE: u64 = 60_000_000;
 
@@ -176,7 +178,7 @@ mod tests {
     fn written(refusals: &[Refusal]) -> String {
         let names = Names {
             users: [(1000, "alice".to_owned())].into(),
-            hosts: [("192.0.2.1".parse().unwrap(), "mail.example.org".to_owned())].into(),
+            hosts: [("192.0.2.1".parse().unwrap(), "mail.example.org".to_owned())].into_iter().gather(),
             services: services("# x\nsmtp\t25/tcp mail\nother 25/tcp\nbroken\n"),
         };
         let mut out = Vec::new();

@@ -1,6 +1,8 @@
 //! Annotations that are ready to be copied, so that nobody has to write a selector or a path by hand.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
+
+use litemap::LiteMap;
 
 use super::units::{Row, shown};
 use crate::{
@@ -29,7 +31,7 @@ pub struct Offer {
 /// unit. The rows are in order.
 pub fn offer(rows: &[Row], chain: &str, explicit: bool) -> Offer {
     let mut notes = Vec::new();
-    let mut known: BTreeMap<String, usize> = BTreeMap::new();
+    let mut known: LiteMap<String, usize> = LiteMap::new();
     let mut groups: Vec<Vec<String>> = Vec::new();
     let mut slices: Vec<&Row> = Vec::new();
     let mut nameless: Vec<&str> = Vec::new();

@@ -10,6 +10,7 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 use crate::{
+    gather::Ordered,
     model::{UnitName, printable},
     policy::{Annotation, Part, Policy, Statement},
 };
@@ -24,7 +25,7 @@ pub struct UnitRow {
     /// The sets and maps that its elements are for.
     pub sets: BTreeSet<String>,
     /// The levels of its cgroup matches.
-    pub levels: BTreeSet<u32>,
+    pub levels: Vec<u32>,
     /// Whether it runs now: a cgroup of its annotations exists, or one of its name.
     pub runs: bool,
     /// How many annotations it has.
@@ -47,7 +48,8 @@ impl UnitRow {
             match &annotation.statement {
                 Statement::Rule(rule) => {
                     row.chains.insert(rule.chain.to_string());
-                    row.levels.extend(rule.body.iter().filter_map(Part::cgroup).map(|one| one.level));
+                    let levels = rule.body.iter().filter_map(Part::cgroup).map(|one| one.level);
+                    levels.for_each(|level| row.levels.put(level));
                 }
                 Statement::Element(element) => drop(row.sets.insert(element.set.to_string())),
             }

@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
 };
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -39,9 +40,9 @@ pub(super) struct Attempt {
     /// The addresses of host names, besides those in /etc/hosts. Where there is none, stand-ins are taken.
     pub(super) hosts: BTreeMap<String, Vec<IpAddr>>,
     /// Texts to read in place of files.
-    pub(super) blanks: BTreeMap<String, String>,
+    pub(super) blanks: LiteMap<String, String>,
     /// The texts of what is no file and can be read only once, such as /dev/stdin, by its name.
-    pub(super) streams: BTreeMap<String, String>,
+    pub(super) streams: LiteMap<String, String>,
 }
 
 /// What came of it.
@@ -155,7 +156,7 @@ fn set_of(map: &Value) -> Option<SetRef> {
 }
 
 /// What libnftables says of the files' syntax where it cannot reach a kernel. Nothing is loaded.
-pub(super) fn syntax(files: &[String], streams: &BTreeMap<String, String>) -> Vec<FileComplaint> {
+pub(super) fn syntax(files: &[String], streams: &LiteMap<String, String>) -> Vec<FileComplaint> {
     let parse = || {
         let Ok(mut library) = Libnftables::open() else { return vec![] };
         let mut check = |file: &String| match streams.get(file) {

@@ -19,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use litemap::LiteMap;
 use thiserror::Error;
 
 use crate::{
@@ -43,7 +44,7 @@ pub struct Trial<'a> {
     /// The files of the command line.
     pub files: &'a [PathBuf],
     /// Texts to load in place of those of files, by the names that their policy has for them.
-    pub texts: BTreeMap<String, String>,
+    pub texts: LiteMap<String, String>,
     /// Their policy. A file that only nft finds is added to its sources.
     pub policy: &'a mut Policy,
     /// The addresses of host names in annotations, as far as they have any.

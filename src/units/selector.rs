@@ -25,7 +25,7 @@ use thiserror::Error;
 
 use super::places;
 use crate::{
-    gather::Gather,
+    gather::{Gather, Ordered},
     model::{Instance, Manager, UnitName},
 };
 
@@ -150,7 +150,7 @@ pub struct Reach {
     /// Whether those of all users there may ever be.
     pub all_users: bool,
     /// Which users', besides.
-    pub users: BTreeSet<u32>,
+    pub users: Vec<u32>,
 }
 
 impl Reach {
@@ -165,7 +165,7 @@ impl Reach {
     /// What one or the other reaches.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
-        self.users.extend(other.users);
+        other.users.into_iter().for_each(|user| self.users.put(user));
         Self { system: self.system || other.system, all_users: self.all_users || other.all_users, ..self }
     }
 }
@@ -248,7 +248,7 @@ impl Selectors {
     }
 
     /// The levels (`socket cgroupv2 level`) at which what they select is to be expected, as far as names tell.
-    pub fn levels(&self) -> BTreeSet<u32> {
+    pub fn levels(&self) -> Vec<u32> {
         self.0.iter().flat_map(levels::of).gather()
     }
 }
@@ -301,9 +301,9 @@ impl Whose {
             system: matches!(self, Self::Anybody | Self::System),
             all_users: matches!(self, Self::Anybody | Self::AnyUser),
             users: match self {
-                Self::Uid(uid) => BTreeSet::from([*uid]),
+                Self::Uid(uid) => vec![*uid],
                 Self::User(name) => users.get(name).copied().into_iter().gather(),
-                _ => BTreeSet::new(),
+                _ => vec![],
             },
         }
     }
@@ -437,7 +437,7 @@ mod tests {
             ("alice:a.service,system:b.service", true, false, &[1000]),
             ("alice:a.service,user:b.service", false, true, &[1000]),
         ] {
-            let users = uids.iter().copied().collect();
+            let users = uids.to_vec();
             assert_eq!(reach(text), Reach { system, all_users, users }, "{text}");
         }
         let names = Selectors::parse("alice:a.service,1001:b.service,carol:app:c,user:d.service").unwrap();

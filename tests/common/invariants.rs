@@ -170,7 +170,7 @@ fn is_one_line(text: &str) -> bool {
 fn resolved(wanted: impl IntoIterator<Item = HostName>) -> Hosts {
     let addresses = |v6| if v6 { ["2001:db8::1", "2001:db8::2"] } else { ["192.0.2.1", "192.0.2.2"] };
     let parsed = |v6| addresses(v6).map(|address| address.parse().expect("it is an address"));
-    wanted.into_iter().map(|host| (host.clone(), BTreeSet::from(parsed(host.v6)))).collect()
+    wanted.into_iter().map(|host| (host.clone(), parsed(host.v6).into())).collect()
 }
 
 fn inside(policy: &Policy, span: Span) {

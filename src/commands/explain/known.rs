@@ -16,7 +16,7 @@ use crate::{
         message::{GetStatus, Status},
     },
     dispatch::Dispatch,
-    gather::Gather,
+    gather::{Gather, Ordered},
     load, machine,
     model::{HostName, Hosts, Instance, Location},
     policy::{Policy, files::Disk, parse},
@@ -150,7 +150,7 @@ fn hosts(status: &Status) -> Hosts {
     for host in &status.hosts {
         for address in host.addresses.iter().filter_map(|text| text.parse::<std::net::IpAddr>().ok()) {
             let name = HostName { name: host.name.clone(), v6: address.is_ipv6() };
-            hosts.entry(name).or_default().insert(address);
+            hosts.entry(name).or_default().put(address);
         }
     }
     hosts

@@ -3,7 +3,9 @@
 //! One of each application and destination, and then not again for an hour, or until the time is over that it was allowed for. At most
 //! a few in a minute; of the others only their number is told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+
+use litemap::LiteMap;
 
 use crate::{control::message::Refusal, model::Direction};
 
@@ -70,7 +72,7 @@ pub(super) fn who(refusal: &Refusal) -> String {
 pub(super) struct Decider {
     uid: u32,
     /// Until when each is not told again.
-    quiet: BTreeMap<Key, u64>,
+    quiet: LiteMap<Key, u64>,
     /// The same in the order in which they are forgotten.
     order: VecDeque<Key>,
     /// When who was told of, in the last minute.
@@ -90,7 +92,7 @@ impl Decider {
     /// Tells a user of their own applications.
     pub(super) fn new(uid: u32) -> Self {
         let more = More { is_told: true, ..More::default() };
-        Self { uid, quiet: BTreeMap::new(), order: VecDeque::new(), last: Vec::new(), more }
+        Self { uid, quiet: LiteMap::new(), order: VecDeque::new(), last: Vec::new(), more }
     }
 
     /// What to tell of refusals that were heard of now.

@@ -1,6 +1,6 @@
 //! nft's variables: which define a `$NAME` means at its place.
 
-use std::collections::BTreeMap;
+use litemap::LiteMap;
 
 use crate::{
     policy::{WRITE_A_DEFINE, annotation::Define},
@@ -15,23 +15,23 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Variables {
     /// From the outermost block to the innermost: the user's names and where in `defines` they are.
-    scopes: Vec<BTreeMap<String, usize>>,
+    scopes: Vec<LiteMap<String, usize>>,
     /// In the order in which nft reads them.
     pub(super) defines: Vec<Define>,
     /// The last number that made a name unique.
-    numbers: BTreeMap<String, usize>,
+    numbers: LiteMap<String, usize>,
     /// Unique names, and where in `defines` they are.
-    index: BTreeMap<String, usize>,
+    index: LiteMap<String, usize>,
 }
 
 impl Variables {
     pub(super) fn new() -> Self {
-        Self { scopes: vec![BTreeMap::new()], ..Self::default() }
+        Self { scopes: vec![LiteMap::new()], ..Self::default() }
     }
 
     /// A block with variables of its own opens.
     pub(super) fn open(&mut self) {
-        self.scopes.push(BTreeMap::new());
+        self.scopes.push(LiteMap::new());
     }
 
     /// It closes.
@@ -112,7 +112,7 @@ impl Variables {
     fn unknown(&self, token: &Token) -> Diagnostic {
         let message = format!("{} is not defined above", quoted(&token.text));
         let diagnostic = Diagnostic::new(Code::Variable, token.span, message);
-        let known = self.scopes.iter().flat_map(BTreeMap::keys).map(String::as_str);
+        let known = self.scopes.iter().flat_map(LiteMap::keys).map(String::as_str);
         match nearest(&token.text[1..], known) {
             Some(name) => diagnostic.help(format!("did you mean {}?", quoted(&format!("${name}")))),
             None => diagnostic.help(format!("{WRITE_A_DEFINE} outside the comments, above this line")),

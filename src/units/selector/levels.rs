@@ -2,8 +2,6 @@
 //!
 //! Only a guess by where systemd puts units that say nothing of slices; an instance elsewhere has a level of its own.
 
-use std::collections::BTreeSet;
-
 use super::{Selector, Which, Whose};
 use crate::{gather::Gather, units::places};
 
@@ -14,7 +12,7 @@ const USER: u32 = 3;
 const SESSION: u32 = 3;
 
 /// The levels for a selector.
-pub(super) fn of(selector: &Selector) -> BTreeSet<u32> {
+pub(super) fn of(selector: &Selector) -> Vec<u32> {
     let which = &selector.which;
     let of_session = Some(SESSION).filter(|_| which.is_of_sessions());
     let levels = match selector.whose {
@@ -25,31 +23,31 @@ pub(super) fn of(selector: &Selector) -> BTreeSet<u32> {
     levels.into_iter().chain(of_session).gather()
 }
 
-fn of_system(which: &Which) -> BTreeSet<u32> {
+fn of_system(which: &Which) -> Vec<u32> {
     match which {
         Which::Unit(unit) if places::is_slice(&unit.0) => of_slice(&unit.0).into_iter().gather(),
-        Which::Unit(unit) if *unit.0 == *"init.scope" => BTreeSet::from([1]),
-        which if which.is_of_sessions() => BTreeSet::from([SESSION]),
-        Which::Unit(unit) if places::template(&unit.0).is_some() => BTreeSet::from([3]),
-        Which::Glob(glob) if glob.contains('@') => BTreeSet::from([2, 3]),
-        Which::Unit(_) | Which::Glob(_) | Which::App(_) | Which::Cage(_) => BTreeSet::from([2]),
+        Which::Unit(unit) if *unit.0 == *"init.scope" => vec![1],
+        which if which.is_of_sessions() => vec![SESSION],
+        Which::Unit(unit) if places::template(&unit.0).is_some() => vec![3],
+        Which::Glob(glob) if glob.contains('@') => vec![2, 3],
+        Which::Unit(_) | Which::Glob(_) | Which::App(_) | Which::Cage(_) => vec![2],
     }
 }
 
 /// A user's manager puts units into `app.slice`, and instances of templates into a slice of their template in there,
 /// unless they say otherwise; units of applications that the desktop starts do, those that the bus starts don't.
-fn of_user(which: &Which) -> BTreeSet<u32> {
+fn of_user(which: &Which) -> Vec<u32> {
     const UNIT: u32 = USER + 2;
     const INSTANCE: u32 = USER + 3;
     match which {
         Which::Unit(unit) if places::is_slice(&unit.0) => {
             of_slice(&unit.0).into_iter().map(|level| USER + level).gather()
         }
-        Which::Unit(unit) if *unit.0 == *"init.scope" => BTreeSet::from([USER + 1]),
-        Which::Unit(unit) if places::template(&unit.0).is_none() => BTreeSet::from([UNIT]),
-        Which::Glob(glob) if !glob.contains('@') => BTreeSet::from([UNIT]),
-        Which::Cage(_) => BTreeSet::from([UNIT]),
-        Which::Unit(_) | Which::Glob(_) | Which::App(_) => BTreeSet::from([UNIT, INSTANCE]),
+        Which::Unit(unit) if *unit.0 == *"init.scope" => vec![USER + 1],
+        Which::Unit(unit) if places::template(&unit.0).is_none() => vec![UNIT],
+        Which::Glob(glob) if !glob.contains('@') => vec![UNIT],
+        Which::Cage(_) => vec![UNIT],
+        Which::Unit(_) | Which::Glob(_) | Which::App(_) => vec![UNIT, INSTANCE],
     }
 }
 
