@@ -93,6 +93,7 @@ const PURE: &[&str] = &[
     "commands/top/pane.rs",
     "commands/top/rows.rs",
     "commands/top/state.rs",
+    "commands/top/state",
     "commands/top/view.rs",
     "commands/top/words.rs",
     "commands/whose.rs",

@@ -123,6 +123,11 @@ pub(super) fn machine(size: (u16, u16)) -> State {
     state
 }
 
+/// The names of the units that are shown, in their order.
+pub(super) fn names(state: &State) -> Vec<&str> {
+    state.units.order.iter().map(|line| state.rows[*line].name.as_str()).collect()
+}
+
 pub(super) fn press(state: &mut State, keys: &str) -> super::state::Action {
     let now = state.now;
     let mut last = super::state::Action::Nothing;
