@@ -259,6 +259,8 @@ def polkit_that_hangs_holds_up_nobody_else():
             # Who goes away leaves no question behind.
             with calling(20, in_turn=True) as client:
                 client.wait()
+            # Whoever comes later is answered when they all have been let in.
+            m.run(m.SCNPM, "status")
             m.eventually(lambda: descriptors() == before, lambda: f"descriptors: {before} before, {descriptors()} now")
             with calling(50) as client:
                 try:
