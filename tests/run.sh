@@ -2,8 +2,8 @@
 # run.sh [STEP...]: all tests of the project, or the steps named. Needs a Debian 12 or 13 with sudo (or
 # root) and a Rust toolchain; installs what else it needs. The last line counts the steps.
 #
-# Steps: build trees format lint unit recipes-SUITE booted-SUITE-PART booted-sid kernel-SUITE packages pages picture book
-# release soak notifications examples size demo machine faults starts. SUITE: bookworm, trixie (kernel: and sid); PART: 1, 2, 3.
+# Steps: build trees format lint unit recipes-SUITE booted-SUITE-PART booted-sid kernel-SUITE packages pages picture soak
+# notifications examples size demo faults release book machine starts. SUITE: bookworm, trixie (kernel: and sid); PART: 1, 2, 3.
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1
@@ -198,8 +198,6 @@ done
 plan packages "packages: built, checked, installed, upgraded, removed" packages
 plan pages "commands of the pages of docs" in_suite tests/docs/run.sh trixie
 plan picture "README's picture is what the program shows" picture trixie
-plan book "the book and its links" tests/as-root.sh tests/docs/book.sh
-plan release "crates, lowest versions, source and SBOM of a release" tests/release.sh
 plan soak "a minute of faults and traffic" tests/soak.sh 1
 plan notifications "notifications on a virtual display" notifications trixie
 plan examples "example configurations" examples
@@ -207,12 +205,14 @@ plan size "size of the program, and number of crates" tests/size.sh
 plan demo "examples/demo.sh" examples/demo.sh
 run_planned 6
 
-# Faults use up what all containers share, such as instances of inotify; the virtual machine has a kernel of its own.
-plan machine "a virtual machine: installation, boots, login, upgrade, VPN, removal" machine trixie
+# Faults use up what all containers share, such as instances of inotify: beside them runs what needs none.
 plan faults "system calls that fail, and sources that die" faults trixie
+plan release "crates, lowest versions, source and SBOM of a release" tests/release.sh
+plan book "the book and its links" tests/as-root.sh tests/docs/book.sh
 run_planned 2
 
-# This loads the machine by itself.
+# These load the machine by themselves.
+plan machine "a virtual machine: installation, boots, login, upgrade, VPN, removal" machine trixie
 plan starts "first connections of 100 starts, idle and under load" in_suite tests/booted/run.sh bookworm measure.py starts 100
 run_planned 1
 
