@@ -135,7 +135,7 @@ def blasting(name="fetcher.service"):
 
 
 def none_beside(what):
-    m.equal(far.beside(far.CLOSED, far.PORT), [], f"packets beside the tunnel, {what}")
+    m.equal(far.beside(far.CLOSED, far.PORT), [], f"packets outside the tunnel, {what}")
 
 
 # One application
@@ -219,7 +219,7 @@ def packets_of(what, names, start, expected=ALL, rounds=3):
         if not late and not stray:
             break
     recipe.figure(f"first packets of {what}", f"{said[-1]} of {len(names)} as expected", f"rounds: {said}")
-    m.equal(stray, [], f"packets of {what} beside the tunnel, in rounds of which so many were right: {said}")
+    m.equal(stray, [], f"packets of {what} outside the tunnel, in rounds of which so many were right: {said}")
     m.equal(late, {}, f"{what} whose packets took another way, in rounds of which so many were right: {said}")
 
 
@@ -309,7 +309,7 @@ def nothing_leaves_beside_while_files_are_loaded_and_the_daemon_ends():
             for _ in range(5):
                 m.load_base()
                 time.sleep(0.2)
-        m.check(far.beside(far.CLOSED), "nothing leaves beside the tunnel without the chain `beside` either")
+        m.check(far.beside(far.CLOSED), "nothing leaves outside the tunnel without the chain `beside` either")
         recipe.figure("nft -f without the chain `beside`", "", f"{len(far.beside(far.CLOSED))} beside")
     m.load_base()
     is_in_force()
@@ -390,7 +390,7 @@ def machine_asks_in_the_tunnel():
         m.run("ip", "link", "set", "wg0", "down")
         far.forget()
         m.equal(resolvers("down.example.com"), set(), "resolvers that were asked without the tunnel")
-        m.equal(far.beside(53), [], "questions beside the tunnel")
+        m.equal(far.beside(53), [], "questions outside the tunnel")
     before = WG0.read_text()
     commands = re.findall(r"PostUp = [^`]*", (recipe.DOCS / PAGE).read_text())
     m.equal(len(commands), 2, "commands for wg0.conf in the page")
@@ -420,7 +420,7 @@ def application_asks_by_itself():
     m.as_user("bash", "-c", command)
     expected = {(far.RESOLVER_IN_THE_TUNNEL, f"{who}.example.com") for who in ["service", "application"]}
     m.equal(set(far.asked()), expected, "the questions")
-    m.equal(far.beside(53), [], "questions beside the tunnel")
+    m.equal(far.beside(53), [], "questions outside the tunnel")
 
 
 # Other ways to the routes
