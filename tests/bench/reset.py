@@ -84,7 +84,8 @@ def main():
     daemon = None
     try:
         for cgroup in made:
-            cgroup.mkdir()
+            # A run that was interrupted leaves them.
+            cgroup.mkdir(exist_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices, open(directory / "reset.log", "w") as log:
             (directory / "notify").unlink(missing_ok=True)
             notices.bind(str(directory / "notify"))
@@ -109,7 +110,8 @@ def main():
         if daemon:
             daemon.terminate()
             daemon.wait()
-        for cgroup in reversed(made):
+        of_slice = filter(pathlib.Path.is_dir, made[0].iterdir()) if made[0].exists() else []
+        for cgroup in [*of_slice, made[0]]:
             if cgroup.exists():
                 cgroup.rmdir()
 

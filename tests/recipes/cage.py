@@ -160,8 +160,13 @@ def cage_that_goes_takes_its_commands_with_it():
     load(policy("# t.service :: add rule inet filter cages tcp dport 1 return\n"))
     time.sleep(0.5)
     m.equal(process.poll(), None, "a daemon that was killed, and another change of the policy")
+    slices = m.CGROUPS / f"user.slice/user-{m.UID}.slice/user@{m.UID}.service/cage.slice"
+    scope = next(slices.glob("cage-build-*.scope"))
     load(re.sub("# user.*", "", policy()))
     began = time.monotonic()
+    process.wait(20)
+    left = (scope / "cgroup.procs").read_text().split() if scope.exists() else []
+    m.equal(left, [], "processes that are left of the cage")
     output, errors = process.communicate(timeout=20)
     m.equal(process.returncode, 125, f"exit status ({errors})")
     m.check("no longer in force" in errors, errors)

@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may be away before it is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long after killing it is looked whether there are others.
+/// How long after killing processes it is looked whether there are others.
 const KILL_PAUSE: Duration = Duration::from_millis(10);
 
 /// The most refusals that are printed.
@@ -69,6 +69,8 @@ pub(super) fn run(options: &Run) -> Result<ExitCode, Failure> {
         signals.wait_for(program.spawn()?).await
     })?;
     if is_gone.load(Relaxed) {
+        // The command may be the first that was killed, and who looks after the cage ends with this process.
+        kill_all(&Path::new(CGROUP_ROOT).join(&cgroup));
         return Err(Failure::new(format!(
             "the cage {} is no longer in force: its processes were killed",
             shown(name)
@@ -151,12 +153,7 @@ impl Caller {
                 thread::sleep(PAUSE);
             }
             told.store(true, Relaxed);
-            let directory = Path::new(CGROUP_ROOT).join(cgroup);
-            // Until this process ends: what is killed may start others meanwhile.
-            while told.load(Relaxed) {
-                kill_others(&directory);
-                thread::sleep(KILL_PAUSE);
-            }
+            kill_all(&Path::new(CGROUP_ROOT).join(cgroup));
         };
         thread::Builder::new().name("cage".to_owned()).spawn(work).map_err(Failure::new)?;
         Ok(is_gone)
@@ -195,14 +192,23 @@ fn unknown(name: &str, cages: &BTreeSet<String>, manager: Manager) -> String {
     format!("the policy has no cage {name_shown}{hint} There are: {}", list.join(", "))
 }
 
-/// Kills all processes in a cgroup and below but this one.
-fn kill_others(directory: &Path) {
-    for process in processes(directory) {
-        let _ = kill(process, Signal::SIGKILL);
+/// Kills all processes in a cgroup and below but this one, until there is none: what is killed may start others meanwhile. What the
+/// kernel does not let go of, which runs no further, is not waited for.
+fn kill_all(directory: &Path) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let others = others(directory);
+        if others.is_empty() || Instant::now() > end {
+            return;
+        }
+        for process in others {
+            let _ = kill(process, Signal::SIGKILL);
+        }
+        thread::sleep(KILL_PAUSE);
     }
 }
 
-fn processes(directory: &Path) -> Vec<Pid> {
+fn others(directory: &Path) -> Vec<Pid> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = vec![directory.to_owned()];
     while let Some(directory) = open.pop() {
