@@ -35,7 +35,9 @@ with socket.create_connection(("192.0.2.10", {LONG_PORT})) as stream:
         stream.sendall(b"x")
         if stream.recv(1) != b"x":
             raise SystemExit("closed")
-        pathlib.Path("/run/t-long").write_text(str(number))
+        # Whoever reads it finds a whole number.
+        pathlib.Path("/run/t-long.new").write_text(str(number))
+        pathlib.Path("/run/t-long.new").rename("/run/t-long")
         time.sleep(0.02)
 """
 NETWORK = {
