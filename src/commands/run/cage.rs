@@ -49,8 +49,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may be away before it is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long after killing processes it is looked whether there are others.
+/// How long after killing processes it is looked whether there are others, and for how long at most before the end.
 const KILL_PAUSE: Duration = Duration::from_millis(10);
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// The most refusals that are printed.
 const MOST: usize = 20;
@@ -153,7 +154,12 @@ impl Caller {
                 thread::sleep(PAUSE);
             }
             told.store(true, Relaxed);
-            kill_all(&Path::new(CGROUP_ROOT).join(cgroup));
+            let directory = Path::new(CGROUP_ROOT).join(cgroup);
+            // Until this process ends: the command may be yet to start.
+            loop {
+                kill_others(&directory);
+                thread::sleep(KILL_PAUSE);
+            }
         };
         thread::Builder::new().name("cage".to_owned()).spawn(work).map_err(Failure::new)?;
         Ok(is_gone)
@@ -192,23 +198,25 @@ fn unknown(name: &str, cages: &BTreeSet<String>, manager: Manager) -> String {
     format!("the policy has no cage {name_shown}{hint} There are: {}", list.join(", "))
 }
 
-/// Kills all processes in a cgroup and below but this one, until there is none: what is killed may start others meanwhile. What the
-/// kernel does not let go of, which runs no further, is not waited for.
+/// Kills until there is nothing left to kill: what is killed may start others meanwhile. What the kernel does not let go of within the
+/// limit, which runs no further, is not waited for.
 fn kill_all(directory: &Path) {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let others = others(directory);
-        if others.is_empty() || Instant::now() > end {
-            return;
-        }
-        for process in others {
-            let _ = kill(process, Signal::SIGKILL);
-        }
+    let end = Instant::now() + KILL_LIMIT;
+    while kill_others(directory) && Instant::now() < end {
         thread::sleep(KILL_PAUSE);
     }
 }
 
-fn others(directory: &Path) -> Vec<Pid> {
+/// Kills all processes in a cgroup and below but this one, as far as the user may; whether there was one.
+fn kill_others(directory: &Path) -> bool {
+    let mut was_one = false;
+    for process in processes(directory) {
+        was_one |= kill(process, Signal::SIGKILL).is_ok();
+    }
+    was_one
+}
+
+fn processes(directory: &Path) -> Vec<Pid> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = vec![directory.to_owned()];
     while let Some(directory) = open.pop() {
