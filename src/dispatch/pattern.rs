@@ -37,9 +37,7 @@ pub struct Target {
 impl Pattern {
     /// What the cgroup of an instance that is selected asks for.
     pub fn rows(&self, path: &CgroupPath) -> impl Iterator<Item = Row> {
-        let level = level(path);
-        let of_this_level = move |target: &&Target| target.level.is_none_or(|at| at == level);
-        self.targets.iter().filter(of_this_level).map(|target| self.row(target, path))
+        self.targets_of(path).map(|target| self.row(target, path))
     }
 
     /// The row of a target for the cgroup at a path.
@@ -59,8 +57,13 @@ impl Pattern {
 
     /// Whether it has a set for the level of a cgroup, or only a gate.
     pub fn has_level_of(&self, path: &CgroupPath) -> bool {
-        let levels: Option<Vec<u32>> = self.targets.iter().map(|target| target.level).collect();
-        levels.is_none_or(|levels| levels.contains(&level(path)))
+        self.targets_of(path).next().is_some()
+    }
+
+    /// Those for the level of a cgroup.
+    fn targets_of(&self, path: &CgroupPath) -> impl Iterator<Item = &Target> {
+        let level = level(path);
+        self.targets.iter().filter(move |target| target.level.is_none_or(|at| at == level))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::gather::{Gather, Ordered};
+
 /// A set, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<T>", into = "Vec<T>", bound = "T: Ord + Clone + Serialize + for<'a> Deserialize<'a>")]
@@ -30,15 +32,11 @@ impl<T: Ord> Few<T> {
 
     /// Puts one in.
     pub fn insert(&mut self, member: T) {
-        let Err(place) = self.members().binary_search(&member) else { return };
         match self {
-            Self::One(one) => match one.take() {
-                None => *one = Some(member),
-                Some(other) => {
-                    *self = Self::Many(if place == 0 { vec![member, other] } else { vec![other, member] });
-                }
-            },
-            Self::Many(many) => many.insert(place, member),
+            Self::Many(many) => many.put(member),
+            Self::One(None) => *self = Self::One(Some(member)),
+            Self::One(Some(one)) if *one == member => {}
+            Self::One(one) => *self = Self::Many(one.take().into_iter().chain([member]).gather()),
         }
     }
 

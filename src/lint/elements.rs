@@ -29,9 +29,10 @@ pub(super) fn lint(policy: &Policy, calls: &Calls<'_>) -> Vec<Diagnostic> {
         }
         if let Some(found) = levels.get(&statement.set)
             && found.len() >= calls.lookups(&statement.set).len()
-            && let Some(found) = found.iter().copied().collect::<Option<Vec<u32>>>()
+            && !found.contains(&None)
         {
-            let (elements, found): (_, Vec<u32>) = (statement.elements.iter(), found.into_iter().gather());
+            let found: Vec<u32> = found.iter().copied().flatten().gather();
+            let elements = statement.elements.iter();
             diagnostics.extend(elements.filter_map(|element| of_no_level(element, &statement.set, &found)));
         }
     }

@@ -110,9 +110,8 @@ def main():
         if daemon:
             daemon.terminate()
             daemon.wait()
-        of_slice = filter(pathlib.Path.is_dir, made[0].iterdir()) if made[0].exists() else []
-        for cgroup in [*of_slice, made[0]]:
-            if cgroup.exists():
+        if made[0].exists():
+            for cgroup in [*filter(pathlib.Path.is_dir, made[0].iterdir()), made[0]]:
                 cgroup.rmdir()
 
 
