@@ -63,8 +63,8 @@ impl Loss {
 async fn run(mut nudged: mpsc::Receiver<()>, sender: mpsc::Sender<Vec<Heard>>) {
     let mut loss: Option<Loss> = None;
     let mut journal = Journal::default();
-    // What was written before is none of ours.
-    let mut read = journal.drain().map(|_| Vec::new());
+    // What happened before it was open was heard by nobody, and this says so.
+    let mut read = journal.drain();
     loop {
         let news = match read {
             Ok(news) => {

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import pathlib
 import random
 import re
 import signal
@@ -1144,6 +1145,25 @@ def journal_is_followed_across_rotation():
     m.stop(name)
     m.elements_become()
     m.start(name)
+    m.elements_become(cgroup)
+
+
+@test
+def journal_that_is_opened_late_misses_nothing():
+    name = "t-early.service"
+    machine = pathlib.Path("/etc/machine-id").read_text().strip()
+    directories = [pathlib.Path(root, "log/journal", machine) for root in ("/run", "/var")]
+    # Who opens it to read waits for somebody who opens it to write.
+    slow = next(directory for directory in directories if directory.is_dir()) / "slow.journal"
+    os.mkfifo(slow)
+    try:
+        m.start_with(m.system_rule(name), options=["--sources", "journal"])
+        cgroup = running(name)
+        time.sleep(0.5)
+        m.elements_become()
+        os.close(os.open(slow, os.O_WRONLY | os.O_NONBLOCK))
+    finally:
+        slow.unlink()
     m.elements_become(cgroup)
 
 
