@@ -3,8 +3,10 @@
 use std::{
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
+
+use tokio::time::sleep;
 
 use super::{Daemon, active, notices, process, sources::Sources};
 use crate::{
@@ -24,6 +26,11 @@ use crate::{
 
 /// How long after a load memory that is not in use is kept.
 const CALM: Duration = Duration::from_secs(1);
+
+/// For how long the first load is tried again when it failed for a reason that will pass, and with which pauses. A start that
+/// fails is tried again by systemd only a second later.
+const FIRST_LOAD: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl Daemon {
     /// Has the files loaded again if they say something else.
@@ -115,6 +122,25 @@ impl Daemon {
         error.passing
     }
 
+    /// The first load. It may be at the same time as somebody else's: as a rule that of a daemon that stands in for this one
+    /// during an upgrade.
+    pub(super) async fn load_first(
+        &mut self,
+        sources: &mut Sources,
+        policy: &Arc<Policy>,
+    ) -> Result<(), LoadError> {
+        let since = Instant::now();
+        loop {
+            match self.load(sources, Arc::clone(policy), self.options.flush, true) {
+                Err(error) if error.passing && since.elapsed() < FIRST_LOAD => {
+                    tracing::debug!("the policy cannot be loaded for now: {}", error.words);
+                    sleep(PAUSE).await;
+                }
+                loaded => return loaded,
+            }
+        }
+    }
+
     /// Loads a policy and makes it the one that is kept true. What nft refuses of one that was just read is wrong in the
     /// files; later it is what happens while somebody else changes the ruleset.
     pub(super) fn load(
@@ -130,7 +156,7 @@ impl Daemon {
         // Until the kernel has taken the policy, the sources follow the old one.
         let found = sources.subtrees.instances_of(&policy.followed(), &users);
         let instances: Vec<Instance> = found.into_iter().map(|(instance, _)| instance).collect();
-        let (engine, states) = (&self.engine, std::mem::take(&mut self.states));
+        let (engine, states) = (&self.engine, &self.states);
         let load = Load {
             policy: &policy,
             hosts: self.hosts.known(),
@@ -163,6 +189,7 @@ impl Daemon {
         // Of a policy that was replaced, once it is gone; and after a repair, unless there is another one.
         self.calm = Some(self.now() + CALM);
         let mut loaded = loaded.inspect_err(|_| drop(sources.monitor.recorded()))?;
+        self.states.clear();
         self.load_error = None;
         self.refused = loaded.refusals.iter().map(|one| (one.annotation, one.words.clone())).gather();
         if is_just_read {

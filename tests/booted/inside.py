@@ -705,6 +705,25 @@ def daemon_comes_back_by_itself_after_a_crash():
     m.elements_become(cgroup)
 
 
+@test
+def daemon_that_cannot_load_its_policy_for_a_moment_starts_all_the_same():
+    name = "t-held.service"
+    cgroup = running(name)
+    m.start_with(m.system_rule(name))
+    m.stop("scnpm.service")
+    # What looks like a chain of an earlier run, and cannot be deleted as long as a map leads to it (EBUSY).
+    m.run("nft", "add chain inet filter scnpm.held")
+    m.run("nft", "add map inet filter holding { type mark : verdict; elements = { 1 : jump scnpm.held }; }")
+    with subprocess.Popen(["systemctl", "start", "scnpm.service"]) as start:
+        time.sleep(1)
+        early = start.poll()
+        m.run("nft", "delete map inet filter holding")
+    m.equal((early, start.returncode), (None, 0), "exit status of the start before and after")
+    m.equal(m.show("scnpm.service", "NRestarts"), "0", "restarts")
+    m.elements_become(cgroup)
+    m.is_let_through(cgroup)
+
+
 # Elements in sets and maps of the user's own
 
 WITH_SETS = m.BASE.replace(
