@@ -74,11 +74,9 @@ run_planned() {
     done
 }
 
+# Ends what still runs, also what runs as root.
 stop() {
-    local each
-    for each in "${pid[@]}"; do
-        kill -- "-$each" 2>/dev/null
-    done
+    [ ${#pid[@]} = 0 ] || tests/as-root.sh kill -- "${pid[@]/#/-}" 2>/dev/null
 }
 trap stop EXIT
 trap 'exit 130' INT
