@@ -193,7 +193,7 @@ fn status_tells_what_is_in_force_and_what_is_not() {
         fs::write(daemon.file(), TABLE).unwrap();
         assert_eq!(daemon.status(&[])["files"][0]["changed"], true);
         let (code, text) = daemon.ask(&["status", "nobody.service"]);
-        assert!(code == 1 && text.contains("no annotation is about `nobody.service`"), "{code} {text}");
+        assert!(code == 1 && text.contains("no annotation applies to `nobody.service`"), "{code} {text}");
     });
 }
 
@@ -225,7 +225,7 @@ fn wait_ends_when_the_rules_are_in_the_kernel() {
             sandbox.remove(&path);
         }
         let (code, text) = daemon.ask(&["wait", "--cgroup", "/sys/fs/cgroup/nobody/has/that"]);
-        assert!(code == 0 && text.contains("no annotation is about"), "{code} {text}");
+        assert!(code == 0 && text.contains("no annotation applies to"), "{code} {text}");
         assert_eq!(daemon.ask(&["wait", "--self"]), (0, String::new()));
         let (code, text) = daemon.ask(&["wait", "a.service", "--timeout", "0.2"]);
         assert!(code == 4 && text.contains("after 0.2 s"), "{code} {text}");

@@ -66,7 +66,7 @@ pub(super) fn failure(error: Error, socket: &Path) -> Failure {
         }
         Error::Refused(name, words) => match name.as_str() {
             "NoSuchUnit" => format!(
-                "no annotation is about `{}`: `scnpm status` lists the units, `scnpm units` what runs",
+                "no annotation applies to `{}`: `scnpm status` lists the units, `scnpm units` what runs",
                 printable(&words)
             ),
             _ => words,

@@ -53,7 +53,7 @@ pub fn run(options: &cli::Wait) -> Result<ExitCode, Failure> {
     } else if let (true, Some(named)) =
         (waited.annotations.is_empty(), options.unit.as_ref().or(options.cgroup.as_ref()))
     {
-        note(format!("no annotation is about `{}`, so there is nothing to wait for", printable(named)));
+        note(format!("no annotation applies to `{}`, so there is nothing to wait for", printable(named)));
     }
     match waited.refused.join("; ") {
         none if none.is_empty() => Ok(ExitCode::SUCCESS),

@@ -363,7 +363,7 @@ impl Daemon {
         }
     }
 
-    /// The same for all cgroups that annotations are about.
+    /// The same for all cgroups that annotations apply to.
     fn look_for_all(&mut self, sources: &mut Sources, annotations: &BTreeSet<AnnotationId>) {
         let all = annotations.iter().map(|id| self.policy.annotation(*id));
         let selectors = all.clone().filter_map(|one| one.followed()).gather();

@@ -22,7 +22,7 @@ pub(super) enum Form<'a> {
 pub(super) enum Match<'a> {
     /// By the paths that it names.
     Paths(&'a CgroupMatch),
-    /// By the units that the annotation is about; where it stands.
+    /// By the units that the annotation applies to; where it stands.
     Units(Span),
 }
 

@@ -251,7 +251,7 @@ impl Judge<'_> {
         });
         match by_name {
             Some((selector, found)) => Err(self.others_manager(selector, found)),
-            None => Err(format!("it is about {selectors}")),
+            None => Err(format!("it is for {selectors}")),
         }
     }
 

@@ -67,7 +67,7 @@ fn refusing_elements(policy: &Policy) -> impl Iterator<Item = Diagnostic> {
 
 fn host_name(subject: &Subject<'_>) -> Option<Diagnostic> {
     let (host, span) = subject.rule.hosts.first()?.names.first()?;
-    let message = format!("who answers for {} decides what this rule is about", quoted(&host.name));
+    let message = format!("whoever answers for {} decides what this rule matches", quoted(&host.name));
     let help = "if its address hardly ever changes, write the address";
     Some(Diagnostic::new(Code::HostName, *span, message).help(help))
 }
@@ -178,7 +178,7 @@ mod tests {
             format!("# a.service :: add rule inet f c {A} ip daddr {{ mail.local, web.local }} accept");
         let found = found(Code::HostName, &text, Facts::default());
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].message, "who answers for `mail.local` decides what this rule is about");
+        assert_eq!(found[0].message, "whoever answers for `mail.local` decides what this rule matches");
         assert_eq!(place(&text, &found[0]), "mail.local");
         let variable =
             format!("define web = web.local\n# a.service :: add rule inet f c {A} ip daddr $web accept");

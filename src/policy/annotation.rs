@@ -74,7 +74,7 @@ impl Policy {
         })
     }
 
-    /// Whether an annotation is about a cgroup, or about one that it is in: it names it, or has no path and is for its unit.
+    /// Whether an annotation applies to a cgroup, or about one that it is in: it names it, or has no path and is for its unit.
     pub fn is_about(&self, id: AnnotationId, path: &CgroupPath, users: &Users) -> bool {
         let annotation = self.annotation(id);
         let mut paths = annotation.statement.paths().peekable();
@@ -97,7 +97,7 @@ impl Policy {
         self.annotations.iter().filter(|annotation| !annotation.is_record())
     }
 
-    /// The units that annotations are about, and those that selectors name.
+    /// The units that annotations apply to, and those that selectors name.
     pub fn units(&self) -> BTreeSet<UnitName> {
         let selectors = self.of_units().flat_map(|annotation| &annotation.selectors.0);
         let selected = selectors.filter_map(|selector| match &selector.which {

@@ -105,8 +105,8 @@ fn write_block(block: &Block, paint: Paint, out: &mut dyn Write) -> io::Result<(
     let others = match block.other_annotations {
         0 if block.annotations.is_empty() => "there are no annotations".to_owned(),
         0 => String::new(),
-        1 => format!("1 {other}annotation is about something else"),
-        others => format!("{others} {other}annotations are about something else"),
+        1 => format!("1 {other}annotation applies to something else"),
+        others => format!("{others} {other}annotations apply to something else"),
     };
     if !others.is_empty() {
         line(out, heads.next(), &others)?;

@@ -33,7 +33,7 @@ pub struct Report<'a> {
     pub policy: &'a Policy,
     /// Every diagnostic that is not allowed, in the order of the files.
     pub diagnostics: &'a [Diagnostic],
-    /// The units that annotations are about.
+    /// The units that annotations apply to.
     pub units: Vec<UnitRow>,
     /// What was not tried.
     pub untried: Option<&'a Untried>,

@@ -301,7 +301,7 @@ pub(super) fn plain_cgroup_now(place: &Place<'_>, path: &CgroupPath) -> Diagnost
         _ => ("this", "make what uses it an annotation"),
     };
     let path = quoted(path.as_str());
-    let message = format!("{what} loads only while {path} exists, and is stale when that is made anew");
+    let message = format!("{what} loads only while {path} exists, and goes stale when that is recreated");
     Diagnostic::new(Code::PlainCgroupNow, place.span, message).help(help)
 }
 

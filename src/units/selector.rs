@@ -1,4 +1,4 @@
-//! What stands left of the `::`: which units an annotation is about. Pure.
+//! What stands left of the `::`: which units an annotation applies to. Pure.
 //!
 //! ```text
 //! postfix.service                 a unit of this name, of any manager

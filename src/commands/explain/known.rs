@@ -92,8 +92,8 @@ fn not_as_loaded(options: &Explain, status: &Status) -> Option<String> {
     }
     if let Some(file) = changed {
         return Some(format!(
-            "{} has changed since the daemon loaded it: what is said of annotations is about the file as it is now, \
-             and `scnpm reload` loads that",
+            "{} has changed since the daemon loaded it: annotations are shown as the file has them now, and \
+             `scnpm reload` loads it",
             file.path
         ));
     }

@@ -91,9 +91,7 @@ impl Machine {
 
     fn origin<'a>(&self, found: &'a [Found]) -> Result<Origin<'a>, Failure> {
         let [one] = found else {
-            return Err(Failure::new(
-                "--to is about one unit or process, and several match: name one of them",
-            ));
+            return Err(Failure::new("--to takes one unit or process, and several match: name one of them"));
         };
         let mut processes = one.processes.iter().filter(|process| !process.is_zombie());
         let process = processes.find(|process| process.cgroup.path().is_some());

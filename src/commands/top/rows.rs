@@ -14,7 +14,7 @@ pub(super) const WIDE: u16 = 110;
 
 /// What `?` shows.
 pub(super) const HELP: &str = "\
-Above are the units that annotations are about, below what was refused in the
+Above are the units that annotations apply to, below what was refused in the
 last hour; between them what is allowed for a while, if anything is.
 
 Up Down j k         a line up or down
@@ -27,7 +27,7 @@ Enter or e          scnpm explain of the selected unit or refusal; sends nothing
 a                   allow for 5 minutes what was refused, after a question
 u                   end what is allowed for a while
 c                   show the annotation, and copy it to the terminal's clipboard
-Ctrl-L              draw the screen anew
+Ctrl-L              redraw the screen
 q or Ctrl-C         end
 
 STATE           running; or what is wrong: elements that are not in the kernel

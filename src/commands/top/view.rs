@@ -326,7 +326,7 @@ fn select(y: usize, canvas: &mut Canvas) {
 fn no_units(state: &State) -> String {
     match state.filter.is_empty() {
         true if state.gone.is_some() => String::new(),
-        true => "No annotation is about a unit: see `scnpm units --annotate` for some.".to_owned(),
+        true => "No annotation applies to a unit: see `scnpm units --annotate` for some.".to_owned(),
         false => format!("No unit has `{}` in its name: Esc shows all.", printable(&state.filter)),
     }
 }
