@@ -146,13 +146,14 @@ picture() {
 # Made of the program that the oldest Debian can run.
 packages() {
     local program
-    program=$(program bookworm) && tests/as-root.sh tests/packages/run.sh "$program"
+    program=$(program bookworm) && tests/packages/run.sh "$program"
 }
 
 # The life of a whole machine, in qemu.
 machine() {
-    local program
-    program=$(program "$1") && tests/as-root.sh tests/machine/run.sh "$program"
+    local program package
+    program=$(program bookworm) && package=$(packaging/build.sh deb --program "$program") &&
+        tests/as-root.sh tests/machine/run.sh "$package"
 }
 
 # Each as it is loaded at boot, before any unit runs, and its annotations.
@@ -210,7 +211,7 @@ plan book "the book and its links" tests/as-root.sh tests/docs/book.sh
 run_planned 2
 
 # These load the machine by themselves.
-plan machine "a virtual machine: installation, boots, login, upgrade, VPN, removal" machine trixie
+plan machine "a virtual machine: installation, boots, login, upgrade, VPN, removal" machine
 plan starts "first connections of 100 starts, idle and under load" in_suite tests/booted/run.sh bookworm measure.py starts 100
 run_planned 1
 

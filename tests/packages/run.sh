@@ -1,7 +1,8 @@
 #!/bin/bash
 # run.sh PROGRAM [STEP...]: builds the packages of PROGRAM (scnpm as packaging/build.sh wants it) and checks them with the tools
 # of the distributions, in a tree of Debian trixie; then installs, upgrades, removes and purges the Debian package in booted
-# containers, and follows README's five minutes, which begin with it. Run as root.
+# containers, and follows README's five minutes, which begin with it. Uses sudo unless root, but not to build: a user's Rust
+# toolchain need not be root's.
 #
 # Steps: static bookworm trixie
 set -euo pipefail
@@ -18,13 +19,13 @@ static() {
     packaging/build.sh rpm --program "$program"
     # makepkg does not run as root, and takes the program from where cargo puts it.
     install -D -m 755 "$program" "$out/program/scnpm"
-    tests/booted/chroot.sh trixie tools "$top" "$out" -- python3 tests/packages/check.py "$out"
+    tests/as-root.sh tests/booted/chroot.sh trixie tools "$top" "$out" -- python3 tests/packages/check.py "$out"
 }
 
 # In a container that has nothing of scnpm.
 installed() {
-    SCNPM_PACKAGES=$out/installed tests/booted/run.sh "$1" none installed.py &&
-        SCNPM_PACKAGES=$out/readme tests/docs/run.sh "$1" none README
+    tests/as-root.sh SCNPM_PACKAGES="$out/installed" tests/booted/run.sh "$1" none installed.py &&
+        tests/as-root.sh SCNPM_PACKAGES="$out/readme" tests/docs/run.sh "$1" none README
 }
 
 rm -rf "$out"/{installed,readme}
