@@ -61,7 +61,7 @@ def lintian_has_nothing_to_say():
 @test
 def package_for_debian_needs_what_it_opens_at_run_time():
     needs = run("dpkg-deb", "--field", only("scnpm_*.deb"), "Depends")
-    for need in ["libc6 (>= 2.34)", "libsystemd0", "libnftables1"]:
+    for need in ["libc6 (>= 2.36)", "libsystemd0", "libnftables1"]:
         assert need in needs, f"{need}: {needs}"
 
 
