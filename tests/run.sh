@@ -74,9 +74,10 @@ run_planned() {
     done
 }
 
-# Ends what still runs, also what runs as root.
+# Ends what still runs, also what runs as root. (A Debian may have no kill but the shell's.)
 stop() {
-    [ ${#pid[@]} = 0 ] || tests/as-root.sh kill -- "${pid[@]/#/-}" 2>/dev/null
+    # shellcheck disable=SC2016
+    [ ${#pid[@]} = 0 ] || tests/as-root.sh bash -c 'kill -- "$@"' - "${pid[@]/#/-}" 2>/dev/null
 }
 trap stop EXIT
 trap 'exit 130' INT
