@@ -320,7 +320,7 @@ fn overlap(a: Span, b: Span) -> bool {
     a.file == b.file && a.start < b.end && b.start < a.end
 }
 
-/// What an annotation applies to: the chain or set that it names.
+/// The chain or set that an annotation names.
 fn subject(annotation: &Annotation) -> Span {
     match &annotation.statement {
         Statement::Rule(rule) => rule.chain_span,

@@ -147,7 +147,7 @@ pub fn compile(
     compiler.dispatch
 }
 
-/// The chains and sets of the user that a policy's annotations apply to.
+/// The chains and sets of the user that a policy names.
 pub fn hosting(policy: &Policy) -> (BTreeSet<ChainRef>, BTreeSet<SetRef>) {
     let mut chains = BTreeSet::new();
     let mut sets = BTreeSet::new();

@@ -101,7 +101,7 @@ pub fn is_repeatable(policy: &Policy) -> bool {
     policy.host_names().is_empty() && policy.iter().all(|(_, annotation)| is_constant(annotation))
 }
 
-/// The tables that a policy's annotations apply to.
+/// The tables that a policy names.
 pub fn tables(policy: &Policy) -> BTreeSet<TableRef> {
     policy.iter().map(|(_, annotation)| annotation.statement.table().clone()).gather()
 }

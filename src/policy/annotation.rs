@@ -74,7 +74,7 @@ impl Policy {
         })
     }
 
-    /// Whether an annotation applies to a cgroup, or about one that it is in: it names it, or has no path and is for its unit.
+    /// Whether an annotation applies to a cgroup, or to one that it is in: it names it, or has no path and is for its unit.
     pub fn is_about(&self, id: AnnotationId, path: &CgroupPath, users: &Users) -> bool {
         let annotation = self.annotation(id);
         let mut paths = annotation.statement.paths().peekable();
