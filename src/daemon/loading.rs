@@ -127,11 +127,11 @@ impl Daemon {
     pub(super) async fn load_first(
         &mut self,
         sources: &mut Sources,
-        policy: &Arc<Policy>,
+        policy: Arc<Policy>,
     ) -> Result<(), LoadError> {
         let since = Instant::now();
         loop {
-            match self.load(sources, Arc::clone(policy), self.options.flush, true) {
+            match self.load(sources, Arc::clone(&policy), self.options.flush, true) {
                 Err(error) if error.passing && since.elapsed() < FIRST_LOAD => {
                     tracing::debug!("the policy cannot be loaded for now: {}", error.words);
                     sleep(PAUSE).await;

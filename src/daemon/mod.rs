@@ -98,7 +98,7 @@ pub async fn run(options: cli::Daemon) -> Result<ExitCode, Failure> {
         daemon.user_answered(answer);
     }
     let heard = daemon.learn_states(&mut sources).await;
-    let loaded = daemon.load_first(&mut sources, &policy).await;
+    let loaded = daemon.load_first(&mut sources, policy).await;
     loaded.map_err(|error| Failure::new(format!("nft refuses the policy: {}", error.words)))?;
     daemon.files.loaded();
     heard.into_iter().for_each(|event| daemon.hear(event, Source::Dbus));
