@@ -705,20 +705,26 @@ def daemon_comes_back_by_itself_after_a_crash():
     m.elements_become(cgroup)
 
 
+def waits_for(chain, seconds, *command):
+    """A command that has to delete a chain waits while it cannot, since somebody's map leads to the chain (EBUSY)."""
+    m.run("nft", f"add map inet filter holding {{ type mark : verdict; elements = {{ 1 : jump {chain} }}; }}")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(seconds)
+        early = process.poll()
+        m.run("nft", "delete map inet filter holding")
+        said = process.communicate()[1]
+    m.equal((early, process.returncode, said), (None, 0, ""), "exit status before and after, and what it says")
+
+
 @test
 def daemon_that_cannot_load_its_policy_for_a_moment_starts_all_the_same():
     name = "t-held.service"
     cgroup = running(name)
     m.start_with(m.system_rule(name))
     m.stop("scnpm.service")
-    # What looks like a chain of an earlier run, and cannot be deleted as long as a map leads to it (EBUSY).
+    # What looks like a chain of an earlier run.
     m.run("nft", "add chain inet filter scnpm.held")
-    m.run("nft", "add map inet filter holding { type mark : verdict; elements = { 1 : jump scnpm.held }; }")
-    with subprocess.Popen(["systemctl", "start", "scnpm.service"]) as start:
-        time.sleep(1)
-        early = start.poll()
-        m.run("nft", "delete map inet filter holding")
-    m.equal((early, start.returncode), (None, 0), "exit status of the start before and after")
+    waits_for("scnpm.held", 1, "systemctl", "start", "scnpm.service")
     m.equal(m.show("scnpm.service", "NRestarts"), "0", "restarts")
     m.elements_become(cgroup)
     m.is_let_through(cgroup)
@@ -1246,14 +1252,7 @@ def clean_goes_on_when_somebody_else_is_in_the_way_for_a_moment():
     m.start_with(m.system_rule("t-clean.service"))
     m.stop("scnpm.service")
     chains = [line.split()[1] for line in m.ruleset().splitlines() if line.strip().startswith("chain scnpm.")]
-    # What a map leads to cannot be deleted (EBUSY).
-    m.run("nft", f"add map inet filter holding {{ type mark : verdict; elements = {{ 1 : jump {chains[0]} }}; }}")
-    with subprocess.Popen([m.SCNPM, "--clean", str(m.CONF)], stderr=subprocess.PIPE, text=True) as clean:
-        time.sleep(0.3)
-        early = clean.poll()
-        m.run("nft", "delete map inet filter holding")
-        said = clean.communicate()[1]
-    m.equal((early, clean.returncode, said), (None, 0, ""), "exit status before and after, and what it says")
+    waits_for(chains[0], 0.3, m.SCNPM, "--clean", str(m.CONF))
     m.check("scnpm." not in m.ruleset(), m.ruleset)
 
 

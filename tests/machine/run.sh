@@ -1,9 +1,8 @@
 #!/bin/bash
-# run.sh [--shell] [PART...] PROGRAM|PACKAGE: the life of a whole machine with scnpm, in qemu: installation of the package, boot,
+# run.sh [--shell] [PART...] PACKAGE: the life of a whole machine with scnpm, in qemu: installation of the package, boot,
 # login, upgrade, a cut of its power, VPN, removal (PART of drive.py's LIFE). Run as root.
 #
-# PROGRAM is scnpm as it is packaged, from which the package is made (packaging/build.sh); PACKAGE is a .deb. With --shell the
-# machine boots to a shell on this terminal, and runs nothing.
+# PACKAGE is a .deb (packaging/build.sh makes one). With --shell the machine boots to a shell on this terminal, and runs nothing.
 #
 # The machine is emulated, so that it needs no /dev/kvm. It has no network but what it makes for itself.
 set -euo pipefail
@@ -14,7 +13,7 @@ top=$(cd "$here/../.." && pwd)
     sed -n '2,3s/^# //p' "$0" >&2
     exit 2
 }
-given=$(realpath "${*: -1}")
+package=$(realpath "${*: -1}")
 parts=("${@:1:$#-1}")
 
 "$top/tests/setup.sh" qemu-system-x86 e2fsprogs mmdebstrap gcc libc6-dev dpkg python3 >&2
@@ -27,10 +26,6 @@ trap 'exit 143' TERM
 tests=$work/tests
 mkdir -p "$tests/packages"
 
-case $given in
-*.deb) package=$given ;;
-*) package=$(cd "$top" && packaging/build.sh deb --program "$given") ;;
-esac
 cp "$package" "$tests/packages/old.deb"
 # The next version of it.
 dpkg-deb --raw-extract "$package" "$work/next"
